@@ -1,0 +1,94 @@
+"""A cluster of asyncio workers behind one address.
+
+    import aiocluster
+    aiocluster.run(make_app, workers="auto", bind="127.0.0.1:8000")
+
+Where things are. Imports point down, and the folder says in which process a line runs.
+
+    ui/           the command line
+    program.py    run(): a program that is a cluster; signals and exit codes
+    cluster.py    Cluster: builds the parts, starts and stops them. Start reading here
+    children.py   how the zygote and the workers begin
+    primary/      the process that accepts, dispatches and supervises
+    zygote/       the process that imports the app once and forks workers
+    worker/       the processes that serve
+    ipc/          how they talk: messages, framing, channel, handoff, scoreboard
+    policies/     which worker gets the next connection
+    metrics/      what is measured, merged and fed to subscribers
+    config/       the settings, and what the machine has
+    events.py     what a subscriber may hear
+    errors.py     every exception
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from aiocluster.errors import (
+    BootError,
+    ChannelClosed,
+    ChannelError,
+    ClusterError,
+    ConfigError,
+    MessageError,
+    ProtocolError,
+    WorkerGone,
+)
+
+if TYPE_CHECKING:
+    from aiocluster.cluster import Cluster as Cluster
+    from aiocluster.events import Event as Event
+    from aiocluster.events import EventsMissed as EventsMissed
+    from aiocluster.events import WorkerDisconnected as WorkerDisconnected
+    from aiocluster.events import WorkerExited as WorkerExited
+    from aiocluster.events import WorkerForked as WorkerForked
+    from aiocluster.events import WorkerListening as WorkerListening
+    from aiocluster.events import WorkerMessage as WorkerMessage
+    from aiocluster.events import WorkerOnline as WorkerOnline
+    from aiocluster.metrics.snapshot import Snapshot as Snapshot
+    from aiocluster.primary.handle import WorkerHandle as WorkerHandle
+    from aiocluster.program import run as run
+    from aiocluster.worker.context import WorkerContext as WorkerContext
+    from aiocluster.worker.context import current_worker as current_worker
+    from aiocluster.worker.context import is_primary as is_primary
+    from aiocluster.worker.context import is_worker as is_worker
+
+# Imported when first asked for: `aiocluster --help`, and a module that only asks
+# `current_worker()`, need not load the whole server.
+_HOMES = {
+    "Cluster": "cluster",
+    "Event": "events",
+    "EventsMissed": "events",
+    "Snapshot": "metrics.snapshot",
+    "WorkerContext": "worker.context",
+    "WorkerDisconnected": "events",
+    "WorkerExited": "events",
+    "WorkerForked": "events",
+    "WorkerHandle": "primary.handle",
+    "WorkerListening": "events",
+    "WorkerMessage": "events",
+    "WorkerOnline": "events",
+    "current_worker": "worker.context",
+    "is_primary": "worker.context",
+    "is_worker": "worker.context",
+    "run": "program",
+}
+
+__all__ = [
+    "BootError",
+    "ChannelClosed",
+    "ChannelError",
+    "ClusterError",
+    "ConfigError",
+    "MessageError",
+    "ProtocolError",
+    "WorkerGone",
+    *_HOMES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aiocluster' has no attribute {name!r}")
+    value = getattr(import_module(f"aiocluster.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

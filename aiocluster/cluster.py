@@ -1,0 +1,270 @@
+"""Cluster: builds the parts, starts them in order, stops them in reverse."""
+
+import asyncio
+import logging
+import os
+import random
+import resource
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar
+
+from aiocluster.children import Interpreter, this_program, unpickling
+from aiocluster.config.cpus import available_cpus
+from aiocluster.config.settings import (
+    Settings,
+    settings_from,
+    too_many_workers_warning,
+    worker_count,
+)
+from aiocluster.errors import ConfigError, WorkerGone
+from aiocluster.events import Event, EventsMissed
+from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.primary.bus import EventBus
+from aiocluster.primary.dispatcher import Connection, Dispatcher
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.listener import Listener, bind
+from aiocluster.primary.orphans import become_subreaper
+from aiocluster.primary.reporting import Reporter
+from aiocluster.primary.restarts import RestartConfig, RestartPolicy
+from aiocluster.primary.spawner import ZygoteSpawner
+from aiocluster.primary.supervisor import Supervisor
+from aiocluster.worker.context import is_primary
+
+log = logging.getLogger("aiocluster")
+
+E = TypeVar("E", bound=Event)
+
+
+class Cluster:
+    """Workers that serve one aiohttp app behind one address, for a program with its own loop.
+
+        async with Cluster(make_app, workers=4, bind="127.0.0.1:0") as cluster:
+            print(cluster.addresses)
+
+    `app` is a factory of an Application, sync or async, that the workers can import (a
+    function at the top level of a module), or an import string "pkg.module:name". Settings
+    are those of `aiocluster.run`. Raises ConfigError when something given makes no sense.
+    """
+
+    def __init__(self, app: object, **settings: Any) -> None:
+        refuse_in_child("a Cluster was made")
+        self.settings = settings_from(settings)
+        self._begin_with(unpickling(app, self.settings), None)
+
+    @classmethod
+    def of_program(cls, settings: Settings, zygote: tuple[int, socket.socket]) -> Self:
+        """Make the cluster of `run`: its first zygote is forked already."""
+        cluster = cls.__new__(cls)
+        cluster.settings = settings
+        cluster._begin_with(this_program(), zygote)
+        return cluster
+
+    def _begin_with(
+        self, interpreter: Interpreter, zygote: tuple[int, socket.socket] | None
+    ) -> None:
+        self._interpreter = interpreter
+        self._zygote = zygote
+        self._parts = AsyncExitStack()
+        self._stop_timeout = self.settings.graceful_timeout
+        self._stopped: asyncio.Task[None] | None = None
+        self._cut: list[str] = []
+        self._listeners: list[Listener] = []
+
+    # ---- what the user asks
+
+    @property
+    def workers(self) -> Mapping[int, WorkerHandle]:
+        """The workers that live, by id. Ids start at 1 and are never used again."""
+        return MappingProxyType(self._supervisor.workers)
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Where the cluster listens: (host, port) each, with the real port."""
+        return self._supervisor.addresses
+
+    def subscribe(self, interval: float = 1.0) -> AsyncGenerator[Snapshot, None]:
+        """Iterate over snapshots of the metrics, one every `interval` seconds.
+
+        A subscriber that is too slow gets the newest, and in `missed` how many it did not
+        see; it holds nothing up. Raises ConfigError for an interval that is none.
+        """
+        return self._reporter.subscribe(interval)
+
+    def events(self) -> AsyncIterator[Event | EventsMissed]:
+        """Iterate over the events from now on; ends when the cluster has stopped."""
+        return self._bus.events()
+
+    def on(self, kind: type[E], callback: Callable[[E], Any]) -> Callable[[], None]:
+        """Call `callback(event)` for each event of `kind`; return what takes it off again.
+
+        A coroutine function runs as a task. What it raises is logged and hurts nobody.
+        """
+        return self._bus.on(kind, callback)
+
+    async def fork(self, env: Mapping[str, str] | None = None) -> WorkerHandle:
+        """Add a worker with `env` in its environment; return it as soon as it is forked.
+
+        It is replaced like the others when it dies, and the replacement has the same `env`.
+        """
+        return await self._supervisor.fork(_checked_env(env or {}))
+
+    async def broadcast(self, message: Any) -> int:
+        """Send `message` to every worker; return how many took it.
+
+        Waits for the slowest. Raises MessageError when it cannot be sent.
+        """
+        workers = [*self.workers.values()]
+        results = await asyncio.gather(*(_sent(worker, message) for worker in workers))
+        return sum(results)
+
+    async def stop(self, timeout: float | None = None) -> list[str]:  # noqa: ASYNC109
+        """Stop: no new connections, finish what runs, at most `timeout` seconds for that.
+
+        The default is `graceful_timeout`. Return the workers that had to be cut. Called
+        again, it waits for the same end.
+        """
+        if self._stopped is None:
+            self._stop_timeout = self.settings.graceful_timeout if timeout is None else timeout
+            self._stopped = asyncio.ensure_future(self._parts.aclose())
+        await asyncio.shield(self._stopped)
+        return self._cut
+
+    def kill(self) -> None:
+        """Kill every worker now; a `stop` that waits for them ends at once."""
+        self._supervisor.kill_all()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def knows_process(self, pid: int) -> bool:
+        """Is this child one whose end the cluster itself waits for?"""
+        return self._spawner.knows(pid)
+
+    # ---- start and stop
+
+    async def start(self) -> None:
+        """Return once the workers serve; BootError or ConfigError, and nothing left, if not."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+
+    async def _start(self) -> None:
+        """Build and start the parts. Each says, as it starts, how it will be stopped."""
+        raise_fd_limit()
+        become_subreaper()
+        settings, parts = self.settings, self._parts
+        scoreboard = Scoreboard()
+        parts.callback(scoreboard.close)
+        self._bus = EventBus()
+        parts.callback(self._bus.close)
+        self._reporter = Reporter(scoreboard, lambda: self._supervisor.workers.values())
+        parts.callback(self._reporter.close)
+        self._spawner = spawner = ZygoteSpawner(self._interpreter.start_zygote, self._zygote)
+        parts.push_async_callback(spawner.close)
+        self._dispatcher = Dispatcher(RoundRobin(), self._pause, self._resume)
+        self._supervisor = Supervisor(
+            settings, spawner, self._dispatcher, self._bus, self._reporter, _restarts(settings)
+        )
+        parts.push_async_callback(self._stop_workers)
+        # Bound before anything is imported: a port that is taken is told at once. Clients
+        # are let in last, when there are workers to serve them.
+        self._bind()
+        parts.callback(self._close_listeners)
+        await spawner.start(settings.boot_timeout)
+        await self._supervisor.start(self._worker_count())
+        for listener in self._listeners:
+            listener.listen(settings.backlog)
+        self._dispatcher.update(asyncio.get_running_loop().time())
+
+    def _worker_count(self) -> int:
+        cpus = available_cpus()
+        count = worker_count(self.settings.workers, cpus)
+        if (warning := too_many_workers_warning(count, cpus)) is not None:
+            log.warning("%s", warning)
+        return count
+
+    def _bind(self) -> None:
+        sockets = [sock for address in self.settings.bind for sock in bind(address)]
+        self._listeners = [
+            Listener(sock, index, self._on_connections) for index, sock in enumerate(sockets)
+        ]
+        self._supervisor.addresses = tuple(listener.address for listener in self._listeners)
+        self._supervisor.families = [sock.family for sock in sockets]
+
+    def _on_connections(self, connections: list[Connection]) -> None:
+        self._dispatcher.dispatch(connections, asyncio.get_running_loop().time())
+
+    def _pause(self) -> None:
+        for listener in self._listeners:
+            listener.pause()
+
+    def _resume(self) -> None:
+        for listener in self._listeners:
+            listener.resume()
+
+    def _close_listeners(self) -> None:
+        """Serve who has already connected; then nobody can any more."""
+        for listener in self._listeners:
+            listener.accept_rest()
+            listener.close()
+
+    async def _stop_workers(self) -> None:
+        self._cut = await self._supervisor.stop(self._stop_timeout)
+        for connection in self._dispatcher.take_waiting():
+            os.close(connection.fd)
+
+
+def raise_fd_limit() -> None:
+    """Raise the soft limit of open files to the hard one; every child inherits it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _restarts(settings: Settings) -> RestartPolicy:
+    config = RestartConfig(
+        max_failures=settings.max_failures,
+        half_life=settings.failure_half_life,
+        max_delay=settings.max_restart_delay,
+    )
+    return RestartPolicy(config, random.random)
+
+
+async def _sent(worker: WorkerHandle, message: Any) -> bool:
+    try:
+        await worker.send(message)
+    except WorkerGone:
+        return False
+    return True
+
+
+def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ConfigError(f"env: {name!r}: {value!r} is not allowed; give text for both")
+    return dict(env)
+
+
+def refuse_in_child(what: str) -> None:
+    """Raise ConfigError when this is not the program itself but a child that imports it."""
+    if is_primary():
+        return
+    raise ConfigError(
+        f"{what} while a child process imported the program: put what starts the cluster"
+        ' under `if __name__ == "__main__":`, so that importing the module does not start another'
+    )

@@ -1,0 +1,239 @@
+"""Everything a user may set: one frozen record, and the one way to make it from loose values.
+
+A setting's type, bounds, default and help stand together, once; the command line, the errors
+and the README are made from them. Where values come from is not known here.
+"""
+
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from aiocluster.config.addresses import ALLOWED_BIND, Address, addresses_from
+from aiocluster.config.allowed import allowed
+from aiocluster.errors import ConfigError
+
+__all__ = [
+    "Address",
+    "SettingHelp",
+    "Settings",
+    "Workers",
+    "setting_help",
+    "settings_from",
+    "too_many_workers_warning",
+    "value_from_text",
+    "worker_count",
+]
+
+# Whole numbers end up in C, in listen() and in aiohttp's parser, which would refuse a larger
+# one too late: when the socket opens, or for each client that connects.
+_C_INT = 2**31 - 1
+# The largest float there is: the bound's only work is to refuse infinity.
+_FINITE = sys.float_info.max
+
+Positive = Annotated[int, Meta(ge=1, le=_C_INT)]
+Count = Annotated[int, Meta(ge=0, le=_C_INT)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=_FINITE)]
+Seconds = Annotated[float, Meta(ge=0, le=_FINITE)]
+Amount = Annotated[float, Meta(ge=0, le=_FINITE)]
+# Each report is a message from every worker: more than 20 a second would be felt.
+Interval = Annotated[float, Meta(ge=0.05, le=_FINITE)]
+
+Workers = Positive | Literal["auto", "cpu", "io"]
+
+# More workers than this for each CPU, and they mostly wait for each other.
+MANY_WORKERS_PER_CPU = 4
+
+
+def _about(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """All settings of a cluster; `settings_from` makes it, since the constructor checks nothing."""
+
+    workers: Annotated[
+        Workers,
+        _about("How many workers; auto and cpu: one for each CPU this process may use; io: two."),
+    ] = "auto"
+    bind: Annotated[
+        tuple[Address, ...], _about("Where to listen; give it again for a further address.")
+    ] = (Address("127.0.0.1", 8000),)
+    policy: Annotated[
+        Literal["round_robin"], _about("How to choose the worker for a new connection.")
+    ] = "round_robin"
+    restart: Annotated[
+        Literal["always", "on_failure", "never"], _about("When a worker that exited is replaced.")
+    ] = "always"
+    preload: Annotated[
+        bool | Literal["auto"],
+        _about("Import the app once, before forking; auto: unless importing it starts a thread."),
+    ] = "auto"
+    backlog: Annotated[
+        Positive, _about("Connections the kernel keeps waiting while no worker has room.")
+    ] = 2048
+
+    boot_timeout: Annotated[
+        PositiveSeconds, _about("Seconds a new worker may take until it is ready.")
+    ] = 60.0
+    graceful_timeout: Annotated[
+        Seconds, _about("Seconds a draining worker may take to finish what is open.")
+    ] = 30.0
+    behind_after: Annotated[
+        PositiveSeconds,
+        _about("Seconds a connection may wait at a worker before others are preferred to it."),
+    ] = 0.05
+
+    max_failures: Annotated[
+        Amount, _about("Recent worker failures after which restarts are delayed.")
+    ] = 10.0
+    failure_half_life: Annotated[
+        PositiveSeconds, _about("Seconds until a failure counts half.")
+    ] = 30.0
+    max_restart_delay: Annotated[Seconds, _about("Seconds that a restart is delayed at most.")] = (
+        15.0
+    )
+    max_requests: Annotated[
+        Count, _about("Requests after which a worker is replaced; 0: never.")
+    ] = 0
+    max_requests_jitter: Annotated[
+        Count,
+        _about("Random requests, up to this many, added to max_requests for each worker."),
+    ] = 0
+    metrics_interval: Annotated[
+        Interval, _about("Seconds between two metrics reports of a worker.")
+    ] = 1.0
+
+    # From here on aiohttp's own settings, with its own defaults.
+    keepalive_timeout: Annotated[
+        Seconds, _about("Seconds an idle keep-alive connection stays open.")
+    ] = 75.0
+    tcp_keepalive: Annotated[
+        bool, _about("Let the kernel probe idle connections, to see clients that vanished.")
+    ] = True
+    handler_cancellation: Annotated[
+        bool, _about("Cancel a request's handler when its client disconnects.")
+    ] = False
+    lingering_time: Annotated[
+        Seconds, _about("Seconds to read the rest of a body the handler left unread; 0: close.")
+    ] = 10.0
+    max_line_size: Annotated[Positive, _about("Bytes of a request line at most.")] = 8190
+    max_field_size: Annotated[Positive, _about("Bytes of a header field at most.")] = 8190
+    max_headers: Annotated[Positive, _about("Header fields of a request at most.")] = 128
+    read_bufsize: Annotated[
+        Positive, _about("Bytes of a body to buffer before reading from its socket pauses.")
+    ] = 2**18
+    auto_decompress: Annotated[bool, _about("Decompress bodies that have a Content-Encoding.")] = (
+        True
+    )
+
+    access_log: Annotated[bool, _about("Log each request.")] = False
+    access_log_format: Annotated[str, _about("An access log line, in aiohttp's placeholders.")] = (
+        '%a %t "%r" %s %b "%{Referer}i" "%{User-Agent}i"'
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _about("The least severe level logged.")
+    ] = "info"
+
+
+_HINTS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)
+
+
+def settings_from(values: Mapping[str, Any]) -> Settings:
+    """Check `values` and return the settings; what is not in `values` has its default."""
+    _refuse_unknown(values)
+    return Settings(**{name: _checked(name, value) for name, value in values.items()})
+
+
+def value_from_text(name: str, text: str) -> Any:
+    """Read the text of one setting, say from a command line, as a value `settings_from` takes."""
+    _refuse_unknown({name: text})
+    if name == "bind":
+        addresses_from(text)
+        return text
+    return _converted(name, text, strict=False)
+
+
+def _refuse_unknown(values: Mapping[str, Any]) -> None:
+    unknown = [str(name) for name in values if name not in _HINTS]
+    if not unknown:
+        return
+    near = [match for name in unknown for match in get_close_matches(name, _HINTS, n=1)]
+    hint = f"; did you mean {' and '.join(map(repr, near))}?" if near else ""
+    plural = "s" if len(unknown) > 1 else ""
+    raise ConfigError(f"unknown setting{plural}: {', '.join(map(repr, unknown))}{hint}")
+
+
+def _checked(name: str, value: Any) -> Any:
+    return addresses_from(value) if name == "bind" else _converted(name, value, strict=True)
+
+
+def _converted(name: str, value: Any, *, strict: bool) -> Any:
+    """Convert one value by itself, so that an error can name its setting in our words."""
+    try:
+        return msgspec.convert(value, _HINTS[name], strict=strict)
+    except msgspec.ValidationError:
+        raise ConfigError(
+            f"{name}: {value!r} is not allowed; give {allowed(_HINTS[name])}"
+        ) from None
+
+
+class SettingHelp(Struct, frozen=True):
+    """One setting, in words, for `--help` and the README."""
+
+    name: str
+    help: str
+    allowed: str
+    default: str
+    is_switch: bool  # only ever true or false
+
+
+def setting_help() -> tuple[SettingHelp, ...]:
+    """Describe every setting, in the order of the record."""
+    return tuple(
+        SettingHelp(
+            name=field.name,
+            help=_HINTS[field.name].__metadata__[-1].description,
+            allowed=ALLOWED_BIND if field.name == "bind" else allowed(_HINTS[field.name]),
+            default=_as_text(field.default),
+            is_switch=isinstance(field.default, bool),
+        )
+        for field in msgspec.structs.fields(Settings)
+    )
+
+
+def _as_text(default: Any) -> str:
+    """Write a default as it is typed on a command line."""
+    match default:
+        case bool():
+            return str(default).lower()
+        case tuple():
+            return ", ".join(map(str, default))
+        case float():
+            return f"{default:g}"
+    return str(default)
+
+
+def worker_count(workers: Workers, cpus: int) -> int:
+    """Return how many workers `workers` means where `cpus` CPUs may be used."""
+    match workers:
+        case "auto" | "cpu":
+            return cpus
+        case "io":
+            return 2 * cpus
+        case count:
+            return count
+
+
+def too_many_workers_warning(count: int, cpus: int) -> str | None:
+    """Return what `count` workers cost on `cpus` CPUs when that is far too many, else None."""
+    if count <= MANY_WORKERS_PER_CPU * cpus:
+        return None
+    return (
+        f"{count} workers on {cpus} CPU{'' if cpus == 1 else 's'} are more than "
+        f"{MANY_WORKERS_PER_CPU} for each CPU: every further worker takes its own memory, and "
+        "they only take turns, so context switches and the p99 latency go up, not the throughput"
+    )

@@ -1,0 +1,43 @@
+"""What the user wants served: an object, or an import string that names one.
+
+"pkg.module:name"     an aiohttp Application, or a factory of one; dots after the colon go deeper
+"""
+
+import importlib
+import re
+from functools import reduce
+
+from aiocluster.errors import ConfigError
+
+_TARGET = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*(\.[^\W\d]\w*)*)")
+
+
+def check_target(text: str) -> tuple[str, str]:
+    """Return (module, name); ConfigError when `text` is no import string."""
+    match = _TARGET.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"app {text!r} is not of the form 'pkg.module:name'")
+    return match["module"], match["name"]
+
+
+def import_target(text: str) -> object:
+    """Import the module and return the object.
+
+    ConfigError when there is no such module or no such name; what the module itself raises
+    when it is imported comes through as it is.
+    """
+    module_name, name = check_target(text)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not _is_part_of(error.name, module_name):
+            raise
+        raise ConfigError(f"app {text!r}: there is no module {error.name!r} on the path") from None
+    try:
+        return reduce(getattr, name.split("."), module)
+    except AttributeError:
+        raise ConfigError(f"app {text!r}: module {module_name!r} has no {name!r}") from None
+
+
+def _is_part_of(missing: str | None, module_name: str) -> bool:
+    return missing is not None and (module_name == missing or module_name.startswith(missing + "."))

@@ -1,0 +1,52 @@
+"""Every exception aiocluster raises.
+
+ClusterError
+├── ConfigError             the settings, or the app named, make no sense: the caller's fault
+├── BootError               nothing of the first start came up; carries the cause's traceback
+├── WorkerGone              the worker named no longer runs
+└── ChannelError            primary and worker can no longer talk, or not about this
+    ├── MessageError        a message that cannot be sent: the sender's fault
+    ├── ChannelClosed       the other side went away: expected when it stops
+    └── ProtocolError       the other side sent what it must not: a bug
+"""
+
+
+class ClusterError(Exception):
+    """The root of all that aiocluster raises."""
+
+
+class ConfigError(ClusterError):
+    """A setting or an app that makes no sense; the text names it and what is allowed."""
+
+
+class BootError(ClusterError):
+    """No worker of the first start came up.
+
+    `cause` is one line; `traceback` is the text of the first failure's traceback, or ""
+    when there was none (a worker that was killed has none).
+    """
+
+    def __init__(self, cause: str, traceback: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.traceback = traceback
+
+
+class WorkerGone(ClusterError):
+    """The worker this call was for has exited or is no longer connected."""
+
+
+class ChannelError(ClusterError):
+    """Primary and worker can no longer talk, or not about this."""
+
+
+class MessageError(ChannelError, ValueError):
+    """This object cannot cross the channel; the text has the path to the offending value."""
+
+
+class ChannelClosed(ChannelError):
+    """The other side went away."""
+
+
+class ProtocolError(ChannelError):
+    """The other side sent what it must not."""

@@ -1,0 +1,93 @@
+"""What a subscriber may hear. For each worker they come in this order, and end with WorkerExited:
+
+WorkerForked ▶ WorkerOnline ▶ WorkerListening ▶ WorkerMessage … ▶ WorkerDisconnected ▶ WorkerExited
+
+A worker that dies early leaves out what it did not reach; WorkerDisconnected (once its channel
+was open) and WorkerExited always come, and each once.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class WorkerView(Protocol):
+    """What an event tells of its worker; the object itself is the cluster's handle for it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def pid(self) -> int: ...
+
+    async def send(self, message: Any) -> None:
+        """Send a message to the worker."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened to `worker`."""
+
+    worker: WorkerView
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerForked(Event):
+    """The process exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOnline(Event):
+    """Its loop runs and its channel is open; its app is being started."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerListening(Event):
+    """Its app has started: it is given connections that come to `addresses`.
+
+    Each address is (host, port) with the real port, also where port 0 was asked for.
+    """
+
+    addresses: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMessage(Event):
+    """It sent `message`: None, bool, int, float, str, bytes, list, dict or datetime."""
+
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDisconnected(Event):
+    """Its channel is closed: it sends and receives nothing more."""
+
+    voluntary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited(Event):
+    """The process is gone.
+
+    `code` is its exit code, None when a signal ended it (or when nobody could tell);
+    `signal` is that signal's number, else None. `voluntary` is true when it was told to go,
+    or asked to. `reason` is one of "crash", "signal", "boot_failed", "boot_timeout",
+    "max_requests", "drain", "kill", "stop".
+    """
+
+    code: int | None
+    signal: int | None
+    voluntary: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsMissed:
+    """This subscriber was too slow: `count` events before this one were dropped for it."""
+
+    count: int

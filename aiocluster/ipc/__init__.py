@@ -1,0 +1,8 @@
+"""How the processes talk: what they say, how it is framed, and what carries it.
+
+messages.py    every message, and who may send it                        pure
+framing.py     messages to bytes and back                                pure
+channel.py     a stream of messages between the primary and one worker
+handoff.py     accepted connections, as file descriptors, to one worker
+scoreboard.py  counters that a worker writes and the primary reads, in shared memory
+"""

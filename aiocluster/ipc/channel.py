@@ -1,0 +1,182 @@
+"""A stream of messages between the primary and one worker; each side holds one end.
+
+Two kinds of traffic share it. Our own messages are few and small and are always let
+through. The user's messages are as many as the user likes, so they are held by a window:
+a side may have WINDOW_BYTES under way that the other side's user has not read yet, and
+`send` waits for the rest. So a slow reader slows its writer, memory stays bounded, and a
+full inbox never hides a Drain.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from aiocluster.errors import ChannelClosed, ProtocolError
+from aiocluster.ipc.framing import FrameDecoder, encode, encode_user
+from aiocluster.ipc.messages import Credit, Message, UserMessage
+
+# Messages under way or unread, each way. Enough for 10,000 small ones; a larger message
+# than this may go when nothing else is under way.
+WINDOW_BYTES = 1024 * 1024
+
+# A message costs this much more than its bytes: the objects it becomes are not free.
+_MESSAGE_COST = 64
+
+# Credit is returned in lumps, so that it costs next to nothing a message.
+_CREDIT_LUMP = WINDOW_BYTES // 4
+
+# Beyond this many unsent bytes the other side is not reading at all: what may be skipped
+# (a snapshot) is skipped.
+_CONGESTED_BYTES = 64 * 1024
+
+
+class Channel(asyncio.Protocol):
+    """One end of a channel. Create it with `open_channel`.
+
+    `on_message(message)` hears every message; for a UserMessage, the one who has consumed
+    it calls `consumed(size)` with the size given beside it. `on_closed()` is called once,
+    when the other side went away, sent nonsense, or `close` was called.
+    """
+
+    def __init__(
+        self,
+        expected: Any,
+        on_message: Callable[[Message, int], None],
+        on_closed: Callable[[ProtocolError | None], None],
+    ) -> None:
+        self._decoder = FrameDecoder(expected)
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport | None = None
+        self._error: ProtocolError | None = None
+        self._closed = False
+        self._window = WINDOW_BYTES
+        self._owed = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing can be sent any more."""
+        return self._closed
+
+    @property
+    def congested(self) -> bool:
+        """True while the other side is not reading."""
+        transport = self._transport
+        return transport is not None and transport.get_write_buffer_size() > _CONGESTED_BYTES
+
+    def post(self, message: Message) -> None:
+        """Send one of our own messages; on a closed channel it is dropped, as in flight."""
+        if self._transport is not None and not self._closed:
+            self._transport.write(encode(message))
+
+    async def send(self, payload: Any) -> None:
+        """Send a user's message; wait while the window is full.
+
+        Raises MessageError when it cannot be sent at all, ChannelClosed when the other
+        side is gone.
+        """
+        frame = encode_user(payload)
+        cost = len(frame) + _MESSAGE_COST
+        if self._waiting or not self._fits(cost):
+            await self._reserve(cost)
+        else:
+            self._window -= cost
+        if self._closed or self._transport is None:
+            raise ChannelClosed("the other side of the channel is gone")
+        self._transport.write(frame)
+
+    def consumed(self, size: int) -> None:
+        """The user has read messages of `size` bytes: let the other side send as many."""
+        self._owed += size
+        if self._owed >= _CREDIT_LUMP:
+            self.post(Credit(self._owed))
+            self._owed = 0
+
+    def close(self) -> None:
+        """Close this end after what was sent is written. Idempotent."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.close()
+        self._release_waiting()
+
+    def abort(self) -> None:
+        """Close this end at once and drop what is unsent. Idempotent."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()
+        self._release_waiting()
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message, size in self._decoder.feed(data):
+                self._receive(message, size)
+        except ProtocolError as error:
+            self._error = error
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._release_waiting()
+        self._on_closed(self._error)
+
+    # ---- the window
+
+    def _receive(self, message: Message, size: int) -> None:
+        if isinstance(message, UserMessage):
+            self._on_message(message, size + _MESSAGE_COST)
+        elif isinstance(message, Credit):
+            self._window += message.size
+            self._admit()
+        else:
+            self._on_message(message, 0)
+
+    def _fits(self, cost: int) -> bool:
+        # Owed credit is returned in lumps, so an idle window may be a lump short.
+        return cost <= self._window or self._window >= WINDOW_BYTES - _CREDIT_LUMP
+
+    async def _reserve(self, cost: int) -> None:
+        """Wait, first come first served, until `cost` is taken from the window for us."""
+        if self._closed:
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((cost, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._waiting.remove((cost, turn))
+            else:
+                self._window += cost
+            self._admit()
+            raise
+
+    def _admit(self) -> None:
+        while self._waiting and self._fits(self._waiting[0][0]):
+            cost, turn = self._waiting.popleft()
+            self._window -= cost
+            turn.set_result(None)
+
+    def _release_waiting(self) -> None:
+        while self._waiting:
+            _, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+
+async def open_channel(sock: socket.socket, channel: Channel) -> Channel:
+    """Start `channel` on `sock`, one end of a connected AF_UNIX stream pair, and own it."""
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    return channel

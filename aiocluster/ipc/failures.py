@@ -1,0 +1,30 @@
+"""An exception, as text that can cross a wire and be shown to the one who must mend it."""
+
+import traceback as tracebacks
+from types import TracebackType
+
+from aiocluster.errors import ConfigError
+
+# A traceback longer than this has said it all; a packet must hold it.
+MAX_TRACEBACK_CHARS = 30_000
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Return what happened in one line, and the traceback ("" where it would not help)."""
+    if isinstance(error, ConfigError):
+        # Ours, and it says all there is to say: where we noticed does not help anybody.
+        return str(error), ""
+    cause = "".join(tracebacks.format_exception_only(error)).strip().splitlines()[-1]
+    text = "".join(tracebacks.format_exception(type(error), error, _users_part(error)))
+    return cause, text[-MAX_TRACEBACK_CHARS:]
+
+
+def _users_part(error: BaseException) -> TracebackType | None:
+    """Skip the frames on top that are ours and the import system's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if not name.startswith(("aiocluster.", "importlib")):
+            break
+        trace = trace.tb_next
+    return trace

@@ -1,0 +1,140 @@
+"""Messages to bytes and back. No socket: tests give it any bytes, cut anywhere.
+
+A frame is one msgpack array: a tag, then the message's fields. msgpack says itself how
+long it is, so a frame needs no length before it, and half a frame simply waits.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import msgspec
+
+from aiocluster.errors import MessageError, ProtocolError
+from aiocluster.ipc.messages import Message, UserMessage
+
+# What a user may send in one message. Larger things belong into a file or a store;
+# and a bad length from a broken peer must not make us buffer without end.
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+
+# The most one read of a socket brings; an unpacker may hold a whole frame and one read.
+READ_BYTES = 256 * 1024
+
+# How deep a message may nest: what msgpack itself carries (its limit is 511).
+_MAX_DEPTH = 500
+
+# UserMessage is the hot one: its frame is packed and recognised without a detour.
+_USER_TAG = 20
+
+_packer = msgpack.Packer(use_bin_type=True, datetime=True)
+
+
+def encode(message: Message) -> bytes:
+    """Return the frame of one message of ours."""
+    frame: bytes = _packer.pack(msgspec.to_builtins(message, builtin_types=(bytes,)))
+    return frame
+
+
+def encode_user(payload: Any) -> bytes:
+    """Return the frame of a user's message; MessageError names what cannot be sent."""
+    try:
+        frame: bytes = _packer.pack((_USER_TAG, payload))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MessageError(_explain(payload, error)) from None
+    if len(frame) > MAX_FRAME_BYTES:
+        raise MessageError(
+            f"a message of {len(frame)} bytes is too large: at most {MAX_FRAME_BYTES} bytes"
+        )
+    return frame
+
+
+class FrameDecoder:
+    """Collects bytes until they make messages of the kinds this side may receive."""
+
+    def __init__(self, expected: Any) -> None:
+        self._expected = expected
+        self._decoded = 0
+        self._unpacker = msgpack.Unpacker(
+            raw=False,
+            timestamp=3,
+            strict_map_key=False,
+            read_size=READ_BYTES,
+            max_buffer_size=MAX_FRAME_BYTES + READ_BYTES,
+        )
+
+    def feed(self, data: bytes) -> Iterator[tuple[Message, int]]:
+        """Yield each message that `data` completes, with its size in bytes.
+
+        Raises ProtocolError at the first thing that is no message this side may receive;
+        the decoder is of no use after that.
+        """
+        unpacker = self._unpacker
+        try:
+            unpacker.feed(data)
+            for fields in unpacker:
+                end = unpacker.tell()
+                yield message_from(fields, self._expected), end - self._decoded
+                self._decoded = end
+        except (ValueError, msgpack.exceptions.UnpackException) as error:
+            raise ProtocolError(f"not a frame: {error or type(error).__name__}") from None
+
+
+def message_from(fields: Any, expected: Any) -> Message:
+    """Return the message these fields make; ProtocolError when it is none of `expected`."""
+    if type(fields) is list and len(fields) == 2 and fields[0] == _USER_TAG:
+        return UserMessage(fields[1])
+    try:
+        message: Message = msgspec.convert(fields, expected, str_keys=False)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"not a message for this side: {error}: {fields!r:.200}") from None
+    return message
+
+
+def _explain(payload: Any, error: Exception) -> str:
+    path, value = _offender(payload, "message", 0)
+    if path is None:
+        return f"this message cannot be sent: {error}"
+    if value is _TOO_DEEP:
+        return f"{path[:80]}… nests deeper than {_MAX_DEPTH}: is it circular?"
+    if isinstance(value, int):
+        return f"{path} cannot be sent: the integer {value} does not fit in 64 bits"
+    if isinstance(value, str):
+        return f"{path} cannot be sent: the text {value!r:.80} is not valid Unicode"
+    return (
+        f"{path} cannot be sent: {value!r:.80} is a {type(value).__name__}; a message is made"
+        " of None, bool, int, float, str, bytes, list, tuple, dict and datetime (with a time zone)"
+    )
+
+
+_TOO_DEEP = object()
+
+
+def _offender(value: Any, path: str, depth: int) -> tuple[str | None, Any]:
+    """Return the path to the first part of `value` that msgpack refuses, and that part."""
+    if depth > _MAX_DEPTH:
+        return path, _TOO_DEEP
+    for part_path, part in _parts(value, path):
+        found = _offender(part, part_path, depth + 1)
+        if found[0] is not None:
+            return found
+    return (
+        (None, None) if isinstance(value, dict | list | tuple) or _packs(value) else (path, value)
+    )
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield f"{path} key {key!r:.40}", key
+            yield f"{path}[{key!r:.40}]", item
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield f"{path}[{index}]", item
+
+
+def _packs(value: Any) -> bool:
+    try:
+        msgpack.packb(value, use_bin_type=True, datetime=True)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,103 @@
+"""Accepted connections, as file descriptors, from the primary to one worker.
+
+One AF_UNIX SOCK_SEQPACKET pair a worker, used one way. A message is a batch: the
+connections one wake-up of a listener gave this worker (SCM_RIGHTS) and, as its bytes,
+which listener each came from. Nothing is ever acknowledged: the kernel's queue is the
+truth, its EAGAIN is backpressure, and since the primary keeps a duplicate of the worker's
+end it can read back what a dead worker had not taken.
+"""
+
+import array
+import errno
+import os
+import socket
+from collections.abc import Sequence
+
+# The kernel's own limit (SCM_MAX_FD).
+MAX_BATCH = 253
+
+_FD_BYTES = array.array("i").itemsize
+
+# No room now, for whatever reason: the queue is full, the kernel is short of buffers, or
+# too many descriptors are in flight for this user (ETOOMANYREFS). All of them pass.
+_FULL_ERRNOS = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
+
+
+class TruncatedBatch(OSError):
+    """The kernel destroyed descriptors because this process is at its fd limit.
+
+    `arrived` are the (fd, listener) pairs that did come through; their owner is the catcher.
+    """
+
+    def __init__(self, arrived: list[tuple[int, int]], lost: int) -> None:
+        super().__init__(errno.EMFILE, f"{lost} connections lost: at the fd limit")
+        self.arrived = arrived
+        self.lost = lost
+
+
+def handoff_pair() -> tuple[socket.socket, socket.socket]:
+    """Return (the primary's end, the worker's end)."""
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sender.setblocking(False)
+    receiver.setblocking(False)
+    return sender, receiver
+
+
+def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
+    """Put a batch of at most MAX_BATCH connections into the worker's queue.
+
+    `listeners` has one byte a connection. Return False when the queue is full or nobody
+    can take from it any more; the caller still owns its `fds` in either case.
+    """
+    try:
+        socket.send_fds(sender, [listeners], fds)
+    except OSError as error:
+        if error.errno in _FULL_ERRNOS or error.errno in (errno.EPIPE, errno.ECONNRESET):
+            return False
+        raise
+    return True
+
+
+def take(receiver: socket.socket) -> list[tuple[int, int]] | None:
+    """Take the next batch: (fd, listener) pairs, close-on-exec, owned by the caller.
+
+    Return None when the other side has closed; raise BlockingIOError when there is
+    nothing, TruncatedBatch when the kernel had to destroy some.
+    """
+    # socket.recv_fds drops its flags, and an accepted connection must not leak into the
+    # programs a worker starts.
+    listeners, ancillary, flags, _ = receiver.recvmsg(
+        MAX_BATCH, socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array.array("i")
+    for _, kind, data in ancillary:
+        if kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+    if not listeners:
+        _close_all(fds)
+        return None
+    batch = list(zip(fds, listeners, strict=False))
+    if flags & socket.MSG_CTRUNC or len(fds) < len(listeners):
+        raise TruncatedBatch(batch, len(listeners) - len(fds))
+    _close_all(fds[len(listeners) :])
+    return batch
+
+
+def take_all(receiver: socket.socket) -> list[tuple[int, int]]:
+    """Take every batch that waits; what the kernel had to destroy is missing."""
+    taken: list[tuple[int, int]] = []
+    while True:
+        try:
+            batch = take(receiver)
+        except BlockingIOError:
+            return taken
+        except TruncatedBatch as truncated:
+            batch = truncated.arrived
+        if batch is None:
+            return taken
+        taken += batch
+
+
+def _close_all(fds: "array.array[int]") -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,186 @@
+"""Every message that crosses a wire, and who may send it.
+
+channel, worker to primary:  Online, Ready, BootFailed, Report, DrainRequest, Drained,
+                             Subscribe, Unsubscribe, UserMessage, Credit
+channel, primary to worker:  Drain, SnapshotFor, UserMessage, Credit
+zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
+zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
+                                   ForkFailed, Exited
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from aiocluster.metrics.snapshot import Report
+
+
+class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """On the wire a message is an array: its tag, then its fields in order."""
+
+
+# ---- channel, worker to primary
+
+
+class Online(_Wire, frozen=True, tag=1):
+    """My loop runs; the app is being started."""
+
+
+class Ready(_Wire, frozen=True, tag=2):
+    """My app has started: send connections."""
+
+
+class BootFailed(_Wire, frozen=True, tag=3):
+    """My app could not be started; I am about to exit."""
+
+    cause: str
+    traceback: str
+
+
+class ReportMetrics(_Wire, frozen=True, tag=4):
+    """What I measured since my last report."""
+
+    report: Report
+
+
+class DrainRequest(_Wire, frozen=True, tag=5):
+    """I want to finish: send me nothing new, then tell me to drain.
+
+    `reason` is "drain" when my own code or a signal asked, "max_requests" when it is time
+    for me to be replaced: a successor may come first.
+    """
+
+    reason: str
+
+
+class Drained(_Wire, frozen=True, tag=6):
+    """I finished, and `cut` names the requests that had to be given up."""
+
+    cut: list[str]
+
+
+class Subscribe(_Wire, frozen=True, tag=7):
+    """Send me a snapshot every `interval` seconds until Unsubscribe."""
+
+    subscription_id: int
+    interval: float
+
+
+class Unsubscribe(_Wire, frozen=True, tag=8):
+    """No more snapshots for this subscription."""
+
+    subscription_id: int
+
+
+# ---- channel, both ways
+
+
+class UserMessage(_Wire, frozen=True, tag=20):
+    """Something the user's code sends to the user's code on the other side."""
+
+    payload: Any
+
+
+class Credit(_Wire, frozen=True, tag=21):
+    """My user has read `size` bytes of your messages: you may send as many more."""
+
+    size: int
+
+
+# ---- channel, primary to worker
+
+
+class Drain(_Wire, frozen=True, tag=40):
+    """Take nothing new, finish what is open, exit; cut what is left after `timeout` seconds.
+
+    `at_once` closes idle keep-alive connections; otherwise each is closed after its next
+    response, so that no client meets a reset.
+    """
+
+    timeout: float
+    at_once: bool
+
+
+class SnapshotFor(_Wire, frozen=True, tag=41):
+    """The snapshot one of your subscriptions asked for, as plain data."""
+
+    subscription_id: int
+    snapshot: dict[str, Any]
+
+
+# ---- zygote socket
+
+
+class Fork(_Wire, frozen=True, tag=60):
+    """Fork a worker. It carries the worker's handoff, its channel, and the scoreboard.
+
+    `row` is its row there, `families` the address family of each listener; `env` is set
+    before any of the user's code runs.
+    """
+
+    worker_id: int
+    slot: int
+    role: str
+    generation: int
+    row: int
+    families: list[int]
+    env: dict[str, str]
+
+
+class Watch(_Wire, frozen=True, tag=61):
+    """A worker that another zygote forked: kill it too when the primary is gone."""
+
+    worker_id: int
+
+
+class Prepared(_Wire, frozen=True, tag=80):
+    """The app is imported (or must be imported in each worker: see `note`)."""
+
+    preloaded: bool
+    note: str
+
+
+class PrepareFailed(_Wire, frozen=True, tag=81):
+    """The app cannot be imported; I am about to exit."""
+
+    cause: str
+    traceback: str
+
+
+class Forked(_Wire, frozen=True, tag=82):
+    """The worker runs as process `pid`."""
+
+    worker_id: int
+    pid: int
+
+
+class ForkFailed(_Wire, frozen=True, tag=83):
+    """The kernel would not fork."""
+
+    worker_id: int
+    error: str
+
+
+class Exited(_Wire, frozen=True, tag=84):
+    """The worker is gone; `status` is what waitpid gave."""
+
+    worker_id: int
+    status: int
+
+
+FromWorker = (
+    Online
+    | Ready
+    | BootFailed
+    | ReportMetrics
+    | DrainRequest
+    | Drained
+    | Subscribe
+    | Unsubscribe
+    | UserMessage
+    | Credit
+)
+ToWorker = Drain | SnapshotFor | UserMessage | Credit
+ToZygote = Fork | Watch
+FromZygote = Prepared | PrepareFailed | Forked | ForkFailed | Exited
+Message = FromWorker | ToWorker | ToZygote | FromZygote

@@ -1,0 +1,91 @@
+"""One message a packet, with file descriptors: the wire between the primary and a zygote.
+
+An AF_UNIX SOCK_SEQPACKET pair. The kernel keeps packets whole, so nobody has to collect
+halves, and a descriptor always comes with its message.
+"""
+
+import array
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import msgspec
+
+from aiocluster.errors import ChannelClosed, ProtocolError
+from aiocluster.ipc.framing import message_from
+from aiocluster.ipc.messages import Message
+
+# Below the kernel's default send buffer (208 KiB), which a packet may not exceed.
+MAX_PACKET_BYTES = 160 * 1024
+
+# A fork carries three descriptors, an answer at most one.
+_MAX_FDS = 8
+
+_FD_BYTES = array.array("i").itemsize
+
+
+def packet_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends, blocking."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send_packet(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Send `message` with duplicates of `fds`.
+
+    Raises ProtocolError when it is too large, ChannelClosed when nobody is there, and
+    BlockingIOError on a full non-blocking socket.
+    """
+    packet = msgpack.packb(msgspec.to_builtins(message))
+    if len(packet) > MAX_PACKET_BYTES:
+        raise ProtocolError(
+            f"{type(message).__name__} of {len(packet)} bytes: at most {MAX_PACKET_BYTES} bytes"
+        )
+    try:
+        socket.send_fds(sock, [packet], list(fds))
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise ChannelClosed("the other side of the zygote's socket is gone") from error
+
+
+def receive_packet(sock: socket.socket, expected: Any) -> tuple[Message, list[int]] | None:
+    """Receive one message of the `expected` kinds and its descriptors, owned by the caller.
+
+    Return None when the other side has closed. Raises ProtocolError for anything else, and
+    BlockingIOError on an empty non-blocking socket.
+    """
+    try:
+        packet, ancillary, flags, _ = sock.recvmsg(
+            MAX_PACKET_BYTES,
+            socket.CMSG_SPACE(_MAX_FDS * _FD_BYTES),
+            socket.MSG_CMSG_CLOEXEC,
+        )
+    except ConnectionResetError:
+        return None
+    fds = _descriptors(ancillary)
+    if not packet:
+        return None
+    try:
+        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            raise ProtocolError("a packet or its descriptors did not arrive whole")
+        fields = msgpack.unpackb(packet, strict_map_key=False)
+        return message_from(fields, expected), fds
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        _close_all(fds)
+        raise ProtocolError(f"not a packet: {error}") from None
+    except ProtocolError:
+        _close_all(fds)
+        raise
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for _, kind, data in ancillary:
+        if kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+    return list(fds)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

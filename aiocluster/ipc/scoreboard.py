@@ -1,0 +1,96 @@
+"""Counters that workers write and the primary reads, in shared memory.
+
+One mapping for all, one row a worker, one writer a field: the worker. A field is an
+8-byte aligned integer, which the machines we run on store at once, so nobody locks.
+Policies read it for nothing, and what it says outlives the worker that wrote it.
+"""
+
+import mmap
+import os
+from collections.abc import Callable
+
+from aiocluster.errors import ClusterError
+from aiocluster.metrics.snapshot import Counters
+
+# A row is whole cache lines, so that workers do not slow each other down by writing.
+_ROW_FIELDS = 16
+_FIELD_BYTES = 8
+_ROW_BYTES = _ROW_FIELDS * _FIELD_BYTES
+
+# Workers alive at one time, both generations of a reload included. Untouched pages cost
+# nothing, so this can be far beyond what one machine runs.
+MAX_ROWS = 4096
+
+# The fields of a row.
+CONNECTIONS_TAKEN = 0
+CONNECTIONS_OPEN = 1
+REQUESTS_BEGUN = 2
+REQUESTS_DONE = 3
+RESPONSES = 4  # and the four after it: 1xx to 5xx
+HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn
+OTHER_FDS = 10  # open descriptors that are no client's connection
+
+
+class Scoreboard:
+    """The primary's side: makes the mapping, gives rows away, takes them back."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("aiocluster-scoreboard", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, MAX_ROWS * _ROW_BYTES)
+        self._map = mmap.mmap(self.fd, MAX_ROWS * _ROW_BYTES)
+        self._fields = memoryview(self._map).cast("Q")
+        self._free = list(range(MAX_ROWS - 1, -1, -1))
+
+    def claim(self) -> int:
+        """Return a free row, zeroed."""
+        if not self._free:
+            raise ClusterError(f"more than {MAX_ROWS} workers at one time")
+        row = self._free.pop()
+        self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS] = _ZEROES
+        return row
+
+    def release(self, row: int) -> None:
+        """Take a row back, once nobody writes it any more."""
+        self._free.append(row)
+
+    def reader(self, row: int, field: int) -> Callable[[], int]:
+        """Return a function that reads one field: the quickest way to ask often."""
+        fields, index = self._fields, row * _ROW_FIELDS + field
+        return lambda: fields[index]
+
+    def read(self, row: int, field: int) -> int:
+        """Return one field of one row."""
+        return self._fields[row * _ROW_FIELDS + field]
+
+    def counters(self, row: int) -> Counters:
+        """Return what the row says, for a snapshot."""
+        field = self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS].tolist()
+        return Counters(
+            connections_open=field[CONNECTIONS_OPEN],
+            connections_total=field[CONNECTIONS_TAKEN],
+            requests_begun=field[REQUESTS_BEGUN],
+            requests_done=field[REQUESTS_DONE],
+            responses_1xx=field[RESPONSES],
+            responses_2xx=field[RESPONSES + 1],
+            responses_3xx=field[RESPONSES + 2],
+            responses_4xx=field[RESPONSES + 3],
+            responses_5xx=field[RESPONSES + 4],
+        )
+
+    def close(self) -> None:
+        """Unmap. Idempotent; readers given away are of no use afterwards."""
+        if self.fd >= 0:
+            self._fields.release()
+            self._map.close()
+            os.close(self.fd)
+            self.fd = -1
+
+
+_ZEROES = memoryview(bytes(_ROW_BYTES)).cast("Q")
+
+
+def open_row(fd: int, row: int) -> memoryview:
+    """Map the scoreboard in a worker and return its row: a writable view of integers."""
+    mapping = mmap.mmap(fd, MAX_ROWS * _ROW_BYTES)
+    fields = memoryview(mapping).cast("Q")
+    return fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS]

@@ -1,0 +1,87 @@
+"""How snapshots reach who asked for them: at their own pace, and never an old one.
+
+A subscriber may be slower than its interval. Nothing is queued for it: what it gets is built
+when it asks, or replaced while it lies unread, and it is told how many it missed.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+from aiocluster.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def paced(
+    interval: float,
+    take: Callable[[int], T],
+    *,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> AsyncGenerator[T, None]:
+    """Yield `take(missed)` once an interval, first after one interval from the first request.
+
+    A consumer that comes late gets one at once, and is then back on the beat: each tick is
+    either delivered or counted as missed, and the beat does not drift. A bad interval raises
+    ConfigError here, not when the first is asked for.
+    """
+    if isinstance(interval, bool) or not isinstance(interval, int | float):
+        raise ConfigError(f"interval must be a number of seconds, not {interval!r}")
+    if not 0.0 < interval < math.inf:
+        raise ConfigError(f"interval must be more than 0 seconds and finite, not {interval!r}")
+    return _paced(interval, take, now, sleep)
+
+
+async def _paced(
+    interval: float,
+    take: Callable[[int], T],
+    now: Callable[[], float],
+    sleep: Callable[[float], Awaitable[object]],
+) -> AsyncGenerator[T, None]:
+    due = now() + interval
+    while True:
+        await sleep(max(due - now(), 0.0))
+        # A timer may fire a little early: that is no tick less.
+        missed = max(int((now() - due) // interval), 0)
+        due += (missed + 1) * interval
+        yield take(missed)
+
+
+class Mailbox(Generic[T]):
+    """A box with room for one item: a new one replaces one that nobody took yet.
+
+    One taker at a time. It sees None once the box is closed and empty.
+    """
+
+    def __init__(self) -> None:
+        self._unread: list[T] = []  # one at most; a list, so that an item may be None
+        self._missed = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def put(self, item: T) -> None:
+        """Leave `item` for the taker; after `close` it is dropped, as nobody will come."""
+        if self._closed:
+            return
+        self._missed += len(self._unread)
+        self._unread = [item]
+        self._changed.set()
+
+    async def take(self) -> tuple[T, int] | None:
+        """Return the newest item and how many it replaced, as soon as there is one."""
+        while not self._unread:
+            if self._closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        taken = (self._unread.pop(), self._missed)
+        self._missed = 0
+        return taken
+
+    def close(self) -> None:
+        """Let the taker have what is still unread, then None. Idempotent."""
+        self._closed = True
+        self._changed.set()

@@ -1,0 +1,1 @@
+"""Which worker gets the next connection. A policy chooses; it owns nothing."""

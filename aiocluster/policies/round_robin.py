@@ -1,0 +1,35 @@
+"""Each worker in turn, by slot.
+
+The turn is remembered as the slot that was last served, not as a position: when a worker
+comes or goes the others neither lose a turn nor get two.
+"""
+
+from collections.abc import Sequence
+
+from aiocluster.policies.base import C
+
+
+class RoundRobin:
+    """Exact: over the same candidates, no one is ever two connections ahead of another."""
+
+    def __init__(self) -> None:
+        self._order: Sequence[object] = ()
+        self._next = 0
+        self._last_slot = -1
+
+    def choose(self, candidates: Sequence[C]) -> C:
+        """Return the candidate whose turn it is."""
+        if candidates is not self._order:
+            self._order = candidates
+            self._next = _first_after(self._last_slot, candidates)
+        chosen = candidates[self._next]
+        self._next = (self._next + 1) % len(candidates)
+        self._last_slot = chosen.slot
+        return chosen
+
+
+def _first_after(slot: int, candidates: Sequence[C]) -> int:
+    for position, candidate in enumerate(candidates):
+        if candidate.slot > slot:
+            return position
+    return 0

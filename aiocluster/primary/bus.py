@@ -1,0 +1,141 @@
+"""Who hears which event.
+
+Callbacks hear an event at once; iterators find it in a queue of their own. An iterator that
+is not read may not fill memory: its oldest events are dropped and counted, except messages
+of workers, which are held back at their sender instead (see `congested`).
+"""
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from aiocluster.events import Event, EventsMissed
+
+log = logging.getLogger("aiocluster.events")
+
+E = TypeVar("E", bound=Event)
+
+# Events one iterator may leave unread before its oldest are dropped: hours of an ordinary
+# life, seconds of a crash loop.
+MAX_UNREAD = 10_000
+
+# Above this, workers' messages are no longer paid for, so that they stop sending.
+CONGESTED_UNREAD = 1_000
+
+
+class EventBus:
+    """Takes events from the primary's parts and gives them to whoever asked."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[tuple[type[Event], Callable[[Any], Any]]] = []
+        self._queues: list[_Queue] = []
+        self._relieved: list[Callable[[], None]] = []
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    @property
+    def congested(self) -> bool:
+        """True while an iterator has too many events unread."""
+        return any(len(queue.unread) > CONGESTED_UNREAD for queue in self._queues)
+
+    def on(self, kind: type[E], callback: Callable[[E], Any]) -> Callable[[], None]:
+        """Call `callback(event)` for each event of `kind`; return what takes it off again.
+
+        A coroutine function runs as a task. What it raises is logged.
+        """
+        entry = (kind, callback)
+        self._callbacks.append(entry)
+
+        def off() -> None:
+            if entry in self._callbacks:
+                self._callbacks.remove(entry)
+
+        return off
+
+    def publish(self, event: Event) -> None:
+        """Give `event` to all who asked for its kind."""
+        for queue in self._queues:
+            queue.put(event)
+        for kind, callback in [*self._callbacks]:
+            if isinstance(event, kind):
+                self._call(callback, event)
+
+    def events(self) -> AsyncIterator[Event | EventsMissed]:
+        """Return an iterator over the events from now on; it ends when the bus closes."""
+        queue = _Queue()
+        self._queues.append(queue)
+        return self._iterate(queue)
+
+    def when_relieved(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the bus is congested no more."""
+        self._relieved.append(callback)
+
+    def close(self) -> None:
+        """End every iterator once it has read what it has. Idempotent."""
+        for queue in self._queues:
+            queue.close()
+
+    async def _iterate(self, queue: "_Queue") -> AsyncIterator[Event | EventsMissed]:
+        try:
+            while (event := await queue.get()) is not None:
+                self._relieve()
+                yield event
+        finally:
+            self._queues.remove(queue)
+            self._relieve()
+
+    def _relieve(self) -> None:
+        if self._relieved and not self.congested:
+            relieved, self._relieved = self._relieved, []
+            for callback in relieved:
+                callback()
+
+    def _call(self, callback: Callable[[Any], Any], event: Event) -> None:
+        try:
+            result = callback(event)
+        except Exception:
+            log.exception("a callback for %s raised", type(event).__name__)
+            return
+        if inspect.isawaitable(result):
+            task = asyncio.ensure_future(result)
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Future[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an event callback raised", exc_info=error)
+
+
+class _Queue:
+    """The unread events of one iterator."""
+
+    def __init__(self) -> None:
+        self.unread: deque[Event | EventsMissed] = deque()
+        self._missed = 0
+        self._closed = False
+        self._arrived = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        if self._closed:
+            return
+        if len(self.unread) >= MAX_UNREAD:
+            self.unread.popleft()
+            self._missed += 1
+        self.unread.append(event)
+        self._arrived.set()
+
+    async def get(self) -> Event | EventsMissed | None:
+        while not self.unread and not self._closed:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._missed:
+            missed, self._missed = self._missed, 0
+            return EventsMissed(missed)
+        return self.unread.popleft() if self.unread else None
+
+    def close(self) -> None:
+        self._closed = True
+        self._arrived.set()

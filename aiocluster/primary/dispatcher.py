@@ -1,0 +1,129 @@
+"""Gives each connection to a worker that the policy chooses.
+
+When nobody has room it keeps what was already accepted and asks the listeners to pause:
+the kernel's backlog is the queue. A worker that has left a connection untaken for too
+long is *behind* and is passed over while another is not; when all are behind, the policy
+chooses among all of them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from aiocluster.policies.base import Candidate, Policy
+
+# Connections handed out between two looks at who has room; below what one handoff takes.
+_ROUND = 128
+
+
+class Connection(NamedTuple):
+    """An accepted connection: its descriptor, and the index of the listener it came by."""
+
+    fd: int
+    listener: int
+
+
+class Recipient(Candidate, Protocol):
+    """The part of a WorkerHandle that the dispatcher needs."""
+
+    @property
+    def has_room(self) -> bool:
+        """May it be given more right now?"""
+        ...
+
+    def is_behind(self, now: float) -> bool:
+        """Has it left a connection untaken for too long?"""
+        ...
+
+    def hand_over(self, batch: Sequence[Connection], now: float) -> bool:
+        """Give it a batch and own it no more; False, and still own it, when it is full."""
+        ...
+
+
+class Dispatcher:
+    """Chooses and hands over. It never blocks and never drops a connection."""
+
+    def __init__(
+        self, policy: Policy, pause: Callable[[], None], resume: Callable[[], None]
+    ) -> None:
+        self._policy = policy
+        self._pause = pause
+        self._resume = resume
+        self._recipients: list[Recipient] = []
+        self._candidates: list[Recipient] = []
+        self._waiting: list[Connection] = []
+        self._paused = True
+
+    @property
+    def waiting(self) -> int:
+        """Connections accepted that nobody has room for."""
+        return len(self._waiting)
+
+    def add(self, recipient: Recipient) -> None:
+        """This worker may be given connections from now on."""
+        self._recipients = sorted([*self._recipients, recipient], key=lambda r: r.slot)
+
+    def remove(self, recipient: Recipient) -> None:
+        """This worker may not be given connections any more. Idempotent."""
+        self._recipients = [other for other in self._recipients if other is not recipient]
+
+    def update(self, now: float) -> None:
+        """A worker came, left, filled up or has room again."""
+        # A new list each time: policies tell by it that the candidates have changed.
+        self._candidates = [recipient for recipient in self._recipients if recipient.has_room]
+        if self._candidates and self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self.dispatch(waiting, now)
+        self._pause_or_resume()
+
+    def dispatch(self, connections: Sequence[Connection], now: float) -> None:
+        """Hand each connection over, now or as soon as somebody has room."""
+        while connections and self._candidates:
+            head, rest = connections[:_ROUND], connections[_ROUND:]
+            connections = [*self._hand_out(head, now), *rest]
+        if connections:
+            self._waiting += connections
+            self._pause_or_resume()
+
+    def take_waiting(self) -> list[Connection]:
+        """Give up the connections that nobody had room for; the caller owns them."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def _hand_out(self, connections: Sequence[Connection], now: float) -> list[Connection]:
+        """Return those that came back because their worker turned out to be full."""
+        if len(connections) == 1:
+            chosen = self._choose(now)
+            if chosen.hand_over(connections, now):
+                return []
+            self._forget_full()
+            return list(connections)
+        batches: dict[Recipient, list[Connection]] = {}
+        for connection in connections:
+            batches.setdefault(self._choose(now), []).append(connection)
+        refused = [
+            c
+            for chosen, batch in batches.items()
+            if not chosen.hand_over(batch, now)
+            for c in batch
+        ]
+        if refused:
+            self._forget_full()
+        return refused
+
+    def _choose(self, now: float) -> Recipient:
+        candidates = self._candidates
+        chosen = self._policy.choose(candidates)
+        if not chosen.is_behind(now):
+            return chosen
+        punctual = [candidate for candidate in candidates if not candidate.is_behind(now)]
+        return self._policy.choose(punctual) if punctual else chosen
+
+    def _forget_full(self) -> None:
+        self._candidates = [recipient for recipient in self._candidates if recipient.has_room]
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        full = not self._candidates
+        if full != self._paused:
+            self._paused = full
+            self._pause() if full else self._resume()

@@ -1,0 +1,300 @@
+"""One worker, seen from the primary."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aiocluster.errors import ChannelClosed, ProtocolError, WorkerGone
+from aiocluster.events import (
+    Event,
+    WorkerDisconnected,
+    WorkerExited,
+    WorkerListening,
+    WorkerMessage,
+    WorkerOnline,
+)
+from aiocluster.ipc.channel import Channel
+from aiocluster.ipc.messages import (
+    BootFailed,
+    Drain,
+    Drained,
+    DrainRequest,
+    FromWorker,
+    Message,
+    Online,
+    Ready,
+    ReportMetrics,
+    Subscribe,
+    Unsubscribe,
+    UserMessage,
+)
+from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.lifecycle import Phase, Signal, advance
+from aiocluster.primary.outbox import Outbox
+from aiocluster.primary.spawner import ExitStatus, Process
+
+log = logging.getLogger("aiocluster.supervisor")
+
+# A worker cuts what is left at the end of its own graceful_timeout and then runs the app's
+# clean-up hooks; this many seconds later it is killed.
+KILL_GRACE = 2.0
+
+# What a dead worker had still sent is read; one that left a child with its end of the
+# channel would keep that open for ever.
+_LAST_WORDS_TIMEOUT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker is to be."""
+
+    worker_id: int
+    slot: int
+    role: str
+    generation: int
+    restarts: int
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Owner(Protocol):
+    """What a handle tells the one who owns it."""
+
+    addresses: tuple[tuple[str, int], ...]
+    graceful_timeout: float
+
+    def publish(self, event: Event) -> None: ...
+    def when_heard(self, heard: Callable[[], None]) -> None: ...
+    def on_ready(self, worker: "WorkerHandle") -> None: ...
+    def on_unready(self, worker: "WorkerHandle") -> None: ...
+    def on_drain_request(self, worker: "WorkerHandle", reason: str) -> None: ...
+    def on_report(self, worker: "WorkerHandle", report: Report) -> None: ...
+    def on_subscribe(self, worker: "WorkerHandle", request: Subscribe | Unsubscribe) -> None: ...
+
+
+class WorkerHandle:
+    """A worker: who it is, how it is, and what can be asked of it."""
+
+    def __init__(self, spec: WorkerSpec, outbox: Outbox, row: int, owner: Owner) -> None:
+        self.id = spec.worker_id
+        self.slot = spec.slot
+        self.role = spec.role
+        self.generation = spec.generation
+        self.restarts = spec.restarts
+        self.env = spec.env
+        self.phase = Phase.STARTING
+        self.started_at = 0.0  # unix time, seconds
+        self.born = 0.0  # the same moment, on the loop's clock
+        self.outbox = outbox
+        self.row = row
+        self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
+        self.boot_failure: BootFailed | None = None
+        self.was_ready = False
+        self.cut: list[str] = []
+        self.killed = False  # it did not end in time, and was killed for that
+        loop = asyncio.get_running_loop()
+        self.settled: asyncio.Future[None] = loop.create_future()  # ready, or dead before
+        self.exited: asyncio.Future[WorkerExited] = loop.create_future()
+        self._owner = owner
+        self._process: Process | None = None
+        self._reason: str | None = None
+        self._sent_signal: int | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._disconnected = asyncio.Event()
+        # What its channel said before we heard that it was forked: nobody may hear of a
+        # worker before its WorkerForked.
+        self._early: list[Callable[[], None]] | None = []
+
+    def __repr__(self) -> str:
+        return f"<WorkerHandle id={self.id} slot={self.slot} pid={self.pid} {self.phase}>"
+
+    def __str__(self) -> str:
+        return f"worker {self.id} (pid {self.pid})"
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it was forked."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def is_connected(self) -> bool:
+        """True while messages can be exchanged with it."""
+        return not self.channel.closed
+
+    @property
+    def is_dead(self) -> bool:
+        """True once its process is gone."""
+        return self.phase is Phase.EXITED
+
+    async def send(self, message: Any) -> None:
+        """Send `message`; the worker's `messages()` yields it.
+
+        None, bool, int, float, str, bytes, list, tuple, dict and datetime with a time zone,
+        nested as you like; a tuple arrives as a list. Waits while the worker has too much
+        unread. Raises MessageError, naming the part that cannot be sent; WorkerGone.
+        """
+        try:
+            await self.channel.send(message)
+        except ChannelClosed:
+            raise WorkerGone(f"{self} is no longer connected") from None
+
+    def drain(self, timeout: float | None = None) -> "asyncio.Future[WorkerExited]":
+        """Let it finish what is open and exit; await the result for its WorkerExited.
+
+        Takes effect at once, awaited or not. What is unfinished after `timeout` seconds (by
+        default `graceful_timeout`) is cut. Idempotent.
+        """
+        return self.begin_drain("drain", timeout)
+
+    def kill(self, number: int = signal.SIGTERM) -> "asyncio.Future[WorkerExited]":
+        """Send it a signal; await the result for its WorkerExited.
+
+        TERM makes it drain, and KILL ends it at once, as from a shell.
+        """
+        self._sent_signal = number
+        if number == signal.SIGTERM:
+            self._leave("kill", self._owner.graceful_timeout)
+        if self._process is not None:
+            self._process.send_signal(number)
+        return asyncio.shield(self.exited)
+
+    # ---- for the supervisor
+
+    def begin_drain(
+        self, reason: str, timeout: float | None = None, *, at_once: bool = True
+    ) -> "asyncio.Future[WorkerExited]":
+        """Drain for `reason`. Asked again it may only get quicker."""
+        seconds = self._owner.graceful_timeout if timeout is None else timeout
+        self._leave(reason, seconds)
+        self.channel.post(Drain(seconds, at_once))
+        return asyncio.shield(self.exited)
+
+    def kill_for(self, reason: str) -> None:
+        """Kill it, because it did not do in time what it had to."""
+        self._reason = self._reason or reason
+        self.killed = True
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+
+    def began(self, process: Process, wall: float, now: float) -> None:
+        """It was forked."""
+        self._process = process
+        self.started_at = wall
+        self.born = now
+
+    def announced(self) -> None:
+        """Its WorkerForked is out: what it has said since is heard now."""
+        early, self._early = self._early or [], None
+        for heard in early:
+            heard()
+
+    async def read_last_words(self) -> None:
+        """Wait until all it had sent before it died is read, and it counts as disconnected."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS_TIMEOUT):
+                await self._disconnected.wait()
+        except TimeoutError:
+            self.channel.abort()
+            await self._disconnected.wait()
+
+    def ended(self, status: ExitStatus) -> WorkerExited:
+        """Its process is gone; return the event, which is the last of this worker."""
+        self.phase = advance(self.phase, Signal.EXIT)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        signalled = status.signal is not None and status.signal == self._sent_signal
+        reason = self._reason or self._reason_from(status, signalled)
+        event = WorkerExited(self, status.code, status.signal, self._voluntary(signalled), reason)
+        if not self.settled.done():
+            self.settled.set_result(None)
+        self.exited.set_result(event)
+        return event
+
+    # ---- inside
+
+    def _leave(self, reason: str, timeout: float) -> None:
+        """It is on its way out: nothing new for it, and an end to the waiting."""
+        if self.is_dead:
+            return
+        self._reason = self._reason or reason
+        self.phase = advance(self.phase, Signal.DRAIN)
+        self._owner.on_unready(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(timeout + KILL_GRACE, self.kill_for, reason)
+
+    def _voluntary(self, signalled: bool) -> bool:
+        return signalled or self._reason not in (None, "boot_timeout")
+
+    def _reason_from(self, status: ExitStatus, signalled: bool) -> str:
+        if self.boot_failure is not None:
+            return "boot_failed"
+        if signalled:
+            return "kill"
+        if status.signal is not None:
+            return "signal"
+        return "exit" if status.code == 0 else "crash"
+
+    def _on_message(self, message: Message, size: int) -> None:
+        if self._early is not None:
+            self._early.append(lambda: self._on_message(message, size))
+            return
+        match message:
+            case UserMessage(payload=payload):
+                self._owner.publish(WorkerMessage(self, payload))
+                self._owner.when_heard(lambda: self.channel.consumed(size))
+            case ReportMetrics(report=report):
+                self._owner.on_report(self, report)
+            case Subscribe() | Unsubscribe():
+                self._owner.on_subscribe(self, message)
+            case _:
+                self._on_progress(message)
+
+    def _on_progress(self, message: Message) -> None:
+        match message:
+            case Online():
+                self.phase = advance(self.phase, Signal.ONLINE)
+                self._owner.publish(WorkerOnline(self))
+            case Ready():
+                self.phase = advance(self.phase, Signal.READY)
+                self._on_ready()
+            case BootFailed():
+                self.boot_failure = message
+            case DrainRequest(reason=reason):
+                self._owner.on_drain_request(self, reason)
+            case Drained(cut=cut):
+                self.cut = cut
+            case _:
+                raise ProtocolError(f"a worker may not send {message!r}")
+
+    def _on_ready(self) -> None:
+        if self.phase is not Phase.READY:  # told to drain while it started
+            return
+        self.was_ready = True
+        self._owner.publish(WorkerListening(self, self._owner.addresses))
+        self._owner.on_ready(self)
+        if not self.settled.done():
+            self.settled.set_result(None)
+
+    def _on_channel_closed(self, error: ProtocolError | None) -> None:
+        if self._early is not None:
+            self._early.append(lambda: self._on_channel_closed(error))
+            return
+        if error is not None:
+            log.error("%s sent nonsense and is disconnected: %s", self, error)
+        if self.phase is not Phase.DRAINING and not self.is_dead:
+            # It crashed, or closed its channel: either way it cannot be talked to any more.
+            self._on_lost_channel()
+        self._disconnected.set()
+        told_to_die = self._sent_signal == signal.SIGKILL
+        self._owner.publish(WorkerDisconnected(self, voluntary=self._voluntary(told_to_die)))
+
+    def _on_lost_channel(self) -> None:
+        """Mostly the process is dying; if not, it drains by itself, within the usual time."""
+        self._owner.on_unready(self)
+        self._deadline = asyncio.get_running_loop().call_later(
+            self._owner.graceful_timeout + KILL_GRACE, self.kill_for, "disconnected"
+        )

@@ -1,0 +1,199 @@
+"""Accepts connections in batches; pauses and resumes.
+
+The primary owns the listening sockets and nobody else ever closes one: to drain a worker
+is simply to give it nothing more, and no connection is lost to a socket that went away.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from aiocluster.config.settings import Address
+from aiocluster.errors import ConfigError
+from aiocluster.primary.dispatcher import Connection
+
+log = logging.getLogger("aiocluster.listener")
+
+# Connections accepted in one wake-up; then the other listeners, and the signals, get a turn.
+_ACCEPT_BATCH = 64
+
+# Out of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM), or something stranger: try
+# again after this many seconds. The connections wait in the backlog meanwhile.
+_RETRY_AFTER = 0.25
+
+# The client gave up while it waited, or the network did (accept(2) lists these).
+_CLIENT_GONE = {
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.EPERM,
+    errno.ENETDOWN,
+    errno.ENOPROTOOPT,
+    errno.EHOSTDOWN,
+    errno.ENONET,
+    errno.EHOSTUNREACH,
+    errno.EOPNOTSUPP,
+    errno.ENETUNREACH,
+    errno.EINTR,
+}
+
+
+class Listener:
+    """One listening socket in the primary's loop. It starts paused, and deaf until `listen`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        index: int,
+        on_connections: Callable[[list[Connection]], None],
+    ) -> None:
+        self.sock = sock
+        self.index = index
+        self._on_connections = on_connections
+        self._loop = asyncio.get_running_loop()
+        self._reading = False
+        self._listening = False
+        self._paused = True
+        self._troubled = False
+        self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The real (host, port)."""
+        host, port = self.sock.getsockname()[:2]
+        return host, port
+
+    def listen(self, backlog: int) -> None:
+        """Let clients connect: from now on they wait in the backlog, at most `backlog`."""
+        self.sock.listen(backlog)
+        self._listening = True
+        self._watch()
+
+    def pause(self) -> None:
+        """Leave connections in the backlog. Idempotent."""
+        self._paused = True
+        self._watch()
+
+    def resume(self) -> None:
+        """Accept again. Idempotent."""
+        self._paused = False
+        self._watch()
+
+    def accept_rest(self) -> None:
+        """Accept all that waits in the backlog now, for a listener that is about to close."""
+        while self._listening and self._accept_batch():
+            pass
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        self._listening = False
+        self._watch()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self.sock.close()
+
+    def _watch(self) -> None:
+        wanted = self._listening and not self._paused and self._retry is None
+        if wanted and not self._reading:
+            self._loop.add_reader(self.sock.fileno(), self._accept_batch)
+        elif self._reading and not wanted:
+            self._loop.remove_reader(self.sock.fileno())
+        self._reading = wanted
+
+    def _accept_batch(self) -> int:
+        """Accept what is there, at most a batch; return how many."""
+        # sock.accept() builds a socket object for each connection: 3 to 4 µs that the
+        # descriptor alone does not cost.
+        accept, index = self.sock._accept, self.index  # type: ignore[attr-defined]
+        batch: list[Connection] = []
+        try:
+            while len(batch) < _ACCEPT_BATCH:
+                batch.append(Connection(accept()[0], index))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._on_accept_error(error)
+        if batch:
+            if self._troubled and self._retry is None:
+                self._on_recovered()
+            self._on_connections(batch)
+        return len(batch)
+
+    def _on_accept_error(self, error: OSError) -> None:
+        if error.errno in _CLIENT_GONE:
+            return
+        if not self._troubled:
+            self._troubled = True
+            log.warning(
+                "accept on %s:%d failed: %s; connections wait in the backlog until it passes",
+                *self.address,
+                error,
+            )
+        self._retry = self._loop.call_later(_RETRY_AFTER, self._try_again)
+        self._watch()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._watch()
+
+    def _on_recovered(self) -> None:
+        self._troubled = False
+        log.info("accepting on %s:%d again", *self.address)
+
+
+def bind(address: Address) -> list[socket.socket]:
+    """Return a bound socket, not yet listening, for each address the host's name has.
+
+    A host "" is all interfaces. With port 0 they all share the first one's port.
+    Raises ConfigError, with the address and the reason, when none can be bound.
+    """
+    sockets: list[socket.socket] = []
+    port = address.port
+    try:
+        for family, host in _resolve(address):
+            sock = _bind_one(family, host, port, alone=not sockets)
+            if sock is not None:
+                sockets.append(sock)
+                port = sock.getsockname()[1]
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        # A socket.gaierror's errno is not one of the system's.
+        known = error.errno in errno.errorcode and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
+        raise ConfigError(f"cannot bind {address}: {reason}") from error
+    return sockets
+
+
+def _resolve(address: Address) -> list[tuple[int, str]]:
+    found = socket.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    # Each once, and IPv4 first: it is the one that is always there.
+    pairs = {(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found}
+    return sorted(pairs)
+
+
+def _bind_one(family: int, host: str, port: int, *, alone: bool) -> socket.socket | None:
+    """Return the bound socket; None when this machine lacks the address and has another."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        if alone:
+            raise
+        return None
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        if alone or error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return None
+    return sock

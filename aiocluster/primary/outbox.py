@@ -1,0 +1,138 @@
+"""The primary's side of one worker's handoff: what was given, what was taken, is there room.
+
+The primary keeps the worker's end of the handoff too. So the connections that a dead worker
+had not taken are still in the kernel's queue, and `close` reads them back.
+"""
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from aiocluster.ipc.handoff import give, take_all
+from aiocluster.ipc.scoreboard import CONNECTIONS_OPEN, CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
+from aiocluster.primary.dispatcher import Connection
+
+# After "full" wait this long before asking the kernel again: EAGAIN ends when the worker
+# takes, but a shortage of buffers or of descriptors in flight gives no such notice.
+_FULL_PAUSE = 0.01
+
+# A worker at its limit of descriptors is looked at again after this many seconds.
+_FD_LIMIT_PAUSE = 0.1
+
+# Descriptors a worker keeps for what its handlers open: an eighth of its limit, at most this.
+_MAX_RESERVED_FDS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a worker's queue."""
+
+    behind_after: float  # seconds a connection may lie untaken
+    max_fds: int  # the worker's RLIMIT_NOFILE
+
+
+class Outbox:
+    """Gives connections to one worker. It is a dispatcher's Recipient."""
+
+    def __init__(
+        self,
+        slot: int,
+        ends: tuple[socket.socket, socket.socket],
+        scoreboard: tuple[Scoreboard, int],
+        limits: Limits,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.slot = slot
+        self.has_room = True
+        self.sent = 0
+        self._sender, self._receiver = ends
+        self._scoreboard, self._row = scoreboard
+        self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
+        self._limits = limits
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        # (sent so far, when): one entry a batch that was not yet seen to be taken.
+        self._untaken: deque[tuple[int, float]] = deque()
+        self._budget = 1
+        self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def queued(self) -> int:
+        """Connections given and not taken."""
+        return self.sent - self._taken()
+
+    def is_behind(self, now: float) -> bool:
+        """Has it left a connection untaken for longer than `behind_after`?"""
+        untaken = self._untaken
+        if not untaken:
+            return False
+        taken = self._taken()
+        while untaken and untaken[0][0] <= taken:
+            untaken.popleft()
+        return bool(untaken) and now - untaken[0][1] > self._limits.behind_after
+
+    def hand_over(self, batch: Sequence[Connection], now: float) -> bool:
+        """See Recipient."""
+        fds = [connection.fd for connection in batch]
+        if not give(self._sender, fds, bytes([connection.listener for connection in batch])):
+            self._pause(_FULL_PAUSE, self._await_room)
+            return False
+        for fd in fds:
+            os.close(fd)
+        self.sent += len(fds)
+        self._untaken.append((self.sent, now))
+        self._budget -= len(fds)
+        if self._budget <= 0:
+            self._renew_budget()
+        return True
+
+    def close(self) -> list[Connection]:
+        """Give nothing more; return what was not taken. Only when the worker is dead."""
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._sender.fileno() < 0:
+            return []
+        self._loop.remove_writer(self._sender.fileno())
+        left = [Connection(*pair) for pair in take_all(self._receiver)]
+        self._sender.close()
+        self._receiver.close()
+        self.has_room = False
+        return left
+
+    # ---- room
+
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
+        self.has_room = False
+        self._retry = self._loop.call_later(seconds, then)
+
+    def _await_room(self) -> None:
+        self._loop.add_writer(self._sender.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._sender.fileno())
+        self.has_room = True
+        self._on_change()
+
+    def _renew_budget(self) -> None:
+        """A descriptor sent to a worker at its limit is destroyed: stop well before.
+
+        Looking at all this for every connection would cost more than choosing, so half of
+        what is free is spent before the next look.
+        """
+        limit = self._limits.max_fds
+        reserved = min(_MAX_RESERVED_FDS, limit // 8)
+        read, row = self._scoreboard.read, self._row
+        used = read(row, OTHER_FDS) + read(row, CONNECTIONS_OPEN) + self.queued
+        free = limit - reserved - used
+        self._budget = max(free // 2, 1)
+        if free <= 0:
+            self._pause(_FD_LIMIT_PAUSE, self._look_again)
+
+    def _look_again(self) -> None:
+        self.has_room = True
+        self._renew_budget()
+        if self.has_room:
+            self._on_change()

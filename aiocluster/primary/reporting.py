@@ -1,0 +1,108 @@
+"""Snapshots of the metrics, for subscribers here and in the workers."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+
+import msgspec
+
+from aiocluster.ipc.channel import Channel
+from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
+from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.metrics.feed import paced
+from aiocluster.metrics.snapshot import Ledger, Report, Snapshot, WorkerFacts
+from aiocluster.primary.handle import WorkerHandle
+
+log = logging.getLogger("aiocluster.metrics")
+
+# A snapshot costs the primary up to a millisecond, so a worker may not ask for more than
+# this many seconds allow.
+_SHORTEST_INTERVAL = 0.05
+
+
+class Reporter:
+    """Puts together what workers report and what the scoreboard says."""
+
+    def __init__(
+        self, scoreboard: Scoreboard, workers: Callable[[], Iterable[WorkerHandle]]
+    ) -> None:
+        self.scoreboard = scoreboard
+        self._workers = workers
+        self._loop = asyncio.get_running_loop()
+        self._ledger = Ledger(self._loop.time())
+        self._feeds: dict[tuple[int, int], asyncio.Task[None]] = {}
+
+    def report(self, worker_id: int, report: Report) -> None:
+        """A worker reported."""
+        self._ledger.report(worker_id, report, self._loop.time())
+
+    def retire(self, worker: WorkerHandle) -> None:
+        """A worker is gone: keep what it had done, feed it no more."""
+        self._ledger.retire(worker.id, self.scoreboard.counters(worker.row))
+        for key in [key for key in self._feeds if key[0] == worker.id]:
+            self._feeds.pop(key).cancel()
+
+    def subscribe(self, interval: float) -> AsyncGenerator[Snapshot, None]:
+        """Iterate over snapshots, one every `interval` seconds. See Cluster.subscribe."""
+        return paced(interval, self._taker())
+
+    def serve(self, worker_id: int, channel: Channel, request: Subscribe | Unsubscribe) -> None:
+        """A worker wants snapshots, or no more."""
+        key = (worker_id, request.subscription_id)
+        if (feed := self._feeds.pop(key, None)) is not None:
+            feed.cancel()
+        if isinstance(request, Subscribe):
+            interval = max(request.interval, _SHORTEST_INTERVAL)
+            self._feeds[key] = self._loop.create_task(
+                self._feed(request.subscription_id, interval, channel)
+            )
+
+    def close(self) -> None:
+        """Feed nobody any more. Idempotent."""
+        for feed in self._feeds.values():
+            feed.cancel()
+        self._feeds.clear()
+
+    async def _feed(self, subscription_id: int, interval: float, channel: Channel) -> None:
+        unsent = 0
+        async for snapshot in self.subscribe(interval):
+            if channel.congested:
+                unsent += 1 + snapshot.missed
+                continue
+            snapshot = msgspec.structs.replace(snapshot, missed=snapshot.missed + unsent)
+            unsent = 0
+            channel.post(SnapshotFor(subscription_id, msgspec.to_builtins(snapshot)))
+
+    def _taker(self) -> Callable[[int], Snapshot]:
+        """Return what takes one subscription's snapshots: each knows the one before."""
+        previous: Snapshot | None = self._snapshot(None, 0)
+
+        def take(missed: int) -> Snapshot:
+            nonlocal previous
+            previous = self._snapshot(previous, missed)
+            return previous
+
+        return take
+
+    def _snapshot(self, previous: Snapshot | None, missed: int) -> Snapshot:
+        return self._ledger.snapshot(
+            [self._facts(worker) for worker in self._workers()],
+            now=self._loop.time(),
+            wall=time.time(),
+            previous=previous,
+            missed=missed,
+        )
+
+    def _facts(self, worker: WorkerHandle) -> WorkerFacts:
+        return WorkerFacts(
+            worker_id=worker.id,
+            slot=worker.slot,
+            role=worker.role,
+            generation=worker.generation,
+            pid=worker.pid,
+            phase=worker.phase.value,
+            started_at=worker.born,
+            restarts=worker.restarts,
+            counters=self.scoreboard.counters(worker.row),
+        )

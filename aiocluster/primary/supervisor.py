@@ -1,0 +1,316 @@
+"""Keeps every slot filled; starts and stops all workers."""
+
+import asyncio
+import itertools
+import logging
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from aiocluster.config.settings import Settings
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.events import Event, WorkerExited, WorkerForked
+from aiocluster.ipc.channel import open_channel
+from aiocluster.ipc.handoff import handoff_pair
+from aiocluster.ipc.messages import Fork, Subscribe, Unsubscribe
+from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.bus import EventBus
+from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
+from aiocluster.primary.outbox import Limits, Outbox
+from aiocluster.primary.reporting import Reporter
+from aiocluster.primary.restarts import RestartPolicy
+from aiocluster.primary.slot import Slot
+from aiocluster.primary.spawner import Process, Spawner
+
+log = logging.getLogger("aiocluster.supervisor")
+
+# When the first worker is ready the others get this many seconds to be so too before
+# connections are accepted, so that the first one does not get them all.
+_START_TOGETHER = 5.0
+
+# What a killed worker may take to be gone: only the kernel is left to wait for.
+_DEATH_TIMEOUT = 5.0
+
+
+class Supervisor:
+    """All workers: an Owner to their handles, a Crew to their slots."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spawner: Spawner,
+        dispatcher: Dispatcher,
+        bus: EventBus,
+        reporter: Reporter,
+        restarts: RestartPolicy,
+    ) -> None:
+        self.workers: dict[int, WorkerHandle] = {}
+        self.addresses: tuple[tuple[str, int], ...] = ()
+        self.families: list[int] = []
+        self.graceful_timeout = settings.graceful_timeout
+        self._settings = settings
+        self._spawner = spawner
+        self._dispatcher = dispatcher
+        self._bus = bus
+        self._reporter = reporter
+        self._restarts = restarts
+        self._scoreboard = reporter.scoreboard
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._slots: dict[int, Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.Task[None]] = set()
+        self._first_start_over = asyncio.Event()
+        self._stopping = False
+        self._last_traceback = ""
+        max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._limits = Limits(settings.behind_after, max_fds)
+
+    # ---- start and stop
+
+    async def start(self, count: int) -> None:
+        """Start `count` workers; BootError, with the first one's cause, when none comes up."""
+        slots = [self._open_slot({}) for _ in range(count)]
+        firsts = await asyncio.gather(*(asyncio.shield(slot.first) for slot in slots))
+        await _first_ready(firsts)
+        ready = [worker for worker in firsts if worker.was_ready]
+        if not ready and firsts:
+            raise self._boot_error(firsts)
+        self._first_start_over.set()
+
+    async def fork(self, env: dict[str, str]) -> WorkerHandle:
+        """Add a slot whose worker has `env`; return the worker as soon as it is forked."""
+        if self._stopping:
+            raise ConfigError("cannot fork: the cluster is stopping")
+        return await asyncio.shield(self._open_slot(env).first)
+
+    async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
+        """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        workers = [*self.workers.values()]
+        exits = [worker.begin_drain("stop", timeout) for worker in workers]
+        if exits:
+            await asyncio.wait(exits, timeout=timeout + KILL_GRACE + _DEATH_TIMEOUT)
+        if self._ends:
+            await asyncio.wait(self._ends, timeout=_DEATH_TIMEOUT)
+        return [str(worker) for worker in workers if worker.killed or worker.cut]
+
+    def kill_all(self) -> None:
+        """End every worker now. A stop that is under way then ends at once."""
+        for worker in self.workers.values():
+            worker.kill_for("stop")
+
+    # ---- Crew
+
+    async def hire(self, slot: Slot) -> WorkerHandle:
+        """See Crew."""
+        spec = WorkerSpec(
+            worker_id=next(self._ids),
+            slot=slot.number,
+            role="web",
+            generation=1,
+            restarts=slot.restarts,
+            env=slot.env,
+        )
+        row = self._scoreboard.claim()
+        handoff, channel = handoff_pair(), socket.socketpair()
+        limits, board = self._limits, (self._scoreboard, row)
+        outbox = Outbox(slot.number, handoff, board, limits, self._update_dispatcher)
+        worker = WorkerHandle(spec, outbox, row, self)
+        try:
+            await open_channel(channel[0], worker.channel)
+            fds = (handoff[1].fileno(), channel[1].fileno(), self._scoreboard.fd)
+            process = await self._spawner.spawn(self._order(spec, row), fds)
+        except BaseException:
+            worker.channel.abort()
+            outbox.close()
+            self._scoreboard.release(row)
+            raise
+        finally:
+            channel[1].close()
+        self._enlist(worker, process)
+        return worker
+
+    def delay_after_failure(self, weight: float) -> float:
+        """See Crew."""
+        return self._restarts.delay_after_failure(self._loop.time(), weight)
+
+    async def first_start_over(self) -> None:
+        """See Crew."""
+        await self._first_start_over.wait()
+
+    # ---- Owner
+
+    def publish(self, event: Event) -> None:
+        """See Owner."""
+        self._bus.publish(event)
+
+    def when_heard(self, heard: Callable[[], None]) -> None:
+        """See Owner."""
+        if self._bus.congested:
+            self._bus.when_relieved(heard)
+        else:
+            heard()
+
+    def on_ready(self, worker: WorkerHandle) -> None:
+        """See Owner."""
+        log.info("%s is ready", worker)
+        self._dispatcher.add(worker.outbox)
+        self._update_dispatcher()
+
+    def on_unready(self, worker: WorkerHandle) -> None:
+        """See Owner."""
+        self._dispatcher.remove(worker.outbox)
+        self._update_dispatcher()
+
+    def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
+        """See Owner."""
+        if reason == "max_requests" and self._slots[worker.slot].succeed(worker):
+            return
+        worker.begin_drain(reason, at_once=reason != "max_requests")
+
+    def on_report(self, worker: WorkerHandle, report: Report) -> None:
+        """See Owner."""
+        self._reporter.report(worker.id, report)
+
+    def on_subscribe(self, worker: WorkerHandle, request: Subscribe | Unsubscribe) -> None:
+        """See Owner."""
+        self._reporter.serve(worker.id, worker.channel, request)
+
+    # ---- inside
+
+    def _open_slot(self, env: dict[str, str]) -> Slot:
+        number = next(n for n in itertools.count() if n not in self._slots)
+        slot = Slot(number, env, self, self._settings.restart)
+        self._slots[number] = slot
+        task = self._loop.create_task(self._keep(slot))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return slot
+
+    async def _keep(self, slot: Slot) -> None:
+        try:
+            await slot.keep()
+        except Exception as error:
+            log.exception("slot %d is given up", slot.number)
+            if not slot.first.done():
+                slot.first.set_exception(error)
+        finally:
+            del self._slots[slot.number]
+            slot.first.cancel()
+
+    def _order(self, spec: WorkerSpec, row: int) -> Fork:
+        env = {
+            **spec.env,
+            "AIOCLUSTER_WORKER_ID": str(spec.worker_id),
+            "AIOCLUSTER_SLOT": str(spec.slot),
+            "AIOCLUSTER_ROLE": spec.role,
+        }
+        return Fork(spec.worker_id, spec.slot, spec.role, spec.generation, row, self.families, env)
+
+    def _enlist(self, worker: WorkerHandle, process: Process) -> None:
+        """The worker lives: watch it from here to its end."""
+        worker.began(process, time.time(), self._loop.time())
+        self.workers[worker.id] = worker
+        self.publish(WorkerForked(worker))
+        worker.announced()
+        process.on_death(lambda: self._on_death(worker))
+        boot = self._loop.call_later(self._settings.boot_timeout, self._on_boot_timeout, worker)
+        worker.settled.add_done_callback(lambda _: boot.cancel())
+        end = self._loop.create_task(self._see_off(worker, process))
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+        if self._stopping:
+            worker.begin_drain("stop", 0.0)
+
+    def _on_boot_timeout(self, worker: WorkerHandle) -> None:
+        seconds = self._settings.boot_timeout
+        log.error("%s was not ready after %g s (boot_timeout)", worker, seconds)
+        worker.kill_for("boot_timeout")
+
+    def _on_death(self, worker: WorkerHandle) -> None:
+        """At once: what it had not taken goes to others."""
+        self._dispatcher.remove(worker.outbox)
+        left = worker.outbox.close()
+        self._update_dispatcher()
+        if left:
+            log.info("%d connections of %s go to others", len(left), worker)
+            self._dispatcher.dispatch(left, self._loop.time())
+
+    async def _see_off(self, worker: WorkerHandle, process: Process) -> None:
+        status = await process.wait()
+        await worker.read_last_words()
+        self._reporter.retire(worker)
+        self._scoreboard.release(worker.row)
+        del self.workers[worker.id]
+        exited = worker.ended(status)
+        self._log_exit(exited, worker)
+        self.publish(exited)
+
+    def _log_exit(self, exited: WorkerExited, worker: WorkerHandle) -> None:
+        if worker.boot_failure is not None:
+            self._log_boot_failure(worker)
+            return
+        how = _how(exited)
+        if worker.cut:
+            log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
+        elif worker.killed:
+            log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
+        elif exited.voluntary:
+            log.info("%s %s (%s)", worker, how, exited.reason)
+        else:
+            log.warning("%s %s", worker, how)
+
+    def _log_boot_failure(self, worker: WorkerHandle) -> None:
+        """The cause each time, its traceback only when it is a new one."""
+        failure = worker.boot_failure
+        assert failure is not None
+        if not self._first_start_over.is_set():
+            return  # `start` tells it, once
+        new = failure.traceback != self._last_traceback
+        self._last_traceback = failure.traceback
+        log.error("%s could not start: %s", worker, failure.cause)
+        if new and failure.traceback:
+            log.error("%s", failure.traceback.rstrip())
+
+    def _boot_error(self, firsts: Sequence[WorkerHandle]) -> BootError:
+        failures = [worker.boot_failure for worker in firsts if worker.boot_failure]
+        if failures:
+            return BootError(failures[0].cause, failures[0].traceback)
+        exited = firsts[0].exited
+        how = _how(exited.result()) if exited.done() else "died"
+        return BootError(f"{firsts[0]} {how} before it was ready")
+
+    def _update_dispatcher(self) -> None:
+        self._dispatcher.update(self._loop.time())
+
+
+async def _first_ready(firsts: Sequence[WorkerHandle]) -> None:
+    """Wait until all are ready or dead, or some are ready and the rest had their chance."""
+    pending = {asyncio.ensure_future(_settle(worker)) for worker in firsts}
+    while pending:
+        timeout = _START_TOGETHER if any(worker.was_ready for worker in firsts) else None
+        done, pending = await asyncio.wait(
+            pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            log.warning("%d workers are still starting; serving without them", len(pending))
+            return
+
+
+async def _settle(worker: WorkerHandle) -> None:
+    await asyncio.shield(worker.settled)
+
+
+def _how(exited: WorkerExited) -> str:
+    if exited.signal is not None:
+        # Real-time signals have no name.
+        return f"was killed by {signal.strsignal(exited.signal)} (signal {exited.signal})"
+    if exited.code is None:
+        return "ended, and nobody could tell how"
+    return f"exited with code {exited.code}"

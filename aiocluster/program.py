@@ -1,0 +1,258 @@
+"""run(): the life of a whole program that is a cluster. Signals, what it prints, exit codes."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import click
+import uvloop
+from aiohttp import web
+
+from aiocluster.children import (
+    become_zygote,
+    fork_zygote,
+    this_program,
+    zygote_socket_from_environment,
+)
+from aiocluster.cluster import Cluster, raise_fd_limit, refuse_in_child
+from aiocluster.config.settings import Address, Settings, settings_from
+from aiocluster.config.target import check_target
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.primary.orphans import reap_strays
+
+log = logging.getLogger("aiocluster")
+
+EXIT_OK = 0
+EXIT_CUT = 1  # something had to be killed or given up
+EXIT_BOOT_FAILED = 3
+
+# A fault of the primary itself: a handler would only return to the faulting instruction.
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+# Job control and harmless ones: what they do by default hurts nobody. SIGCHLD and SIGPIPE
+# are taken care of by the loop and by Python.
+_LEFT_ALONE = {
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGPIPE,
+    signal.SIGTSTP,
+    signal.SIGURG,
+    signal.SIGWINCH,
+}
+
+# One Ctrl-C often arrives twice: from the terminal, and passed on by whatever started us.
+# Seconds in which a further INT counts as the same.
+_SAME_INT = 0.1
+
+OnStart = Callable[[Cluster], Awaitable[None]]
+
+
+def run(
+    app: object,
+    *,
+    workers: int | str = "auto",
+    bind: str | list[str] = "127.0.0.1:8000",
+    on_start: OnStart | None = None,
+    **settings: Any,
+) -> None:
+    """Serve `app` from `workers` processes until the program is told to stop.
+
+    `app` is an aiohttp Application, a factory of one (sync or async), or an import string
+    "pkg.module:name" of either. `workers` is a number, "auto" (the CPUs this process may
+    use), "cpu" (the same) or "io" (twice as many). `bind` is "host:port", "[v6]:port" or
+    ":port", or a list of them; port 0 takes a free one. `on_start(cluster)` runs beside the
+    cluster, in the primary's loop, once it serves. The README lists the other settings.
+
+    Blocks until stopped by a signal. Returns when all went well; otherwise raises SystemExit:
+    1 when something had to be cut, 3 when nothing came up. Raises ConfigError for a setting
+    that makes no sense.
+    """
+    given = {"workers": workers, "bind": bind, **settings}
+    code = main_run(app, on_start=on_start, settings=given)
+    if code != EXIT_OK:
+        sys.exit(code)
+
+
+def main_run(app: object, *, on_start: OnStart | None = None, settings: Mapping[str, Any]) -> int:
+    """Do what `run` does, and return the exit code."""
+    refuse_in_child("aiocluster.run was called")
+    checked = settings_from(settings)
+    _check_place()
+    _set_up_logging(checked)
+    if (sock := zygote_socket_from_environment()) is not None:
+        become_zygote(sock, app, checked, this_program())
+    try:
+        _check_app(app)
+    except ConfigError as error:
+        return _boot_failed(BootError(str(error)))
+    raise_fd_limit()
+    # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
+    # it unprepared.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals())
+    zygote = fork_zygote(app, checked)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Program(checked, on_start).serve(zygote))
+
+
+class _Program:
+    """One cluster and the signals that steer it."""
+
+    def __init__(self, settings: Settings, on_start: OnStart | None) -> None:
+        self._settings = settings
+        self._on_start = on_start
+        self._stop = asyncio.Event()
+        self._timeout = settings.graceful_timeout
+        self._interrupted_at = 0.0
+
+    async def serve(self, zygote: tuple[int, socket.socket]) -> int:
+        """Start, say so, run until told to stop, stop; return the exit code."""
+        self._cluster = cluster = Cluster.of_program(self._settings, zygote)
+        self._handle_signals()
+        strays = asyncio.create_task(reap_strays(cluster.knows_process))
+        try:
+            if not await self._start():
+                return EXIT_OK
+        except (BootError, ConfigError) as error:
+            return _boot_failed(error)
+        else:
+            _say_where(cluster)
+            return await self._run_until_stopped()
+        finally:
+            strays.cancel()
+
+    async def _start(self) -> bool:
+        """Start the cluster; False when told to stop before it was up."""
+        starting = asyncio.ensure_future(self._cluster.start())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        if starting.cancelled():
+            return False
+        await starting
+        return True
+
+    async def _run_until_stopped(self) -> int:
+        hook = asyncio.create_task(self._run_on_start())
+        await self._stop.wait()
+        log.info("stopping, within %g s", self._timeout)
+        cut = await self._cluster.stop(self._timeout)
+        hook.cancel()
+        await asyncio.wait({hook})
+        for name in cut:
+            log.warning("%s could not finish what it had begun", name)
+        log.info("stopped")
+        return EXIT_CUT if cut else EXIT_OK
+
+    async def _run_on_start(self) -> None:
+        if self._on_start is None:
+            return
+        try:
+            await self._on_start(self._cluster)
+        except Exception:
+            log.exception("on_start raised; the cluster goes on without it")
+
+    # ---- signals
+
+    def _handle_signals(self) -> None:
+        """Handle every signal that could end us by default and leave the workers behind."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._on_term,
+            signal.SIGINT: self._on_int,
+            signal.SIGQUIT: self._on_quit,
+        }
+        for number in _handled_signals():
+            known = handlers.get(signal.Signals(number)) if number < signal.SIGRTMIN else None
+            loop.add_signal_handler(number, known or partial(_ignore, number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _handled_signals())
+
+    def _on_term(self) -> None:
+        self._stop.set()
+
+    def _on_int(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._stop.is_set():
+            self._interrupted_at = now
+            self._stop.set()
+        elif now - self._interrupted_at > _SAME_INT:
+            log.warning("second INT: killing every worker")
+            self._cluster.kill()
+
+    def _on_quit(self) -> None:
+        if self._stop.is_set():
+            self._cluster.kill()
+        self._timeout = 0.0
+        self._stop.set()
+
+
+def _handled_signals() -> set[int]:
+    uncatchable = {signal.SIGKILL, signal.SIGSTOP}
+    return {int(number) for number in signal.valid_signals() - uncatchable - _FAULTS - _LEFT_ALONE}
+
+
+def _ignore(number: int) -> None:
+    log.warning("got %s (signal %d), which changes nothing", signal.strsignal(number), number)
+
+
+def _check_place() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("aiocluster.run must be called in the main thread: it handles signals")
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigError(
+        "aiocluster.run was called inside a running event loop; there, use"
+        " `async with aiocluster.Cluster(...)`"
+    )
+
+
+def _check_app(app: object) -> None:
+    if isinstance(app, str):
+        check_target(app)
+    elif not isinstance(app, web.Application) and not callable(app):
+        raise ConfigError(
+            f"the app: {app!r:.80} is a {type(app).__name__}; expected an aiohttp.web.Application,"
+            " a factory of one, or an import string 'pkg.module:name'"
+        )
+
+
+def _boot_failed(error: BootError | ConfigError) -> int:
+    if isinstance(error, BootError) and error.traceback:
+        log.error("%s", error.traceback.rstrip())
+    log.error("could not start: %s", error)
+    return EXIT_BOOT_FAILED
+
+
+def _say_where(cluster: Cluster) -> None:
+    urls = " and ".join(Address(host, port).url() for host, port in cluster.addresses)
+    count = len(cluster.workers)
+    click.echo(
+        f"aiocluster: serving on {urls} with {count} worker{'s' if count != 1 else ''}"
+        f" (pid {os.getpid()}); stop with Ctrl-C or `kill {os.getpid()}`"
+    )
+
+
+def _set_up_logging(settings: Settings) -> None:
+    """Log to standard error, unless the program has set up its own logging."""
+    logging.getLogger("aiocluster").setLevel(settings.log_level.upper())
+    if settings.access_log:
+        logging.getLogger("aiohttp.access").setLevel(logging.INFO)
+    if logging.getLogger().hasHandlers():
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s"))
+    for name in ("aiocluster", "aiohttp"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False

@@ -1,0 +1,8 @@
+"""The processes that serve. A worker owns its connections and knows nothing of the others.
+
+bootstrap.py   from the fork to a running loop, and from there to an exit code
+runtime.py     the worker's life: start the app, take connections, report, drain
+context.py     the worker, as the user's code sees it
+vitals.py      the loop's heartbeat and lag
+services/      what a worker runs: an aiohttp app
+"""

@@ -1,0 +1,115 @@
+"""From the fork to a running loop, and from there to an exit code."""
+
+import asyncio
+import atexit
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvloop
+
+from aiocluster.config.settings import Settings
+from aiocluster.ipc.messages import Fork
+from aiocluster.ipc.scoreboard import open_row
+from aiocluster.worker.context import WorkerContext, enter
+from aiocluster.worker.runtime import Runtime
+
+log = logging.getLogger("aiocluster.worker")
+
+# Seconds that a worker told to TERM may leave the signal unread before it dies of it.
+_TERM_GRACE = 1.0
+
+
+def run_worker(
+    fork: Fork,
+    sockets: tuple[socket.socket, socket.socket],
+    scoreboard_fd: int,
+    load: Callable[[], object],
+    settings: Settings,
+) -> int:
+    """Run the worker `fork` asks for until it is drained; return its exit code.
+
+    `sockets` are its handoff and its channel. `load()` returns the app or its factory; what
+    it raises is why the worker cannot boot.
+    """
+    os.environ.update(fork.env)
+    random.seed()
+    row = open_row(scoreboard_fd, fork.row)
+    os.close(scoreboard_fd)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_main(fork, sockets, row, load, settings))
+    except SystemExit as exit_:
+        code = _exit_code(exit_)
+    except BaseException:
+        log.exception("worker %d crashed", fork.worker_id)
+        code = 1
+    _run_exit_hooks()
+    return code
+
+
+async def _main(
+    fork: Fork,
+    sockets: tuple[socket.socket, socket.socket],
+    row: memoryview,
+    load: Callable[[], object],
+    settings: Settings,
+) -> int:
+    runtime = Runtime(settings, fork.families, row)
+    context = WorkerContext(fork.worker_id, fork.slot, fork.role, fork.generation, runtime.mail)
+    enter("worker", context)
+    signal.signal(signal.SIGTERM, _TermHandler(runtime))
+    handoff, channel = sockets
+    return await runtime.run(load, handoff, channel)
+
+
+class _TermHandler:
+    """TERM asks for a drain; a worker whose loop does not even hear it dies of it.
+
+    A handler of the loop alone would make a blocked worker immune to TERM.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._loop = asyncio.get_running_loop()
+        self._unheard: threading.Timer | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._unheard is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._unheard = threading.Timer(_TERM_GRACE, os.kill, (os.getpid(), number))
+        self._unheard.daemon = True
+        self._unheard.start()
+        self._loop.call_soon_threadsafe(self._hear)
+
+    def _hear(self) -> None:
+        if self._unheard is not None:
+            self._unheard.cancel()
+            self._unheard = None
+        if not self._runtime.is_draining:
+            self._runtime.ask_to_drain("drain")
+
+
+def _exit_code(exit_: SystemExit) -> int:
+    """Return the code that `sys.exit` would have ended the interpreter with."""
+    if exit_.code is None or isinstance(exit_.code, int):
+        return exit_.code or 0
+    log.error("%s", exit_.code)
+    return 1
+
+
+def _run_exit_hooks() -> None:
+    """What the interpreter does at its end; a forked child has to do it by itself."""
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()

@@ -1,0 +1,94 @@
+"""The worker, as the user's code sees it."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal, Protocol
+
+from aiocluster.metrics.snapshot import Snapshot
+
+
+class Link(Protocol):
+    """The part of the worker's runtime that the user's code reaches through the context."""
+
+    async def send(self, payload: Any) -> None: ...
+    def messages(self) -> AsyncIterator[Any]: ...
+    def snapshots(self, interval: float) -> AsyncIterator[Snapshot]: ...
+    def ask_to_drain(self, reason: str) -> None: ...
+
+
+class WorkerContext:
+    """This worker: who it is, and its line to the primary. See `current_worker`."""
+
+    def __init__(self, worker_id: int, slot: int, role: str, generation: int, link: Link) -> None:
+        self.id = worker_id
+        self.slot = slot
+        self.role = role
+        self.generation = generation
+        self._link = link
+
+    def __repr__(self) -> str:
+        return f"<WorkerContext id={self.id} slot={self.slot} role={self.role!r}>"
+
+    async def send(self, message: Any) -> None:
+        """Send `message` to the primary, where it becomes a WorkerMessage event.
+
+        None, bool, int, float, str, bytes, list, tuple, dict and datetime with a time zone,
+        nested as you like; a tuple arrives as a list. Waits while the channel is full.
+        Raises MessageError, naming the part that cannot be sent; ChannelClosed when the
+        primary is gone.
+        """
+        await self._link.send(message)
+
+    def messages(self) -> AsyncIterator[Any]:
+        """Iterate over what the primary sends; ends when the worker is disconnected.
+
+        What came before the first reader is kept. While too much is unread the primary's
+        `send` waits. Of several readers each message reaches one.
+        """
+        return self._link.messages()
+
+    def subscribe(self, interval: float = 1.0) -> AsyncIterator[Snapshot]:
+        """Iterate over snapshots of the whole cluster's metrics, one every `interval` seconds.
+
+        A reader that is too slow gets the newest, and in `missed` how many it did not see.
+        """
+        return self._link.snapshots(interval)
+
+    def drain(self) -> None:
+        """Ask to finish: no new connections, running requests end, then the process exits.
+
+        Returns at once. Idempotent. With `restart="always"` a successor takes the slot.
+        """
+        self._link.ask_to_drain("drain")
+
+
+class _Process:
+    """Which kind of process this is; set once, right after the fork."""
+
+    kind: Literal["primary", "zygote", "worker"] = "primary"
+    worker: WorkerContext | None = None
+
+
+def enter(kind: Literal["zygote", "worker"], worker: WorkerContext | None = None) -> None:
+    """This process is a zygote or a worker from now on."""
+    _Process.kind = kind
+    _Process.worker = worker
+
+
+def current_worker() -> WorkerContext | None:
+    """Return this process's worker; None anywhere else, as in the primary."""
+    return _Process.worker
+
+
+def is_primary() -> bool:
+    """True in the process that called `run` or made the Cluster (and before it did)."""
+    return _Process.kind == "primary"
+
+
+def is_worker() -> bool:
+    """True in a worker, from before the app's factory is called."""
+    return _Process.kind == "worker"
+
+
+def in_zygote() -> bool:
+    """True while the app's module is being imported for the workers to come."""
+    return _Process.kind == "zygote"

@@ -1,0 +1,244 @@
+"""A worker's life: start the app, take connections, report, drain.
+
+It ends when the primary says Drain, when the primary is gone, or when its own code or a
+signal asks for it; then it finishes what it has, tells what it could not finish, and exits.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import socket
+from collections.abc import Callable
+
+from aiocluster.config.settings import Settings
+from aiocluster.errors import ProtocolError
+from aiocluster.ipc.channel import Channel, open_channel
+from aiocluster.ipc.failures import describe
+from aiocluster.ipc.handoff import TruncatedBatch, take, take_all
+from aiocluster.ipc.messages import (
+    BootFailed,
+    Drain,
+    Drained,
+    Message,
+    Online,
+    Ready,
+    ReportMetrics,
+    SnapshotFor,
+    ToWorker,
+    UserMessage,
+)
+from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, REQUESTS_BEGUN
+from aiocluster.metrics.process import ProcessFigures
+from aiocluster.metrics.snapshot import Report
+from aiocluster.worker.mail import Mail
+from aiocluster.worker.services.aiohttp import AiohttpService
+from aiocluster.worker.vitals import Vitals
+
+log = logging.getLogger("aiocluster.worker")
+
+EXIT_OK = 0
+EXIT_CUT = 1  # something had to be given up
+EXIT_BOOT_FAILED = 3
+
+# Seconds between two looks at whether max_requests is reached.
+_LIMIT_INTERVAL = 0.05
+
+# Seconds to get the last messages out to a primary that may not be reading.
+_LEAVE_TIMEOUT = 1.0
+
+# Objects allocated before the collector looks at the young ones. Python's 700 means a look
+# every ten requests or so, nearly all in vain: what a request makes dies by its count.
+_GC_THRESHOLD = 10_000
+
+
+class Runtime:
+    """Everything a worker does, in its loop."""
+
+    def __init__(self, settings: Settings, families: list[int], row: memoryview) -> None:
+        self._settings = settings
+        self._families = families
+        self._row = row
+        self._loop = asyncio.get_running_loop()
+        self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
+        self._vitals = Vitals(row)
+        self._figures = ProcessFigures()
+        self._service: AiohttpService | None = None
+        self._handoff: socket.socket | None = None
+        self._drain: Drain | None = None
+        self._drain_ordered = asyncio.Event()
+        self._disconnected = asyncio.Event()
+        self._request_limit = settings.max_requests and settings.max_requests + random.randint(
+            0, settings.max_requests_jitter
+        )
+        self.mail = Mail(self._channel)
+
+    async def run(
+        self, load: Callable[[], object], handoff: socket.socket, channel: socket.socket
+    ) -> int:
+        """Serve the app that `load` returns until drained; return the exit code."""
+        await open_channel(channel, self._channel)
+        self._channel.post(Online())
+        self._vitals.start()
+        if not await self._boot(load):
+            return await self._leave(EXIT_BOOT_FAILED)
+        self._begin_to_take(handoff)
+        self._report()
+        self._watch_request_limit()
+        self._channel.post(Ready())
+        await self._drain_ordered.wait()
+        return await self._leave(await self._finish())
+
+    def ask_to_drain(self, reason: str) -> None:
+        """Somebody other than the primary wants this worker to finish."""
+        if self._channel.closed:
+            self._on_drain(Drain(self._settings.graceful_timeout, at_once=True))
+        else:
+            self.mail.ask_to_drain(reason)
+
+    @property
+    def is_draining(self) -> bool:
+        """True once a Drain was read."""
+        return self._drain is not None
+
+    async def _boot(self, load: Callable[[], object]) -> bool:
+        """Start the app, unless told to stop before it has started."""
+        service = AiohttpService(load, self._settings, self._row)
+        starting = asyncio.ensure_future(service.start())
+        stopped = asyncio.ensure_future(self._drain_ordered.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        if starting.cancelled():
+            return True
+        if (error := starting.exception()) is not None:
+            self._channel.post(BootFailed(*describe(error)))
+            return False
+        self._service = service
+        self._settle_memory()
+        return True
+
+    def _settle_memory(self) -> None:
+        """What the app made at start-up stays: the collector need not look at it again."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD, 10, 10)
+
+    # ---- connections
+
+    def _begin_to_take(self, handoff: socket.socket) -> None:
+        handoff.setblocking(False)
+        self._handoff = handoff
+        if not self.is_draining:
+            self._loop.add_reader(handoff.fileno(), self._take)
+
+    def _take(self) -> None:
+        assert self._handoff is not None
+        try:
+            batch = take(self._handoff)
+        except BlockingIOError:
+            return
+        except TruncatedBatch as truncated:
+            log.error("%s: raise the limit of open files (ulimit -n)", truncated.strerror)
+            batch = truncated.arrived
+            self._row[CONNECTIONS_TAKEN] += truncated.lost
+        if batch is None:
+            self._loop.remove_reader(self._handoff.fileno())
+        else:
+            self._adopt(batch)
+
+    def _adopt(self, batch: list[tuple[int, int]]) -> None:
+        self._row[CONNECTIONS_TAKEN] += len(batch)
+        assert self._service is not None
+        for fd, listener in batch:
+            # Naming family and type spares the three system calls that would ask for them.
+            sock = socket.socket(self._families[listener], socket.SOCK_STREAM, 0, fileno=fd)
+            self._service.adopt(sock)
+
+    # ---- the primary
+
+    def _on_message(self, message: Message, size: int) -> None:
+        match message:
+            case UserMessage(payload=payload):
+                self.mail.put_message(payload, size)
+            case SnapshotFor():
+                self.mail.put_snapshot(message)
+            case Drain():
+                self._on_drain(message)
+            case _:
+                raise ProtocolError(f"the primary may not send {message!r}")
+
+    def _on_channel_closed(self, error: ProtocolError | None) -> None:
+        self._disconnected.set()
+        self.mail.close()
+        if self.is_draining:
+            return
+        if error is not None:
+            log.error("the primary sent nonsense: %s; finishing", error)
+        else:
+            log.warning("the primary is gone; finishing what is open")
+        self._on_drain(Drain(self._settings.graceful_timeout, at_once=True))
+
+    # ---- metrics
+
+    def _report(self) -> None:
+        """Send what was measured, unless the primary does not read: then it is kept."""
+        self._loop.call_later(self._settings.metrics_interval, self._report)
+        if self._channel.congested or self._channel.closed or self._service is None:
+            return
+        cpu_percent, rss_bytes, pss_bytes = self._figures.take()
+        lag_mean, lag_max = self._vitals.lag.take()
+        self._channel.post(
+            ReportMetrics(
+                Report(
+                    latency=self._service.server.latency.take(),
+                    lag_mean=lag_mean,
+                    lag_max=lag_max,
+                    cpu_percent=cpu_percent,
+                    rss_bytes=rss_bytes,
+                    pss_bytes=pss_bytes,
+                )
+            )
+        )
+
+    def _watch_request_limit(self) -> None:
+        if not self._request_limit:
+            return
+        if self._row[REQUESTS_BEGUN] >= self._request_limit:
+            self.ask_to_drain("max_requests")
+        else:
+            self._loop.call_later(_LIMIT_INTERVAL, self._watch_request_limit)
+
+    # ---- the end
+
+    def _on_drain(self, drain: Drain) -> None:
+        self._drain = drain
+        self._drain_ordered.set()
+        if self._service is not None:
+            self._service.hurry(drain.timeout, at_once=drain.at_once)
+
+    async def _finish(self) -> int:
+        """Take what the primary had already given, finish everything, shut the app down."""
+        if self._service is None or self._handoff is None or self._drain is None:
+            return EXIT_OK
+        self._loop.remove_reader(self._handoff.fileno())
+        self._adopt(take_all(self._handoff))
+        self._service.hurry(self._drain.timeout, at_once=self._drain.at_once)
+        await self._service.drain()
+        self._report()
+        cut = self._service.cut
+        self._channel.post(Drained(cut))
+        return EXIT_CUT if cut else EXIT_OK
+
+    async def _leave(self, code: int) -> int:
+        """Close the channel after all that was sent has been read, or nobody reads it."""
+        self._vitals.stop()
+        self.mail.close()
+        self._channel.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_TIMEOUT):
+                await self._disconnected.wait()
+        return code

@@ -1,0 +1,186 @@
+"""Serves an aiohttp app: finds out what the user gave, starts it, drains it."""
+
+import asyncio
+import inspect
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from aiocluster.config.settings import Settings
+from aiocluster.errors import ConfigError
+from aiocluster.worker.services.metering import MeteredServer
+
+log = logging.getLogger("aiocluster.worker")
+
+# When a drain is not in a hurry, this share of its time goes by before connections that
+# still have not ended are closed; the rest is for the app's own shutdown.
+_PATIENT_SHARE = 0.9
+
+# What a cancelled handler gets to clean up after itself, seconds.
+_CANCEL_GRACE = 0.5
+
+
+class AiohttpService:
+    """An aiohttp app on connections that the primary accepted."""
+
+    def __init__(self, load: Callable[[], object], settings: Settings, row: memoryview) -> None:
+        self._load = load
+        self._settings = settings
+        self._row = row
+        self._loop = asyncio.get_running_loop()
+        self._app: web.Application | None = None
+        self._server: MeteredServer | None = None
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._deadline = float("inf")
+        self._patient_until = 0.0
+        self._hurried = asyncio.Event()
+        self.cut: list[str] = []
+
+    @property
+    def server(self) -> MeteredServer:
+        """The running server; only after `start`."""
+        assert self._server is not None
+        return self._server
+
+    async def start(self) -> None:
+        """Call the factory, run the app's start-up hooks."""
+        app = await application_from(self._load())
+        self._app = app
+        runner = _Runner(app, self._row, **_runner_options(self._settings))
+        try:
+            await runner.setup()
+        except BaseException:
+            # What did start must be stopped, as run_app does.
+            await self._run_hook("on_cleanup", app.cleanup)
+            raise
+        assert isinstance(runner.server, MeteredServer)
+        self._server = runner.server
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve this connection."""
+        task = self._loop.create_task(self._adopt(sock))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _adopt(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self.server, sock)
+        except BaseException as error:
+            # The loop closes it only once it has a transport.
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+
+    def hurry(self, timeout: float, *, at_once: bool) -> None:
+        """See Service.hurry."""
+        now = self._loop.time()
+        self._deadline = min(self._deadline, now + timeout)
+        self._patient_until = now if at_once else now + timeout * _PATIENT_SHARE
+        self._hurried.set()
+
+    async def drain(self) -> None:
+        """Let connections end, close the idle ones, run the hooks, cut what is left."""
+        assert self._app is not None
+        server = self.server
+        server.last_response = True
+        if self._adopting:
+            await asyncio.wait(self._adopting)
+        await self._be_patient()
+        # A request that has already arrived is begun before idle connections are closed.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        server.pre_shutdown()
+        await self._until_deadline("on_shutdown", self._app.shutdown)
+        await self._until_deadline("the connections", server.wait_empty)
+        self.cut += server.unfinished()
+        await server.shutdown(_CANCEL_GRACE if self.cut else 0.01)
+        await self._run_hook("on_cleanup", self._app.cleanup)
+
+    async def _be_patient(self) -> None:
+        """Wait for connections to end by themselves, unless or until we are hurried."""
+        while (left := self._patient_until - self._loop.time()) > 0:
+            self._hurried.clear()
+            empty = asyncio.ensure_future(self.server.wait_empty())
+            hurried = asyncio.ensure_future(self._hurried.wait())
+            await asyncio.wait({empty, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            empty.cancel()
+            if not self.server.connections:
+                return
+
+    async def _until_deadline(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        """Run a step of the drain, at most until the deadline, which may yet come nearer."""
+        task = asyncio.ensure_future(self._run_hook(what, step))
+        while not task.done() and (left := self._deadline - self._loop.time()) > 0:
+            self._hurried.clear()
+            hurried = asyncio.ensure_future(self._hurried.wait())
+            await asyncio.wait(
+                {task, hurried},
+                timeout=left if left < 1e9 else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            hurried.cancel()
+        if not task.done():
+            task.cancel()
+            if what.startswith("on_"):
+                self.cut.append(f"the {what} hooks")
+
+    async def _run_hook(self, what: str, hook: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await hook()
+        except Exception:
+            log.exception("%s raised", what)
+
+
+class _Runner(web.AppRunner):
+    """aiohttp's runner, with our server in the place of its own."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, app: web.Application, row: memoryview, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._row = row
+
+    async def _make_server(self) -> web.Server:
+        return MeteredServer(await super()._make_server(), self._row)
+
+
+async def application_from(given: object) -> web.Application:
+    """Return the Application: `given` itself, or what it returns when called or awaited."""
+    made = given
+    if not isinstance(made, web.Application) and callable(made):
+        made = made()
+    if inspect.isawaitable(made):
+        made = await made
+    if not isinstance(made, web.Application):
+        raise ConfigError(_no_app(given, made))
+    return made
+
+
+def _no_app(given: object, made: object) -> str:
+    name = getattr(given, "__qualname__", None) or repr(given)
+    if made is given:
+        found = f"{name:.80} is a {type(made).__name__}"
+    else:
+        found = f"{name:.80}() returned {made!r:.80}, a {type(made).__name__}"
+    return f"the app: {found}; expected an aiohttp.web.Application or a factory of one"
+
+
+def _runner_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "handle_signals": False,
+        "access_log": logging.getLogger("aiohttp.access") if settings.access_log else None,
+        "access_log_format": settings.access_log_format,
+        "keepalive_timeout": settings.keepalive_timeout,
+        "tcp_keepalive": settings.tcp_keepalive,
+        "handler_cancellation": settings.handler_cancellation,
+        "lingering_time": settings.lingering_time,
+        "max_line_size": settings.max_line_size,
+        "max_field_size": settings.max_field_size,
+        "max_headers": settings.max_headers,
+        "read_bufsize": settings.read_bufsize,
+        "auto_decompress": settings.auto_decompress,
+    }

@@ -1,0 +1,32 @@
+"""What the runtime asks of a service."""
+
+import socket
+from typing import Protocol
+
+
+class Service(Protocol):
+    """Serves connections with the user's app."""
+
+    async def start(self) -> None:
+        """Start the app; what it raises is why the worker cannot boot."""
+        ...
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve this connection, and own it, whatever happens."""
+        ...
+
+    async def drain(self) -> None:
+        """Finish what is open and shut the app down; its hooks run once."""
+        ...
+
+    def hurry(self, timeout: float, *, at_once: bool) -> None:
+        """End `drain` within `timeout` seconds from now; may be called again, before it too.
+
+        `at_once` closes what is idle now. What is unfinished then is cut.
+        """
+        ...
+
+    @property
+    def cut(self) -> list[str]:
+        """What had to be cut, one name each, once `drain` is over."""
+        ...

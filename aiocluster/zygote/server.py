@@ -1,0 +1,202 @@
+"""Forks workers on request, waits on them, and outlives the primary just long enough.
+
+When the primary is gone its workers drain by themselves. The zygote gives them
+`grace` seconds, then kills what is left, so that a blocked worker cannot outlive the
+cluster. That holds also for workers that an earlier zygote forked (see Watch).
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+
+from aiocluster.errors import ChannelClosed, ProtocolError
+from aiocluster.ipc.messages import Exited, Fork, Forked, ForkFailed, FromZygote, ToZygote, Watch
+from aiocluster.ipc.packets import receive_packet, send_packet
+
+# What else could stop waiting for the primary's death: the zygote lives until its socket
+# says the primary is gone, whatever signal a terminal or a service manager sends to all.
+_IGNORED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a new worker is to be, and the descriptors it owns."""
+
+    fork: Fork
+    handoff: socket.socket
+    channel: socket.socket
+    scoreboard_fd: int
+
+
+class ZygoteServer:
+    """The zygote's side of its socket."""
+
+    def __init__(self, sock: socket.socket, grace: float) -> None:
+        self._sock = sock
+        self._grace = grace
+        self._workers: dict[int, int] = {}  # pid to worker id
+        self._watched: dict[int, int] = {}  # worker id to pidfd
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._primary_alive = True
+
+    def serve(self) -> Order | None:
+        """Serve until the primary is gone, and return None; in each new worker, its order."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while self._primary_alive:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._wake_read in ready:
+                self._drain_wake_ups()
+            self._reap()
+            if self._sock.fileno() in ready and (order := self._obey()) is not None:
+                return order
+        self._outlive()
+        return None
+
+    def _obey(self) -> Order | None:
+        """Read one command. In a worker it just forked, return the worker's order."""
+        received = receive_packet(self._sock, ToZygote)
+        if received is None:
+            self._primary_alive = False
+            return None
+        match received:
+            case Fork() as fork, [handoff, channel, scoreboard_fd]:
+                return self._fork(
+                    Order(
+                        fork,
+                        socket.socket(fileno=handoff),
+                        socket.socket(fileno=channel),
+                        scoreboard_fd,
+                    )
+                )
+            case Watch(worker_id=worker_id), [pidfd]:
+                self._watched[worker_id] = pidfd
+                return None
+            case message, fds:
+                raise ProtocolError(f"the primary may not send {message!r} with {len(fds)} fds")
+
+    def _fork(self, order: Order) -> Order | None:
+        # What is still buffered would be written by parent and child.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._send(ForkFailed(order.fork.worker_id, str(error)))
+            _close(order)
+            return None
+        if pid == 0:
+            self._become_worker()
+            return order
+        _close(order)
+        self._workers[pid] = order.fork.worker_id
+        # Nobody reaps but we, so the pid still means this worker.
+        pidfd = os.pidfd_open(pid)
+        self._send(Forked(order.fork.worker_id, pid), pidfd)
+        os.close(pidfd)
+        return None
+
+    def _become_worker(self) -> None:
+        signal.set_wakeup_fd(-1)
+        # The others stay ignored: they reach every process of a terminal, and the primary
+        # decides what they mean.
+        for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        for fd in (self._wake_read, self._wake_write, *self._watched.values()):
+            os.close(fd)
+        self._sock.close()
+        gc.enable()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            # Anything else is an orphan that the user's module left here: reaped, forgotten.
+            if (worker_id := self._workers.pop(pid, None)) is not None:
+                self._send(Exited(worker_id, status))
+
+    def _send(self, message: FromZygote, *fds: int) -> None:
+        try:
+            send_packet(self._sock, message, fds)
+        except ChannelClosed:
+            self._primary_alive = False
+
+    def _outlive(self) -> None:
+        """Wait for the workers to finish, then kill them; every wait here has an end."""
+        self._wait_for_workers(self._grace)
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+        for pidfd in self._watched.values():
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        # After SIGKILL only the kernel can take its time.
+        self._wait_for_workers(5.0)
+
+    def _wait_for_workers(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        watched = set(self._watched.values())
+        for pidfd in watched:
+            poll.register(pidfd, select.POLLIN)
+        while (self._workers or watched) and (left := deadline - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                if fd in watched:
+                    poll.unregister(fd)
+                    watched.discard(fd)
+            self._drain_wake_ups()
+            self._reap()
+
+    def _drain_wake_ups(self) -> None:
+        try:
+            while os.read(self._wake_read, 512):
+                pass
+        except BlockingIOError:
+            return
+
+
+def freeze() -> None:
+    """Put all that the import made out of the collector's sight.
+
+    Otherwise its first run in each worker would write to, and so copy, every shared page.
+    The zygote itself makes no garbage worth collecting; workers switch it on again.
+    """
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+
+
+def take_signals() -> None:
+    """Leave all signals to the primary from now on, also while the app is imported."""
+    # A handler, not SIG_IGN: that would be inherited by every program a worker starts.
+    for number in _IGNORED:
+        signal.signal(number, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+
+
+def _close(order: Order) -> None:
+    order.handoff.close()
+    order.channel.close()
+    os.close(order.scoreboard_fd)

@@ -1,0 +1,217 @@
+import contextlib
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp.web_log import AccessLogger
+from aiohttp.web_protocol import RequestHandler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiocluster.config.settings import (
+    Address,
+    Settings,
+    setting_help,
+    settings_from,
+    too_many_workers_warning,
+    value_from_text,
+    worker_count,
+)
+from aiocluster.errors import ConfigError
+
+HELP = {setting.name: setting for setting in setting_help()}
+NAMES = Settings.__struct_fields__
+
+NUMBERS = [name for name in NAMES if "number" in HELP[name].allowed]
+WHOLE_NUMBERS = [name for name in NAMES if "whole number" in HELP[name].allowed]
+
+# None of these is a value of any setting, whatever its type.
+NEVER_RIGHT: list[Any] = [None, -1, -0.5, math.nan, math.inf, -math.inf, b"x", {}, []]
+
+WRONG: list[tuple[str, Any]] = [
+    *((name, value) for name in NAMES for value in NEVER_RIGHT),
+    *((name, value) for name in NUMBERS for value in (True, False, "1", "often", 10**400)),
+    *((name, value) for name in WHOLE_NUMBERS for value in (1.0, 1.5, 2**31)),
+    *((name, value) for name in NAMES if HELP[name].is_switch for value in (0, 1, "true", "")),
+    ("workers", 0),
+    ("workers", "many"),
+    ("bind", "localhost"),
+    ("policy", "random"),
+    ("restart", "on-failure"),
+    ("preload", 1),
+    ("preload", "yes"),
+    ("backlog", 0),
+    ("boot_timeout", 0),
+    ("behind_after", 0.0),
+    ("failure_half_life", 0),
+    ("metrics_interval", 0.049),
+    ("max_headers", 0),
+    ("access_log_format", 5),
+    ("log_level", "INFO"),
+]
+
+
+def test_without_values_every_setting_has_its_default() -> None:
+    """Nothing has to be set."""
+    assert settings_from({}) == Settings()
+    assert settings_from({}).bind == (Address("127.0.0.1", 8000),)
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_value_names_the_setting_the_value_and_what_is_allowed(
+    name: str, value: Any
+) -> None:
+    """Whoever reads the error needs no manual to put it right."""
+    with pytest.raises(ConfigError) as caught:
+        settings_from({name: value})
+    text = str(caught.value)
+    assert text.startswith(f"{name}: ")
+    assert repr(value) in text
+    assert HELP[name].allowed in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("workers", 1),
+        ("workers", "io"),
+        ("preload", False),
+        ("restart", "on_failure"),
+        ("graceful_timeout", 0),
+        ("max_failures", 2.5),
+        ("max_requests", 0),
+        ("metrics_interval", 0.05),
+        ("keepalive_timeout", 0),
+        ("access_log", True),
+        ("access_log_format", ""),
+    ],
+)
+def test_a_right_value_is_kept(name: str, value: Any) -> None:
+    """The bounds themselves are allowed, and a whole number where a fraction could be."""
+    assert getattr(settings_from({name: value}), name) == value
+
+
+@pytest.mark.parametrize("value", [":80", [":80"], (":80",)])
+def test_bind_takes_one_address_or_several(value: Any) -> None:
+    """One address needs no list around it."""
+    assert settings_from({"bind": value}).bind == (Address("", 80),)
+
+
+def test_a_settings_record_cannot_change() -> None:
+    """What was checked stays as it was checked."""
+    with pytest.raises(AttributeError):
+        settings_from({}).workers = 0  # type: ignore[misc]
+
+
+def test_a_misspelt_name_is_an_error_that_knows_the_right_one() -> None:
+    """A typing mistake is told, never ignored."""
+    with pytest.raises(ConfigError, match=r"'worker'; did you mean 'workers'\?"):
+        settings_from({"worker": 4})
+
+
+def test_all_unknown_names_are_listed_at_once() -> None:
+    """Two mistakes take one attempt to find; without a near name there is no guess."""
+    with pytest.raises(ConfigError, match=r"^unknown settings: 'qqq', '7'$"):
+        settings_from({"qqq": 1, "workers": 2, 7: 3})  # type: ignore[dict-item]
+
+
+@given(st.sampled_from(NAMES), st.text() | st.integers() | st.floats() | st.booleans())
+def test_any_value_is_taken_or_a_config_error(name: str, value: Any) -> None:
+    """No value makes the check fail in another way, and what is taken is the setting."""
+    with contextlib.suppress(ConfigError):
+        settings = settings_from({name: value})
+        assert name == "bind" or getattr(settings, name) == value
+
+
+@given(st.sampled_from(NAMES), st.text() | st.integers().map(str) | st.floats().map(str))
+def test_what_is_read_from_text_is_a_right_value(name: str, text: str) -> None:
+    """What could be read needs no second look."""
+    try:
+        value = value_from_text(name, text)
+    except ConfigError:
+        return
+    settings_from({name: value})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "access_log_format"])
+def test_a_wrong_text_is_told_as_a_wrong_value_is(name: str) -> None:
+    """The error is the same, wherever the value came from."""
+    with pytest.raises(ConfigError) as caught:
+        value_from_text(name, "-1x")
+    assert str(caught.value) == f"{name}: '-1x' is not allowed; give {HELP[name].allowed}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("workers", "4", 4),
+        ("workers", "cpu", "cpu"),
+        ("bind", "[::1]:80", "[::1]:80"),
+        ("preload", "true", True),
+        ("preload", "false", False),
+        ("preload", "auto", "auto"),
+        ("graceful_timeout", "2.5", 2.5),
+        ("access_log_format", "5", "5"),
+    ],
+)
+def test_text_becomes_a_value_of_the_settings_type(name: str, text: str, value: Any) -> None:
+    """A command line has only text, and need not know which type a setting is of."""
+    assert value_from_text(name, text) == value
+
+
+def test_text_for_an_unknown_setting_is_refused() -> None:
+    """As with values, an unknown name is never ignored."""
+    with pytest.raises(ConfigError, match="did you mean 'backlog'"):
+        value_from_text("back_log", "5")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_explained_in_one_line(name: str) -> None:
+    """Help is there, is one sentence, and the default it shows is a right value."""
+    setting = HELP[name]
+    assert setting.help.endswith(".")
+    assert "\n" not in setting.help
+    assert "None" not in setting.allowed
+    assert settings_from({name: value_from_text(name, setting.default)}) == Settings()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in NAMES
+        if name.endswith(("_timeout", "_interval", "_time", "_life", "_delay"))
+    ],
+)
+def test_every_time_names_its_unit(name: str) -> None:
+    """Nobody has to guess whether a time is in seconds."""
+    assert "Seconds" in HELP[name].help
+
+
+def test_aiohttps_own_settings_have_aiohttps_own_defaults() -> None:
+    """An app that moves here from aiohttp alone behaves as before."""
+    defaults = RequestHandler.__init__.__kwdefaults__ or {}
+    shared = {name for name in NAMES if name in defaults} - {
+        "keepalive_timeout",  # run_app's, 75 s, is the one apps are used to
+        "access_log",  # a logger there, a switch here
+    }
+    ours = msgspec.structs.asdict(Settings())
+    assert len(shared) >= 7
+    assert {name: ours[name] for name in shared} == {name: defaults[name] for name in shared}
+    assert ours["access_log_format"] == AccessLogger.LOG_FORMAT
+
+
+@pytest.mark.parametrize(("workers", "count"), [("auto", 6), ("cpu", 6), ("io", 12), (4, 4)])
+def test_workers_may_follow_the_cpus(workers: Any, count: int) -> None:
+    """auto and cpu mean one worker for each CPU, io two, a number itself."""
+    assert worker_count(workers, cpus=6) == count
+
+
+def test_too_many_workers_are_warned_about_with_what_they_cost() -> None:
+    """Beyond four for each CPU the warning says why that is not faster."""
+    assert too_many_workers_warning(8, cpus=2) is None
+    warning = too_many_workers_warning(9, cpus=2)
+    assert warning is not None
+    for word in ("9 workers", "2 CPUs", "memory", "context switches", "p99"):
+        assert word in warning

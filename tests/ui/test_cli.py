@@ -1,0 +1,230 @@
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from aiocluster.config.settings import SettingHelp, Settings, setting_help
+from aiocluster.errors import ConfigError
+from aiocluster.ui.cli import main, run
+
+SWITCHES = [setting.name for setting in setting_help() if setting.is_switch]
+VALUED = [setting.name for setting in setting_help() if not setting.is_switch]
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+class FakeProgram(ModuleType):
+    """Stands for what serves: remembers what it was asked, and gives an exit code."""
+
+    def __init__(self) -> None:
+        super().__init__("aiocluster.program")
+        self.calls: list[tuple[object, Mapping[str, Any]]] = []
+        self.path: list[str] = []
+        self.exit_code = 0
+        self.error: Exception | None = None
+
+    def main_run(self, app: object, *, settings: Mapping[str, Any]) -> int:
+        self.calls.append((app, settings))
+        self.path = list(sys.path)
+        if self.error is not None:
+            raise self.error
+        return self.exit_code
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> FakeProgram:
+    fake = FakeProgram()
+    monkeypatch.setitem(sys.modules, "aiocluster.program", fake)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return fake
+
+
+def invoke(*args: str) -> Result:
+    # Wide, so that nothing is wrapped where a test looks for it.
+    return CliRunner().invoke(main, args, terminal_width=1000)
+
+
+def test_no_command_prints_the_help() -> None:
+    """Typing the bare name is a question, not a mistake."""
+    result = invoke()
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+    assert "run" in result.output
+
+
+def test_version_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--version says which aiocluster this is."""
+    monkeypatch.setattr("aiocluster.ui.cli.version", {"aiocluster": "1.2.3"}.__getitem__)
+    result = invoke("--version")
+    assert (result.exit_code, result.output) == (0, "aiocluster 1.2.3\n")
+
+
+def test_version_without_an_installation_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source tree has no version, and says so."""
+
+    def no_version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("aiocluster.ui.cli.version", no_version)
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert "not installed" in result.output
+
+
+def test_every_setting_has_an_option_of_the_same_name() -> None:
+    """What Python can set the command line can set, under the same word, and nothing else."""
+    options = {option.name: option for option in run.params if isinstance(option, click.Option)}
+    assert set(options) == set(Settings.__struct_fields__)
+    for name, option in options.items():
+        assert flag(name) in option.opts
+
+
+@pytest.mark.parametrize("setting", setting_help(), ids=lambda setting: setting.name)
+def test_help_explains_every_option(setting: SettingHelp) -> None:
+    """Meaning, default and allowed values can be read without a manual."""
+    (option,) = (option for option in run.params if option.name == setting.name)
+    names, text = option.get_help_record(click.Context(run)) or ("", "")
+    assert flag(setting.name) in names
+    assert setting.help in text
+    assert f"default: {setting.default}]" in text
+    assert setting.allowed in text or f"--no-{flag(setting.name)[2:]}" in names
+
+
+def test_help_lists_the_options() -> None:
+    """`run --help` prints what the options say of themselves."""
+    result = invoke("run", "--help")
+    assert result.exit_code == 0
+    assert "-w, --workers" in result.output
+    assert "-b, --bind" in result.output
+    assert "--access-log / --no-access-log" in result.output
+
+
+def test_help_imports_nothing_that_serves() -> None:
+    """--help answers at once: aiohttp and uvloop stay on the disk."""
+    script = (
+        "import sys; from aiocluster.ui.cli import main\n"
+        "main(['run', '--help'], standalone_mode=False)\n"
+        "sys.exit(bool({'aiohttp', 'uvloop', 'asyncio'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_the_module_runs_as_the_command() -> None:
+    """`python -m aiocluster` is the command, and says so in its usage."""
+    command = [sys.executable, "-m", "aiocluster", "run", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "python -m aiocluster run" in done.stdout
+
+
+def test_only_what_was_typed_is_passed_on(program: FakeProgram) -> None:
+    """Defaults come from one place, the settings."""
+    assert invoke("run", "shop:make_app").exit_code == 0
+    assert program.calls == [("shop:make_app", {})]
+
+
+def test_values_are_passed_on_with_their_types(program: FakeProgram) -> None:
+    """What serves gets values as Python would give them, not text."""
+    line = "run shop.web:app.inner -w 4 -b :80 -b [::1]:0 --graceful-timeout 0 --preload false"
+    invoke(*line.split(), "--access-log", "--no-tcp-keepalive")
+    expected = {
+        "workers": 4,
+        "bind": [":80", "[::1]:0"],
+        "graceful_timeout": 0.0,
+        "preload": False,
+        "access_log": True,
+        "tcp_keepalive": False,
+    }
+    assert program.calls == [("shop.web:app.inner", expected)]
+    assert program.calls[0][1]["preload"] is False
+
+
+@pytest.mark.parametrize("name", VALUED)
+def test_every_default_can_be_typed(program: FakeProgram, name: str) -> None:
+    """What --help shows as the default is a value that the option takes."""
+    default = {setting.name: setting.default for setting in setting_help()}[name]
+    assert invoke("run", "shop:app", flag(name), default).exit_code == 0
+    assert list(program.calls[0][1]) == [name]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_goes_on_and_off(program: FakeProgram, name: str) -> None:
+    """A true or false setting needs no value."""
+    invoke("run", "shop:app", flag(name))
+    invoke("run", "shop:app", f"--no-{flag(name)[2:]}")
+    assert [settings for _, settings in program.calls] == [{name: True}, {name: False}]
+
+
+@pytest.mark.parametrize("name", [name for name in VALUED if name != "access_log_format"])
+def test_a_wrong_value_is_a_usage_error_that_says_what_is_allowed(
+    program: FakeProgram, name: str
+) -> None:
+    """The error names the option and what it takes, and nothing starts."""
+    allowed = {setting.name: setting.allowed for setting in setting_help()}[name]
+    result = invoke("run", "shop:app", flag(name), "-1x")
+    assert result.exit_code == 2
+    assert flag(name) in result.output
+    assert "'-1x'" in result.output
+    assert allowed in result.output
+    assert program.calls == []
+
+
+def test_values_that_do_not_go_together_are_a_usage_error(program: FakeProgram) -> None:
+    """Each address is right by itself; both together are not."""
+    result = invoke("run", "shop:app", "-b", ":80", "-b", ":80")
+    assert result.exit_code == 2
+    assert "[':80', ':80']" in result.output
+    assert program.calls == []
+
+
+def test_an_unknown_option_is_a_usage_error_with_a_suggestion(program: FakeProgram) -> None:
+    """A misspelt option is told with the one that was meant."""
+    result = invoke("run", "shop:app", "--worker", "4")
+    assert result.exit_code == 2
+    assert "--workers" in result.output
+    assert program.calls == []
+
+
+@pytest.mark.parametrize(
+    "target", ["shop", "shop:", ":app", "shop.py", "a/b.py:app", "a:b:c", "a:b()"]
+)
+def test_a_target_of_another_form_is_a_usage_error(program: FakeProgram, target: str) -> None:
+    """The error shows the form, before anything is imported."""
+    result = invoke("run", target)
+    assert result.exit_code == 2
+    assert repr(target) in result.output
+    assert "pkg.module:name" in result.output
+    assert program.calls == []
+
+
+def test_the_exit_code_is_what_serving_gave(program: FakeProgram) -> None:
+    """A service manager sees how it ended."""
+    program.exit_code = 3
+    assert invoke("run", "shop:app").exit_code == 3
+
+
+def test_an_app_that_makes_no_sense_is_a_usage_error(program: FakeProgram) -> None:
+    """Whatever the user can put right is told without a traceback."""
+    program.error = ConfigError("shop has no app")
+    result = invoke("run", "shop:app")
+    assert result.exit_code == 2
+    assert "Error: shop has no app" in result.output
+
+
+def test_the_current_folder_is_searched_first(
+    program: FakeProgram, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A module beside which one stands is found, even before an installed one."""
+    monkeypatch.chdir(tmp_path)
+    invoke("run", "shop:app")
+    invoke("run", "shop:app")
+    assert program.path[0] == str(tmp_path)
+    assert program.path.count(str(tmp_path)) == 1
