@@ -166,6 +166,7 @@ class Cluster:
 
     async def _start(self) -> None:
         """Build and start the parts. Each says, as it starts, how it will be stopped."""
+        self._loop = asyncio.get_running_loop()
         raise_fd_limit()
         become_subreaper()
         settings, parts = self.settings, self._parts
@@ -190,7 +191,7 @@ class Cluster:
         await self._supervisor.start(self._worker_count())
         for listener in self._listeners:
             listener.listen(settings.backlog)
-        self._dispatcher.update(asyncio.get_running_loop().time())
+        self._dispatcher.update(self._loop.time())
 
     def _worker_count(self) -> int:
         cpus = available_cpus()
@@ -208,7 +209,7 @@ class Cluster:
         self._supervisor.families = [sock.family for sock in sockets]
 
     def _on_connections(self, connections: list[Connection]) -> None:
-        self._dispatcher.dispatch(connections, asyncio.get_running_loop().time())
+        self._dispatcher.dispatch(connections, self._loop.time())
 
     def _pause(self) -> None:
         for listener in self._listeners:

@@ -151,18 +151,20 @@ class Channel(asyncio.Protocol):
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._waiting.remove((cost, turn))
-            else:
+            if not turn.cancelled():
                 self._window += cost
+            elif (cost, turn) in self._waiting:
+                self._waiting.remove((cost, turn))
             self._admit()
             raise
 
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
             cost, turn = self._waiting.popleft()
-            self._window -= cost
-            turn.set_result(None)
+            # A sender may have been cancelled just now and not have come to leave the queue.
+            if not turn.done():
+                self._window -= cost
+                turn.set_result(None)
 
     def _release_waiting(self) -> None:
         while self._waiting:

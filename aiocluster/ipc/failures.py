@@ -8,15 +8,25 @@ from aiocluster.errors import ConfigError
 # A traceback longer than this has said it all; a packet must hold it.
 MAX_TRACEBACK_CHARS = 30_000
 
+# The same for the one line.
+MAX_CAUSE_CHARS = 2_000
+
 
 def describe(error: BaseException) -> tuple[str, str]:
     """Return what happened in one line, and the traceback ("" where it would not help)."""
     if isinstance(error, ConfigError):
         # Ours, and it says all there is to say: where we noticed does not help anybody.
-        return str(error), ""
-    cause = "".join(tracebacks.format_exception_only(error)).strip().splitlines()[-1]
+        return _sendable(str(error))[:MAX_CAUSE_CHARS], ""
+    # A SyntaxError first shows its code, indented; after the message may come notes.
+    lines = "".join(tracebacks.format_exception_only(error)).splitlines()
+    cause = next(line for line in lines if line[:1].strip())
     text = "".join(tracebacks.format_exception(type(error), error, _users_part(error)))
-    return cause, text[-MAX_TRACEBACK_CHARS:]
+    return _sendable(cause)[:MAX_CAUSE_CHARS], _sendable(text)[-MAX_TRACEBACK_CHARS:]
+
+
+def _sendable(text: str) -> str:
+    """Escape what UTF-8 cannot carry, such as the undecodable bytes of a file name."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _users_part(error: BaseException) -> TracebackType | None:

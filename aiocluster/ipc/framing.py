@@ -4,6 +4,7 @@ A frame is one msgpack array: a tag, then the message's fields. msgpack says its
 long it is, so a frame needs no length before it, and half a frame simply waits.
 """
 
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,10 @@ _MAX_DEPTH = 500
 
 # UserMessage is the hot one: its frame is packed and recognised without a detour.
 _USER_TAG = 20
+
+# What unpacking raises for bytes that are no msgpack, and for msgpack that Python has no
+# value for: a list as a key (TypeError), a date after the year 9999 (OverflowError).
+NOT_MSGPACK = (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException)
 
 _packer = msgpack.Packer(use_bin_type=True, datetime=True)
 
@@ -53,6 +58,7 @@ class FrameDecoder:
 
     def __init__(self, expected: Any) -> None:
         self._expected = expected
+        self._fed = 0
         self._decoded = 0
         self._unpacker = msgpack.Unpacker(
             raw=False,
@@ -71,12 +77,16 @@ class FrameDecoder:
         unpacker = self._unpacker
         try:
             unpacker.feed(data)
+            self._fed += len(data)
             for fields in unpacker:
                 end = unpacker.tell()
                 yield message_from(fields, self._expected), end - self._decoded
                 self._decoded = end
-        except (ValueError, msgpack.exceptions.UnpackException) as error:
-            raise ProtocolError(f"not a frame: {error or type(error).__name__}") from None
+        except NOT_MSGPACK as error:
+            raise ProtocolError(f"not a frame: {str(error) or type(error).__name__}") from None
+        # The unpacker itself limits one string, but not a list of many.
+        if self._fed - self._decoded > MAX_FRAME_BYTES:
+            raise ProtocolError(f"not a frame: more than {MAX_FRAME_BYTES} bytes")
 
 
 def message_from(fields: Any, expected: Any) -> Message:
@@ -86,7 +96,9 @@ def message_from(fields: Any, expected: Any) -> Message:
     try:
         message: Message = msgspec.convert(fields, expected, str_keys=False)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"not a message for this side: {error}: {fields!r:.200}") from None
+        raise ProtocolError(
+            f"not a message for this side: {error}: {reprlib.repr(fields)}"
+        ) from None
     return message
 
 

@@ -16,7 +16,14 @@ from collections.abc import Sequence
 # The kernel's own limit (SCM_MAX_FD).
 MAX_BATCH = 253
 
+_SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
+
 _FD_BYTES = array.array("i").itemsize
+
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES)
+
+# Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
+_CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
 # No room now, for whatever reason: the queue is full, the kernel is short of buffers, or
 # too many descriptors are in flight for this user (ETOOMANYREFS). All of them pass.
@@ -50,7 +57,8 @@ def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
     can take from it any more; the caller still owns its `fds` in either case.
     """
     try:
-        socket.send_fds(sender, [listeners], fds)
+        # socket.send_fds does the same, and imports a module each time it is called.
+        sender.sendmsg((listeners,), ((_SOL_SOCKET, _SCM_RIGHTS, array.array("i", fds)),))
     except OSError as error:
         if error.errno in _FULL_ERRNOS or error.errno in (errno.EPIPE, errno.ECONNRESET):
             return False
@@ -66,18 +74,23 @@ def take(receiver: socket.socket) -> list[tuple[int, int]] | None:
     """
     # socket.recv_fds drops its flags, and an accepted connection must not leak into the
     # programs a worker starts.
-    listeners, ancillary, flags, _ = receiver.recvmsg(
-        MAX_BATCH, socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
-    )
+    listeners, ancillary, flags, _ = receiver.recvmsg(MAX_BATCH, _ANCILLARY_BYTES, _CLOEXEC)
     fds = array.array("i")
     for _, kind, data in ancillary:
-        if kind == socket.SCM_RIGHTS:
+        if kind == _SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+    if len(fds) == len(listeners) > 0:
+        return list(zip(fds, listeners, strict=True))
+    return _uneven(fds, listeners, flags)
+
+
+def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[tuple[int, int]] | None:
+    """Not as many descriptors as listeners: the end of the stream, or the fd limit."""
     if not listeners:
         _close_all(fds)
         return None
     batch = list(zip(fds, listeners, strict=False))
-    if flags & socket.MSG_CTRUNC or len(fds) < len(listeners):
+    if flags & _CTRUNC or len(fds) < len(listeners):
         raise TruncatedBatch(batch, len(listeners) - len(fds))
     _close_all(fds[len(listeners) :])
     return batch

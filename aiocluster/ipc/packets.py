@@ -14,7 +14,7 @@ import msgpack
 import msgspec
 
 from aiocluster.errors import ChannelClosed, ProtocolError
-from aiocluster.ipc.framing import message_from
+from aiocluster.ipc.framing import NOT_MSGPACK, message_from
 from aiocluster.ipc.messages import Message
 
 # Below the kernel's default send buffer (208 KiB), which a packet may not exceed.
@@ -61,16 +61,18 @@ def receive_packet(sock: socket.socket, expected: Any) -> tuple[Message, list[in
             socket.MSG_CMSG_CLOEXEC,
         )
     except ConnectionResetError:
-        return None
+        # It left without reading all of ours; what it sent before that still waits here.
+        return receive_packet(sock, expected)
     fds = _descriptors(ancillary)
     if not packet:
+        _close_all(fds)
         return None
     try:
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
             raise ProtocolError("a packet or its descriptors did not arrive whole")
         fields = msgpack.unpackb(packet, strict_map_key=False)
         return message_from(fields, expected), fds
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
+    except NOT_MSGPACK as error:
         _close_all(fds)
         raise ProtocolError(f"not a packet: {error}") from None
     except ProtocolError:

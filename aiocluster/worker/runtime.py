@@ -154,9 +154,7 @@ class Runtime:
         self._row[CONNECTIONS_TAKEN] += len(batch)
         assert self._service is not None
         for fd, listener in batch:
-            # Naming family and type spares the three system calls that would ask for them.
-            sock = socket.socket(self._families[listener], socket.SOCK_STREAM, 0, fileno=fd)
-            self._service.adopt(sock)
+            self._service.adopt(fd, self._families[listener])
 
     # ---- the primary
 

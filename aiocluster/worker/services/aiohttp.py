@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from aiohttp import web
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
+from aiocluster.worker.services.adopt import adopt
 from aiocluster.worker.services.metering import MeteredServer
 
 log = logging.getLogger("aiocluster.worker")
@@ -33,7 +33,6 @@ class AiohttpService:
         self._loop = asyncio.get_running_loop()
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
-        self._adopting: set[asyncio.Task[None]] = set()
         self._deadline = float("inf")
         self._patient_until = 0.0
         self._hurried = asyncio.Event()
@@ -59,20 +58,12 @@ class AiohttpService:
         assert isinstance(runner.server, MeteredServer)
         self._server = runner.server
 
-    def adopt(self, sock: socket.socket) -> None:
+    def adopt(self, fd: int, family: int) -> None:
         """Serve this connection."""
-        task = self._loop.create_task(self._adopt(sock))
-        self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
-
-    async def _adopt(self, sock: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self.server, sock)
-        except BaseException as error:
-            # The loop closes it only once it has a transport.
-            sock.close()
-            if not isinstance(error, OSError):
-                raise
+            adopt(self._loop, self.server, fd, family)
+        except Exception:
+            log.exception("a connection could not be served")
 
     def hurry(self, timeout: float, *, at_once: bool) -> None:
         """See Service.hurry."""
@@ -86,8 +77,6 @@ class AiohttpService:
         assert self._app is not None
         server = self.server
         server.last_response = True
-        if self._adopting:
-            await asyncio.wait(self._adopting)
         await self._be_patient()
         # A request that has already arrived is begun before idle connections are closed.
         for _ in range(3):

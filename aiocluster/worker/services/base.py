@@ -1,6 +1,5 @@
 """What the runtime asks of a service."""
 
-import socket
 from typing import Protocol
 
 
@@ -11,7 +10,7 @@ class Service(Protocol):
         """Start the app; what it raises is why the worker cannot boot."""
         ...
 
-    def adopt(self, sock: socket.socket) -> None:
+    def adopt(self, fd: int, family: int) -> None:
         """Serve this connection, and own it, whatever happens."""
         ...
 

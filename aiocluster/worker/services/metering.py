@@ -5,7 +5,9 @@ log. A middleware would cost a coroutine a request, ten times as much.
 """
 
 import asyncio
-import time
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter_ns
 from typing import Any
 
 from aiohttp import web
@@ -23,15 +25,18 @@ _SWITCHING_PROTOCOLS = 101
 class MeteredHandler(RequestHandler):
     """One connection. `begun_ns` is when its current request began; 0 when it has none."""
 
-    __slots__ = ("begun_ns",)
+    __slots__ = ("begun_ns", "done")
 
     begun_ns: int
+    done: Callable[[int, int], None]
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
-        if self._manager is not None:
-            self._manager.request_done(self, response.status)  # type: ignore[attr-defined]
+        # Twice for one request: when a handler's response failed, and when it was an error.
+        if self.begun_ns:
+            self.done(response.status, self.begun_ns)
+            self.begun_ns = 0
         if self._logging_enabled:
             super().log_access(request, response, time)
 
@@ -40,19 +45,16 @@ class MeteredServer(web.Server):
     """Makes the handlers, and writes to this worker's row of the scoreboard."""
 
     def __init__(self, server: web.Server, row: memoryview) -> None:
+        self._row = row
         super().__init__(
             server.request_handler,
-            request_factory=self._begin,  # type: ignore[arg-type]
+            request_factory=self._request_factory(server),
             handler_cancellation=server.handler_cancellation,
             loop=server._loop,
             **server._kwargs,
         )
         self.latency = Histogram()
         self.last_response = False
-        self._inner_factory = server.request_factory
-        self._row = row
-        self._begun = 0
-        self._done = 0
         self._open = 0
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -60,6 +62,7 @@ class MeteredServer(web.Server):
     def __call__(self) -> RequestHandler:
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
+        handler.done = self._done
         return handler
 
     async def wait_empty(self) -> None:
@@ -70,38 +73,33 @@ class MeteredServer(web.Server):
         """Name what is going on: the requests being handled, and other open connections."""
         return [_name(handler) for handler in self.connections]
 
-    def request_done(self, handler: MeteredHandler, status: int) -> None:
-        """The response is written, or will never be. Counts once a request."""
-        begun_ns = handler.begun_ns
-        if not begun_ns:
-            return
-        handler.begun_ns = 0
+    def _done(self, status: int, begun_ns: int) -> None:
+        """The response is written."""
         row = self._row
-        self._done = done = self._done + 1
-        row[REQUESTS_DONE] = done
+        row[REQUESTS_DONE] += 1
         row[RESPONSES - 1 + status // 100] += 1
         # A WebSocket's life is not a latency.
         if status != _SWITCHING_PROTOCOLS:
-            self.latency.record(time.perf_counter_ns() - begun_ns)
+            self.latency.record(perf_counter_ns() - begun_ns)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
+        self._connections[handler] = transport
         self._emptied.clear()
         self._open += 1
         self._row[CONNECTIONS_OPEN] = self._open
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        task = handler._task_handler
-        super().connection_lost(handler, exc)
+        # All that aiohttp's own does here is to forget the handler when its task is done.
         self._open -= 1
         self._row[CONNECTIONS_OPEN] = self._open
+        task = handler._task_handler
         if task is None or task.done():
             self._connection_over(handler)
         else:
             # The handler may run on after its client has gone.
-            task.add_done_callback(lambda _: self._connection_over(handler))
+            task.add_done_callback(partial(self._connection_over, handler))
 
-    def _connection_over(self, handler: RequestHandler) -> None:
+    def _connection_over(self, handler: RequestHandler, _: object = None) -> None:
         if isinstance(handler, MeteredHandler) and handler.begun_ns:
             self._give_up(handler)
         self._connections.pop(handler, None)
@@ -111,25 +109,28 @@ class MeteredServer(web.Server):
     def _give_up(self, handler: MeteredHandler) -> None:
         """A handler was cancelled: its request is over, and has neither status nor latency."""
         handler.begun_ns = 0
-        self._done += 1
-        self._row[REQUESTS_DONE] = self._done
+        self._row[REQUESTS_DONE] += 1
 
-    def _begin(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: MeteredHandler,
-        writer: AbstractStreamWriter,
-        task: "asyncio.Task[None]",
-    ) -> Any:
-        self._begun = begun = self._begun + 1
-        self._row[REQUESTS_BEGUN] = begun
-        protocol.begun_ns = time.perf_counter_ns()
-        if self.last_response:
-            # The response says `Connection: close`, so the client does not try another
-            # request on a connection that is about to go.
-            message = message._replace(should_close=True)
-        return self._inner_factory(message, payload, protocol, writer, task)
+    def _request_factory(self, server: web.Server) -> Any:
+        """Return what aiohttp calls for each request: its own factory, and we count."""
+        make, row = server.request_factory, self._row
+
+        def begin(
+            message: RawRequestMessage,
+            payload: StreamReader,
+            protocol: MeteredHandler,
+            writer: AbstractStreamWriter,
+            task: "asyncio.Task[None]",
+        ) -> web.BaseRequest:
+            row[REQUESTS_BEGUN] += 1
+            protocol.begun_ns = perf_counter_ns()
+            if self.last_response:
+                # The response says `Connection: close`, so the client does not try another
+                # request on a connection that is about to go.
+                message = message._replace(should_close=True)
+            return make(message, payload, protocol, writer, task)
+
+        return begin
 
 
 def _name(handler: RequestHandler) -> str:
