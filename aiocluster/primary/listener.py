@@ -117,7 +117,8 @@ class Listener:
         batch: list[Connection] = []
         try:
             for _ in range(min(self._backlog(), _ACCEPT_BATCH)):
-                batch.append(Connection(accept()[0], index))
+                # One by one: what was accepted before an error is not lost with it.
+                batch.append(Connection(accept()[0], index))  # noqa: PERF401
         except BlockingIOError:
             pass
         except OSError as error:
