@@ -69,6 +69,7 @@ class Runtime:
         self._drain: Drain | None = None
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
+        self._leaving = False
         self._request_limit = settings.max_requests and settings.max_requests + random.randint(
             0, settings.max_requests_jitter
         )
@@ -172,7 +173,7 @@ class Runtime:
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         self._disconnected.set()
         self.mail.close()
-        if self.is_draining:
+        if self.is_draining or self._leaving:
             return
         if error is not None:
             log.error("the primary sent nonsense: %s; finishing", error)
@@ -233,6 +234,7 @@ class Runtime:
 
     async def _leave(self, code: int) -> int:
         """Close the channel after all that was sent has been read, or nobody reads it."""
+        self._leaving = True
         self._vitals.stop()
         self.mail.close()
         self._channel.close()

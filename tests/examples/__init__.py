@@ -1,0 +1,1 @@
+"""Each example is run, as its docstring says, by a test."""

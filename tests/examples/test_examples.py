@@ -1,0 +1,94 @@
+"""Each example, on a free port, does what its docstring says."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+
+from tests.support.program import Program
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@asynccontextmanager
+async def running(name: str, folder: Path) -> AsyncIterator[tuple[Program, str]]:
+    """Run an example on a port of its own; it must end well."""
+    source = (EXAMPLES / name).read_text().replace("127.0.0.1:8000", "127.0.0.1:0")
+    async with Program(folder, source) as program:
+        yield program, await program.url()
+        assert await program.stop() == 0
+        assert "Traceback" not in await program.all_output()
+
+
+async def get(url: str) -> str:
+    """GET with a connection of its own."""
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        assert response.status == 200
+        return await response.text()
+
+
+async def until(answer: Callable[[], Awaitable[str]], wanted: str) -> None:
+    """Ask until the answer is the wanted one: it is on its way."""
+    while await answer() != wanted:
+        pass
+
+
+async def test_hello(tmp_path: Path) -> None:
+    """Every worker says hello."""
+    async with running("hello.py", tmp_path) as (_, url):
+        assert (await get(url)).startswith("hello from worker")
+
+
+async def test_live_metrics(tmp_path: Path) -> None:
+    """The requests served show up on the terminal."""
+    async with running("live_metrics.py", tmp_path) as (program, url):
+        for _ in range(3):
+            await get(url)
+        assert "p99" in await program.line("^3 requests")
+
+
+async def test_messages(tmp_path: Path) -> None:
+    """No two tickets are alike, whichever worker hands them out."""
+    async with running("messages.py", tmp_path) as (_, url):
+        tickets = [int(await get(url)) for _ in range(6)]
+    assert sorted(tickets) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_fork_per_cpu(tmp_path: Path) -> None:
+    """The primary and its workers are announced."""
+    async with running("fork_per_cpu.py", tmp_path) as (program, url):
+        await program.line("primary .* is running")
+        await program.line("worker 1 runs as")
+        assert (await get(url)).startswith("hello")
+
+
+async def test_restart_on_exit(tmp_path: Path) -> None:
+    """A worker that crashed is replaced by the example's own code."""
+    async with running("restart_on_exit.py", tmp_path) as (program, url):
+        with suppress(aiohttp.ClientError):
+            await get(url + "/crash")
+        await program.line("died with code 42")
+        await program.line("worker 3 takes its place")
+        assert (await get(url)).startswith("hello")
+
+
+async def test_stats_to_primary(tmp_path: Path) -> None:
+    """The primary counts what the workers report."""
+    async with running("stats_to_primary.py", tmp_path) as (program, url):
+        for path in ("/a", "/b", "/a"):
+            await get(url + path)
+        await program.line(r"requests: \{'/a': 2, '/b': 1\}")
+
+
+async def test_broadcast(tmp_path: Path) -> None:
+    """What one worker was told, each of the two workers says."""
+    async with running("broadcast.py", tmp_path) as (program, url):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.put(url + "/motd", data="back at five") as response,
+        ):
+            assert response.status == 202
+        await program.line("told 2 workers")
+        for _ in range(2):
+            await until(lambda: get(url + "/motd"), "back at five\n")
