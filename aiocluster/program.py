@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import click
 import uvloop
@@ -23,8 +23,9 @@ from aiocluster.children import (
 )
 from aiocluster.cluster import Cluster, raise_fd_limit, refuse_in_child
 from aiocluster.config.settings import Address, Settings, settings_from
-from aiocluster.config.target import check_target
+from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
+from aiocluster.ipc.failures import describe
 from aiocluster.primary.orphans import reap_strays
 
 log = logging.getLogger("aiocluster")
@@ -59,7 +60,7 @@ def run(
     *,
     workers: int | str = "auto",
     bind: str | list[str] = "127.0.0.1:8000",
-    on_start: OnStart | None = None,
+    on_start: OnStart | str | None = None,
     **settings: Any,
 ) -> None:
     """Serve `app` from `workers` processes until the program is told to stop.
@@ -67,8 +68,9 @@ def run(
     `app` is an aiohttp Application, a factory of one (sync or async), or an import string
     "pkg.module:name" of either. `workers` is a number, "auto" (the CPUs this process may
     use), "cpu" (the same) or "io" (twice as many). `bind` is "host:port", "[v6]:port" or
-    ":port", or a list of them; port 0 takes a free one. `on_start(cluster)` runs beside the
-    cluster, in the primary's loop, once it serves. The README lists the other settings.
+    ":port", or a list of them; port 0 takes a free one. `on_start(cluster)`, a coroutine
+    function or the import string of one, runs beside the cluster, in the primary's loop, once
+    it serves. The README lists the other settings.
 
     Blocks until stopped by a signal. Returns when all went well; otherwise raises SystemExit:
     1 when something had to be cut, 3 when nothing came up. Raises ConfigError for a setting
@@ -80,7 +82,9 @@ def run(
         sys.exit(code)
 
 
-def main_run(app: object, *, on_start: OnStart | None = None, settings: Mapping[str, Any]) -> int:
+def main_run(
+    app: object, *, on_start: OnStart | str | None = None, settings: Mapping[str, Any]
+) -> int:
     """Do what `run` does, and return the exit code."""
     refuse_in_child("aiocluster.run was called")
     checked = settings_from(settings)
@@ -91,14 +95,22 @@ def main_run(app: object, *, on_start: OnStart | None = None, settings: Mapping[
     try:
         _check_app(app)
     except ConfigError as error:
-        return _boot_failed(BootError(str(error)))
+        return _boot_failed(error)
     raise_fd_limit()
     # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
     # it unprepared.
     signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals())
-    zygote = fork_zygote(app, checked)
+    pid, sock = fork_zygote(app, checked)
+    try:
+        # Imported here, after the fork, which no thread may precede, and before the loop,
+        # which must not wait.
+        hook = _on_start_from(on_start)
+    except Exception as error:
+        sock.close()
+        os.waitpid(pid, 0)
+        return _boot_failed(BootError(*describe(error)))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Program(checked, on_start).serve(zygote))
+        return runner.run(_Program(checked, hook).serve((pid, sock)))
 
 
 class _Program:
@@ -225,6 +237,14 @@ def _check_app(app: object) -> None:
             f"the app: {app!r:.80} is a {type(app).__name__}; expected an aiohttp.web.Application,"
             " a factory of one, or an import string 'pkg.module:name'"
         )
+
+
+def _on_start_from(given: OnStart | str | None) -> OnStart | None:
+    """Return the hook itself; import it when it is named by an import string."""
+    hook: Any = import_target(given) if isinstance(given, str) else given
+    if hook is not None and not callable(hook):
+        raise ConfigError(f"on_start: {given!r:.80} is not a function that takes the cluster")
+    return cast(OnStart | None, hook)
 
 
 def _boot_failed(error: BootError | ConfigError) -> int:

@@ -124,6 +124,8 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
+        # asyncio's transport, once it is done, cannot even be aborted.
+        self._transport = None
         self._release_waiting()
         self._on_closed(self._error)
 
@@ -175,10 +177,18 @@ class Channel(asyncio.Protocol):
 
 async def open_channel(sock: socket.socket, channel: Channel) -> Channel:
     """Start `channel` on `sock`, one end of a connected AF_UNIX stream pair, and own it."""
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    # From here the transport owns the descriptor. Cancelled half way, uvloop has closed it
+    # already and asyncio has not, so nobody could clean up: let it open, then abort.
+    opening = asyncio.ensure_future(loop.create_unix_connection(lambda: channel, sock=sock))
     try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=sock)
-    except BaseException:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda _: channel.abort())
+        raise
+    except ValueError:
+        # No stream socket: refused before there was a transport.
         sock.close()
         raise
     return channel

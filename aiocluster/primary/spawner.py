@@ -164,6 +164,7 @@ class ZygoteSpawner:
         self._lost = asyncio.Event()
         self._forks: dict[int, asyncio.Future[WorkerProcess]] = {}
         self._processes: dict[int, WorkerProcess] = {}
+        self._unwanted: set[asyncio.Task[ExitStatus]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self.zygote_pid: int | None = None
 
@@ -278,6 +279,9 @@ class ZygoteSpawner:
         forked = self._forks.pop(worker_id)
         if forked.done():  # whoever asked has given up
             process.send_signal(signal.SIGKILL)
+            unwanted = self._loop.create_task(process.wait())
+            self._unwanted.add(unwanted)
+            unwanted.add_done_callback(self._unwanted.discard)
         else:
             forked.set_result(process)
 

@@ -48,8 +48,10 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-def _check_target(_ctx: click.Context, _param: click.Parameter, target: str) -> str:
+def _check_target(_ctx: click.Context, _param: click.Parameter, target: str | None) -> str | None:
     """Check the form only: to see more, the user's code would have to run."""
+    if target is None:
+        return None
     try:
         check_target(target)
     except ConfigError as error:
@@ -97,7 +99,13 @@ def _with_setting_options(command: click.Command) -> click.Command:
 @_with_setting_options
 @main.command()
 @click.argument("target", callback=_check_target)
-def run(target: str, **options: Any) -> None:
+@click.option(
+    "--on-start",
+    metavar="pkg.module:name",
+    callback=_check_target,
+    help="A coroutine function that runs beside the cluster and is given it, say to subscribe.",
+)
+def run(target: str, on_start: str | None, **options: Any) -> None:
     """Serve TARGET, pkg.module:name, until a signal stops it.
 
     The name is an aiohttp Application, or a function, sync or async, that makes one: for
@@ -107,7 +115,7 @@ def run(target: str, **options: Any) -> None:
     _import_from_current_folder()
     try:
         settings_from(given)  # before the slow import: a mistake is told at once
-        exit_code = _main_run()(target, settings=given)
+        exit_code = _main_run()(target, on_start=on_start, settings=given)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_code)

@@ -29,11 +29,13 @@ class FakeProgram(ModuleType):
         super().__init__("aiocluster.program")
         self.calls: list[tuple[object, Mapping[str, Any]]] = []
         self.path: list[str] = []
+        self.on_start: object = None
         self.exit_code = 0
         self.error: Exception | None = None
 
-    def main_run(self, app: object, *, settings: Mapping[str, Any]) -> int:
+    def main_run(self, app: object, *, on_start: object, settings: Mapping[str, Any]) -> int:
         self.calls.append((app, settings))
+        self.on_start = on_start
         self.path = list(sys.path)
         if self.error is not None:
             raise self.error
@@ -83,7 +85,7 @@ def test_version_without_an_installation_is_no_error(monkeypatch: pytest.MonkeyP
 def test_every_setting_has_an_option_of_the_same_name() -> None:
     """What Python can set the command line can set, under the same word, and nothing else."""
     options = {option.name: option for option in run.params if isinstance(option, click.Option)}
-    assert set(options) == set(Settings.__struct_fields__)
+    assert set(options) == {*Settings.__struct_fields__, "on_start"}
     for name, option in options.items():
         assert flag(name) in option.opts
 
@@ -228,3 +230,13 @@ def test_the_current_folder_is_searched_first(
     invoke("run", "shop:app")
     assert program.path[0] == str(tmp_path)
     assert program.path.count(str(tmp_path)) == 1
+
+
+def test_on_start_is_named_by_an_import_string(program: FakeProgram) -> None:
+    """What runs beside the cluster can be named on the command line too, and only in that form."""
+    assert invoke("run", "shop:app", "--on-start", "shop:watch").exit_code == 0
+    assert program.on_start == "shop:watch"
+
+    result = invoke("run", "shop:app", "--on-start", "shop")
+    assert result.exit_code == 2
+    assert "'shop' is not of the form 'pkg.module:name'" in result.output
