@@ -25,7 +25,7 @@ from aiohttp import web
 
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import import_target
-from aiocluster.errors import ConfigError
+from aiocluster.errors import ChannelClosed, ConfigError
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import packet_pair, send_packet
 from aiocluster.primary.handle import KILL_GRACE
@@ -64,6 +64,11 @@ class Interpreter:
                 sys.executable, self.arguments, env, file_actions=keep
             )
         return pid, ours
+
+    def close(self) -> None:
+        """Start no more of them. Idempotent."""
+        while self.fds:
+            os.close(self.fds.pop())
 
     def replace_this_process(self, sock: socket.socket) -> NoReturn:
         """Start this zygote again, without importing the app."""
@@ -121,6 +126,8 @@ def become_zygote(
         atexit._clear()
         take_signals()
         code = _serve(sock, app, settings, again)
+    except ChannelClosed:
+        code = 0  # the primary ended while the app was imported: there is nobody to serve
     except BaseException:
         traceback.print_exc()
     finally:

@@ -74,18 +74,22 @@ class Cluster:
         self._stopped: asyncio.Task[None] | None = None
         self._cut: list[str] = []
         self._listeners: list[Listener] = []
+        # There from the beginning, so that nobody need miss the first event.
+        self._bus = EventBus()
+        self._supervisor: Supervisor | None = None
+        self._reporter: Reporter | None = None
 
     # ---- what the user asks
 
     @property
     def workers(self) -> Mapping[int, WorkerHandle]:
         """The workers that live, by id. Ids start at 1 and are never used again."""
-        return MappingProxyType(self._supervisor.workers)
+        return MappingProxyType(self._supervisor.workers if self._supervisor else {})
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where the cluster listens: (host, port) each, with the real port."""
-        return self._supervisor.addresses
+        return self._supervisor.addresses if self._supervisor else ()
 
     def subscribe(self, interval: float = 1.0) -> AsyncGenerator[Snapshot, None]:
         """Iterate over snapshots of the metrics, one every `interval` seconds.
@@ -93,10 +97,12 @@ class Cluster:
         A subscriber that is too slow gets the newest, and in `missed` how many it did not
         see; it holds nothing up. Raises ConfigError for an interval that is none.
         """
+        if self._reporter is None:
+            raise ConfigError("subscribe: the cluster has not started yet")
         return self._reporter.subscribe(interval)
 
     def events(self) -> AsyncIterator[Event | EventsMissed]:
-        """Iterate over the events from now on; ends when the cluster has stopped."""
+        """Iterate over the events from this call on; ends when the cluster has stopped."""
         return self._bus.events()
 
     def on(self, kind: type[E], callback: Callable[[E], Any]) -> Callable[[], None]:
@@ -111,6 +117,8 @@ class Cluster:
 
         It is replaced like the others when it dies, and the replacement has the same `env`.
         """
+        if self._supervisor is None:
+            raise ConfigError("fork: the cluster has not started yet")
         return await self._supervisor.fork(_checked_env(env or {}))
 
     async def broadcast(self, message: Any) -> int:
@@ -136,7 +144,8 @@ class Cluster:
 
     def kill(self) -> None:
         """Kill every worker now; a `stop` that waits for them ends at once."""
-        self._supervisor.kill_all()
+        if self._supervisor is not None:
+            self._supervisor.kill_all()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -158,6 +167,8 @@ class Cluster:
 
     async def start(self) -> None:
         """Return once the workers serve; BootError or ConfigError, and nothing left, if not."""
+        if self._reporter is not None:
+            raise ConfigError("this cluster was started before; make a new one")
         try:
             await self._start()
         except BaseException:
@@ -170,25 +181,25 @@ class Cluster:
         raise_fd_limit()
         become_subreaper()
         settings, parts = self.settings, self._parts
+        parts.callback(self._interpreter.close)
         scoreboard = Scoreboard()
         parts.callback(scoreboard.close)
-        self._bus = EventBus()
         parts.callback(self._bus.close)
-        self._reporter = Reporter(scoreboard, lambda: self._supervisor.workers.values())
-        parts.callback(self._reporter.close)
+        self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
+        parts.callback(reporter.close)
         self._spawner = spawner = ZygoteSpawner(self._interpreter.start_zygote, self._zygote)
         parts.push_async_callback(spawner.close)
         self._dispatcher = Dispatcher(RoundRobin(), self._pause, self._resume)
-        self._supervisor = Supervisor(
-            settings, spawner, self._dispatcher, self._bus, self._reporter, _restarts(settings)
+        self._supervisor = supervisor = Supervisor(
+            settings, spawner, self._dispatcher, self._bus, reporter, _restarts(settings)
         )
         parts.push_async_callback(self._stop_workers)
         # Bound before anything is imported: a port that is taken is told at once. Clients
         # are let in last, when there are workers to serve them.
-        self._bind()
+        self._bind(supervisor)
         parts.callback(self._close_listeners)
         await spawner.start(settings.boot_timeout)
-        await self._supervisor.start(self._worker_count())
+        await supervisor.start(self._worker_count())
         for listener in self._listeners:
             listener.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
@@ -200,13 +211,13 @@ class Cluster:
             log.warning("%s", warning)
         return count
 
-    def _bind(self) -> None:
+    def _bind(self, supervisor: Supervisor) -> None:
         sockets = [sock for address in self.settings.bind for sock in bind(address)]
         self._listeners = [
             Listener(sock, index, self._on_connections) for index, sock in enumerate(sockets)
         ]
-        self._supervisor.addresses = tuple(listener.address for listener in self._listeners)
-        self._supervisor.families = [sock.family for sock in sockets]
+        supervisor.addresses = tuple(listener.address for listener in self._listeners)
+        supervisor.families = [sock.family for sock in sockets]
 
     def _on_connections(self, connections: list[Connection]) -> None:
         self._dispatcher.dispatch(connections, self._loop.time())
@@ -226,7 +237,8 @@ class Cluster:
             listener.close()
 
     async def _stop_workers(self) -> None:
-        self._cut = await self._supervisor.stop(self._stop_timeout)
+        if self._supervisor is not None:
+            self._cut = await self._supervisor.stop(self._stop_timeout)
         for connection in self._dispatcher.take_waiting():
             os.close(connection.fd)
 

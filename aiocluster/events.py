@@ -76,8 +76,9 @@ class WorkerExited(Event):
 
     `code` is its exit code, None when a signal ended it (or when nobody could tell);
     `signal` is that signal's number, else None. `voluntary` is true when it was told to go,
-    or asked to. `reason` is one of "crash", "signal", "boot_failed", "boot_timeout",
-    "max_requests", "drain", "kill", "stop".
+    or asked to. `reason` is one of "crash" (an exit code that is not 0), "exit" (0, unasked),
+    "signal", "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
+    was killed), "max_requests", "drain", "kill", "stop".
     """
 
     code: int | None

@@ -80,12 +80,20 @@ def run(
     code = main_run(app, on_start=on_start, settings=given)
     if code != EXIT_OK:
         sys.exit(code)
+    # The program may go on, and signals mean to it again what they did before.
+    while signal.sigtimedwait(_handled_signals(), 0) is not None:
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _handled_signals())
 
 
 def main_run(
     app: object, *, on_start: OnStart | str | None = None, settings: Mapping[str, Any]
 ) -> int:
-    """Do what `run` does, and return the exit code."""
+    """Do what `run` does, and return the exit code; the process should end with it.
+
+    Once it has run, the signals it handled stay blocked, so that a late one cannot turn a
+    clean end into another.
+    """
     refuse_in_child("aiocluster.run was called")
     checked = settings_from(settings)
     _check_place()
@@ -138,6 +146,8 @@ class _Program:
             return await self._run_until_stopped()
         finally:
             strays.cancel()
+            # The loop is about to take its handlers away: what still comes changes nothing.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals())
 
     async def _start(self) -> bool:
         """Start the cluster; False when told to stop before it was up."""

@@ -23,7 +23,7 @@ MAX_ROWS = 4096
 
 # The fields of a row.
 CONNECTIONS_TAKEN = 0
-CONNECTIONS_OPEN = 1
+CONNECTIONS_CLOSED = 1
 REQUESTS_BEGUN = 2
 REQUESTS_DONE = 3
 RESPONSES = 4  # and the four after it: 1xx to 5xx
@@ -66,7 +66,7 @@ class Scoreboard:
         """Return what the row says, for a snapshot."""
         field = self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS].tolist()
         return Counters(
-            connections_open=field[CONNECTIONS_OPEN],
+            connections_open=max(field[CONNECTIONS_TAKEN] - field[CONNECTIONS_CLOSED], 0),
             connections_total=field[CONNECTIONS_TAKEN],
             requests_begun=field[REQUESTS_BEGUN],
             requests_done=field[REQUESTS_DONE],

@@ -8,6 +8,7 @@ of workers, which are held back at their sender instead (see `congested`).
 import asyncio
 import inspect
 import logging
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -31,7 +32,8 @@ class EventBus:
 
     def __init__(self) -> None:
         self._callbacks: list[tuple[type[Event], Callable[[Any], Any]]] = []
-        self._queues: list[_Queue] = []
+        # An iterator that was dropped unread goes, and with it its claim on memory.
+        self._queues: weakref.WeakSet[_Queue] = weakref.WeakSet()
         self._relieved: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -56,7 +58,7 @@ class EventBus:
 
     def publish(self, event: Event) -> None:
         """Give `event` to all who asked for its kind."""
-        for queue in self._queues:
+        for queue in [*self._queues]:
             queue.put(event)
         for kind, callback in [*self._callbacks]:
             if isinstance(event, kind):
@@ -65,7 +67,8 @@ class EventBus:
     def events(self) -> AsyncIterator[Event | EventsMissed]:
         """Return an iterator over the events from now on; it ends when the bus closes."""
         queue = _Queue()
-        self._queues.append(queue)
+        self._queues.add(queue)
+        weakref.finalize(queue, self._relieve)
         return self._iterate(queue)
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
@@ -83,7 +86,7 @@ class EventBus:
                 self._relieve()
                 yield event
         finally:
-            self._queues.remove(queue)
+            self._queues.discard(queue)
             self._relieve()
 
     def _relieve(self) -> None:

@@ -34,8 +34,11 @@ class Recipient(Candidate, Protocol):
         """Has it left a connection untaken for too long?"""
         ...
 
-    def hand_over(self, batch: Sequence[Connection], now: float) -> bool:
-        """Give it a batch and own it no more; False, and still own it, when it is full."""
+    def hand_over(self, batch: Sequence[Connection], now: float) -> int:
+        """Give it a batch; return how many of it, from the front, it took and owns now.
+
+        When that is none it has no room: `has_room` is False until it has.
+        """
         ...
 
 
@@ -92,23 +95,24 @@ class Dispatcher:
     def _hand_out(self, connections: Sequence[Connection], now: float) -> list[Connection]:
         """Return those that came back because their worker turned out to be full."""
         if len(connections) == 1:
-            chosen = self._choose(now)
-            if chosen.hand_over(connections, now):
-                return []
-            self._forget_full()
-            return list(connections)
-        batches: dict[Recipient, list[Connection]] = {}
-        for connection in connections:
-            batches.setdefault(self._choose(now), []).append(connection)
-        refused = [
-            c
-            for chosen, batch in batches.items()
-            if not chosen.hand_over(batch, now)
-            for c in batch
-        ]
+            batches = {self._choose(now): connections}
+        else:
+            batches = self._batches(connections, now)
+        refused: list[Connection] = []
+        for recipient, batch in batches.items():
+            if (taken := recipient.hand_over(batch, now)) < len(batch):
+                refused += batch[taken:]
         if refused:
             self._forget_full()
         return refused
+
+    def _batches(
+        self, connections: Sequence[Connection], now: float
+    ) -> dict[Recipient, Sequence[Connection]]:
+        batches: dict[Recipient, list[Connection]] = {}
+        for connection in connections:
+            batches.setdefault(self._choose(now), []).append(connection)
+        return dict(batches)
 
     def _choose(self, now: float) -> Recipient:
         candidates = self._candidates

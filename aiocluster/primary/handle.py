@@ -40,7 +40,7 @@ log = logging.getLogger("aiocluster.supervisor")
 
 # A worker cuts what is left at the end of its own graceful_timeout and then runs the app's
 # clean-up hooks; this many seconds later it is killed.
-KILL_GRACE = 2.0
+KILL_GRACE = 3.0
 
 # What a dead worker had still sent is read; one that left a child with its end of the
 # channel would keep that open for ever.

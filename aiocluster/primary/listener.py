@@ -30,6 +30,9 @@ _RETRY_AFTER = 0.25
 _TCP_INFO = struct.Struct("24xI")
 _TCP = socket.IPPROTO_TCP
 
+# A port that is free for IPv4 may be taken for IPv6: then another one is tried.
+_FREE_PORT_TRIES = 5
+
 # The client gave up while it waited, or the network did (accept(2) lists these).
 _CLIENT_GONE = {
     errno.ECONNABORTED,
@@ -167,21 +170,33 @@ def bind(address: Address) -> list[socket.socket]:
     A host "" is all interfaces. With port 0 they all share the first one's port.
     Raises ConfigError, with the address and the reason, when none can be bound.
     """
-    sockets: list[socket.socket] = []
-    port = address.port
     try:
-        for family, host in _resolve(address):
-            sock = _bind_one(family, host, port, alone=not sockets)
-            if sock is not None:
-                sockets.append(sock)
-                port = sock.getsockname()[1]
+        hosts = _resolve(address)
+        for _ in range(_FREE_PORT_TRIES if address.port == 0 else 1):
+            try:
+                return _bind_all(hosts, address.port)
+            except OSError as error:
+                last = error
+        raise last
     except OSError as error:
-        for sock in sockets:
-            sock.close()
         # A socket.gaierror's errno is not one of the system's.
         known = error.errno in errno.errorcode and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise ConfigError(f"cannot bind {address}: {reason}") from error
+
+
+def _bind_all(hosts: list[tuple[int, str]], port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for family, host in hosts:
+            sock = _bind_one(family, host, port, alone=not sockets)
+            if sock is not None:
+                sockets.append(sock)
+                port = sock.getsockname()[1]
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
     return sockets
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aiocluster.ipc.handoff import give, take_all
-from aiocluster.ipc.scoreboard import CONNECTIONS_OPEN, CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
 from aiocluster.primary.dispatcher import Connection
 
 # After "full" wait this long before asking the kernel again: EAGAIN ends when the worker
@@ -21,6 +21,9 @@ _FULL_PAUSE = 0.01
 
 # A worker at its limit of descriptors is looked at again after this many seconds.
 _FD_LIMIT_PAUSE = 0.1
+
+# With fewer free descriptors than this, each is counted.
+_MUCH_ROOM = 128
 
 # Descriptors a worker keeps for what its handlers open: an eighth of its limit, at most this.
 _MAX_RESERVED_FDS = 256
@@ -56,7 +59,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
-        self._budget = 1
+        self._budget = 0
         self._retry: asyncio.TimerHandle | None = None
 
     @property
@@ -74,20 +77,23 @@ class Outbox:
             untaken.popleft()
         return bool(untaken) and now - untaken[0][1] > self._limits.behind_after
 
-    def hand_over(self, batch: Sequence[Connection], now: float) -> bool:
+    def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """See Recipient."""
+        if len(batch) > self._budget:
+            self._renew_budget()
+            batch = batch[: self._budget]
+        if not batch:
+            return 0
         fds = [connection.fd for connection in batch]
         if not give(self._sender, fds, bytes([connection.listener for connection in batch])):
             self._pause(_FULL_PAUSE, self._await_room)
-            return False
+            return 0
         for fd in fds:
             os.close(fd)
         self.sent += len(fds)
         self._untaken.append((self.sent, now))
         self._budget -= len(fds)
-        if self._budget <= 0:
-            self._renew_budget()
-        return True
+        return len(fds)
 
     def close(self) -> list[Connection]:
         """Give nothing more; return what was not taken. Only when the worker is dead."""
@@ -119,15 +125,16 @@ class Outbox:
     def _renew_budget(self) -> None:
         """A descriptor sent to a worker at its limit is destroyed: stop well before.
 
-        Looking at all this for every connection would cost more than choosing, so half of
-        what is free is spent before the next look.
+        Looking at all this for every connection would cost more than choosing, so what is
+        free, or half of it while there is much, is spent before the next look.
         """
         limit = self._limits.max_fds
         reserved = min(_MAX_RESERVED_FDS, limit // 8)
         read, row = self._scoreboard.read, self._row
-        used = read(row, OTHER_FDS) + read(row, CONNECTIONS_OPEN) + self.queued
-        free = limit - reserved - used
-        self._budget = max(free // 2, 1)
+        # All that was sent and is not closed, wherever it is on its way.
+        clients = self.sent - read(row, CONNECTIONS_CLOSED)
+        free = limit - reserved - read(row, OTHER_FDS) - clients
+        self._budget = max(free // 2 if free > _MUCH_ROOM else free, 0)
         if free <= 0:
             self._pause(_FD_LIMIT_PAUSE, self._look_again)
 

@@ -77,7 +77,7 @@ class Slot:
             if not _is_replaced(exited, self._restart):
                 return
             self.restarts += 1
-            if exited.reason == "boot_failed":
+            if not _of(exited).was_ready:
                 await self._crew.first_start_over()
             await self._pause_after(exited)
 
@@ -87,8 +87,10 @@ class Slot:
             self._incumbent = worker
             due = asyncio.ensure_future(self._due.wait())
             ends: set[asyncio.Future[Any]] = {worker.exited, due}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            due.cancel()
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                due.cancel()
             if worker.exited.done():
                 return worker.exited.result()
             self._due.clear()
@@ -137,9 +139,14 @@ def _is_replaced(exited: WorkerExited, restart: Restart) -> bool:
 
 def _weight(exited: WorkerExited) -> float:
     """How much this exit says against the code: nothing, when it was asked for."""
-    worker = exited.worker
-    assert isinstance(worker, WorkerHandle)
+    worker = _of(exited)
     if exited.voluntary and exited.reason != "kill":
         return 0.0
     by_hand = exited.signal is not None and exited.signal in (9, 15)
     return KILLED_WEIGHT if by_hand and worker.was_ready else CRASH_WEIGHT
+
+
+def _of(exited: WorkerExited) -> WorkerHandle:
+    worker = exited.worker
+    assert isinstance(worker, WorkerHandle)
+    return worker

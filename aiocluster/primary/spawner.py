@@ -183,7 +183,11 @@ class ZygoteSpawner:
         except (ChannelClosed, BlockingIOError) as error:
             del self._forks[fork.worker_id]
             raise WorkerGone(f"the zygote takes no more orders: {error}") from error
-        process: WorkerProcess = await forked
+        try:
+            process: WorkerProcess = await asyncio.shield(forked)
+        except asyncio.CancelledError:
+            forked.add_done_callback(self._kill_unwanted)
+            raise
         return process
 
     def knows(self, pid: int) -> bool:
@@ -276,14 +280,17 @@ class ZygoteSpawner:
     def _on_forked(self, worker_id: int, process: WorkerProcess) -> None:
         self._processes[worker_id] = process
         process.on_status(lambda: self._forget(worker_id))
-        forked = self._forks.pop(worker_id)
-        if forked.done():  # whoever asked has given up
-            process.send_signal(signal.SIGKILL)
-            unwanted = self._loop.create_task(process.wait())
-            self._unwanted.add(unwanted)
-            unwanted.add_done_callback(self._unwanted.discard)
-        else:
-            forked.set_result(process)
+        self._forks.pop(worker_id).set_result(process)
+
+    def _kill_unwanted(self, forked: "asyncio.Future[WorkerProcess]") -> None:
+        """Whoever asked for this worker has given up."""
+        if forked.exception() is not None:
+            return
+        process = forked.result()
+        process.send_signal(signal.SIGKILL)
+        reaping = self._loop.create_task(process.wait())
+        self._unwanted.add(reaping)
+        reaping.add_done_callback(self._unwanted.discard)
 
     def _forget(self, worker_id: int) -> None:
         self._processes.pop(worker_id, None)

@@ -64,6 +64,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
         self._first_start_over = asyncio.Event()
+        self._failed_first: list[WorkerHandle] = []
         self._stopping = False
         self._last_traceback = ""
         max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -78,8 +79,10 @@ class Supervisor:
         await _first_ready(firsts)
         ready = [worker for worker in firsts if worker.was_ready]
         if not ready and firsts:
-            raise self._boot_error(firsts)
+            raise BootError(*self._why_not_ready(firsts[0]))
         self._first_start_over.set()
+        for worker in self._failed_first:
+            self._log_boot_failure(worker)
 
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
         """Add a slot whose worker has `env`; return the worker as soon as it is forked."""
@@ -170,7 +173,8 @@ class Supervisor:
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""
-        if reason == "max_requests" and self._slots[worker.slot].succeed(worker):
+        slot = self._slots.get(worker.slot)
+        if reason == "max_requests" and slot is not None and slot.succeed(worker):
             return
         worker.begin_drain(reason, at_once=reason != "max_requests")
 
@@ -229,8 +233,6 @@ class Supervisor:
             worker.begin_drain("stop", 0.0)
 
     def _on_boot_timeout(self, worker: WorkerHandle) -> None:
-        seconds = self._settings.boot_timeout
-        log.error("%s was not ready after %g s (boot_timeout)", worker, seconds)
         worker.kill_for("boot_timeout")
 
     def _on_death(self, worker: WorkerHandle) -> None:
@@ -253,11 +255,10 @@ class Supervisor:
         self.publish(exited)
 
     def _log_exit(self, exited: WorkerExited, worker: WorkerHandle) -> None:
-        if worker.boot_failure is not None:
-            self._log_boot_failure(worker)
-            return
         how = _how(exited)
-        if worker.cut:
+        if not worker.was_ready and not exited.voluntary:
+            self._log_boot_failure(worker)
+        elif worker.cut:
             log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
         elif worker.killed:
             log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
@@ -268,23 +269,27 @@ class Supervisor:
 
     def _log_boot_failure(self, worker: WorkerHandle) -> None:
         """The cause each time, its traceback only when it is a new one."""
-        failure = worker.boot_failure
-        assert failure is not None
         if not self._first_start_over.is_set():
-            return  # `start` tells it, once
-        new = failure.traceback != self._last_traceback
-        self._last_traceback = failure.traceback
-        log.error("%s could not start: %s", worker, failure.cause)
-        if new and failure.traceback:
-            log.error("%s", failure.traceback.rstrip())
+            # If nothing comes up, it is told once, by whoever asked for the start.
+            self._failed_first.append(worker)
+            return
+        cause, traceback = self._why_not_ready(worker)
+        log.error("could not start %s: %s", worker, cause)
+        if traceback and traceback != self._last_traceback:
+            log.error("%s", traceback.rstrip())
+        self._last_traceback = traceback
 
-    def _boot_error(self, firsts: Sequence[WorkerHandle]) -> BootError:
-        failures = [worker.boot_failure for worker in firsts if worker.boot_failure]
-        if failures:
-            return BootError(failures[0].cause, failures[0].traceback)
-        exited = firsts[0].exited
-        how = _how(exited.result()) if exited.done() else "died"
-        return BootError(f"{firsts[0]} {how} before it was ready")
+    def _why_not_ready(self, worker: WorkerHandle) -> tuple[str, str]:
+        """Return the cause, and the traceback if there is one."""
+        if worker.boot_failure is not None:
+            return worker.boot_failure.cause, worker.boot_failure.traceback
+        if not worker.exited.done():
+            return f"{worker} died before it was ready", ""
+        exited = worker.exited.result()
+        if exited.reason == "boot_timeout":
+            seconds = self._settings.boot_timeout
+            return f"{worker} was not ready after {seconds:g} s (boot_timeout)", ""
+        return f"{worker} {_how(exited)} before it was ready", ""
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())

@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 
-from aiocluster.ipc.scoreboard import CONNECTIONS_OPEN, HEARTBEAT, OTHER_FDS
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, HEARTBEAT, OTHER_FDS
 from aiocluster.metrics.instruments import LagMeter
 
 # Seconds between two samples. Short enough to catch a block of 100 ms most of the time,
@@ -47,7 +47,8 @@ class Vitals:
         self.lag.record(max(now - self._due, 0.0))
         self._row[HEARTBEAT] = int(now * 1e9)
         if self._ticks % _TICKS_PER_FD_COUNT == 0:
-            self._row[OTHER_FDS] = max(count_fds() - self._row[CONNECTIONS_OPEN], 0)
+            clients = self._row[CONNECTIONS_TAKEN] - self._row[CONNECTIONS_CLOSED]
+            self._row[OTHER_FDS] = max(count_fds() - clients, 0)
         self._ticks += 1
         self._due = now + _TICK
         self._timer = self._loop.call_later(_TICK, self._tick)

@@ -160,6 +160,29 @@ class Program:
         assert self._process.stdout is not None
         return self._process.stdout.at_eof()
 
+    def write(self, name: str, text: str = "") -> None:
+        """Write a file into its folder: a module it imports, or a mark it waits for."""
+        (self.folder / name).write_text(text)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to all its processes at once, as a terminal does."""
+        os.killpg(self.pid, number)
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Return what still runs of all it ever started, orphans too: they share its session."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == self.pid and is_running(process)
+        except ProcessLookupError:
+            return False
+
+    async def urls(self) -> list[str]:
+        """Return all places where it serves, once it does."""
+        line = await self.line("serving on")
+        return re.findall(r"http://\S+", line)
+
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait until `condition()`, for facts that no event tells (of other processes)."""

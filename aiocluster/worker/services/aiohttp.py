@@ -19,8 +19,14 @@ log = logging.getLogger("aiocluster.worker")
 # still have not ended are closed; the rest is for the app's own shutdown.
 _PATIENT_SHARE = 0.9
 
-# What a cancelled handler gets to clean up after itself, seconds.
-_CANCEL_GRACE = 0.5
+# What a cancelled handler gets to clean up after itself, and the app's shutdown hooks when
+# there is no time left, seconds. Together they stay well below the time after which the
+# primary kills a worker that should be gone.
+_CANCEL_GRACE = 0.25
+_HOOK_GRACE = 0.5
+
+# Seconds between two looks for connections that have become idle during a drain.
+_SWEEP_INTERVAL = 0.05
 
 
 class AiohttpService:
@@ -76,17 +82,24 @@ class AiohttpService:
         """Let connections end, close the idle ones, run the hooks, cut what is left."""
         assert self._app is not None
         server = self.server
-        server.last_response = True
+        server.begin_last_responses()
         await self._be_patient()
-        # A request that has already arrived is begun before idle connections are closed.
+        sweeping = asyncio.create_task(self._close_idle_connections())
+        await self._until_deadline("on_shutdown", self._app.shutdown, _HOOK_GRACE)
+        await self._until_deadline("the connections", server.wait_empty, _SWEEP_INTERVAL)
+        sweeping.cancel()
+        self.cut += server.unfinished()
+        await server.shutdown(_CANCEL_GRACE)
+        await self._run_hook("on_cleanup", self._app.cleanup)
+
+    async def _close_idle_connections(self) -> None:
+        """Close what waits for a next request, and what comes to wait for one, until cancelled."""
+        # A request that has already arrived is begun first.
         for _ in range(3):
             await asyncio.sleep(0)
-        server.pre_shutdown()
-        await self._until_deadline("on_shutdown", self._app.shutdown)
-        await self._until_deadline("the connections", server.wait_empty)
-        self.cut += server.unfinished()
-        await server.shutdown(_CANCEL_GRACE if self.cut else 0.01)
-        await self._run_hook("on_cleanup", self._app.cleanup)
+        while True:
+            self.server.close_idle()
+            await asyncio.sleep(_SWEEP_INTERVAL)
 
     async def _be_patient(self) -> None:
         """Wait for connections to end by themselves, unless or until we are hurried."""
@@ -100,16 +113,21 @@ class AiohttpService:
             if not self.server.connections:
                 return
 
-    async def _until_deadline(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
-        """Run a step of the drain, at most until the deadline, which may yet come nearer."""
+    async def _until_deadline(
+        self, what: str, step: Callable[[], Awaitable[None]], grace: float
+    ) -> None:
+        """Run a step of the drain, at most until the deadline, which may yet come nearer.
+
+        A deadline that has passed leaves it `grace` seconds: it may have nothing to wait for.
+        """
         task = asyncio.ensure_future(self._run_hook(what, step))
+        await asyncio.wait({task}, timeout=grace)
         while not task.done() and (left := self._deadline - self._loop.time()) > 0:
             self._hurried.clear()
             hurried = asyncio.ensure_future(self._hurried.wait())
+            timeout = left if left < float("inf") else None
             await asyncio.wait(
-                {task, hurried},
-                timeout=left if left < 1e9 else None,
-                return_when=asyncio.FIRST_COMPLETED,
+                {task, hurried}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
             hurried.cancel()
         if not task.done():

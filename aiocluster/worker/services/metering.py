@@ -16,7 +16,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from aiocluster.ipc.scoreboard import CONNECTIONS_OPEN, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
 from aiocluster.metrics.instruments import Histogram
 
 _SWITCHING_PROTOCOLS = 101
@@ -55,7 +55,6 @@ class MeteredServer(web.Server):
         )
         self.latency = Histogram()
         self.last_response = False
-        self._open = 0
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -68,6 +67,22 @@ class MeteredServer(web.Server):
     async def wait_empty(self) -> None:
         """Wait until no connection is open and no handler runs."""
         await self._emptied.wait()
+
+    def begin_last_responses(self) -> None:
+        """Let every response from now on say that its connection will be closed."""
+        self.last_response = True
+        for handler in self._connections:
+            if (request := handler._current_request) is not None:
+                request._message = request._message._replace(should_close=True)
+
+    def close_idle(self) -> None:
+        """Close connections that wait for a request. Unsent parts of a response still go out.
+
+        aiohttp's own pre_shutdown would also stop reading bodies that are on their way.
+        """
+        for handler in self.connections:
+            if _is_idle(handler):
+                handler.force_close()
 
     def unfinished(self) -> list[str]:
         """Name what is going on: the requests being handled, and other open connections."""
@@ -85,13 +100,10 @@ class MeteredServer(web.Server):
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         self._connections[handler] = transport
         self._emptied.clear()
-        self._open += 1
-        self._row[CONNECTIONS_OPEN] = self._open
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         # All that aiohttp's own does here is to forget the handler when its task is done.
-        self._open -= 1
-        self._row[CONNECTIONS_OPEN] = self._open
+        self._row[CONNECTIONS_CLOSED] += 1
         task = handler._task_handler
         if task is None or task.done():
             self._connection_over(handler)
@@ -131,6 +143,11 @@ class MeteredServer(web.Server):
             return make(message, payload, protocol, writer, task)
 
         return begin
+
+
+def _is_idle(handler: RequestHandler) -> bool:
+    waiter = handler._waiter
+    return waiter is not None and not waiter.done() and not handler._messages
 
 
 def _name(handler: RequestHandler) -> str:

@@ -1,0 +1,25 @@
+"""aiocluster measured beside its peers: one question a file, all sides in one run.
+
+    python -m benchmarks               every question, then every target: met or missed
+    python -m benchmarks.request_cpu   one of them; --quick for a first look, --rounds N
+
+    request_cpu.py      what does one request cost, all processes counted?
+    primary_cpu.py      what does one connection cost the primary?
+    evenness.py         how evenly do connections spread over the workers?
+    replace.py          how long until a killed worker's replacement answers?
+    primary_memory.py   does the primary's memory stay flat?
+    channel_echo.py     how fast is the channel between primary and worker?
+
+    sides.py            how each side is started, with which options
+    apps/               what the sides serve; peers/: what we had to write to compare with
+    load.py             the load client, a process of its own
+    harness.py          starts a side, waits for it, loads it, always ends it
+    processes.py        CPU time and memory of a process tree
+    report.py plot.py   tables, targets, JSON and PNG: to results/, which git ignores
+
+A machine that others share is noisy, so no number stands alone: the sides take turns in one run,
+a fixed number of requests is charged with CPU time instead of wall time, and what counts is the
+median of the ratios of the rounds. Peers: pip install gunicorn aiohttp uvicorn uvloop, apt
+install nodejs gcc; a side that is not installed is left out, with a note. Plots: pip install
+matplotlib.
+"""

@@ -1,0 +1,271 @@
+import array
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import count
+
+import pytest
+
+from aiocluster.ipc.handoff import MAX_BATCH, give, handoff_pair, take, take_all
+
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    sender, receiver = handoff_pair()
+    with sender, receiver:
+        yield sender, receiver
+
+
+class Connections:
+    """Descriptors that can be told apart, wherever a duplicate of one turns up."""
+
+    def __init__(self, number: int) -> None:
+        self.fds = [os.memfd_create(f"connection-{index}") for index in range(number)]
+        self._indexes = {os.fstat(fd).st_ino: index for index, fd in enumerate(self.fds)}
+
+    def __enter__(self) -> "Connections":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
+    def recognise(self, batch: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
+        """Return (which of ours, listener) for each that was taken, and close it."""
+        assert batch is not None
+        found = [(self._indexes[os.fstat(fd).st_ino], listener) for fd, listener in batch]
+        for fd, _ in batch:
+            os.close(fd)
+        return found
+
+
+def fill(sender: socket.socket, fd: int) -> int:
+    """Give batches of one until one is refused; return how many were not."""
+    return next(number for number in count() if not give(sender, [fd], bytes([number % 256])))
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, MAX_BATCH])
+def test_a_batch_arrives_whole(pair: Pair, size: int) -> None:
+    """From one connection to as many as the kernel allows, each with its listener."""
+    listeners = bytes(index % 256 for index in range(size))
+    with Connections(size) as connections:
+        assert give(pair[0], connections.fds, listeners)
+
+        assert connections.recognise(take(pair[1])) == list(enumerate(listeners))
+
+
+def test_what_was_given_still_belongs_to_the_giver(pair: Pair) -> None:
+    """The worker gets duplicates: the primary closes its own."""
+    with Connections(1) as connections:
+        give(pair[0], connections.fds, b"\x00")
+        os.fstat(connections.fds[0])
+        connections.recognise(take(pair[1]))
+        os.fstat(connections.fds[0])
+
+
+def test_a_connection_lives_on_when_the_giver_has_closed_it(pair: Pair) -> None:
+    """In the queue it is the kernel's, and its client notices nothing."""
+    client, server = socket.socketpair()
+    with client:
+        with server:
+            give(pair[0], [server.fileno()], b"\x03")
+        ((fd, listener),) = take(pair[1]) or []
+        with socket.socket(fileno=fd) as taken:
+            taken.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+    assert listener == 3
+
+
+def test_batches_are_not_mixed(pair: Pair) -> None:
+    """Each take is one give, in order, and each connection keeps its own listener."""
+    sizes = [1, 3, 2, MAX_BATCH, 1]
+    with Connections(sum(sizes)) as connections:
+        left = list(enumerate(connections.fds))
+        given = []
+        for size in sizes:
+            batch, left = left[:size], left[size:]
+            listeners = bytes((index * 7) % 256 for index, _ in batch)
+            assert give(pair[0], [fd for _, fd in batch], listeners)
+            given.append([(index, (index * 7) % 256) for index, _ in batch])
+
+        assert [connections.recognise(take(pair[1])) for _ in sizes] == given
+
+
+def test_taken_connections_do_not_leak_into_programs(pair: Pair) -> None:
+    """A client must not stay connected because a worker started a long-lived program."""
+    with Connections(2) as connections:
+        for fd in connections.fds:
+            os.set_inheritable(fd, True)
+        give(pair[0], connections.fds, b"\x00\x01")
+        batch = take(pair[1])
+
+        assert [os.get_inheritable(fd) for fd, _ in batch or []] == [False, False]
+        connections.recognise(batch)
+
+
+def test_the_sockets_themselves_do_not_leak_and_do_not_block(pair: Pair) -> None:
+    """Neither side ever waits here."""
+    for end in pair:
+        assert not end.get_inheritable()
+        assert not end.getblocking()
+
+
+def test_an_empty_queue_says_so(pair: Pair) -> None:
+    """Nothing to take is not the end."""
+    with pytest.raises(BlockingIOError):
+        take(pair[1])
+
+
+def test_a_full_queue_refuses_and_the_giver_still_owns(pair: Pair) -> None:
+    """What is refused is not lost: it goes to another worker."""
+    with Connections(2) as connections:
+        first, refused = connections.fds
+        number = fill(pair[0], first)
+        assert number > 0
+        assert not give(pair[0], [refused], b"\x07")
+        os.fstat(refused)
+
+        taken = connections.recognise(take_all(pair[1]))
+
+    assert taken == [(0, index % 256) for index in range(number)]
+
+
+def test_a_queue_has_room_again_once_it_is_taken_from(pair: Pair) -> None:
+    """Full is a state, not an end."""
+    with Connections(1) as connections:
+        fill(pair[0], connections.fds[0])
+        connections.recognise(take_all(pair[1]))
+
+        assert give(pair[0], connections.fds, b"\x09")
+        assert connections.recognise(take(pair[1])) == [(0, 9)]
+
+
+def test_nobody_can_take_from_a_closed_end(pair: Pair) -> None:
+    """A worker that is gone is like one that is full: the connection goes elsewhere."""
+    sender, receiver = pair
+    receiver.close()
+    with Connections(1) as connections:
+        assert not give(sender, connections.fds, b"\x00")
+        assert not give(sender, connections.fds, b"\x00")
+        os.fstat(connections.fds[0])
+
+
+def test_the_end_is_told_after_all_was_taken(pair: Pair) -> None:
+    """A primary that dies after giving has still given."""
+    sender, receiver = pair
+    with Connections(1) as connections:
+        give(sender, connections.fds, b"\x05")
+        sender.close()
+
+        assert connections.recognise(take(receiver)) == [(0, 5)]
+        assert take(receiver) is None
+        assert take(receiver) is None
+
+
+def test_a_giver_with_a_bug_hears_of_it(pair: Pair) -> None:
+    """Only what passes by itself counts as full."""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        give(pair[0], [1_000_000], b"\x00")
+    with Connections(MAX_BATCH + 1) as connections, pytest.raises(OSError, match="Invalid"):
+        give(pair[0], connections.fds, bytes(MAX_BATCH + 1))
+
+
+def test_descriptors_without_a_listener_are_closed(pair: Pair) -> None:
+    """What nobody can serve does not stay open for ever."""
+    with Connections(3) as connections:
+        fds = array.array("i", connections.fds)
+        pair[0].sendmsg([b"\x01"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+        assert connections.recognise(take(pair[1])) == [(0, 1)]
+
+
+def test_what_a_dead_worker_left_can_be_taken_back(pair: Pair) -> None:
+    """The primary's duplicate of the worker's end keeps the queue alive; nobody is dropped."""
+    sender, receiver = pair
+    with ExitStack() as stack:
+        duplicate = stack.enter_context(receiver.dup())
+        connections = stack.enter_context(Connections(5))
+        give(sender, connections.fds[:1], b"\x01")
+        give(sender, connections.fds[1:3], b"\x02\x03")
+        give(sender, connections.fds[3:], b"\x04\x05")
+        taken = connections.recognise(take(receiver))
+        receiver.close()
+
+        assert taken == [(0, 1)]
+        assert connections.recognise(take_all(duplicate)) == [(1, 2), (2, 3), (3, 4), (4, 5)]
+        assert take_all(duplicate) == []
+
+
+def test_taking_all_ends_where_the_other_side_closed(pair: Pair) -> None:
+    """The end of the queue is the end."""
+    sender, receiver = pair
+    with Connections(1) as connections:
+        give(sender, connections.fds, b"\x05")
+        sender.close()
+
+        assert connections.recognise(take_all(receiver)) == [(0, 5)]
+
+
+AT_THE_LIMIT = """
+import os, resource, sys
+from aiocluster.ipc.handoff import TruncatedBatch, give, handoff_pair, take, take_all
+
+free, batches = int(sys.argv[1]), int(sys.argv[2])
+sender, receiver = handoff_pair()
+given = [os.memfd_create(f"{index}") for index in range(10)]
+inodes = [os.fstat(fd).st_ino for fd in given]
+for _ in range(batches):
+    assert give(sender, given, bytes(range(100, 110)))
+for fd in given:
+    os.close(fd)
+lowest = os.dup(0)
+os.close(lowest)
+before = os.listdir("/proc/self/fd")
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + free, hard))
+lost = 0
+try:
+    arrived = take_all(receiver) if batches > 1 else take(receiver)
+except TruncatedBatch as truncated:
+    arrived, lost = truncated.arrived, truncated.lost
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+print(lost, *((inodes.index(os.fstat(fd).st_ino), listener) for fd, listener in arrived))
+for fd, _ in arrived:
+    os.close(fd)
+assert os.listdir("/proc/self/fd") == before
+"""
+
+
+def at_the_limit(free: int, *, batches: int = 1) -> str:
+    """Take 10 connections a batch where only `free` descriptors may still be opened."""
+    command = [sys.executable, "-c", AT_THE_LIMIT, str(free), str(batches)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_at_the_descriptor_limit_the_loss_is_told() -> None:
+    """What the kernel destroyed is counted, what arrived is served, and nothing leaks."""
+    assert at_the_limit(3) == "7 (0, 100) (1, 101) (2, 102)"
+
+
+def test_with_no_descriptor_left_all_is_lost_and_told() -> None:
+    """Even the worst case is not taken for the end."""
+    assert at_the_limit(0) == "10"
+
+
+def test_just_below_the_limit_nothing_is_lost() -> None:
+    """The limit is the kernel's, to the last descriptor."""
+    assert at_the_limit(10).startswith("0 (0, 100)")
+
+
+def test_taking_all_takes_what_it_can() -> None:
+    """A truncated batch does not keep the others from being taken back."""
+    assert at_the_limit(12, batches=3).endswith("(9, 109) (0, 100) (1, 101)")

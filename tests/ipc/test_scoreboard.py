@@ -1,0 +1,229 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from aiocluster.errors import ClusterError
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    HEARTBEAT,
+    MAX_ROWS,
+    OTHER_FDS,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+    RESPONSES,
+    Scoreboard,
+    open_row,
+)
+from aiocluster.metrics.snapshot import Counters
+
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
+FIELDS = {
+    CONNECTIONS_TAKEN,
+    CONNECTIONS_CLOSED,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+    *range(RESPONSES, RESPONSES + 5),
+    HEARTBEAT,
+    OTHER_FDS,
+}
+
+LARGEST = 2**64 - 1
+
+
+@pytest.fixture
+def board() -> Iterator[Scoreboard]:
+    scoreboard = Scoreboard()
+    yield scoreboard
+    scoreboard.close()
+
+
+def test_fields_do_not_overlap_and_fit_into_a_row(board: Scoreboard) -> None:
+    """Each of the eleven has its own place."""
+    assert len(FIELDS) == 11
+    assert max(FIELDS) < len(open_row(board.fd, board.claim()))
+
+
+def test_a_row_is_whole_cache_lines(board: Scoreboard) -> None:
+    """Workers do not slow each other down by writing, and every field is aligned."""
+    row = open_row(board.fd, board.claim())
+
+    assert row.itemsize == 8
+    assert row.nbytes % 64 == 0
+
+
+def test_what_a_worker_writes_is_read_by_the_primary(board: Scoreboard) -> None:
+    """Every field, by whichever way it is read."""
+    row = board.claim()
+    written = open_row(board.fd, row)
+    for field in FIELDS:
+        written[field] = LARGEST - field
+
+    assert {field: board.read(row, field) for field in FIELDS} == {
+        field: LARGEST - field for field in FIELDS
+    }
+    assert {field: board.reader(row, field)() for field in FIELDS} == {
+        field: LARGEST - field for field in FIELDS
+    }
+
+
+def test_a_reader_reads_what_is_there_now(board: Scoreboard) -> None:
+    """A policy asks again and again."""
+    row = board.claim()
+    written = open_row(board.fd, row)
+    read = board.reader(row, CONNECTIONS_CLOSED)
+    seen = []
+    for value in (1, 2, 0, LARGEST):
+        written[CONNECTIONS_CLOSED] = value
+        seen.append(read())
+
+    assert seen == [1, 2, 0, LARGEST]
+
+
+def test_counters_have_their_names(board: Scoreboard) -> None:
+    """A snapshot's numbers come from the right places."""
+    row = board.claim()
+    written = open_row(board.fd, row)
+    written[CONNECTIONS_TAKEN], written[CONNECTIONS_CLOSED] = 10, 7
+    written[REQUESTS_BEGUN], written[REQUESTS_DONE] = 50, 49
+    for index in range(5):
+        written[RESPONSES + index] = 100 * (index + 1)
+    written[HEARTBEAT], written[OTHER_FDS] = 12345, 17
+
+    assert board.counters(row) == Counters(
+        connections_open=3,
+        connections_total=10,
+        requests_begun=50,
+        requests_done=49,
+        responses_1xx=100,
+        responses_2xx=200,
+        responses_3xx=300,
+        responses_4xx=400,
+        responses_5xx=500,
+    )
+
+
+def test_never_less_than_no_connection_is_open(board: Scoreboard) -> None:
+    """The two fields it is made of are not written at one moment."""
+    row = board.claim()
+    open_row(board.fd, row)[CONNECTIONS_CLOSED] = 1
+
+    assert board.counters(row).connections_open == 0
+
+
+def test_rows_do_not_touch_each_other(board: Scoreboard) -> None:
+    """One writer a row, and no neighbour's number is ever seen."""
+    rows = [board.claim() for _ in range(8)]
+    for row in rows:
+        written = open_row(board.fd, row)
+        for field in range(len(written)):
+            written[field] = row * 1000 + field
+
+    assert [board.read(row, HEARTBEAT) for row in rows] == [row * 1000 + HEARTBEAT for row in rows]
+    assert [board.read(row, 0) for row in rows] == [row * 1000 for row in rows]
+
+
+def test_the_last_row_is_a_row(board: Scoreboard) -> None:
+    """The mapping has room for all of them."""
+    rows = [board.claim() for _ in range(MAX_ROWS)]
+    written = open_row(board.fd, max(rows))
+    written[len(written) - 1] = 7
+
+    assert sorted(rows) == list(range(MAX_ROWS))
+    assert board.read(max(rows), len(written) - 1) == 7
+
+
+def test_a_row_used_again_begins_at_zero(board: Scoreboard) -> None:
+    """A new worker does not inherit the numbers of a dead one."""
+    row, neighbour = board.claim(), board.claim()
+    for number in (row, neighbour):
+        written = open_row(board.fd, number)
+        for field in range(len(written)):
+            written[field] = LARGEST
+    board.release(row)
+
+    assert board.claim() == row
+    assert board.counters(row) == Counters()
+    assert [board.read(row, field) for field in FIELDS] == [0] * len(FIELDS)
+    assert [board.read(neighbour, field) for field in FIELDS] == [LARGEST] * len(FIELDS)
+
+
+def test_a_released_row_can_still_be_read(board: Scoreboard) -> None:
+    """What the dead did is known until somebody else needs the row."""
+    row = board.claim()
+    open_row(board.fd, row)[REQUESTS_DONE] = 9
+    board.release(row)
+
+    assert board.read(row, REQUESTS_DONE) == 9
+
+
+def test_there_are_only_so_many_rows(board: Scoreboard) -> None:
+    """One worker too many is an error that says so; one that left makes room."""
+    rows = [board.claim() for _ in range(MAX_ROWS)]
+    with pytest.raises(ClusterError, match=f"more than {MAX_ROWS} workers"):
+        board.claim()
+
+    board.release(rows[17])
+    assert board.claim() == rows[17]
+
+
+def test_rows_can_be_used_again_for_ever(board: Scoreboard) -> None:
+    """A cluster that replaces its workers all the time never runs out."""
+    for _ in range(3 * MAX_ROWS):
+        board.release(board.claim())
+
+    assert len({board.claim() for _ in range(MAX_ROWS)}) == MAX_ROWS
+
+
+def test_it_is_not_inherited_by_programs(board: Scoreboard) -> None:
+    """Only who is given the descriptor can write."""
+    assert not os.get_inheritable(board.fd)
+
+
+def test_closing_twice_is_no_harm() -> None:
+    """Cleanup paths meet."""
+    board = Scoreboard()
+    board.close()
+    board.close()
+
+    assert board.fd == -1
+
+
+OTHER_PROCESS = """
+import sys
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, HEARTBEAT, open_row
+
+row = open_row(int(sys.argv[1]), int(sys.argv[2]))
+for line in sys.stdin:
+    row[CONNECTIONS_CLOSED] = int(line)
+    print(row[HEARTBEAT], flush=True)
+"""
+
+
+def test_processes_see_each_others_numbers_at_once(board: Scoreboard) -> None:
+    """It is one memory, both ways, and it outlives the process that wrote."""
+    row = [board.claim(), board.claim()][1]
+    mine = open_row(board.fd, row)
+    command = [sys.executable, "-c", OTHER_PROCESS, str(board.fd), str(row)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[board.fd],
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in (5, 2**63, LARGEST):
+            mine[HEARTBEAT] = number - 1
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
+            assert int(process.stdout.readline()) == number - 1
+            assert board.read(row, CONNECTIONS_CLOSED) == number
+        process.kill()
+
+    assert board.read(row, CONNECTIONS_CLOSED) == LARGEST

@@ -1,0 +1,274 @@
+"""Who hears which event."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from aiocluster.events import Event, EventsMissed, WorkerForked, WorkerMessage, WorkerOnline
+from aiocluster.primary.bus import CONGESTED_UNREAD, MAX_UNREAD, EventBus
+from tests.support.waiting import soon, turns
+
+
+class SomeWorker:
+    """As much of a worker as an event tells."""
+
+    id, slot, role, generation, pid = 1, 0, "web", 1, 4711
+
+    async def send(self, message: Any) -> None:
+        raise NotImplementedError
+
+
+WORKER = SomeWorker()
+
+
+def numbered(number: int) -> WorkerMessage:
+    return WorkerMessage(WORKER, number)
+
+
+async def read(events: AsyncIterator[Event | EventsMissed], count: int) -> list[Any]:
+    return [await soon(anext(events)) for _ in range(count)]
+
+
+async def test_an_iterator_hears_all_events_in_order() -> None:
+    """From the call of `events` on, also before the first is asked for."""
+    bus = EventBus()
+    bus.publish(numbered(0))
+    events = bus.events()
+    for number in range(1, 4):
+        bus.publish(numbered(number))
+
+    assert await read(events, 3) == [numbered(1), numbered(2), numbered(3)]
+
+
+async def test_a_waiting_iterator_is_woken() -> None:
+    """An event reaches who already waits for it."""
+    bus = EventBus()
+    next_event = asyncio.ensure_future(anext(bus.events()))
+    await turns()
+
+    bus.publish(numbered(1))
+
+    assert await soon(next_event) == numbered(1)
+
+
+async def test_each_iterator_hears_everything() -> None:
+    """One reader takes nothing from another."""
+    bus = EventBus()
+    first, second = bus.events(), bus.events()
+    bus.publish(numbered(1))
+
+    assert await read(first, 1) == await read(second, 1) == [numbered(1)]
+
+
+async def test_a_callback_hears_only_its_kind_and_at_once() -> None:
+    """`on(kind)` is called before `publish` returns; Event is every kind."""
+    bus, online, every = EventBus(), list[Event](), list[Event]()
+    bus.on(WorkerOnline, online.append)
+    bus.on(Event, every.append)
+
+    bus.publish(WorkerForked(WORKER))
+    bus.publish(WorkerOnline(WORKER))
+
+    assert online == [WorkerOnline(WORKER)]
+    assert every == [WorkerForked(WORKER), WorkerOnline(WORKER)]
+
+
+async def test_a_callback_that_was_taken_off_hears_nothing_more() -> None:
+    """What `on` returns takes the callback off, and may be called again."""
+    bus, heard = EventBus(), list[Event]()
+    off = bus.on(Event, heard.append)
+    bus.publish(numbered(1))
+
+    off()
+    off()
+    bus.publish(numbered(2))
+
+    assert heard == [numbered(1)]
+
+
+async def test_a_callback_may_take_itself_off() -> None:
+    """A callback for one event only hurts none of the others."""
+    bus, heard = EventBus(), list[Event]()
+
+    def once(event: Event) -> None:
+        off()
+        heard.append(event)
+
+    off = bus.on(Event, once)
+    bus.on(Event, heard.append)
+
+    bus.publish(numbered(1))
+    bus.publish(numbered(2))
+
+    assert heard == [numbered(1), numbered(1), numbered(2)]
+
+
+async def test_a_callback_that_raises_is_logged_and_hurts_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A user's mistake stays the user's."""
+    bus, heard = EventBus(), list[Event]()
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("the user's mistake")
+
+    bus.on(Event, broken)
+    bus.on(Event, heard.append)
+    events = bus.events()
+    bus.publish(numbered(1))
+
+    assert heard == await read(events, 1) == [numbered(1)]
+    assert "WorkerMessage raised" in caplog.text
+    assert "the user's mistake" in caplog.text
+
+
+async def test_a_coroutine_callback_runs_as_a_task() -> None:
+    """An async callback may wait without holding up the others."""
+    bus, heard, go = EventBus(), asyncio.Queue[Event](), asyncio.Event()
+
+    async def callback(event: Event) -> None:
+        await go.wait()
+        await heard.put(event)
+
+    bus.on(Event, callback)
+    bus.publish(numbered(1))
+    assert heard.empty()
+    go.set()
+
+    assert await soon(heard.get()) == numbered(1)
+
+
+async def test_a_coroutine_callback_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What a task raises is not swallowed."""
+    bus = EventBus()
+
+    async def broken(event: Event) -> None:
+        raise RuntimeError("the user's mistake")
+
+    bus.on(Event, broken)
+    bus.publish(numbered(1))
+    await turns()
+
+    assert "the user's mistake" in caplog.text
+
+
+async def test_an_iterator_that_is_not_read_is_bounded_and_told() -> None:
+    """The oldest events go, and the reader first hears how many."""
+    bus = EventBus()
+    events = bus.events()
+    for number in range(MAX_UNREAD + 7):
+        bus.publish(numbered(number))
+
+    heard = await read(events, MAX_UNREAD + 1)
+
+    assert heard[0] == EventsMissed(7)
+    assert heard[1:] == [numbered(number) for number in range(7, MAX_UNREAD + 7)]
+
+
+async def test_missed_events_are_counted_anew_each_time() -> None:
+    """A count tells of what was missed since the last one."""
+    bus = EventBus()
+    events = bus.events()
+    for _ in range(2):
+        for number in range(MAX_UNREAD + 1):
+            bus.publish(numbered(number))
+        assert (await read(events, MAX_UNREAD + 1))[0] == EventsMissed(1)
+
+
+async def test_an_unread_iterator_congests_the_bus_until_it_is_read() -> None:
+    """Relief is called once, as soon as the reader has caught up enough."""
+    bus, relieved = EventBus(), list[int]()
+    events = bus.events()
+    for number in range(CONGESTED_UNREAD):
+        bus.publish(numbered(number))
+    assert not bus.congested
+    bus.publish(numbered(CONGESTED_UNREAD))
+    assert bus.congested
+    bus.when_relieved(lambda: relieved.append(1))
+
+    await read(events, 5)
+
+    assert not bus.congested
+    assert relieved == [1]
+
+
+async def test_an_iterator_that_is_left_congests_nobody() -> None:
+    """Who stops reading while there is much unread relieves the bus."""
+    bus, relieved = EventBus(), list[int]()
+    events = cast(AsyncGenerator[Event | EventsMissed, None], bus.events())
+    bus.publish(numbered(0))
+    await read(events, 1)
+    for number in range(2 * CONGESTED_UNREAD):
+        bus.publish(numbered(number))
+    bus.when_relieved(lambda: relieved.append(1))
+
+    await events.aclose()
+
+    assert not bus.congested
+    assert relieved == [1]
+
+
+async def test_an_iterator_that_is_dropped_unread_congests_nobody() -> None:
+    """Who asked for events and never read one holds up no worker."""
+    bus, relieved = EventBus(), list[int]()
+    events = bus.events()
+    for number in range(2 * CONGESTED_UNREAD):
+        bus.publish(numbered(number))
+    bus.when_relieved(lambda: relieved.append(1))
+
+    del events
+    gc.collect()
+
+    assert not bus.congested
+    assert relieved == [1]
+
+
+async def test_one_slow_reader_among_quick_ones_keeps_the_bus_congested() -> None:
+    """Relief waits for the slowest."""
+    bus, relieved = EventBus(), list[int]()
+    quick, slow = bus.events(), bus.events()
+    for number in range(CONGESTED_UNREAD + 5):
+        bus.publish(numbered(number))
+    bus.when_relieved(lambda: relieved.append(1))
+
+    await read(quick, 50)
+    assert relieved == []
+    await read(slow, 50)
+    assert relieved == [1]
+
+
+async def test_closing_ends_each_iterator_after_what_it_has() -> None:
+    """Nothing that was published is lost by the end; to close twice is harmless."""
+    bus = EventBus()
+    full, empty = bus.events(), bus.events()
+    bus.publish(numbered(1))
+    await read(empty, 1)
+    bus.close()
+    bus.close()
+    bus.publish(numbered(2))
+
+    assert [event async for event in full] == [numbered(1)]
+    assert [event async for event in empty] == []
+
+
+async def test_closing_wakes_who_waits() -> None:
+    """No reader hangs on a bus that has closed."""
+    bus = EventBus()
+    waiting = asyncio.ensure_future(anext(bus.events()))
+    await turns()
+
+    bus.close()
+
+    with contextlib.suppress(StopAsyncIteration):
+        await soon(waiting)
+    assert isinstance(waiting.exception(), StopAsyncIteration)
+
+
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aiocluster")

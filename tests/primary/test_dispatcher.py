@@ -1,0 +1,311 @@
+"""Which worker gets which connection, and what happens when nobody has room."""
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.primary.dispatcher import Connection, Dispatcher
+
+NOW = 1000.0
+
+
+class FakeRecipient:
+    """A worker with room for `room` more connections.
+
+    One that is `picky` takes a batch whole or not at all, as the kernel's queue does.
+    """
+
+    def __init__(self, slot: int, room: int = 10**6, *, picky: bool = False) -> None:
+        self.slot = slot
+        self.room = room
+        self.picky = picky
+        self.behind = False
+        self.given: list[Connection] = []
+        self.batches: list[int] = []
+
+    @property
+    def has_room(self) -> bool:
+        return self.room > 0
+
+    def is_behind(self, now: float) -> bool:
+        return self.behind
+
+    def hand_over(self, batch: Sequence[Connection], now: float) -> int:
+        if self.picky and len(batch) > self.room:
+            self.room = 0
+        batch = batch[: self.room]
+        self.room -= len(batch)
+        self.given += batch
+        self.batches.append(len(batch))
+        return len(batch)
+
+
+class Door:
+    """The listeners, as the dispatcher sees them."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.dispatcher = Dispatcher(
+            RoundRobin(), lambda: self.calls.append("pause"), lambda: self.calls.append("resume")
+        )
+
+    def open_for(self, *recipients: FakeRecipient) -> Dispatcher:
+        for recipient in recipients:
+            self.dispatcher.add(recipient)
+        self.dispatcher.update(NOW)
+        return self.dispatcher
+
+
+def made_up(count: int, first: int = 0) -> list[Connection]:
+    """Connections that no kernel knows."""
+    return [Connection(first + number, 0) for number in range(count)]
+
+
+def test_connections_one_by_one_are_spread_evenly() -> None:
+    """Over healthy workers nobody is ever two ahead of another."""
+    workers = [FakeRecipient(slot) for slot in range(4)]
+    dispatcher = Door().open_for(*workers)
+
+    for connection in made_up(64):
+        dispatcher.dispatch([connection], NOW)
+
+    assert [len(worker.given) for worker in workers] == [16, 16, 16, 16]
+
+
+def test_a_batch_is_spread_evenly_and_handed_over_in_one_go_each() -> None:
+    """One wake-up of the listener costs one message a worker."""
+    workers = [FakeRecipient(slot) for slot in range(4)]
+
+    Door().open_for(*workers).dispatch(made_up(64), NOW)
+
+    assert [worker.batches for worker in workers] == [[16]] * 4
+
+
+def test_workers_are_offered_by_slot_whatever_the_order_they_came_in() -> None:
+    """A policy may rely on the order of its candidates."""
+    workers = [FakeRecipient(slot) for slot in (2, 0, 1)]
+
+    Door().open_for(*workers).dispatch(made_up(3), NOW)
+
+    assert [worker.given[0].fd for worker in workers] == [2, 0, 1]
+
+
+def test_who_is_behind_is_passed_over_while_another_is_not() -> None:
+    """A blocked worker gets no new connections."""
+    late, punctual, other = (FakeRecipient(slot) for slot in range(3))
+    late.behind = True
+
+    Door().open_for(late, punctual, other).dispatch(made_up(30), NOW)
+
+    assert late.given == []
+    assert len(punctual.given) + len(other.given) == 30
+
+
+def test_who_has_caught_up_is_chosen_again() -> None:
+    """To have been behind is not held against a worker."""
+    late, punctual = FakeRecipient(0), FakeRecipient(1)
+    dispatcher = Door().open_for(late, punctual)
+    late.behind = True
+    dispatcher.dispatch(made_up(4), NOW)
+    late.behind = False
+
+    dispatcher.dispatch(made_up(4), NOW)
+
+    assert len(late.given) == 2
+
+
+def test_when_all_are_behind_the_policy_chooses_among_all() -> None:
+    """A burst that makes everyone late is still spread evenly."""
+    workers = [FakeRecipient(slot) for slot in range(3)]
+    for worker in workers:
+        worker.behind = True
+
+    Door().open_for(*workers).dispatch(made_up(30), NOW)
+
+    assert [len(worker.given) for worker in workers] == [10, 10, 10]
+
+
+def test_who_is_full_is_skipped() -> None:
+    """What a full worker refuses goes to another."""
+    full, free = FakeRecipient(0, room=1), FakeRecipient(1)
+    dispatcher = Door().open_for(full, free)
+
+    for connection in made_up(10):
+        dispatcher.dispatch([connection], NOW)
+
+    assert (len(full.given), len(free.given)) == (1, 9)
+
+
+def test_a_batch_that_does_not_fit_goes_to_others_whole() -> None:
+    """A refused batch is still ours, and lost by nobody."""
+    full, free = FakeRecipient(0, room=1, picky=True), FakeRecipient(1)
+
+    Door().open_for(full, free).dispatch(made_up(10), NOW)
+
+    assert full.given == []
+    assert sorted(free.given) == made_up(10)
+
+
+def test_what_is_left_of_a_batch_goes_to_others() -> None:
+    """A worker may take as much of a batch as it has room for."""
+    full, free = FakeRecipient(0, room=2), FakeRecipient(1)
+
+    Door().open_for(full, free).dispatch(made_up(10), NOW)
+
+    assert full.given == [Connection(0, 0), Connection(2, 0)]
+    assert sorted([*full.given, *free.given]) == made_up(10)
+
+
+def test_with_nobody_there_connections_wait_and_the_door_stays_shut() -> None:
+    """Before the first worker is ready nothing is asked of the listeners, which are paused."""
+    door = Door()
+
+    door.dispatcher.dispatch(made_up(3), NOW)
+    door.dispatcher.update(NOW)
+
+    assert door.dispatcher.waiting == 3
+    assert door.calls == []
+
+
+def test_when_nobody_has_room_the_door_is_shut_once() -> None:
+    """Full means: stop accepting, the kernel's backlog is the queue."""
+    door = Door()
+    dispatcher = door.open_for(FakeRecipient(0, room=1), FakeRecipient(1, room=1))
+
+    for connection in made_up(6):
+        dispatcher.dispatch([connection], NOW)
+
+    assert dispatcher.waiting == 4
+    assert door.calls == ["resume", "pause"]
+
+
+def test_with_room_again_what_waited_goes_first_and_in_order() -> None:
+    """Who was accepted first is served first, and then the door opens again."""
+    door, worker = Door(), FakeRecipient(0, room=1)
+    dispatcher = door.open_for(worker)
+    for connection in made_up(6):
+        dispatcher.dispatch([connection], NOW)
+
+    worker.room = 100
+    dispatcher.update(NOW)
+
+    assert worker.given == made_up(6)
+    assert dispatcher.waiting == 0
+    assert door.calls == ["resume", "pause", "resume"]
+
+
+def test_one_who_is_removed_is_given_nothing_more() -> None:
+    """A draining or dead worker gets nothing new; to remove it twice is harmless."""
+    gone, stays = FakeRecipient(0), FakeRecipient(1)
+    dispatcher = Door().open_for(gone, stays)
+
+    for _ in range(2):
+        dispatcher.remove(gone)
+        dispatcher.update(NOW)
+    dispatcher.dispatch(made_up(10), NOW)
+
+    assert gone.given == []
+    assert len(stays.given) == 10
+
+
+def test_when_the_last_worker_goes_the_door_is_shut() -> None:
+    """Without workers the clients wait in the backlog."""
+    door, worker = Door(), FakeRecipient(0)
+    dispatcher = door.open_for(worker)
+
+    dispatcher.remove(worker)
+    dispatcher.update(NOW)
+
+    assert door.calls == ["resume", "pause"]
+
+
+def test_more_than_one_handoff_takes_is_handed_out_in_rounds() -> None:
+    """No batch is larger than the kernel lets through at once (253), whatever has waited."""
+    door = Door()
+    door.dispatcher.dispatch(made_up(1000), NOW)
+    worker = FakeRecipient(0)
+
+    door.open_for(worker)
+
+    assert worker.given == made_up(1000)
+    assert max(worker.batches) <= 253
+
+
+def test_what_waits_can_be_taken_back() -> None:
+    """At the end the caller closes what nobody served; it is given up once."""
+    door = Door()
+    door.dispatcher.dispatch(made_up(3), NOW)
+
+    assert door.dispatcher.take_waiting() == made_up(3)
+    assert door.dispatcher.take_waiting() == []
+    assert door.dispatcher.waiting == 0
+
+
+class AnyLife(RuleBasedStateMachine):
+    """Workers come, go, fill up, empty and fall behind while connections arrive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.door = Door()
+        self.dispatcher = self.door.dispatcher
+        self.present: list[FakeRecipient] = []
+        self.all: list[FakeRecipient] = []
+        self.arrived = 0
+
+    @rule(count=st.integers(1, 300))
+    def arrive(self, count: int) -> None:
+        self.dispatcher.dispatch(made_up(count, self.arrived), NOW)
+        self.arrived += count
+
+    @rule(room=st.integers(0, 40), picky=st.booleans())
+    def come(self, room: int, picky: bool) -> None:
+        taken = {recipient.slot for recipient in self.present}
+        slot = next(n for n in range(len(self.present) + 1) if n not in taken)
+        recipient = FakeRecipient(slot, room, picky=picky)
+        self.present.append(recipient)
+        self.all.append(recipient)
+        self.dispatcher.add(recipient)
+        self.dispatcher.update(NOW)
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data())
+    def go(self, data: st.DataObject) -> None:
+        recipient = data.draw(st.sampled_from(self.present))
+        self.present.remove(recipient)
+        self.dispatcher.remove(recipient)
+        self.dispatcher.update(NOW)
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data(), room=st.integers(0, 400))
+    def make_room(self, data: st.DataObject, room: int) -> None:
+        data.draw(st.sampled_from(self.present)).room = room
+        self.dispatcher.update(NOW)
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data(), behind=st.booleans())
+    def fall_behind(self, data: st.DataObject, behind: bool) -> None:
+        data.draw(st.sampled_from(self.present)).behind = behind
+
+    @invariant()
+    def every_connection_is_handed_over_once_or_waits(self) -> None:
+        given = [connection.fd for recipient in self.all for connection in recipient.given]
+        waiting = self.dispatcher.take_waiting()
+        assert sorted([*given, *(connection.fd for connection in waiting)]) == [
+            *range(self.arrived)
+        ]
+        self.dispatcher.dispatch(waiting, NOW)
+
+    @invariant()
+    def nothing_waits_while_somebody_has_room(self) -> None:
+        if self.dispatcher.waiting:
+            assert not any(recipient.has_room for recipient in self.present)
+
+    @invariant()
+    def the_door_is_shut_and_opened_in_turn(self) -> None:
+        calls = self.door.calls
+        assert calls == [("resume", "pause")[n % 2] for n in range(len(calls))]
+
+
+TestAnyLife = AnyLife.TestCase

@@ -1,0 +1,476 @@
+"""A worker seen from the primary; the test plays the worker, at the far end of real sockets."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from aiocluster.errors import MessageError, WorkerGone
+from aiocluster.events import (
+    WorkerDisconnected,
+    WorkerExited,
+    WorkerListening,
+    WorkerMessage,
+    WorkerOnline,
+)
+from aiocluster.ipc.messages import (
+    BootFailed,
+    Drain,
+    Drained,
+    DrainRequest,
+    Online,
+    Ready,
+    ReportMetrics,
+    Subscribe,
+    Unsubscribe,
+    UserMessage,
+)
+from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.lifecycle import Phase
+from aiocluster.primary.spawner import ExitStatus
+from tests.support.waiting import soon, turns, turns_until
+from tests.support.workers import FakeOwner, FakeWorker, let_go, play_worker
+
+REPORT = Report(latency={}, lag_mean=0.0, lag_max=0.0, cpu_percent=0.0, rss_bytes=1, pss_bytes=1)
+
+
+class Stage:
+    """One worker, both sides."""
+
+    def __init__(self, owner: FakeOwner, handle: WorkerHandle, worker: FakeWorker) -> None:
+        self.owner, self.handle, self.worker = owner, handle, worker
+
+    async def ready(self) -> None:
+        """Bring it up."""
+        self.handle.announced()
+        self.worker.boot()
+        await turns_until(lambda: self.handle.was_ready)
+
+    async def exited(self) -> WorkerExited:
+        """Do as the supervisor does when its process is dead; return how it ended."""
+        status = await soon(self.worker.process.wait())
+        await soon(self.handle.read_last_words())
+        return self.handle.ended(status)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    owner = FakeOwner()
+    handle, worker = await play_worker(owner)
+    yield Stage(owner, handle, worker)
+    let_go(handle, worker)
+    await turns()
+
+
+# ---- what is heard
+
+
+async def test_a_life_is_told_in_order(stage: Stage) -> None:
+    """Online, listening with the addresses, its messages, disconnected, exited."""
+    await stage.ready()
+    await stage.worker.channel.send("hello")
+    assert await stage.owner.event() == WorkerOnline(stage.handle)
+    assert await stage.owner.event() == WorkerListening(stage.handle, (("127.0.0.1", 8000),))
+    assert await stage.owner.event() == WorkerMessage(stage.handle, "hello")
+    stage.worker.exit(1)
+
+    exited = await stage.exited()
+
+    assert await stage.owner.event() == WorkerDisconnected(stage.handle, voluntary=False)
+    assert exited == WorkerExited(stage.handle, 1, None, False, "crash")
+
+
+async def test_nothing_is_heard_before_it_is_announced(stage: Stage) -> None:
+    """Nobody hears of a worker before its WorkerForked; then nothing is missing."""
+    stage.worker.boot()
+    await stage.worker.channel.send("early")
+    stage.worker.channel.close()
+    await soon(stage.worker.disconnected.wait())
+    await turns(20)
+    assert stage.owner.log == []
+
+    stage.handle.announced()
+
+    assert stage.owner.log == [
+        "WorkerOnline",
+        "WorkerListening",
+        "ready",
+        "WorkerMessage",
+        "unready",
+        "WorkerDisconnected",
+    ]
+
+
+async def test_it_follows_the_life_cycle(stage: Stage) -> None:
+    """The phase is what the worker said, and what was asked of it."""
+    phases = [stage.handle.phase]
+    stage.handle.announced()
+    stage.worker.say(Online())
+    await stage.owner.event()
+    phases.append(stage.handle.phase)
+    stage.worker.say(Ready())
+    await stage.owner.event()
+    phases.append(stage.handle.phase)
+    stage.handle.drain()
+    phases.append(stage.handle.phase)
+    stage.worker.exit(0)
+    await stage.exited()
+
+    assert [*phases, stage.handle.phase] == list(Phase)
+    assert stage.handle.is_dead
+
+
+async def test_it_settles_when_it_is_ready(stage: Stage) -> None:
+    """Who waits for the start of a worker need not wait for its end."""
+    assert not stage.handle.settled.done()
+    await stage.ready()
+
+    assert stage.handle.settled.done()
+
+
+async def test_it_settles_when_it_dies_before(stage: Stage) -> None:
+    """Who waits for the start of a worker does not wait for ever."""
+    stage.handle.announced()
+    stage.worker.exit(1)
+    await stage.exited()
+
+    assert stage.handle.settled.done()
+    assert not stage.handle.was_ready
+
+
+async def test_its_last_words_are_heard(stage: Stage) -> None:
+    """What a worker sent before it died is not lost."""
+    await stage.ready()
+    for number in range(3):
+        await stage.worker.channel.send(number)
+    stage.worker.say(Drained(["GET /slow"]))
+    stage.worker.die_of(signal.SIGSEGV)
+
+    exited = await stage.exited()
+
+    assert stage.owner.log.count("WorkerMessage") == 3
+    assert stage.handle.cut == ["GET /slow"]
+    assert exited == WorkerExited(stage.handle, None, signal.SIGSEGV, False, "signal")
+
+
+async def test_a_channel_that_a_grandchild_keeps_open_does_not_hold_up_the_end(
+    stage: Stage,
+) -> None:
+    """The process is dead: after a moment its channel counts as closed."""
+    await stage.ready()
+    stage.worker.process.on_end = lambda: None  # the channel's far end stays open
+    stage.worker.exit(0)
+
+    await stage.exited()
+
+    assert stage.owner.log[-1] == "WorkerDisconnected"
+
+
+async def test_reports_and_subscriptions_reach_the_owner(stage: Stage) -> None:
+    """What is not this handle's business is passed on."""
+    await stage.ready()
+    stage.worker.say(ReportMetrics(REPORT), Subscribe(7, 0.5), Unsubscribe(7))
+
+    assert await soon(stage.owner.subscriptions.get()) == Subscribe(7, 0.5)
+    assert await soon(stage.owner.subscriptions.get()) == Unsubscribe(7)
+    assert stage.owner.reports == [REPORT]
+
+
+async def test_a_request_to_drain_is_the_owners_to_decide(stage: Stage) -> None:
+    """The worker asks; nothing happens to it until somebody says so."""
+    await stage.ready()
+    stage.worker.say(DrainRequest("max_requests"))
+
+    assert await soon(stage.owner.requests.get()) == "max_requests"
+    assert stage.handle.phase is Phase.READY
+
+
+async def test_a_message_is_paid_for_when_it_was_heard(stage: Stage) -> None:
+    """Until subscribers have read, the worker's window is not opened again."""
+    await stage.ready()
+    big = b"x" * 400_000
+    for _ in range(2):
+        await stage.worker.channel.send(big)
+    third = asyncio.ensure_future(stage.worker.channel.send(big))
+    await turns_until(lambda: len(stage.owner.unheard) == 2)
+    await turns(20)
+    assert not third.done()
+
+    for heard in stage.owner.unheard:
+        heard()
+
+    await soon(third)
+
+
+async def test_messages_reach_the_worker(stage: Stage) -> None:
+    """`send` from before the worker is ready, in order."""
+    await stage.handle.send({"config": 1})
+    await stage.handle.send((1, 2))
+
+    assert await stage.worker.hear() == UserMessage({"config": 1})
+    assert await stage.worker.hear() == UserMessage([1, 2])
+
+
+async def test_a_message_that_cannot_be_sent_is_the_senders_fault(stage: Stage) -> None:
+    """It is named, and the channel stays as it was."""
+    with pytest.raises(MessageError, match=r"message\['a'\]"):
+        await stage.handle.send({"a": object()})
+    await stage.handle.send("fine")
+
+    assert await stage.worker.hear() == UserMessage("fine")
+
+
+async def test_sending_to_a_worker_that_is_gone_says_so(stage: Stage) -> None:
+    """A message to nobody is not silently dropped."""
+    await stage.ready()
+    stage.worker.exit(0)
+    await stage.exited()
+
+    with pytest.raises(WorkerGone, match=r"worker 1 \(pid \d+\) is no longer connected"):
+        await stage.handle.send("hello?")
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\xc1", b"\x93\x28\x01\xc3", b"\x91\xcd\x03\xe7"],
+    ids=["http", "no msgpack", "what only a primary may send", "unknown"],
+)
+async def test_nonsense_disconnects_the_worker(
+    stage: Stage, nonsense: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the worker is given nothing more."""
+    await stage.ready()
+
+    assert stage.worker.channel._transport is not None
+    stage.worker.channel._transport.write(nonsense)
+    await soon(stage.worker.disconnected.wait())
+    await turns_until(lambda: stage.owner.log[-1] == "WorkerDisconnected")
+
+    assert "sent nonsense and is disconnected" in caplog.text
+    assert stage.owner.log[-2:] == ["unready", "WorkerDisconnected"]
+    assert not stage.handle.is_connected
+
+
+async def test_what_comes_out_of_turn_disconnects_the_worker(stage: Stage) -> None:
+    """A worker that is ready cannot become ready once more."""
+    await stage.ready()
+    stage.worker.say(Ready())
+
+    await soon(stage.worker.disconnected.wait())
+
+
+# ---- what is asked of it
+
+
+async def test_drain_takes_effect_at_once_and_may_be_asked_again(stage: Stage) -> None:
+    """From the call on it gets nothing new; the result can be awaited by many."""
+    await stage.ready()
+    first, second = stage.handle.drain(5.0), stage.handle.drain(5.0)
+    assert stage.owner.log[-1] == "unready"
+    assert await stage.worker.hear() == Drain(5.0, at_once=True)
+
+    stage.worker.exit(0)
+    exited = await stage.exited()
+
+    assert await soon(first) is await soon(second) is exited
+
+
+async def test_drain_has_the_usual_timeout(stage: Stage) -> None:
+    """Unless another is given it is `graceful_timeout`."""
+    await stage.ready()
+    stage.handle.drain()
+
+    assert await stage.worker.hear() == Drain(30.0, at_once=True)
+
+
+async def test_who_stops_waiting_for_a_drain_does_not_stop_the_drain(stage: Stage) -> None:
+    """A cancelled wait is nobody else's business."""
+    await stage.ready()
+    impatient, patient = stage.handle.drain(), stage.handle.drain()
+    impatient.cancel()
+    stage.worker.exit(0)
+
+    assert await stage.exited() is await soon(patient)
+
+
+async def test_a_worker_that_is_dead_can_be_drained_and_killed(stage: Stage) -> None:
+    """It changes nothing, and tells how it ended."""
+    await stage.ready()
+    stage.worker.exit(0)
+    exited = await stage.exited()
+
+    assert await soon(stage.handle.drain()) is exited
+    assert await soon(stage.handle.kill(signal.SIGKILL)) is exited
+    assert await soon(stage.handle.kill()) is exited
+
+
+async def test_kill_sends_the_signal(stage: Stage) -> None:
+    """TERM unless another is given; a signal that does not end it changes nothing else."""
+    await stage.ready()
+    stage.handle.kill(signal.SIGUSR1)
+    phases = [stage.handle.phase]
+
+    stage.handle.kill()
+
+    assert [*phases, stage.handle.phase] == [Phase.READY, Phase.DRAINING]
+    assert [stage.worker.process.signals.get_nowait() for _ in range(2)] == [
+        signal.SIGUSR1,
+        signal.SIGTERM,
+    ]
+
+
+async def test_one_told_to_drain_while_it_starts_never_listens(stage: Stage) -> None:
+    """Its Ready crossed our Drain: it is given nothing."""
+    stage.handle.announced()
+    stage.handle.drain()
+    stage.worker.boot()
+    stage.worker.exit(0)
+    exited = await stage.exited()
+
+    assert stage.owner.log == ["unready", "WorkerOnline", "WorkerDisconnected"]
+    assert exited.reason == "drain"
+
+
+@pytest.mark.parametrize("ask", ["drain", "kill"])
+async def test_one_that_does_not_end_in_time_is_killed(
+    stage: Stage, ask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every wait has an end: the timeout, and a grace for the app's clean-up."""
+    monkeypatch.setattr("aiocluster.primary.handle.KILL_GRACE", 0.01)
+    stage.owner.graceful_timeout = 0.0
+    await stage.ready()
+
+    getattr(stage.handle, ask)()
+    exited = await stage.exited()
+
+    assert stage.handle.killed
+    assert exited == WorkerExited(stage.handle, None, signal.SIGKILL, True, ask)
+
+
+async def test_one_that_lost_its_channel_is_given_time_and_then_killed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot be talked to is not kept for ever."""
+    monkeypatch.setattr("aiocluster.primary.handle.KILL_GRACE", 0.01)
+    stage.owner.graceful_timeout = 0.0
+    await stage.ready()
+
+    stage.worker.channel.close()
+    exited = await stage.exited()
+
+    assert stage.owner.log[-2:] == ["unready", "WorkerDisconnected"]
+    assert (exited.signal, exited.reason) == (signal.SIGKILL, "disconnected")
+
+
+async def test_a_deadline_ends_with_the_worker(stage: Stage) -> None:
+    """One that ended in time is not killed afterwards."""
+    await stage.ready()
+    stage.handle.drain()
+    stage.worker.exit(0)
+    await stage.exited()
+
+    assert stage.handle._deadline is not None
+    assert stage.handle._deadline.cancelled()
+
+
+# ---- how it ended
+
+BY_TERM = ExitStatus(None, signal.SIGTERM)
+BY_KILL = ExitStatus(None, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "reason", "voluntary"),
+    [
+        ("drain", ExitStatus(0, None), "drain", True),
+        ("drain", ExitStatus(1, None), "drain", True),
+        ("drain", BY_KILL, "drain", True),
+        ("kill TERM", ExitStatus(0, None), "kill", True),
+        ("kill TERM", BY_TERM, "kill", True),
+        ("kill KILL", BY_KILL, "kill", True),
+        ("kill USR1", ExitStatus(None, signal.SIGUSR1), "kill", True),
+        ("kill USR1", ExitStatus(1, None), "crash", False),
+        ("kill USR1", BY_KILL, "signal", False),
+        ("drain, kill TERM", ExitStatus(0, None), "drain", True),
+        ("kill TERM, kill KILL", BY_KILL, "kill", True),
+        ("", ExitStatus(0, None), "exit", False),
+        ("", ExitStatus(1, None), "crash", False),
+        ("", ExitStatus(255, None), "crash", False),
+        ("", BY_TERM, "signal", False),
+        ("", BY_KILL, "signal", False),
+        ("", ExitStatus(None, signal.SIGSEGV), "signal", False),
+        ("", ExitStatus(None, None), "crash", False),
+        ("stop", ExitStatus(0, None), "stop", True),
+        ("max_requests", ExitStatus(0, None), "max_requests", True),
+        ("boot timeout", BY_KILL, "boot_timeout", False),
+    ],
+)
+async def test_the_event_says_why_it_ended_and_whether_it_was_asked_to(
+    stage: Stage, asked: str, status: ExitStatus, reason: str, voluntary: bool
+) -> None:
+    """`voluntary` tells a deploy or an operator from a crash; `reason` tells which."""
+    await stage.ready()
+    stage.worker.process.is_stubborn = True
+    for order in filter(None, asked.split(", ")):
+        match order.split():
+            case ["drain"]:
+                stage.handle.drain()
+            case ["kill", name]:
+                stage.handle.kill(signal.Signals[f"SIG{name}"])
+            case ["boot", "timeout"]:
+                stage.handle.kill_for("boot_timeout")
+            case _:
+                stage.handle.begin_drain(order)
+    stage.worker.process.end(status)
+
+    assert await stage.exited() == WorkerExited(
+        stage.handle, status.code, status.signal, voluntary, reason
+    )
+
+
+async def test_one_that_could_not_boot_says_so(stage: Stage) -> None:
+    """The cause is kept, with its traceback, and it is not voluntary."""
+    stage.handle.announced()
+    stage.worker.fail_to_boot("ValueError: no database", "Traceback …")
+
+    exited = await stage.exited()
+
+    assert stage.handle.boot_failure == BootFailed("ValueError: no database", "Traceback …")
+    assert exited == WorkerExited(stage.handle, 3, None, False, "boot_failed")
+
+
+@pytest.mark.parametrize(
+    ("ask", "voluntary"),
+    [
+        (lambda handle: None, False),
+        (lambda handle: handle.drain(), True),
+        (lambda handle: handle.kill(signal.SIGKILL), True),
+        (lambda handle: handle.kill_for("boot_timeout"), False),
+    ],
+    ids=["crash", "drain", "kill", "boot timeout"],
+)
+async def test_both_ends_of_a_life_agree_on_voluntary(
+    stage: Stage, ask: Any, voluntary: bool
+) -> None:
+    """WorkerDisconnected and WorkerExited tell the same."""
+    await stage.ready()
+    for _ in range(2):
+        await stage.owner.event()
+    ask(stage.handle)
+    stage.worker.die_of(signal.SIGKILL)
+
+    exited = await stage.exited()
+
+    assert await stage.owner.event() == WorkerDisconnected(stage.handle, voluntary)
+    assert exited.voluntary is voluntary
+
+
+async def test_it_is_named_by_id_and_pid(stage: Stage) -> None:
+    """Logs and debuggers show which worker is meant."""
+    pid = stage.worker.process.pid
+
+    assert str(stage.handle) == f"worker 1 (pid {pid})"
+    assert repr(stage.handle) == f"<WorkerHandle id=1 slot=0 pid={pid} starting>"

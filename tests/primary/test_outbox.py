@@ -1,0 +1,293 @@
+"""The primary's side of a handoff, over a real one."""
+
+import asyncio
+import os
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from aiocluster.ipc.handoff import handoff_pair, take_all
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    OTHER_FDS,
+    Scoreboard,
+    open_row,
+)
+from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.outbox import Limits, Outbox
+from tests.support.connections import close_all, connections, open_fds
+from tests.support.waiting import soon
+
+NOW = 1000.0
+
+
+class Side:
+    """An outbox, and the worker's side of it, played by the test."""
+
+    def __init__(self, max_fds: int) -> None:
+        self.changed = asyncio.Event()
+        self.scoreboard = Scoreboard()
+        row = self.scoreboard.claim()
+        self.row = open_row(self.scoreboard.fd, row)
+        ends = handoff_pair()
+        self.receiver = ends[1]
+        limits = Limits(behind_after=0.05, max_fds=max_fds)
+        self.outbox = Outbox(3, ends, (self.scoreboard, row), limits, self.changed.set)
+
+    def take(self) -> int:
+        """Take all that waits, as a worker does; return how many."""
+        taken = take_all(self.receiver)
+        for fd, _ in taken:
+            os.close(fd)
+        self.row[CONNECTIONS_TAKEN] += len(taken)
+        return len(taken)
+
+    def fill(self) -> int:
+        """Give until it is full; return how many it took."""
+        count = 0
+        while self.outbox.hand_over(batch := connections(1), NOW):
+            count += 1
+        close_all(batch)
+        return count
+
+    def close(self) -> None:
+        close_all(self.outbox.close())
+        self.scoreboard.close()
+
+
+@pytest.fixture
+async def make_side() -> AsyncIterator[Callable[..., Side]]:
+    sides: list[Side] = []
+
+    def make(max_fds: int = 100_000) -> Side:
+        sides.append(Side(max_fds))
+        return sides[-1]
+
+    yield make
+    for side in sides:
+        side.close()
+
+
+async def test_what_is_handed_over_arrives_with_its_listener(
+    make_side: Callable[..., Side],
+) -> None:
+    """The worker gets each connection and where it came from; our copies are closed."""
+    side, before = make_side(), open_fds()
+    batch = [*connections(2, listener=0), *connections(1, listener=5)]
+
+    assert side.outbox.hand_over(batch, NOW) == 3
+
+    assert open_fds() == before
+    taken = take_all(side.receiver)
+    assert [listener for _, listener in taken] == [0, 0, 5]
+    for fd, _ in taken:
+        os.close(fd)
+
+
+async def test_queued_is_what_was_given_and_not_taken(make_side: Callable[..., Side]) -> None:
+    """What the worker has taken it says itself, on the scoreboard."""
+    side = make_side()
+    side.outbox.hand_over(connections(3), NOW)
+    assert side.outbox.queued == 3
+
+    side.row[CONNECTIONS_TAKEN] = 2
+
+    assert (side.outbox.sent, side.outbox.queued) == (3, 1)
+
+
+async def test_it_is_behind_once_a_connection_lies_too_long(make_side: Callable[..., Side]) -> None:
+    """Late is measured from when a connection was given, and ends when it is taken."""
+    side = make_side()
+    assert not side.outbox.is_behind(NOW + 1000.0)
+    side.outbox.hand_over(connections(2), NOW)
+
+    assert not side.outbox.is_behind(NOW + 0.04)
+    assert side.outbox.is_behind(NOW + 0.06)
+
+    side.row[CONNECTIONS_TAKEN] = 1
+    assert side.outbox.is_behind(NOW + 0.06)
+    side.row[CONNECTIONS_TAKEN] = 2
+    assert not side.outbox.is_behind(NOW + 0.06)
+
+
+async def test_lateness_is_that_of_the_oldest_untaken(make_side: Callable[..., Side]) -> None:
+    """A new connection does not make a worker look punctual, nor an old one that was taken."""
+    side = make_side()
+    side.outbox.hand_over(connections(1), NOW)
+    side.outbox.hand_over(connections(1), NOW + 0.1)
+
+    assert side.outbox.is_behind(NOW + 0.11)
+    side.row[CONNECTIONS_TAKEN] = 1
+    assert not side.outbox.is_behind(NOW + 0.11)
+    assert side.outbox.is_behind(NOW + 0.2)
+
+
+async def test_when_the_queue_is_full_it_refuses_and_has_no_room(
+    make_side: Callable[..., Side],
+) -> None:
+    """A refused batch is still the caller's; nothing that was accepted is lost."""
+    side = make_side()
+    given = side.fill()
+
+    assert given > 50
+    assert not side.outbox.has_room
+    assert side.take() == given
+
+
+async def test_there_is_room_again_once_the_worker_has_taken(
+    make_side: Callable[..., Side],
+) -> None:
+    """The dispatcher is told, and not before there is room."""
+    side = make_side()
+    side.fill()
+    assert not side.changed.is_set()
+    side.take()
+
+    await soon(side.changed.wait())
+
+    assert side.outbox.has_room
+    assert side.outbox.hand_over(connections(1), NOW)
+
+
+async def test_a_full_worker_that_takes_nothing_stays_full(
+    make_side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the queue is full the kernel is waited for, not asked again and again."""
+    monkeypatch.setattr("aiocluster.primary.outbox._FULL_PAUSE", 0.0)
+    side = make_side()
+    side.fill()
+
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert not side.changed.is_set()
+    assert not side.outbox.has_room
+
+
+async def test_close_returns_what_was_not_taken_in_order(make_side: Callable[..., Side]) -> None:
+    """Connections of a dead worker go to others; each is still open."""
+    side = make_side()
+    side.outbox.hand_over(connections(2, listener=1), NOW)
+    side.outbox.hand_over(connections(1, listener=2), NOW)
+
+    left = side.outbox.close()
+
+    assert [connection.listener for connection in left] == [1, 1, 2]
+    assert all(os.fstat(connection.fd) for connection in left)
+    assert side.outbox.close() == []
+    assert not side.outbox.has_room
+    close_all(left)
+
+
+async def test_close_leaves_no_descriptor_and_no_timer_behind() -> None:
+    """Full or not, an outbox that is closed is gone, and tells nobody of room."""
+    before = open_fds()
+    side = Side(100_000)
+    side.fill()
+    close_all(side.outbox.close())
+    side.row.release()
+    side.scoreboard.close()
+
+    assert {fd for fd in open_fds() - before if "scoreboard" not in fd} == set()
+    assert not side.changed.is_set()
+
+
+async def test_a_worker_at_its_limit_of_descriptors_is_given_nothing(
+    make_side: Callable[..., Side],
+) -> None:
+    """A descriptor that arrives at the limit is destroyed: giving ends before that."""
+    side = make_side(max_fds=64)
+    side.row[OTHER_FDS] = 40
+
+    given = side.fill()
+
+    assert not side.outbox.has_room
+    assert 0 < given <= 64 - 64 // 8 - 40
+
+
+async def test_open_connections_count_against_the_limit(make_side: Callable[..., Side]) -> None:
+    """What was given and is not closed needs a descriptor, taken or not."""
+    side = make_side(max_fds=64)
+    given = side.fill()
+    side.take()
+
+    assert given == 64 - 64 // 8
+    batch = connections(1)
+    assert side.outbox.hand_over(batch, NOW) == 0
+    close_all(batch)
+
+
+async def test_of_a_batch_beyond_the_limit_only_the_front_is_taken(
+    make_side: Callable[..., Side],
+) -> None:
+    """The rest is still the caller's."""
+    side = make_side(max_fds=64)
+    side.row[OTHER_FDS] = 51
+    batch = connections(10)
+
+    taken = side.outbox.hand_over(batch, NOW)
+
+    assert taken == 5
+    assert all(os.fstat(connection.fd) for connection in batch[taken:])
+    close_all(batch[taken:])
+
+
+async def test_below_its_limit_again_it_is_given_more(
+    make_side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose connections have ended has room again, and the dispatcher is told."""
+    monkeypatch.setattr("aiocluster.primary.outbox._FD_LIMIT_PAUSE", 0.001)
+    side = make_side(max_fds=64)
+    side.fill()
+    side.row[CONNECTIONS_CLOSED] = side.take()
+
+    await soon(side.changed.wait())
+
+    assert side.outbox.has_room
+    assert side.outbox.hand_over(connections(1), NOW) == 1
+
+
+async def test_the_limit_is_looked_at_again_before_it_can_be_passed(
+    make_side: Callable[..., Side],
+) -> None:
+    """Whatever the size of the batches, what is free is never given out twice."""
+    side = make_side(max_fds=400)
+    side.row[OTHER_FDS] = 100
+
+    while side.outbox.has_room:
+        batch = connections(7)
+        close_all(batch[side.outbox.hand_over(batch, NOW) :])
+
+    assert side.outbox.sent == 400 - 400 // 8 - 100
+
+
+async def test_a_dispatcher_gives_nothing_to_a_worker_at_its_limit(
+    make_side: Callable[..., Side],
+) -> None:
+    """Connections go to another, or wait; the limit holds whoever chooses."""
+    side, other = make_side(max_fds=64), make_side()
+    side.row[OTHER_FDS] = 50
+    dispatcher = Dispatcher(RoundRobin(), lambda: None, lambda: None)
+    for each in (side, other):
+        dispatcher.add(each.outbox)
+    dispatcher.update(NOW)
+
+    for _ in range(20):
+        dispatcher.dispatch(connections(1), NOW)
+    dispatcher.dispatch(connections(20), NOW)
+
+    assert side.outbox.sent == 6
+    assert other.outbox.sent == 34
+    assert dispatcher.waiting == 0
+
+
+@pytest.fixture(autouse=True)
+def _room_for_descriptors() -> Iterator[None]:
+    """A full queue holds some hundreds of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

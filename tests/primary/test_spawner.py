@@ -1,0 +1,519 @@
+"""Processes. Their zygote is played by the test; the processes are real, and short."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from aiocluster.errors import BootError, WorkerGone
+from aiocluster.ipc.messages import (
+    Exited,
+    Fork,
+    Forked,
+    ForkFailed,
+    FromZygote,
+    Prepared,
+    PrepareFailed,
+    ToZygote,
+    Watch,
+)
+from aiocluster.ipc.packets import packet_pair, receive_packet, send_packet
+from aiocluster.primary.spawner import ExitStatus, WorkerProcess, ZygoteSpawner
+from tests.support.connections import open_fds
+from tests.support.waiting import readable, soon, turns, turns_until
+
+ORDER = Fork(7, 0, "web", 1, 0, [], {"ROLE": "x"})
+
+
+def start_process(script: str) -> int:
+    """Start a shell, our child."""
+    return os.posix_spawn("/bin/sh", ["sh", "-c", script], os.environ)
+
+
+def reap(pid: int) -> None:
+    """Take the status of a child of ours that is about to end."""
+    os.waitpid(pid, 0)
+
+
+def is_reaped(pid: int) -> bool:
+    """Has somebody taken the status of this child of ours?"""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+
+
+class FakeZygote:
+    """A zygote's end of its socket, played by the test, and a process to stand for it."""
+
+    def __init__(self, script: str = "true") -> None:
+        self.theirs, self.sock = packet_pair()
+        self.sock.setblocking(False)
+        self.pid = start_process(script)
+
+    def say(self, message: FromZygote, *fds: int) -> None:
+        send_packet(self.sock, message, fds)
+
+    async def hear(self) -> tuple[Any, list[int]]:
+        """Return the primary's next message and its descriptors."""
+        await readable(self.sock)
+        received = receive_packet(self.sock, ToZygote)
+        assert received is not None
+        return received
+
+    def fork(self, script: str) -> int:
+        """Do as if we had forked worker 7."""
+        pid = start_process(script)
+        pidfd = os.pidfd_open(pid)
+        self.say(Forked(7, pid), pidfd)
+        os.close(pidfd)
+        return pid
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Starter:
+    """Starts fake zygotes."""
+
+    def __init__(self) -> None:
+        self.started: asyncio.Queue[FakeZygote] = asyncio.Queue()
+        self.all: list[FakeZygote] = []
+        self.failures = 0
+
+    async def __call__(self) -> tuple[int, socket.socket]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("no more processes")
+        zygote = FakeZygote()
+        self.all.append(zygote)
+        self.started.put_nowait(zygote)
+        return zygote.pid, zygote.theirs
+
+    async def next(self) -> FakeZygote:
+        return await soon(self.started.get())
+
+
+class Stage:
+    """A spawner and its zygotes."""
+
+    def __init__(self) -> None:
+        self.starter = Starter()
+        self.spawner = ZygoteSpawner(self.starter, None)
+        self.fds = [os.open("/dev/zero", os.O_RDONLY) for _ in range(3)]
+
+    async def start(self) -> FakeZygote:
+        starting = asyncio.create_task(self.spawner.start(60.0))
+        zygote = await self.starter.next()
+        zygote.say(Prepared(True, ""))
+        await soon(starting)
+        return zygote
+
+    async def spawn(self, zygote: FakeZygote, script: str) -> WorkerProcess:
+        """Spawn worker 7, which runs `script`."""
+        spawning = asyncio.create_task(self.order())
+        _, fds = await zygote.hear()
+        for fd in fds:
+            os.close(fd)
+        zygote.fork(script)
+        return await soon(spawning)
+
+    async def order(self) -> WorkerProcess:
+        a, b, c = self.fds
+        return await self.spawner.spawn(ORDER, (a, b, c))
+
+    async def close(self) -> None:
+        for zygote in self.starter.all:
+            zygote.close()
+        await soon(self.spawner.close())
+        for fd in self.fds:
+            os.close(fd)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    yield stage
+    await stage.close()
+
+
+# ---- a worker's process
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("exit 0", ExitStatus(0, None)),
+        ("exit 3", ExitStatus(3, None)),
+        ("kill -KILL $$", ExitStatus(None, signal.SIGKILL)),
+        ("kill -SEGV $$", ExitStatus(None, signal.SIGSEGV)),
+    ],
+)
+async def test_a_child_of_ours_tells_its_status_itself(script: str, status: ExitStatus) -> None:
+    """When the zygote is gone its workers are our children: we take the status, and reap."""
+    before = open_fds()
+    pid = start_process(script)
+    process = WorkerProcess(pid, os.pidfd_open(pid))
+
+    assert await soon(process.wait()) == status
+
+    assert is_reaped(pid)
+    assert open_fds() == before
+
+
+@pytest.mark.parametrize("told", ["before it is seen dead", "after"])
+async def test_the_zygote_tells_the_status(told: str) -> None:
+    """Its word is taken, whichever comes first: the word or the death."""
+    pid = start_process("exit 9")
+    process = WorkerProcess(pid, os.pidfd_open(pid))
+    died = asyncio.Event()
+    process.on_death(died.set)
+    if told == "after":
+        await soon(died.wait())
+    process.tell_status(5 << 8)
+    process.tell_status(6 << 8)
+
+    assert await soon(process.wait()) == ExitStatus(5, None)
+    reap(pid)
+
+
+async def test_a_status_nobody_can_tell_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaped it did not say: the wait ends all the same."""
+    monkeypatch.setattr("aiocluster.primary.spawner._STATUS_TIMEOUT", 0.01)
+    pid = start_process("exit 0")
+    pidfd = os.pidfd_open(pid)
+    reap(pid)
+    process = WorkerProcess(pid, pidfd)
+
+    assert await soon(process.wait()) == ExitStatus(None, None)
+
+
+async def test_a_death_is_told_to_all_who_asked() -> None:
+    """At once, before anybody knows how it ended."""
+    pid = start_process("exit 0")
+    process = WorkerProcess(pid, os.pidfd_open(pid))
+    told: list[str] = []
+    process.on_death(lambda: told.append("first"))
+    process.on_death(lambda: told.append("second"))
+    await soon(process.wait())
+
+    assert told == ["first", "second"]
+
+
+async def test_a_signal_reaches_the_process_and_nobody_once_it_is_dead() -> None:
+    """A pid that was given to a stranger is never signalled."""
+    pid = start_process("exec sleep 1000")
+    process = WorkerProcess(pid, os.pidfd_open(pid))
+
+    process.send_signal(signal.SIGTERM)
+
+    assert await soon(process.wait()) == ExitStatus(None, signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+
+
+async def test_a_signal_to_one_that_died_unseen_is_harmless() -> None:
+    """Between a death and our hearing of it nothing raises."""
+    pid = start_process("exit 0")
+    pidfd = os.pidfd_open(pid)
+    reap(pid)
+    process = WorkerProcess(pid, pidfd)
+
+    process.send_signal(signal.SIGTERM)
+    process.tell_status(0)
+
+    await soon(process.wait())
+
+
+# ---- starting a zygote
+
+
+async def test_start_waits_until_the_app_is_imported(stage: Stage) -> None:
+    """Nothing is forked before the zygote is prepared."""
+    starting = asyncio.create_task(stage.spawner.start(60.0))
+    zygote = await stage.starter.next()
+    await turns(20)
+    assert not starting.done()
+
+    zygote.say(Prepared(True, ""))
+    await soon(starting)
+
+    assert stage.spawner.knows(zygote.pid)
+
+
+async def test_a_note_of_the_zygote_is_logged(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The user hears why the app is imported in each worker."""
+    starting = asyncio.create_task(stage.spawner.start(60.0))
+    (await stage.starter.next()).say(Prepared(False, "importing the app started a thread"))
+    await soon(starting)
+
+    assert "importing the app started a thread" in caplog.text
+
+
+async def test_the_first_zygote_may_be_there_already() -> None:
+    """`run` forks it before there is a loop; it is not started twice."""
+    starter, first = Starter(), FakeZygote()
+    spawner = ZygoteSpawner(starter, (first.pid, first.theirs))
+    first.say(Prepared(True, ""))
+
+    await soon(spawner.start(60.0))
+
+    assert spawner.zygote_pid == first.pid
+    assert starter.all == []
+    await soon(spawner.close())
+    first.close()
+
+
+async def test_an_app_that_cannot_be_imported_fails_the_start(stage: Stage) -> None:
+    """With the cause and the traceback that the zygote saw."""
+    starting = asyncio.create_task(stage.spawner.start(60.0))
+    (await stage.starter.next()).say(PrepareFailed("ValueError: no", "Traceback …"))
+
+    with pytest.raises(BootError) as caught:
+        await soon(starting)
+
+    assert (caught.value.cause, caught.value.traceback) == ("ValueError: no", "Traceback …")
+
+
+async def test_an_import_that_takes_too_long_fails_the_start() -> None:
+    """And a zygote that goes on importing is killed when the spawner closes."""
+    zygote = FakeZygote("exec sleep 1000")
+    spawner = ZygoteSpawner(Starter(), (zygote.pid, zygote.theirs))
+
+    with pytest.raises(BootError, match=r"importing the app took longer than 0\.01 s"):
+        await soon(spawner.start(0.01))
+    await soon(spawner.close())
+
+    assert is_reaped(zygote.pid)
+    zygote.close()
+
+
+async def test_a_zygote_that_dies_while_importing_fails_the_start(stage: Stage) -> None:
+    """An import that ends the interpreter is an app that cannot be imported."""
+    starting = asyncio.create_task(stage.spawner.start(60.0))
+    (await stage.starter.next()).close()
+
+    with pytest.raises(BootError, match="the zygote died while importing the app"):
+        await soon(starting)
+
+
+# ---- forking
+
+
+async def test_a_fork_carries_its_order_and_its_descriptors(stage: Stage) -> None:
+    """The zygote gets what the worker is to be, and duplicates of its three descriptors."""
+    zygote = await stage.start()
+    spawning = asyncio.create_task(stage.order())
+
+    message, fds = await zygote.hear()
+    pid = zygote.fork("exit 0")
+    process = await soon(spawning)
+
+    assert message == ORDER
+    assert len(fds) == 3
+    assert process.pid == pid
+    assert stage.spawner.knows(pid)
+    for fd in fds:
+        os.close(fd)
+    await soon(process.wait())
+
+
+async def test_the_zygote_says_how_a_worker_ended(stage: Stage) -> None:
+    """Then the spawner forgets it."""
+    zygote = await stage.start()
+    process = await stage.spawn(zygote, "exec sleep 1000")
+    process.send_signal(signal.SIGKILL)
+    zygote.say(Exited(7, 4 << 8))
+
+    assert await soon(process.wait()) == ExitStatus(4, None)
+
+    await turns()
+    assert not stage.spawner.knows(process.pid)
+    zygote.say(Exited(7, 0))
+    await turns(20)
+    reap(process.pid)
+
+
+async def test_a_fork_that_failed_is_told(stage: Stage) -> None:
+    """With the kernel's reason; another try may succeed."""
+    zygote = await stage.start()
+    spawning = asyncio.create_task(stage.order())
+    _, fds = await zygote.hear()
+    zygote.say(ForkFailed(7, "Resource temporarily unavailable"))
+
+    with pytest.raises(WorkerGone, match="cannot fork: Resource temporarily unavailable"):
+        await soon(spawning)
+
+    for fd in fds:
+        os.close(fd)
+    process = await stage.spawn(zygote, "exit 0")
+    await soon(process.wait())
+
+
+async def test_a_worker_nobody_waits_for_any_more_is_killed(stage: Stage) -> None:
+    """Who gave up on a fork gets no worker behind his back."""
+    zygote = await stage.start()
+    spawning = asyncio.create_task(stage.order())
+    _, fds = await zygote.hear()
+    spawning.cancel()
+    await asyncio.wait({spawning})
+
+    pid = zygote.fork("exec sleep 1000")
+    pidfd = os.pidfd_open(pid)
+    await turns_until(lambda: stage.spawner.knows(pid))
+    await turns_until(lambda: not stage.spawner.knows(pid))
+
+    assert is_reaped(pid)
+    for fd in [*fds, pidfd]:
+        os.close(fd)
+
+
+# ---- the zygote dies
+
+
+async def test_a_dead_zygote_is_replaced_and_living_workers_are_watched(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers go on; the new zygote gets a pidfd of each, to outlive the primary with."""
+    zygote = await stage.start()
+    process = await stage.spawn(zygote, "exec sleep 1000")
+    zygote.close()
+    successor = await stage.starter.next()
+    successor.say(Prepared(True, ""))
+
+    message, (pidfd,) = await successor.hear()
+
+    assert message == Watch(7)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert await soon(process.wait()) == ExitStatus(None, signal.SIGKILL)
+    os.close(pidfd)
+    assert "is gone; starting a new one, workers go on" in caplog.text
+    assert is_reaped(zygote.pid)
+
+
+async def test_the_new_zygote_forks(stage: Stage) -> None:
+    """What is asked for meanwhile waits for it."""
+    (await stage.start()).close()
+    successor = await stage.starter.next()
+    spawning = asyncio.create_task(stage.order())
+    await turns()
+    successor.say(Prepared(True, ""))
+
+    _, fds = await successor.hear()
+    successor.fork("exit 0")
+
+    await soon((await soon(spawning)).wait())
+    for fd in fds:
+        os.close(fd)
+
+
+async def test_a_fork_that_was_under_way_fails(stage: Stage) -> None:
+    """Nobody waits for an answer that cannot come; the slot tries again."""
+    zygote = await stage.start()
+    spawning = asyncio.create_task(stage.order())
+    _, fds = await zygote.hear()
+    zygote.close()
+
+    with pytest.raises(WorkerGone, match="the zygote died"):
+        await soon(spawning)
+
+    for fd in fds:
+        os.close(fd)
+    (await stage.starter.next()).say(Prepared(True, ""))
+
+
+async def test_nonsense_from_the_zygote_counts_as_its_death(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be understood cannot be trusted: it is told to go, and replaced."""
+    zygote = await stage.start()
+    zygote.sock.send(b"\xc1nonsense")
+
+    (await stage.starter.next()).say(Prepared(True, ""))
+
+    assert "the zygote sent nonsense" in caplog.text
+    assert zygote.sock.recv(100) == b""
+
+
+async def test_a_zygote_that_cannot_be_started_is_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each try is logged; in the end there is one again."""
+    monkeypatch.setattr("aiocluster.primary.spawner._ZYGOTE_PAUSE", 0.001)
+    zygote = await stage.start()
+    stage.starter.failures = 2
+    zygote.close()
+
+    (await stage.starter.next()).say(Prepared(True, ""))
+
+    assert caplog.text.count("no new zygote, next try in") == 2
+
+
+async def test_a_new_zygote_that_cannot_import_is_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that is broken on disk now may be mended in a moment; workers go on."""
+    monkeypatch.setattr("aiocluster.primary.spawner._ZYGOTE_PAUSE", 0.001)
+    (await stage.start()).close()
+    broken = await stage.starter.next()
+    broken.say(PrepareFailed("SyntaxError: invalid syntax", ""))
+
+    (await stage.starter.next()).say(Prepared(True, ""))
+
+    await turns()
+    assert is_reaped(broken.pid)
+
+
+# ---- the end
+
+
+async def test_close_lets_the_zygote_go_and_reaps_it(stage: Stage) -> None:
+    """Nothing is left of it; to close twice is harmless."""
+    zygote = await stage.start()
+
+    await soon(stage.spawner.close())
+    await soon(stage.spawner.close())
+
+    assert zygote.sock.recv(100) == b""
+    assert not stage.spawner.knows(zygote.pid)
+    assert is_reaped(zygote.pid)
+
+
+async def test_a_zygote_that_does_not_go_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait has an end."""
+    monkeypatch.setattr("aiocluster.primary.spawner._ZYGOTE_EXIT_TIMEOUT", 0.01)
+    zygote = FakeZygote("exec sleep 1000")
+    spawner = ZygoteSpawner(Starter(), (zygote.pid, zygote.theirs))
+    zygote.say(Prepared(True, ""))
+    await soon(spawner.start(60.0))
+
+    await soon(spawner.close())
+
+    assert is_reaped(zygote.pid)
+    zygote.close()
+
+
+async def test_close_before_start_is_nothing() -> None:
+    """A cluster that failed before its zygote is stopped the same way."""
+    await soon(ZygoteSpawner(Starter(), None).close())
+
+
+async def test_no_descriptor_is_left_behind() -> None:
+    """Over zygotes and workers that come and go."""
+    before = open_fds()
+    stage = Stage()
+    zygote = await stage.start()
+    process = await stage.spawn(zygote, "exit 0")
+    await soon(process.wait())
+    zygote.close()
+    (await stage.starter.next()).say(Prepared(True, ""))
+    await turns(20)
+    await stage.close()
+
+    assert open_fds() == before

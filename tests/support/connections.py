@@ -1,0 +1,36 @@
+"""Accepted connections for tests, and a count of this process's descriptors."""
+
+import os
+import socket
+
+from aiocluster.primary.dispatcher import Connection
+
+
+def connections(count: int, listener: int = 0) -> list[Connection]:
+    """Return `count` real descriptors, owned by the caller, as if just accepted."""
+    return [Connection(os.open("/dev/zero", os.O_RDONLY), listener) for _ in range(count)]
+
+
+def close_all(given: list[Connection]) -> None:
+    """Close what came back."""
+    for connection in given:
+        os.close(connection.fd)
+
+
+def open_fds() -> set[str]:
+    """Return this process's descriptors and what each is, but for uvloop's own /dev/null."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+        except OSError:  # the listing's own
+            continue
+    return {fd for fd in found if not fd.endswith("/dev/null")}
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return a connected (client, accepted) pair over loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    return client, accepted

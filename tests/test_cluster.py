@@ -1,0 +1,68 @@
+"""Cluster, as far as it can be tested without workers."""
+
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from aiocluster.cluster import Cluster
+from aiocluster.config.addresses import Address
+from aiocluster.errors import ConfigError
+from aiocluster.events import Event
+
+
+def factory() -> web.Application:
+    return web.Application()
+
+
+async def test_it_is_made_from_a_factory_and_settings() -> None:
+    """The settings are checked at once, and can be read."""
+    cluster = Cluster(factory, workers=4, bind="127.0.0.1:0")
+
+    assert cluster.settings.workers == 4
+    assert cluster.settings.bind == (Address("127.0.0.1", 0),)
+
+
+@pytest.mark.parametrize(
+    ("app", "settings", "reason"),
+    [
+        (factory, {"wokers": 2}, "did you mean 'workers'"),
+        (factory, {"workers": 0}, "workers: 0 is not allowed"),
+        (factory, {"bind": "nowhere"}, "bind: 'nowhere' is not allowed"),
+        (web.Application(), {}, "cannot serve a live Application"),
+        (lambda: None, {}, "at the top level of a module"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_when_it_is_made(
+    app: object, settings: dict[str, Any], reason: str
+) -> None:
+    """Not when it starts, which may be much later."""
+    with pytest.raises(ConfigError, match=reason):
+        Cluster(app, **settings)
+
+
+async def test_before_it_starts_it_has_nothing_and_can_be_subscribed_to() -> None:
+    """Nobody need miss the first event; what takes workers is refused, what ends them is fine."""
+    cluster, heard = Cluster(factory), list[Event]()
+    cluster.on(Event, heard.append)
+    events = cluster.events()
+
+    assert cluster.workers == {}
+    assert cluster.addresses == ()
+    with pytest.raises(ConfigError, match="has not started yet"):
+        await cluster.fork()
+    with pytest.raises(ConfigError, match="has not started yet"):
+        cluster.subscribe()
+    cluster.kill()
+    assert await cluster.stop() == []
+    del events
+
+
+async def test_a_child_that_imports_the_program_makes_no_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would start another cluster in each of its children."""
+    monkeypatch.setattr("aiocluster.worker.context._Process.kind", "zygote")
+
+    with pytest.raises(ConfigError, match="a Cluster was made while a child process imported"):
+        Cluster(factory)

@@ -1,0 +1,104 @@
+"""run(), as far as it can be tested without becoming a cluster."""
+
+import asyncio
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from aiocluster.errors import ConfigError
+from aiocluster.program import _handled_signals, _ignore, main_run, run
+
+UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
+FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+HARMLESS = {
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGPIPE,
+    signal.SIGTSTP,
+    signal.SIGURG,
+    signal.SIGWINCH,
+}
+
+
+def test_every_signal_that_could_end_us_is_handled() -> None:
+    """None but the uncatchable, our own faults and the harmless may act by default."""
+    assert signal.valid_signals() - _handled_signals() == UNCATCHABLE | FAULTS | HARMLESS
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGRTMIN + 3])
+def test_a_signal_that_means_nothing_is_logged(
+    number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By number, and by name where it has one."""
+    _ignore(number)
+
+    assert f"(signal {int(number)}), which changes nothing" in caplog.text
+
+
+async def test_run_in_a_running_loop_says_what_to_use_there() -> None:
+    """A second loop cannot run inside the first."""
+    with pytest.raises(ConfigError, match=r"running event loop; .* aiocluster\.Cluster"):
+        run("pkg.module:name")
+
+
+def test_run_in_a_thread_says_why_not() -> None:
+    """Signals reach the main thread only."""
+    raised: list[BaseException] = []
+
+    def in_thread() -> None:
+        try:
+            run("pkg.module:name")
+        except ConfigError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+
+    assert "must be called in the main thread" in str(raised[0])
+
+
+def test_an_unknown_setting_is_refused_before_anything_starts() -> None:
+    """With what was probably meant."""
+    with pytest.raises(ConfigError, match="did you mean 'workers'"):
+        main_run("pkg.module:name", settings={"worker": 2})
+
+
+@pytest.mark.parametrize(
+    ("app", "reason"),
+    [
+        (17, "17 is a int; expected an aiohttp.web.Application, a factory of one, or an import"),
+        (None, "None is a NoneType"),
+        ({"a": 1}, "{'a': 1} is a dict"),
+        ("no colon", "app 'no colon' is not of the form 'pkg.module:name'"),
+    ],
+)
+def test_an_app_that_is_none_ends_the_program_with_3(
+    app: object, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing came up, and the log says what was given and what is expected."""
+    with pytest.raises(SystemExit) as caught:
+        run(app)
+
+    assert caught.value.code == 3
+    assert reason in caplog.text
+
+
+def test_run_in_an_imported_module_of_a_child_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program without `if __name__` would start a cluster in each of its children."""
+    monkeypatch.setattr("aiocluster.worker.context._Process.kind", "zygote")
+
+    with pytest.raises(ConfigError, match='under `if __name__ == "__main__":`'):
+        run("pkg.module:name")
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_is_left_behind(caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level("INFO")
+    yield
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()

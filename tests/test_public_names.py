@@ -1,0 +1,52 @@
+import pytest
+
+import aiocluster
+
+PUBLIC = {
+    "BootError",
+    "ChannelClosed",
+    "ChannelError",
+    "Cluster",
+    "ClusterError",
+    "ConfigError",
+    "Event",
+    "EventsMissed",
+    "MessageError",
+    "ProtocolError",
+    "Snapshot",
+    "WorkerContext",
+    "WorkerDisconnected",
+    "WorkerExited",
+    "WorkerForked",
+    "WorkerGone",
+    "WorkerHandle",
+    "WorkerListening",
+    "WorkerMessage",
+    "WorkerOnline",
+    "current_worker",
+    "is_primary",
+    "is_worker",
+    "run",
+}
+
+
+def test_public_names_change_on_purpose() -> None:
+    """Adding or removing a public name means editing this list, and the README."""
+    assert set(aiocluster.__all__) == PUBLIC
+
+
+def test_no_public_name_is_listed_twice() -> None:
+    """`__all__` is put together from two lists."""
+    assert len(aiocluster.__all__) == len(set(aiocluster.__all__))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_there(name: str) -> None:
+    """Also those that are imported only when they are first asked for."""
+    assert getattr(aiocluster, name).__name__ == name
+
+
+def test_another_name_is_not_there() -> None:
+    """The error is the usual one, so that hasattr and the like work."""
+    with pytest.raises(AttributeError, match="module 'aiocluster' has no attribute 'cluster_'"):
+        _ = aiocluster.cluster_

@@ -1,0 +1,488 @@
+"""An aiohttp app as a service: what may be given, how it starts and how it drains."""
+
+import asyncio
+import functools
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from aiocluster.config.settings import settings_from
+from aiocluster.errors import ConfigError
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
+from aiocluster.worker.services.aiohttp import AiohttpService, application_from
+from tests.support.connections import open_fds, tcp_pair
+from tests.support.waiting import soon, turns, turns_until
+
+# ---- what may be given
+
+APP = web.Application()
+
+
+def factory() -> web.Application:
+    return APP
+
+
+async def async_factory() -> web.Application:
+    await asyncio.sleep(0)
+    return APP
+
+
+def returns_coroutine() -> Awaitable[web.Application]:
+    return async_factory()
+
+
+def returns_future() -> "asyncio.Future[web.Application]":
+    future: asyncio.Future[web.Application] = asyncio.get_running_loop().create_future()
+    future.set_result(APP)
+    return future
+
+
+def with_argument(app: web.Application) -> web.Application:
+    return app
+
+
+class Maker:
+    def make(self) -> web.Application:
+        return APP
+
+    async def make_async(self) -> web.Application:
+        return APP
+
+    @classmethod
+    def make_of_class(cls) -> web.Application:
+        return APP
+
+    @staticmethod
+    def make_static() -> web.Application:
+        return APP
+
+    def __call__(self) -> web.Application:
+        return APP
+
+
+class AsyncCallable:
+    async def __call__(self) -> web.Application:
+        return APP
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        APP,
+        factory,
+        async_factory,
+        returns_coroutine,
+        returns_future,
+        lambda: APP,
+        functools.partial(with_argument, APP),
+        functools.partial(async_factory),
+        Maker().make,
+        Maker().make_async,
+        Maker.make_of_class,
+        Maker.make_static,
+        Maker(),
+        AsyncCallable(),
+    ],
+    ids=lambda given: getattr(given, "__qualname__", repr(given)[:30]),
+)
+async def test_an_application_or_any_kind_of_factory_of_one_is_served(given: object) -> None:
+    """Sync or async, function, method, partial or object: what it makes is the app."""
+    assert await application_from(given) is APP
+
+
+async def test_a_class_that_is_an_application_is_its_own_factory() -> None:
+    """Called, a class makes an instance."""
+    assert isinstance(await application_from(web.Application), web.Application)
+
+
+def returns_none() -> None:
+    return None
+
+
+async def returns_text() -> str:
+    return "an app"
+
+
+class NoApp:
+    def __repr__(self) -> str:
+        return "<NoApp>"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (returns_none, "returns_none() returned None, a NoneType"),
+        (returns_text, "returns_text() returned 'an app', a str"),
+        (lambda: NoApp(), "<lambda>() returned <NoApp>, a NoApp"),
+        (lambda: factory, "<lambda>() returned <function factory at"),
+        (NoApp, "NoApp() returned <NoApp>, a NoApp"),
+        (NoApp(), "<NoApp> is a NoApp"),
+        (17, "17 is a int"),
+        (None, "None is a NoneType"),
+    ],
+)
+async def test_anything_else_is_refused_by_name(given: object, found: str) -> None:
+    """The user reads what was called, what came of it, and what is expected."""
+    with pytest.raises(ConfigError) as caught:
+        await application_from(given)
+
+    assert found in str(caught.value)
+    assert "expected an aiohttp.web.Application or a factory of one" in str(caught.value)
+
+
+async def test_what_a_factory_raises_comes_through() -> None:
+    """The user's own error is told as it is."""
+
+    def broken() -> web.Application:
+        raise LookupError("no database")
+
+    with pytest.raises(LookupError, match="no database"):
+        await application_from(broken)
+
+
+# ---- its life
+
+
+class Stage:
+    """A service and its clients."""
+
+    def __init__(self, app: web.Application, **settings: Any) -> None:
+        self.row = memoryview(bytearray(16 * 8)).cast("Q")
+        self.adopted = 0
+        self.service = AiohttpService(lambda: app, settings_from(settings), self.row)
+        self.clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    def adopt(self, accepted: socket.socket) -> None:
+        """Give the service a connection."""
+        self.adopted += 1
+        self.service.adopt(accepted.detach(), socket.AF_INET)
+
+    @property
+    def open(self) -> int:
+        return self.adopted - self.row[CONNECTIONS_CLOSED]
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Give the service a connection; return the client's side."""
+        client, accepted = tcp_pair()
+        self.adopt(accepted)
+        streams = await asyncio.open_connection(sock=client)
+        self.clients.append(streams)
+        return streams
+
+    async def drain(self, seconds: float) -> None:
+        self.service.hurry(seconds, at_once=True)
+        await soon(self.service.drain())
+
+    def close(self) -> None:
+        for _, writer in self.clients:
+            writer.transport.abort()
+
+
+MakeStage = Callable[..., Awaitable[Stage]]
+
+
+@pytest.fixture
+async def make_stage() -> AsyncIterator[MakeStage]:
+    stages: list[Stage] = []
+
+    async def make(app: web.Application, **settings: Any) -> Stage:
+        stage = Stage(app, **settings)
+        await stage.service.start()
+        stages.append(stage)
+        return stage
+
+    yield make
+    for stage in stages:
+        stage.close()
+    await turns()
+
+
+async def get(stage: Stage, path: str = "/") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request on a new connection."""
+    reader, writer = await stage.connect()
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return reader, writer
+
+
+async def response(reader: asyncio.StreamReader) -> str:
+    """Read one response; return its head."""
+    head = (await soon(reader.readuntil(b"\r\n\r\n"))).decode()
+    length = int(head.lower().partition("content-length: ")[2].split()[0])
+    await soon(reader.readexactly(length))
+    return head
+
+
+class App:
+    """An app whose handler the test holds, and that writes down its hooks."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self.hooks: list[str] = []
+        self.application = web.Application()
+        self.application.router.add_get("/", self._quick)
+        self.application.router.add_get("/slow", self._slow)
+        for name in ("on_startup", "on_shutdown", "on_cleanup"):
+            getattr(self.application, name).append(self._hook(name))
+
+    async def _quick(self, request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def _slow(self, request: web.Request) -> web.Response:
+        self.begun.set()
+        await self.go.wait()
+        return web.Response(text="done")
+
+    def _hook(self, name: str) -> Callable[[web.Application], Awaitable[None]]:
+        async def hook(application: web.Application) -> None:
+            self.hooks.append(name)
+
+        return hook
+
+
+async def test_it_serves_connections_it_is_given(make_stage: MakeStage) -> None:
+    """Request after request on the same connection."""
+    stage = await make_stage(App().application)
+    reader, writer = await get(stage)
+    assert "200 OK" in await response(reader)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert "200 OK" in await response(reader)
+
+    await stage.drain(0.0)
+
+
+async def test_the_hooks_run_once_each(make_stage: MakeStage) -> None:
+    """Start-up at the start, shutdown and clean-up in a drain, in aiohttp's order."""
+    app = App()
+    stage = await make_stage(app.application)
+    assert app.hooks == ["on_startup"]
+
+    await stage.drain(5.0)
+
+    assert app.hooks == ["on_startup", "on_shutdown", "on_cleanup"]
+
+
+async def test_when_a_start_up_hook_raises_what_had_started_is_cleaned_up() -> None:
+    """As aiohttp's own run_app does; and the error comes through."""
+    app, cleaned = web.Application(), list[str]()
+
+    async def fine(application: web.Application) -> AsyncIterator[None]:
+        yield
+        cleaned.append("fine")
+
+    async def broken(application: web.Application) -> AsyncIterator[None]:
+        raise LookupError("no database")
+        yield
+
+    app.cleanup_ctx.extend([fine, broken])
+    stage = Stage(app)
+
+    with pytest.raises(LookupError, match="no database"):
+        await stage.service.start()
+
+    assert cleaned == ["fine"]
+
+
+async def test_a_drain_lets_a_running_request_end(make_stage: MakeStage) -> None:
+    """What a handler had begun is finished, and its response says that the connection ends."""
+    app = App()
+    stage = await make_stage(app.application)
+    reader, _ = await get(stage, "/slow")
+    await soon(app.begun.wait())
+    stage.service.hurry(1000.0, at_once=True)
+    draining = asyncio.create_task(stage.service.drain())
+    await turns(20)
+    assert not draining.done()
+    app.go.set()
+
+    assert "200 OK" in await response(reader)
+
+    await soon(draining)
+    assert await soon(reader.read()) == b""
+    assert stage.service.cut == []
+
+
+async def test_a_drain_in_no_hurry_answers_once_more_on_an_idle_connection(
+    make_stage: MakeStage,
+) -> None:
+    """No client meets a reset: its next response says `Connection: close`."""
+    stage = await make_stage(App().application)
+    reader, writer = await get(stage)
+    assert "close" not in await response(reader)
+    stage.service.hurry(1000.0, at_once=False)
+    draining = asyncio.create_task(stage.service.drain())
+    await turns(20)
+    assert not draining.done()
+
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert "Connection: close" in await response(reader)
+    await soon(draining)
+
+
+async def test_a_drain_at_once_closes_idle_connections(make_stage: MakeStage) -> None:
+    """Nobody waits for a client that asks nothing."""
+    stage = await make_stage(App().application)
+    reader, _ = await get(stage)
+    await response(reader)
+
+    await stage.drain(1000.0)
+
+    assert await soon(reader.read()) == b""
+    assert stage.open == 0
+    assert stage.service.cut == []
+
+
+async def test_a_drain_in_no_hurry_can_be_hurried(make_stage: MakeStage) -> None:
+    """Asked again it gets quicker, while it is patient already."""
+    stage = await make_stage(App().application)
+    reader, _ = await get(stage)
+    await response(reader)
+    stage.service.hurry(1000.0, at_once=False)
+    draining = asyncio.create_task(stage.service.drain())
+    await turns(20)
+
+    stage.service.hurry(1000.0, at_once=True)
+
+    await soon(draining)
+    assert stage.service.cut == []
+
+
+async def test_what_is_unfinished_at_the_deadline_is_cut_and_named(make_stage: MakeStage) -> None:
+    """The operator learns which requests were lost; clean-up runs all the same."""
+    app = App()
+    stage = await make_stage(app.application)
+    await get(stage, "/slow")
+    await soon(app.begun.wait())
+
+    await stage.drain(0.0)
+
+    assert stage.service.cut == ["GET /slow from 127.0.0.1"]
+    assert app.hooks[-1] == "on_cleanup"
+
+
+async def test_a_deadline_that_comes_nearer_while_draining_counts(make_stage: MakeStage) -> None:
+    """A quick stop after a slow one is quick."""
+    app = App()
+    stage = await make_stage(app.application)
+    await get(stage, "/slow")
+    await soon(app.begun.wait())
+    stage.service.hurry(1000.0, at_once=True)
+    draining = asyncio.create_task(stage.service.drain())
+    await turns(20)
+
+    stage.service.hurry(0.0, at_once=True)
+
+    await soon(draining)
+    assert stage.service.cut == ["GET /slow from 127.0.0.1"]
+
+
+async def test_a_deadline_never_moves_away(make_stage: MakeStage) -> None:
+    """Asked again with more time, the first promise holds."""
+    app = App()
+    stage = await make_stage(app.application)
+    await get(stage, "/slow")
+    await soon(app.begun.wait())
+    stage.service.hurry(0.0, at_once=True)
+
+    await stage.drain(1000.0)
+
+    assert stage.service.cut == ["GET /slow from 127.0.0.1"]
+
+
+async def test_a_shutdown_hook_that_hangs_is_cut_and_named(make_stage: MakeStage) -> None:
+    """The app's own hooks do not outlast the deadline."""
+    app = App()
+
+    async def hang(application: web.Application) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    app.application.on_shutdown.append(hang)
+    stage = await make_stage(app.application)
+
+    await stage.drain(0.0)
+
+    assert stage.service.cut == ["the on_shutdown hooks"]
+    assert app.hooks[-1] == "on_cleanup"
+
+
+async def test_a_hook_that_raises_is_logged_and_the_drain_goes_on(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user's mistake in one hook costs no other its turn."""
+    app = App()
+
+    async def broken(application: web.Application) -> None:
+        raise RuntimeError("the user's mistake")
+
+    app.application.on_shutdown.append(broken)
+    stage = await make_stage(app.application)
+
+    await stage.drain(5.0)
+
+    assert "on_shutdown raised" in caplog.text
+    assert app.hooks[-1] == "on_cleanup"
+
+
+async def test_a_request_that_arrived_just_before_the_drain_is_answered(
+    make_stage: MakeStage,
+) -> None:
+    """What the kernel already has for us is begun before idle connections are closed."""
+    stage = await make_stage(App().application)
+    client, accepted = tcp_pair()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    stage.adopt(accepted)
+
+    await stage.drain(5.0)
+
+    client.setblocking(True)
+    assert client.recv(10_000).startswith(b"HTTP/1.1 200 OK")
+    client.close()
+
+
+async def test_a_connection_that_cannot_be_adopted_is_closed(make_stage: MakeStage) -> None:
+    """A client that is gone already leaves no descriptor behind."""
+    stage = await make_stage(App().application)
+    before = open_fds()
+    client, accepted = tcp_pair()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()  # with a reset
+    stage.adopt(accepted)
+
+    await turns_until(lambda: open_fds() == before)
+
+    assert stage.open == 0
+    await stage.drain(0.0)
+
+
+async def test_the_access_log_is_off_unless_asked_for(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logging each request costs more than serving it."""
+    caplog.set_level(logging.INFO, "aiohttp.access")
+    silent = await make_stage(App().application)
+    await response((await get(silent))[0])
+    assert caplog.text == ""
+    loud = await make_stage(App().application, access_log=True, access_log_format="%r %s")
+
+    await response((await get(loud))[0])
+
+    assert "GET / HTTP/1.1 200" in caplog.text
+    await silent.drain(0.0)
+    await loud.drain(0.0)
+
+
+async def test_settings_reach_aiohttp(make_stage: MakeStage) -> None:
+    """A limit that the user sets is the one that holds."""
+    stage = await make_stage(App().application, max_line_size=100)
+    reader, _ = await get(stage, "/" + "x" * 200)
+
+    assert "400 Bad Request" in await response(reader)
+
+    await stage.drain(0.0)

@@ -1,0 +1,324 @@
+"""What is counted and timed, with a real client on connections given to the service."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, TCPConnector, web
+
+from aiocluster.config.settings import settings_from
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
+from aiocluster.metrics.instruments import count, mean
+from aiocluster.worker.services.aiohttp import AiohttpService
+from tests.support.connections import tcp_pair
+from tests.support.waiting import soon, turns, turns_until
+
+HELLO = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Stage:
+    """A service behind a port, as the primary would feed it, and a client."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.row = memoryview(bytearray(16 * 8)).cast("Q")
+        self.begun = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        app = web.Application()
+        app.router.add_get("/", self._hello)
+        app.router.add_get("/status/{status}", self._status)
+        app.router.add_get("/raise", self._raise)
+        app.router.add_get("/found", self._found)
+        app.router.add_get("/slow", self._slow)
+        app.router.add_get("/ws", self._websocket)
+        app.router.add_get("/wait", self._wait)
+        self.go = asyncio.Event()
+        self.adopted = 0
+        self.service = AiohttpService(lambda: app, settings_from(settings), self.row)
+
+    def adopt(self, accepted: socket.socket) -> None:
+        """Give the service a connection."""
+        self.adopted += 1
+        self.service.adopt(accepted.detach(), socket.AF_INET)
+
+    @property
+    def open(self) -> int:
+        return self.adopted - self.row[CONNECTIONS_CLOSED]
+
+    async def start(self) -> None:
+        await self.service.start()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept())
+        self.client = ClientSession(connector=TCPConnector(limit=0))
+
+    async def _accept(self) -> None:
+        while True:
+            sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            self.adopt(sock)
+
+    async def get(self, path: str = "/") -> int:
+        async with self.client.get(f"http://127.0.0.1:{self.port}{path}") as response:
+            await response.read()
+            return response.status
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        return self.row[REQUESTS_BEGUN], self.row[REQUESTS_DONE]
+
+    @property
+    def responses(self) -> list[int]:
+        return self.row[RESPONSES : RESPONSES + 5].tolist()
+
+    async def close(self) -> None:
+        await self.client.close()
+        self._accepting.cancel()
+        await asyncio.wait({self._accepting})
+        self._listener.close()
+        self.service.hurry(0.0, at_once=True)
+        await soon(self.service.drain())
+        await turns()
+
+    async def _hello(self, request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.Response(status=int(request.match_info["status"]))
+
+    async def _raise(self, request: web.Request) -> web.Response:
+        raise RuntimeError("the user's mistake")
+
+    async def _found(self, request: web.Request) -> web.Response:
+        raise web.HTTPNotFound
+
+    async def _wait(self, request: web.Request) -> web.Response:
+        self.begun.set()
+        await self.go.wait()
+        return web.Response(text="done")
+
+    async def _slow(self, request: web.Request) -> web.Response:
+        self.begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        raise AssertionError
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        self.begun.set()
+        async for message in websocket:
+            await websocket.send_str(message.data)
+        return websocket
+
+
+MakeStage = Callable[..., Awaitable[Stage]]
+
+
+@pytest.fixture
+async def make_stage() -> AsyncIterator[MakeStage]:
+    stages: list[Stage] = []
+
+    async def make(**settings: Any) -> Stage:
+        stage = Stage(**settings)
+        await stage.start()
+        stages.append(stage)
+        return stage
+
+    yield make
+    for stage in stages:
+        await stage.close()
+
+
+@pytest.fixture
+async def stage(make_stage: MakeStage) -> Stage:
+    return await make_stage()
+
+
+async def test_each_request_is_counted_once(stage: Stage) -> None:
+    """Begun when its head was read, done when its response is written."""
+    for _ in range(5):
+        await stage.get()
+
+    assert stage.counted == (5, 5)
+
+
+async def test_a_request_under_way_is_begun_and_not_done(stage: Stage) -> None:
+    """The difference is what is in flight."""
+    request = asyncio.create_task(stage.get("/wait"))
+    await soon(stage.begun.wait())
+    assert stage.counted == (1, 0)
+
+    stage.go.set()
+    await soon(request)
+
+    assert stage.counted == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", 2),
+        ("/status/204", 2),
+        ("/status/304", 3),
+        ("/status/418", 4),
+        ("/found", 4),
+        ("/nowhere", 4),
+        ("/raise", 5),
+        ("/status/599", 5),
+    ],
+)
+async def test_a_response_is_counted_by_its_class(stage: Stage, path: str, kind: int) -> None:
+    """Returned, raised or made by aiohttp itself: a status is a status."""
+    status = await stage.get(path)
+
+    assert status // 100 == kind
+    assert stage.responses == [int(n == kind) for n in range(1, 6)]
+    assert stage.counted == (1, 1)
+
+
+async def test_a_request_that_is_none_is_counted_as_an_error(stage: Stage) -> None:
+    """Garbage gets its 400, and shows."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(b"NO HTTP AT ALL\r\n\r\n")
+    await soon(reader.read())
+    writer.close()
+
+    assert stage.responses == [0, 0, 0, 1, 0]
+    assert stage.counted == (1, 1)
+
+
+async def test_connections_are_counted_while_they_are_open(stage: Stage) -> None:
+    """Up when they come, down when they go."""
+    clients = [await asyncio.open_connection("127.0.0.1", stage.port) for _ in range(3)]
+    await turns_until(lambda: stage.open == 3)
+
+    for _, writer in clients:
+        writer.close()
+
+    await turns_until(lambda: stage.open == 0)
+
+
+async def test_pipelined_requests_are_counted_each(stage: Stage) -> None:
+    """Several in one packet are several."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(HELLO * 3)
+    await turns_until(lambda: stage.counted == (3, 3))
+    writer.close()
+
+    assert stage.responses == [0, 3, 0, 0, 0]
+    assert reader
+
+
+async def test_latency_is_measured_once_a_request(stage: Stage) -> None:
+    """From the head to the end of the response, waiting included."""
+    request = asyncio.create_task(stage.get("/wait"))
+    await soon(stage.begun.wait())
+    asyncio.get_running_loop().call_later(0.05, stage.go.set)
+    await soon(request)
+    buckets = stage.service.server.latency.take()
+
+    assert count(buckets) == 1
+    assert 0.04 < mean(buckets) < 10.0
+    assert stage.service.server.latency.take() == {}
+
+
+async def test_a_websocket_is_a_request_but_no_latency(stage: Stage) -> None:
+    """How long people chat says nothing about how quick the app is."""
+    async with stage.client.ws_connect(f"http://127.0.0.1:{stage.port}/ws") as websocket:
+        await websocket.send_str("hello")
+        assert await websocket.receive_str() == "hello"
+        assert stage.counted == (1, 0)
+    await turns_until(lambda: stage.counted == (1, 1))
+
+    assert stage.responses == [1, 0, 0, 0, 0]
+    assert stage.service.server.latency.take() == {}
+
+
+@pytest.mark.parametrize("cancellation", [True, False])
+async def test_a_request_whose_client_went_away_is_done_in_the_end(
+    make_stage: MakeStage, cancellation: bool
+) -> None:
+    """What is in flight never leaks, whether its handler is cancelled or runs on."""
+    stage = await make_stage(handler_cancellation=cancellation)
+    _, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(HELLO.replace(b"/", b"/slow" if cancellation else b"/wait", 1))
+    await soon(stage.begun.wait())
+
+    writer.transport.abort()
+    await turns_until(lambda: stage.open == 0)
+    if not cancellation:
+        assert stage.counted == (1, 0)
+        stage.go.set()
+    await turns_until(lambda: stage.counted == (1, 1))
+
+    assert stage.cancelled.is_set() is cancellation
+    if cancellation:
+        assert sum(stage.responses) == 0
+        assert stage.service.server.latency.take() == {}
+
+
+async def test_a_cut_request_is_done(stage: Stage) -> None:
+    """A drain that runs out of time leaves nothing in flight."""
+    _, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(HELLO.replace(b"/", b"/slow", 1))
+    await soon(stage.begun.wait())
+    stage.service.hurry(0.0, at_once=True)
+
+    await soon(stage.service.drain())
+    await turns_until(lambda: stage.counted == (1, 1))
+
+    writer.close()
+    assert stage.cancelled.is_set()
+
+
+async def test_the_last_response_tells_the_client_to_go(stage: Stage) -> None:
+    """So it does not try another request on a connection that is about to close."""
+    url = f"http://127.0.0.1:{stage.port}/"
+    async with stage.client.get(url) as response:
+        assert response.headers.get("Connection") != "close"
+
+    stage.service.server.begin_last_responses()
+
+    async with stage.client.get(url) as response:
+        assert response.headers["Connection"] == "close"
+        assert response.status == 200
+    await turns_until(lambda: stage.open == 0)
+
+
+async def test_empty_means_no_connection_and_no_handler(stage: Stage) -> None:
+    """A handler that outlives its client is waited for."""
+    server = stage.service.server
+    await soon(server.wait_empty())
+    _, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(HELLO.replace(b"/", b"/wait", 1))
+    await soon(stage.begun.wait())
+    empty = asyncio.create_task(server.wait_empty())
+    writer.transport.abort()
+    await turns_until(lambda: stage.open == 0)
+    assert not empty.done()
+
+    stage.go.set()
+
+    await soon(empty)
+
+
+async def test_the_unfinished_are_named(stage: Stage) -> None:
+    """A request by what it asks, an idle connection by where it comes from."""
+    idle_client, accepted = tcp_pair()
+    host, port = idle_client.getsockname()
+    stage.adopt(accepted)
+    request = asyncio.create_task(stage.get("/wait"))
+    await soon(stage.begun.wait())
+    await turns_until(lambda: stage.open == 2)
+
+    names = stage.service.server.unfinished()
+
+    assert sorted(names) == ["GET /wait from 127.0.0.1", f"connection from ('{host}', {port})"]
+    stage.go.set()
+    await soon(request)
+    idle_client.close()

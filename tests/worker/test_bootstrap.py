@@ -1,0 +1,182 @@
+"""From the fork to an exit code: in processes of their own, with the test as their primary."""
+
+import asyncio
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from aiocluster.ipc.handoff import handoff_pair
+from aiocluster.ipc.messages import Drain, DrainRequest, Message, Online, Ready
+from aiocluster.ipc.scoreboard import REQUESTS_BEGUN, Scoreboard, open_row
+from tests.support.waiting import soon, turns
+from tests.support.workers import FarEnd
+
+PROGRAM = """
+import asyncio, atexit, os, socket, sys, time
+from aiohttp import web
+from aiocluster.config.settings import settings_from
+from aiocluster.ipc.messages import Fork
+from aiocluster.worker.bootstrap import run_worker
+from aiocluster.worker.context import current_worker, is_worker
+
+handoff, channel, board, row = map(int, sys.argv[1:5])
+{app}
+fork = Fork(7, 2, "web", 1, row, [2], {{"ROLE": "cron"}})
+sockets = (socket.socket(fileno=handoff), socket.socket(fileno=channel))
+atexit.register(lambda: print("atexit"))
+os._exit(run_worker(fork, sockets, board, lambda: make_app, settings_from({{}})))
+"""
+
+PLAIN = """
+def make_app():
+    worker = current_worker()
+    print(os.environ["ROLE"], is_worker(), worker.id, worker.slot, worker.role)
+    return web.Application()
+"""
+
+BLOCKED = """
+async def block(app):
+    asyncio.get_running_loop().call_later(0.05, time.sleep, 1000)
+
+def make_app():
+    app = web.Application()
+    app.on_startup.append(block)
+    return app
+"""
+
+
+class Stage:
+    """Workers and their primary."""
+
+    def __init__(self) -> None:
+        self.scoreboard = Scoreboard()
+        self.row = self.scoreboard.claim()
+        self.primary = FarEnd()
+        self.started: list[Process] = []
+
+    async def start(self, app: str) -> Process:
+        ours, theirs = socket.socketpair()
+        sender, receiver = handoff_pair()
+        await self.primary.open(ours)
+        fds = (receiver.fileno(), theirs.fileno(), self.scoreboard.fd)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            PROGRAM.format(app=app),
+            *map(str, (*fds, self.row)),
+            pass_fds=fds,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        theirs.close()
+        receiver.close()
+        self._sender = sender
+        self.started.append(process)
+        return process
+
+    async def hear(self, kind: type[Message]) -> Any:
+        while not isinstance(message := await self.primary.hear(), kind):
+            continue
+        return message
+
+    async def close(self) -> None:
+        for process in self.started:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+            process._transport.close()  # type: ignore[attr-defined]
+        self.primary.channel.abort()
+        self._sender.close()
+        self.scoreboard.close()
+        await turns()
+
+
+async def end(process: Process) -> tuple[int | None, str, str]:
+    """Return exit code, output and errors."""
+    output, errors = await soon(process.communicate())
+    return process.returncode, output.decode(), errors.decode()
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    yield stage
+    await stage.close()
+
+
+async def test_a_worker_runs_until_it_is_drained(stage: Stage) -> None:
+    """It knows who it is, writes to its row, and its exit hooks run."""
+    process = await stage.start(PLAIN)
+    await stage.hear(Online)
+    await stage.hear(Ready)
+    row = open_row(stage.scoreboard.fd, stage.row)
+    assert row[REQUESTS_BEGUN] == 0
+    stage.primary.channel.post(Drain(10.0, at_once=True))
+
+    assert await end(process) == (0, "cron True 7 2 web\natexit\n", "")
+
+
+async def test_a_worker_whose_primary_is_gone_ends(stage: Stage) -> None:
+    """EOF on the channel is all it takes."""
+    process = await stage.start(PLAIN)
+    await stage.hear(Ready)
+    stage.primary.channel.abort()
+
+    code, output, _ = await end(process)
+
+    assert (code, output.endswith("atexit\n")) == (0, True)
+
+
+async def test_term_makes_a_worker_ask_to_drain(stage: Stage) -> None:
+    """The primary decides; told to drain, it ends with 0."""
+    process = await stage.start(PLAIN)
+    await stage.hear(Ready)
+    process.send_signal(signal.SIGTERM)
+
+    assert await stage.hear(DrainRequest) == DrainRequest("drain")
+    stage.primary.channel.post(Drain(10.0, at_once=True))
+    assert (await end(process))[0] == 0
+
+
+async def test_a_blocked_worker_dies_of_a_second_term(stage: Stage) -> None:
+    """A handler that only the loop hears would make it immune."""
+    process = await stage.start(BLOCKED)
+    await stage.hear(Ready)
+    asyncio.get_running_loop().call_later(0.3, process.send_signal, signal.SIGTERM)
+    asyncio.get_running_loop().call_later(0.5, process.send_signal, signal.SIGTERM)
+
+    assert (await end(process))[0] == -signal.SIGTERM
+
+
+async def test_a_blocked_worker_dies_of_one_term_after_a_grace(stage: Stage) -> None:
+    """A loop that does not hear TERM within a second never will."""
+    process = await stage.start(BLOCKED)
+    await stage.hear(Ready)
+    asyncio.get_running_loop().call_later(0.3, process.send_signal, signal.SIGTERM)
+
+    assert (await end(process))[0] == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "error"),
+    [("7", 7, ""), ("", 0, ""), ("None", 0, ""), ("'no database'", 1, "no database\n")],
+)
+async def test_sys_exit_in_a_factory_is_the_exit_code(
+    stage: Stage, given: str, code: int, error: str
+) -> None:
+    """As it would be in a program of its own; the exit hooks run."""
+    process = await stage.start(f"def make_app(): sys.exit({given})")
+
+    assert await end(process) == (code, "atexit\n", error)
+
+
+async def test_a_boot_failure_ends_with_3(stage: Stage) -> None:
+    """The code that says: another try will not help."""
+    process = await stage.start("def make_app(): return 17")
+
+    assert (await end(process))[0] == 3

@@ -1,0 +1,82 @@
+"""The worker, as the user's code sees it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.worker import context
+from aiocluster.worker.context import (
+    WorkerContext,
+    current_worker,
+    enter,
+    in_zygote,
+    is_primary,
+    is_worker,
+)
+
+
+class FakeLink:
+    """A runtime that writes down what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def send(self, payload: Any) -> None:
+        self.asked.append(("send", payload))
+
+    async def messages(self) -> AsyncIterator[Any]:
+        yield "hello"
+
+    async def snapshots(self, interval: float) -> AsyncIterator[Snapshot]:
+        self.asked.append(("snapshots", interval))
+        return
+        yield
+
+    def ask_to_drain(self, reason: str) -> None:
+        self.asked.append(("drain", reason))
+
+
+@pytest.fixture(autouse=True)
+def _this_process_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context._Process, "kind", "primary")
+    monkeypatch.setattr(context._Process, "worker", None)
+
+
+def test_a_process_is_the_primary_unless_it_was_told_otherwise() -> None:
+    """Also a program that has no cluster at all."""
+    assert (is_primary(), is_worker(), in_zygote()) == (True, False, False)
+    assert current_worker() is None
+
+
+def test_a_zygote_is_neither_primary_nor_worker() -> None:
+    """A module that asks while it is imported learns that it serves nobody yet."""
+    enter("zygote")
+
+    assert (is_primary(), is_worker(), in_zygote()) == (False, False, True)
+    assert current_worker() is None
+
+
+def test_a_worker_knows_who_it_is() -> None:
+    """`current_worker()` is the same object wherever it is asked for."""
+    worker = WorkerContext(7, 2, "web", 1, FakeLink())
+    enter("worker", worker)
+
+    assert (is_primary(), is_worker(), in_zygote()) == (False, True, False)
+    assert current_worker() is worker
+    assert (worker.id, worker.slot, worker.role, worker.generation) == (7, 2, "web", 1)
+    assert repr(worker) == "<WorkerContext id=7 slot=2 role='web'>"
+
+
+async def test_everything_else_is_passed_to_the_runtime() -> None:
+    """The context adds nothing of its own."""
+    link = FakeLink()
+    worker = WorkerContext(7, 2, "web", 1, link)
+
+    await worker.send({"a": 1})
+    worker.drain()
+
+    assert [message async for message in worker.messages()] == ["hello"]
+    assert [snapshot async for snapshot in worker.subscribe()] == []
+    assert link.asked == [("send", {"a": 1}), ("drain", "drain"), ("snapshots", 1.0)]

@@ -1,0 +1,417 @@
+"""A worker's life, in this process; the test plays the primary over real sockets."""
+
+import asyncio
+import gc
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from aiocluster.config.settings import settings_from
+from aiocluster.ipc.handoff import give, handoff_pair
+from aiocluster.ipc.messages import (
+    BootFailed,
+    Drain,
+    Drained,
+    DrainRequest,
+    Message,
+    Online,
+    Ready,
+    ReportMetrics,
+    UserMessage,
+)
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    HEARTBEAT,
+    REQUESTS_BEGUN,
+)
+from aiocluster.worker.runtime import Runtime
+from tests.support.connections import tcp_pair
+from tests.support.waiting import soon, turns, turns_until
+from tests.support.workers import FarEnd
+
+HELLO = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Stage:
+    """One runtime, and its primary."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.row = memoryview(bytearray(16 * 8)).cast("Q")
+        self.primary = FarEnd()
+        self.sender, self.receiver = handoff_pair()
+        self.runtime = Runtime(
+            settings_from({"metrics_interval": 1000.0, **settings}),
+            [int(socket.AF_INET)],
+            self.row,
+        )
+
+    async def run(self, app: object) -> None:
+        """Let it run; it ends with `self.running`."""
+        ours, theirs = socket.socketpair()
+        await self.primary.open(ours)
+        self.running = asyncio.create_task(self.runtime.run(lambda: app, self.receiver, theirs))
+
+    async def ready(self, app: object) -> None:
+        """Let it run until it serves."""
+        await self.run(app)
+        assert await self.primary.hear() == Online()
+        await self.hear(Ready)
+
+    async def hear(self, kind: type[Message]) -> Any:
+        """Return the next message of this kind."""
+        while not isinstance(message := await self.primary.hear(), kind):
+            assert isinstance(message, Online | ReportMetrics)
+        return message
+
+    @property
+    def open(self) -> int:
+        return self.row[CONNECTIONS_TAKEN] - self.row[CONNECTIONS_CLOSED]
+
+    def say(self, message: Message) -> None:
+        self.primary.channel.post(message)
+
+    def connect(self) -> socket.socket:
+        """Give it a connection; return the client's end."""
+        client, accepted = tcp_pair()
+        with accepted:
+            assert give(self.sender, [accepted.fileno()], b"\0")
+        client.setblocking(False)
+        return client
+
+    async def code(self) -> int:
+        return await soon(self.running)
+
+    async def close(self) -> None:
+        self.primary.channel.abort()
+        if not self.running.done():
+            self.say(Drain(0.0, at_once=True))
+        await soon(asyncio.wait({self.running}))
+        self.sender.close()
+        self.receiver.close()
+        await turns()
+
+
+MakeStage = Callable[..., Awaitable[Stage]]
+
+
+@pytest.fixture
+async def make_stage() -> AsyncIterator[MakeStage]:
+    stages: list[Stage] = []
+
+    async def make(**settings: Any) -> Stage:
+        stages.append(Stage(**{"graceful_timeout": 0.0, **settings}))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        await stage.close()
+
+
+@pytest.fixture
+async def stage(make_stage: MakeStage) -> Stage:
+    return await make_stage()
+
+
+@pytest.fixture(autouse=True)
+def _the_collector_stays_as_it_was() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+
+
+class App:
+    """An app whose handler the test holds."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+        self.cleaned = 0
+        self.application = web.Application()
+        self.application.router.add_get("/", self._hello)
+        self.application.router.add_get("/wait", self._wait)
+        self.application.on_cleanup.append(self._clean)
+
+    async def _hello(self, request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def _wait(self, request: web.Request) -> web.Response:
+        self.begun.set()
+        await self.go.wait()
+        return web.Response(text="done")
+
+    async def _clean(self, application: web.Application) -> None:
+        self.cleaned += 1
+
+
+async def read(client: socket.socket) -> bytes:
+    """Read what there is; b"" at the end."""
+    return await soon(asyncio.get_running_loop().sock_recv(client, 10_000))
+
+
+async def test_it_says_online_before_the_app_starts_and_ready_after(stage: Stage) -> None:
+    """The primary sees how far a worker got."""
+    go = asyncio.Event()
+
+    async def factory() -> web.Application:
+        await go.wait()
+        return App().application
+
+    await stage.run(factory)
+    assert await stage.primary.hear() == Online()
+    await turns(20)
+    assert stage.primary.heard.empty()
+    go.set()
+
+    await stage.hear(Ready)
+
+    assert stage.row[HEARTBEAT] > 0
+
+
+async def test_it_serves_the_connections_it_is_given(stage: Stage) -> None:
+    """Also those that came before it was ready; each is counted as taken."""
+    before = stage.connect()
+    await stage.ready(App().application)
+    after = stage.connect()
+    for client in (before, after):
+        client.send(HELLO)
+        assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
+        client.close()
+
+    assert stage.row[CONNECTIONS_TAKEN] == 2
+
+
+@pytest.mark.parametrize(
+    ("app", "cause"),
+    [
+        (17, "the app: 17 is a int; expected an aiohttp.web.Application or a factory of one"),
+        (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+)
+async def test_an_app_that_cannot_start_is_told_and_ends_the_worker(
+    stage: Stage, app: object, cause: str
+) -> None:
+    """The primary hears the cause, and the traceback when it is the user's."""
+    await stage.run(app)
+
+    failed = await stage.hear(BootFailed)
+
+    assert failed.cause == cause
+    assert ("1 / 0" in failed.traceback) is callable(app)
+    assert await stage.code() == 3
+
+
+async def test_what_loading_raises_is_told(stage: Stage) -> None:
+    """A module that fails in the worker, since it is not imported before."""
+
+    def load() -> object:
+        raise LookupError("no module")
+
+    ours, theirs = socket.socketpair()
+    await stage.primary.open(ours)
+    stage.running = asyncio.create_task(stage.runtime.run(load, stage.receiver, theirs))
+
+    assert (await stage.hear(BootFailed)).cause == "LookupError: no module"
+    assert await stage.code() == 3
+
+
+async def test_a_drain_ends_it_with_0(stage: Stage) -> None:
+    """It says what it could not finish, which is nothing, cleans up once and goes."""
+    app = App()
+    await stage.ready(app.application)
+
+    stage.say(Drain(1000.0, at_once=True))
+
+    assert await stage.hear(Drained) == Drained([])
+    assert await stage.code() == 0
+    assert app.cleaned == 1
+    await soon(stage.primary.disconnected.wait())
+
+
+async def test_a_drain_while_it_boots_stops_the_start(stage: Stage) -> None:
+    """A start that hangs does not hold up the stop."""
+    cancelled = asyncio.Event()
+
+    async def factory() -> web.Application:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    await stage.run(factory)
+    await stage.primary.hear()
+
+    stage.say(Drain(1000.0, at_once=True))
+
+    assert await stage.code() == 0
+    assert cancelled.is_set()
+
+
+async def test_a_drain_takes_what_the_primary_had_given_already(stage: Stage) -> None:
+    """Connections that were on their way when the Drain was read are served."""
+    await stage.ready(App().application)
+    client, accepted = tcp_pair()
+    client.sendall(HELLO)
+    stage.say(Drain(1000.0, at_once=True))
+    assert give(stage.sender, [accepted.fileno()], b"\0")
+    accepted.close()
+    client.setblocking(False)
+
+    assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
+    client.close()
+    assert await stage.code() == 0
+
+
+async def test_a_drain_waits_for_running_requests(stage: Stage) -> None:
+    """What a handler had begun is finished."""
+    app = App()
+    await stage.ready(app.application)
+    client = stage.connect()
+    client.send(HELLO.replace(b"/", b"/wait", 1))
+    await soon(app.begun.wait())
+    stage.say(Drain(1000.0, at_once=True))
+    await turns(50)
+    assert not stage.running.done()
+    app.go.set()
+
+    assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
+    assert await stage.hear(Drained) == Drained([])
+    assert await stage.code() == 0
+    client.close()
+
+
+async def test_what_is_cut_is_named_and_shows_in_the_exit_code(stage: Stage) -> None:
+    """A second, shorter Drain makes the first one quicker."""
+    app = App()
+    await stage.ready(app.application)
+    client = stage.connect()
+    client.send(HELLO.replace(b"/", b"/wait", 1))
+    await soon(app.begun.wait())
+    stage.say(Drain(1000.0, at_once=True))
+    await turns(50)
+
+    stage.say(Drain(0.0, at_once=True))
+
+    assert await stage.hear(Drained) == Drained(["GET /wait from 127.0.0.1"])
+    assert await stage.code() == 1
+    assert app.cleaned == 1
+    client.close()
+
+
+async def test_it_drains_by_itself_when_the_primary_is_gone(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers do not outlive the cluster, and finish what they have."""
+    stage, app = await make_stage(graceful_timeout=1000.0), App()
+    await stage.ready(app.application)
+    client = stage.connect()
+    client.send(HELLO.replace(b"/", b"/wait", 1))
+    await soon(app.begun.wait())
+
+    stage.primary.channel.abort()
+    await turns_until(lambda: stage.runtime.is_draining)
+    app.go.set()
+
+    assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
+    assert await stage.code() == 0
+    assert "the primary is gone; finishing what is open" in caplog.text
+    client.close()
+
+
+async def test_nonsense_from_the_primary_counts_as_its_end(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who cannot be understood cannot be obeyed."""
+    await stage.ready(App().application)
+    stage.say(Ready())
+
+    await stage.code()
+
+    assert "the primary sent nonsense" in caplog.text
+
+
+async def test_the_primarys_end_of_the_handoff_may_close_first(stage: Stage) -> None:
+    """Nothing more comes by it; what is open goes on."""
+    await stage.ready(App().application)
+    client = stage.connect()
+    await turns_until(lambda: stage.open == 1)
+    stage.sender.close()
+    client.send(HELLO)
+
+    assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
+    client.close()
+
+
+async def test_at_max_requests_it_asks_once_to_be_replaced(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on serving until it is told to drain."""
+    monkeypatch.setattr("aiocluster.worker.runtime._LIMIT_INTERVAL", 0.001)
+    stage = await make_stage(max_requests=2)
+    await stage.ready(App().application)
+    client = stage.connect()
+    for _ in range(2):
+        client.send(HELLO)
+        await read(client)
+
+    assert await stage.hear(DrainRequest) == DrainRequest("max_requests")
+    for _ in range(3):
+        client.send(HELLO)
+        assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
+    client.close()
+    await turns_until(lambda: stage.open == 0)
+    stage.say(Drain(1000.0, at_once=False))
+
+    assert await stage.hear(Drained) == Drained([])
+    assert stage.row[REQUESTS_BEGUN] == 5
+
+
+async def test_who_asks_to_drain_waits_for_the_primary(stage: Stage) -> None:
+    """A worker that wants to go is told when: nothing new is on its way then."""
+    await stage.ready(App().application)
+    stage.runtime.ask_to_drain("drain")
+
+    assert await stage.hear(DrainRequest) == DrainRequest("drain")
+    assert not stage.runtime.is_draining
+
+
+async def test_messages_go_both_ways(stage: Stage) -> None:
+    """From before the app serves to the end."""
+    await stage.run(App().application)
+    assert await stage.primary.hear() == Online()
+    await stage.primary.channel.send("to the worker")
+    await stage.runtime.mail.send("to the primary")
+
+    assert await soon(anext(stage.runtime.mail.messages())) == "to the worker"
+    while not isinstance(message := await stage.primary.hear(), UserMessage):
+        continue
+    assert message == UserMessage("to the primary")
+
+
+async def test_it_reports_in_its_interval_and_once_more_at_the_end(
+    make_stage: MakeStage,
+) -> None:
+    """What was measured since the last report is not lost by the end."""
+    stage = await make_stage(metrics_interval=0.05)
+    await stage.ready(App().application)
+    client = stage.connect()
+    client.send(HELLO)
+    await read(client)
+    while not (report := (await stage.hear(ReportMetrics)).report).latency:
+        assert report.rss_bytes > 0
+    client.send(HELLO)
+    await read(client)
+    client.close()
+    await turns_until(lambda: stage.open == 0)
+    stage.say(Drain(1000.0, at_once=True))
+
+    counted = 0
+    while not isinstance(message := await stage.primary.hear(), Drained):
+        if isinstance(message, ReportMetrics):
+            counted += sum(message.report.latency.values())
+    assert counted == 1
+    assert sum(report.latency.values()) == 1

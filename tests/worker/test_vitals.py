@@ -1,0 +1,107 @@
+"""The loop's heartbeat and lag."""
+
+import asyncio
+import os
+import time
+
+import pytest
+
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, HEARTBEAT, OTHER_FDS
+from aiocluster.worker.vitals import Vitals, count_fds
+from tests.support.waiting import turns_until
+
+
+@pytest.fixture
+def row() -> memoryview:
+    return memoryview(bytearray(16 * 8)).cast("Q")
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiocluster.worker.vitals._TICK", 0.001)
+
+
+async def test_the_heart_beats_from_the_start_on(row: memoryview) -> None:
+    """The first beat is now, not a tick later."""
+    vitals, before = Vitals(row), time.monotonic_ns()
+    vitals.start()
+    vitals.stop()
+
+    assert before - 1000 <= row[HEARTBEAT] <= time.monotonic_ns()
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_the_heart_beats_while_the_loop_turns(row: memoryview) -> None:
+    """Each beat is later than the one before."""
+    vitals = Vitals(row)
+    vitals.start()
+    for _ in range(3):
+        last = row[HEARTBEAT]
+        await turns_until(lambda last=last: row[HEARTBEAT] > last)  # type: ignore[misc]
+    vitals.stop()
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_the_heart_stops_when_told(row: memoryview) -> None:
+    """Nothing is written after the end; to stop twice is harmless."""
+    vitals = Vitals(row)
+    vitals.start()
+    vitals.stop()
+    vitals.stop()
+    last, over = row[HEARTBEAT], asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, over.set)
+
+    await over.wait()
+
+    assert row[HEARTBEAT] == last
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_blocked_loop_shows_as_lag(row: memoryview) -> None:
+    """What the loop could not do in time is measured in seconds."""
+    vitals = Vitals(row)
+    vitals.start()
+    until = time.monotonic() + 0.05
+    while time.monotonic() < until:
+        pass
+    last = row[HEARTBEAT]
+    await turns_until(lambda: row[HEARTBEAT] > last)
+    vitals.stop()
+
+    _, longest = vitals.lag.take()
+
+    assert longest >= 0.04
+
+
+async def test_descriptors_are_counted_without_the_connections(row: memoryview) -> None:
+    """What is no client's connection is told apart from what is."""
+    extra = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
+    row[CONNECTIONS_TAKEN], row[CONNECTIONS_CLOSED] = 10, 7
+    vitals = Vitals(row)
+    vitals.start()
+    vitals.stop()
+
+    assert row[OTHER_FDS] == count_fds() - 3
+    for fd in extra:
+        os.close(fd)
+
+
+async def test_more_connections_than_descriptors_are_not_a_negative_count(row: memoryview) -> None:
+    """A connection may be counted a moment longer than it is open."""
+    row[CONNECTIONS_TAKEN] = 10**6
+    vitals = Vitals(row)
+    vitals.start()
+    vitals.stop()
+
+    assert row[OTHER_FDS] == 0
+
+
+def test_counting_descriptors_does_not_count_itself() -> None:
+    """Two that are opened are two more."""
+    before = count_fds()
+    read, write = os.pipe()
+    opened = count_fds()
+    os.close(read)
+    os.close(write)
+
+    assert opened == before + 2
