@@ -27,6 +27,8 @@ _MESSAGE_COST = 64
 # Credit is returned in lumps, so that it costs next to nothing a message.
 _CREDIT_LUMP = WINDOW_BYTES // 4
 
+_GONE = "the other side of the channel is gone"
+
 # Beyond this many unsent bytes the other side is not reading at all: what may be skipped
 # (a snapshot) is skipped.
 _CONGESTED_BYTES = 64 * 1024
@@ -54,7 +56,7 @@ class Channel(asyncio.Protocol):
         self._closed = False
         self._window = WINDOW_BYTES
         self._owed = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, bytes, asyncio.Future[None]]] = deque()
 
     @property
     def closed(self) -> bool:
@@ -80,13 +82,13 @@ class Channel(asyncio.Protocol):
         """
         frame = encode_user(payload)
         cost = len(frame) + _MESSAGE_COST
+        if self._closed or self._transport is None:
+            raise ChannelClosed(_GONE)
         if self._waiting or not self._fits(cost):
-            await self._reserve(cost)
+            await self._wait_for_room(cost, frame)
         else:
             self._window -= cost
-        if self._closed or self._transport is None:
-            raise ChannelClosed("the other side of the channel is gone")
-        self._transport.write(frame)
+            self._transport.write(frame)
 
     def consumed(self, size: int) -> None:
         """The user has read messages of `size` bytes: let the other side send as many."""
@@ -113,10 +115,14 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._closed:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
             for message, size in self._decoder.feed(data):
+                if self._closed:  # by what the message before it led to
+                    return
                 self._receive(message, size)
         except ProtocolError as error:
             self._error = error
@@ -144,35 +150,33 @@ class Channel(asyncio.Protocol):
         # Owed credit is returned in lumps, so an idle window may be a lump short.
         return cost <= self._window or self._window >= WINDOW_BYTES - _CREDIT_LUMP
 
-    async def _reserve(self, cost: int) -> None:
-        """Wait, first come first served, until `cost` is taken from the window for us."""
-        if self._closed:
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((cost, turn))
+    async def _wait_for_room(self, cost: int, frame: bytes) -> None:
+        """Return once `frame` is written, after those that wait already."""
+        written = asyncio.get_running_loop().create_future()
+        entry = (cost, frame, written)
+        self._waiting.append(entry)
         try:
-            await turn
+            await written
         except asyncio.CancelledError:
-            if not turn.cancelled():
-                self._window += cost
-            elif (cost, turn) in self._waiting:
-                self._waiting.remove((cost, turn))
-            self._admit()
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+                self._admit()
             raise
 
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
-            cost, turn = self._waiting.popleft()
+            cost, frame, written = self._waiting.popleft()
             # A sender may have been cancelled just now and not have come to leave the queue.
-            if not turn.done():
+            if not written.done() and self._transport is not None:
                 self._window -= cost
-                turn.set_result(None)
+                self._transport.write(frame)
+                written.set_result(None)
 
     def _release_waiting(self) -> None:
         while self._waiting:
-            _, turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            _, _, written = self._waiting.popleft()
+            if not written.done():
+                written.set_exception(ChannelClosed(_GONE))
 
 
 async def open_channel(sock: socket.socket, channel: Channel) -> Channel:

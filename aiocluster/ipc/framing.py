@@ -21,7 +21,7 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 # The most one read of a socket brings; an unpacker may hold a whole frame and one read.
 READ_BYTES = 256 * 1024
 
-# How deep a message may nest: what msgpack itself carries (its limit is 511).
+# How deep the search for what cannot be sent goes: nothing real nests so deep.
 _MAX_DEPTH = 500
 
 # UserMessage is the hot one: its frame is packed and recognised without a detour.
@@ -30,6 +30,9 @@ _USER_TAG = 20
 # What unpacking raises for bytes that are no msgpack, and for msgpack that Python has no
 # value for: a list as a key (TypeError), a date after the year 9999 (OverflowError).
 NOT_MSGPACK = (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException)
+
+# What can always be read once it is packed.
+_SIMPLE = (str, bytes, int, float, bool, type(None))
 
 _packer = msgpack.Packer(use_bin_type=True, datetime=True)
 
@@ -46,11 +49,21 @@ def encode_user(payload: Any) -> bytes:
         frame: bytes = _packer.pack((_USER_TAG, payload))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageError(_explain(payload, error)) from None
+    if not isinstance(payload, _SIMPLE):
+        _check_readable(frame, payload)
     if len(frame) > MAX_FRAME_BYTES:
         raise MessageError(
             f"a message of {len(frame)} bytes is too large: at most {MAX_FRAME_BYTES} bytes"
         )
     return frame
+
+
+def _check_readable(frame: bytes, payload: Any) -> None:
+    """Refuse here what packs but could not be unpacked there, such as a tuple as a key."""
+    try:
+        msgpack.unpackb(frame, strict_map_key=False, timestamp=3)
+    except NOT_MSGPACK as error:
+        raise MessageError(_explain(payload, error)) from None
 
 
 class FrameDecoder:
@@ -80,7 +93,7 @@ class FrameDecoder:
             self._fed += len(data)
             for fields in unpacker:
                 end = unpacker.tell()
-                yield message_from(fields, self._expected), end - self._decoded
+                yield self._message(fields), end - self._decoded
                 self._decoded = end
         except NOT_MSGPACK as error:
             raise ProtocolError(f"not a frame: {str(error) or type(error).__name__}") from None
@@ -88,11 +101,15 @@ class FrameDecoder:
         if self._fed - self._decoded > MAX_FRAME_BYTES:
             raise ProtocolError(f"not a frame: more than {MAX_FRAME_BYTES} bytes")
 
+    def _message(self, fields: Any) -> Message:
+        # The hot kind needs no checking, since its payload may be anything.
+        if type(fields) is list and len(fields) == 2 and fields[0] == _USER_TAG:
+            return UserMessage(fields[1])
+        return message_from(fields, self._expected)
+
 
 def message_from(fields: Any, expected: Any) -> Message:
     """Return the message these fields make; ProtocolError when it is none of `expected`."""
-    if type(fields) is list and len(fields) == 2 and fields[0] == _USER_TAG:
-        return UserMessage(fields[1])
     try:
         message: Message = msgspec.convert(fields, expected, str_keys=False)
     except msgspec.ValidationError as error:
@@ -103,17 +120,20 @@ def message_from(fields: Any, expected: Any) -> Message:
 
 
 def _explain(payload: Any, error: Exception) -> str:
-    path, value = _offender(payload, "message", 0)
+    try:
+        path, value = _offender(payload, "message", 0)
+    except RecursionError:
+        path, value = "message", _TOO_DEEP
     if path is None:
         return f"this message cannot be sent: {error}"
     if value is _TOO_DEEP:
         return f"{path[:80]}… nests deeper than {_MAX_DEPTH}: is it circular?"
     if isinstance(value, int):
-        return f"{path} cannot be sent: the integer {value} does not fit in 64 bits"
+        return f"{path} cannot be sent: the integer {_shown(value)} does not fit in 64 bits"
     if isinstance(value, str):
-        return f"{path} cannot be sent: the text {value!r:.80} is not valid Unicode"
+        return f"{path} cannot be sent: the text {_shown(value)} is not valid Unicode"
     return (
-        f"{path} cannot be sent: {value!r:.80} is a {type(value).__name__}; a message is made"
+        f"{path} cannot be sent: {_shown(value)} is a {type(value).__name__}; a message is made"
         " of None, bool, int, float, str, bytes, list, tuple, dict and datetime (with a time zone)"
     )
 
@@ -125,6 +145,10 @@ def _offender(value: Any, path: str, depth: int) -> tuple[str | None, Any]:
     """Return the path to the first part of `value` that msgpack refuses, and that part."""
     if depth > _MAX_DEPTH:
         return path, _TOO_DEEP
+    if isinstance(value, dict):
+        bad = next((key for key in value if isinstance(key, tuple)), None)
+        if bad is not None:
+            return f"{path} key {_shown(bad)}", bad
     for part_path, part in _parts(value, path):
         found = _offender(part, part_path, depth + 1)
         if found[0] is not None:
@@ -137,16 +161,25 @@ def _offender(value: Any, path: str, depth: int) -> tuple[str | None, Any]:
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
-            yield f"{path} key {key!r:.40}", key
-            yield f"{path}[{key!r:.40}]", item
+            yield f"{path} key {_shown(key)}", key
+            yield f"{path}[{_shown(key)}]", item
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield f"{path}[{index}]", item
 
 
+def _shown(value: Any) -> str:
+    """Return its repr, shortened; a value that has none is known by its type."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
 def _packs(value: Any) -> bool:
     try:
-        msgpack.packb(value, use_bin_type=True, datetime=True)
-    except (TypeError, ValueError, OverflowError):
+        packed = msgpack.packb(value, use_bin_type=True, datetime=True)
+        msgpack.unpackb(packed, strict_map_key=False, timestamp=3)
+    except NOT_MSGPACK:
         return False
     return True

@@ -124,6 +124,13 @@ class WorkerHandle:
         return not self.channel.closed
 
     @property
+    def ended_well(self) -> bool:
+        """True when it is gone and nothing had to be killed or given up for that."""
+        if self.killed or self.cut or not self.exited.done():
+            return False
+        return self.exited.result().code in (0, None)
+
+    @property
     def is_dead(self) -> bool:
         """True once its process is gone."""
         return self.phase is Phase.EXITED

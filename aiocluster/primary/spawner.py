@@ -276,6 +276,8 @@ class ZygoteSpawner:
                 self._prepared.set_result(message)
             case PrepareFailed(cause=cause, traceback=traceback):
                 self._prepared.set_exception(BootError(cause, traceback))
+            case _:
+                raise ProtocolError(f"a zygote may not send {message!r}")
 
     def _on_forked(self, worker_id: int, process: WorkerProcess) -> None:
         self._processes[worker_id] = process

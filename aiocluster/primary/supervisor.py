@@ -101,7 +101,7 @@ class Supervisor:
             await asyncio.wait(exits, timeout=timeout + KILL_GRACE + _DEATH_TIMEOUT)
         if self._ends:
             await asyncio.wait(self._ends, timeout=_DEATH_TIMEOUT)
-        return [str(worker) for worker in workers if worker.killed or worker.cut]
+        return [str(worker) for worker in workers if not worker.ended_well]
 
     def kill_all(self) -> None:
         """End every worker now. A stop that is under way then ends at once."""

@@ -95,15 +95,19 @@ class ZygoteServer:
         # What is still buffered would be written by parent and child.
         sys.stdout.flush()
         sys.stderr.flush()
+        # TERM would be swallowed between the fork and the worker's own handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         try:
             pid = os.fork()
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
             self._send(ForkFailed(order.fork.worker_id, str(error)))
             _close(order)
             return None
         if pid == 0:
             self._become_worker()
             return order
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         _close(order)
         self._workers[pid] = order.fork.worker_id
         # Nobody reaps but we, so the pid still means this worker.
@@ -118,6 +122,7 @@ class ZygoteServer:
         # decides what they mean.
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         for fd in (self._wake_read, self._wake_write, *self._watched.values()):
             os.close(fd)
         self._sock.close()

@@ -349,8 +349,8 @@ async def test_a_cancelled_sender_gives_its_place_back() -> None:
         assert pair.worker.payloads[1:] == ["small"]
 
 
-async def test_senders_cancelled_as_room_comes_take_none_of_it() -> None:
-    """In whichever order the two happen, the room is the next sender's."""
+async def test_a_sender_cancelled_before_room_comes_takes_none_of_it() -> None:
+    """The room is the next sender's; cancelled after it came, its message is on its way."""
     async with connected() as pair:
         pair.worker.reading = False
         await pair.primary.channel.send(filling())
@@ -361,13 +361,14 @@ async def test_senders_cancelled_as_room_comes_take_none_of_it() -> None:
         before.cancel()
         pair.primary.channel.data_received(encode(Credit(size)))
         after.cancel()
+        pair.primary.channel.data_received(encode(Credit(size)))
         async with asyncio.timeout(PATIENCE):
             await last
         await pair.round_trip()
 
         assert before.cancelled()
         assert after.cancelled()
-        assert [payload[0] for payload in pair.worker.payloads[1:]] == ["c"]
+        assert [payload[0] for payload in pair.worker.payloads[1:]] == ["b", "c"]
 
 
 async def _unread(side: Side, number: int) -> list[tuple[Any, int]]:

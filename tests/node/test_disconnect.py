@@ -196,8 +196,10 @@ async def test_eight_workers_with_two_ports_stop_and_start_again() -> None:
             clients = [await Client.connect(url) for url in urls for _ in range(8)]
             for client in clients:
                 await client.get("/who")
-                await client.__aexit__()
             assert await cluster.stop() == []
+            for client in clients:
+                await client.closed()
+                await client.__aexit__()
         assert len(heard.of_kind(WorkerExited)) == 8
 
 
@@ -249,6 +251,18 @@ async def test_a_worker_that_drains_itself_disconnects_after_its_connections_end
 
     # Both happen at about the same moment; what matters is that it was not before the release.
     assert sorted(order) == ["answered", "disconnected"]
+
+
+# node: rr-handle-close
+async def test_idle_keep_alive_connections_do_not_hold_a_draining_worker() -> None:
+    """They are closed at once; the worker exits although their clients stay."""
+    async with (
+        serving(keepalive_timeout=3600, **ALONE) as (cluster, _),
+        await Client.connect(cluster) as client,
+    ):
+        await client.get("/who")
+        assert (await first(cluster).drain()).code == 0
+        await client.closed()
 
 
 # node: rr-handle-keep-loop-alive (adapted: a worker without its channel finishes and goes)

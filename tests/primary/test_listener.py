@@ -277,7 +277,7 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
         with pytest.raises(ConfigError) as caught:
             bind(Address("127.0.0.1", port))
         assert str(caught.value) == f"cannot bind 127.0.0.1:{port}: Address already in use"
-        assert open_fds() == before
+        assert open_fds() <= before
 
 
 def test_an_address_of_another_machine_is_an_error_that_names_it() -> None:

@@ -80,7 +80,7 @@ async def test_what_is_handed_over_arrives_with_its_listener(
 
     assert side.outbox.hand_over(batch, NOW) == 3
 
-    assert open_fds() == before
+    assert open_fds() <= before
     taken = take_all(side.receiver)
     assert [listener for _, listener in taken] == [0, 0, 5]
     for fd, _ in taken:

@@ -334,3 +334,15 @@ async def test_a_slot_that_is_never_refilled_has_no_successors(make_stage: MakeS
     handle, _ = await stage.crew.next_ready()
 
     assert not stage.slot.succeed(handle)
+
+
+async def test_a_slot_that_is_kept_no_more_leaves_no_task(make_stage: MakeStage) -> None:
+    """At a stop nothing goes on waiting for a worker to be due."""
+    before = asyncio.all_tasks()
+    stage = await make_stage()
+    await stage.crew.next_ready()
+    stage.keeping.cancel()
+    await asyncio.wait({stage.keeping})
+    await turns()
+
+    assert asyncio.all_tasks() - before == {*stage.crew._ends}

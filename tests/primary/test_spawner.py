@@ -163,7 +163,7 @@ async def test_a_child_of_ours_tells_its_status_itself(script: str, status: Exit
     assert await soon(process.wait()) == status
 
     assert is_reaped(pid)
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 @pytest.mark.parametrize("told", ["before it is seen dead", "after"])
@@ -516,4 +516,4 @@ async def test_no_descriptor_is_left_behind() -> None:
     await turns(20)
     await stage.close()
 
-    assert open_fds() == before
+    assert open_fds() <= before

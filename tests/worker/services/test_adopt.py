@@ -43,7 +43,7 @@ async def test_a_descriptor_is_served_and_closed_in_the_end() -> None:
 
     writer.close()
     await soon(echo.lost)
-    await turns_until(lambda: open_fds() == before)
+    await turns_until(lambda: open_fds() <= before)
 
 
 async def test_many_descriptors_are_served_side_by_side() -> None:
@@ -64,7 +64,7 @@ async def test_many_descriptors_are_served_side_by_side() -> None:
 
     await soon(asyncio.gather(*(echo.lost for echo in echoes)))
 
-    await turns_until(lambda: open_fds() == before)
+    await turns_until(lambda: open_fds() <= before)
 
 
 async def test_when_the_protocol_cannot_be_made_the_descriptor_is_closed() -> None:
@@ -80,4 +80,4 @@ async def test_when_the_protocol_cannot_be_made_the_descriptor_is_closed() -> No
 
     assert client.recv(1) == b""
     client.close()
-    assert open_fds() == before
+    assert open_fds() <= before
