@@ -52,6 +52,9 @@ class Interpreter:
 
     arguments: list[str]
     fds: list[int] = field(default_factory=list)
+    # In a process group of its own, by which its orphans can be told from others; and a
+    # terminal's Ctrl-C then reaches only the program, which knows what it means.
+    own_group: bool = False
 
     async def start_zygote(self) -> tuple[int, socket.socket]:
         """Start it; return its pid and our end of its socket."""
@@ -61,7 +64,11 @@ class Interpreter:
             keep = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (theirs.fileno(), *self.fds)]
             # It returns once the kernel has the program: a millisecond, once a zygote.
             pid = os.posix_spawn(  # noqa: ASYNC221
-                sys.executable, self.arguments, env, file_actions=keep
+                sys.executable,
+                self.arguments,
+                env,
+                file_actions=keep,
+                setpgroup=0 if self.own_group else os.getpgrp(),
             )
         return pid, ours
 
@@ -91,7 +98,7 @@ def unpickling(app: object, settings: Settings) -> Interpreter:
         file.write(payload)
     code = f"from aiocluster.children import unpickled_zygote; unpickled_zygote({fd})"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return Interpreter([sys.executable, *flags, "-c", code], [fd])
+    return Interpreter([sys.executable, *flags, "-c", code], [fd], own_group=True)
 
 
 def fork_zygote(app: object, settings: Settings) -> tuple[int, socket.socket]:

@@ -28,7 +28,7 @@ from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.listener import Listener, bind
-from aiocluster.primary.orphans import become_subreaper
+from aiocluster.primary.orphans import become_subreaper, reap_strays
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
 from aiocluster.primary.spawner import ZygoteSpawner
@@ -159,10 +159,6 @@ class Cluster:
     ) -> None:
         await self.stop()
 
-    def knows_process(self, pid: int) -> bool:
-        """Is this child one whose end the cluster itself waits for?"""
-        return self._spawner.knows(pid)
-
     # ---- start and stop
 
     async def start(self) -> None:
@@ -189,6 +185,8 @@ class Cluster:
         parts.callback(reporter.close)
         self._spawner = spawner = ZygoteSpawner(self._interpreter.start_zygote, self._zygote)
         parts.push_async_callback(spawner.close)
+        strays = asyncio.create_task(reap_strays(self._is_stray))
+        parts.callback(strays.cancel)
         self._dispatcher = Dispatcher(RoundRobin(), self._pause, self._resume)
         self._supervisor = supervisor = Supervisor(
             settings, spawner, self._dispatcher, self._bus, reporter, _restarts(settings)
@@ -203,6 +201,13 @@ class Cluster:
         for listener in self._listeners:
             listener.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
+
+    def _is_stray(self, pid: int) -> bool:
+        """Is this zombie child one that only we can reap?"""
+        if self._spawner.knows(pid):
+            return False
+        # In a program of the user's, children may be the user's own.
+        return not self._interpreter.own_group or os.getpgid(pid) in self._spawner.zygote_pids
 
     def _worker_count(self) -> int:
         cpus = available_cpus()

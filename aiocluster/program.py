@@ -26,7 +26,6 @@ from aiocluster.config.settings import Address, Settings, settings_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
-from aiocluster.primary.orphans import reap_strays
 
 log = logging.getLogger("aiocluster")
 
@@ -135,7 +134,6 @@ class _Program:
         """Start, say so, run until told to stop, stop; return the exit code."""
         self._cluster = cluster = Cluster.of_program(self._settings, zygote)
         self._handle_signals()
-        strays = asyncio.create_task(reap_strays(cluster.knows_process))
         try:
             if not await self._start():
                 return EXIT_OK
@@ -145,7 +143,6 @@ class _Program:
             _say_where(cluster)
             return await self._run_until_stopped()
         finally:
-            strays.cancel()
             # The loop is about to take its handlers away: what still comes changes nothing.
             signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals())
 

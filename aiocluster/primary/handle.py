@@ -234,7 +234,7 @@ class WorkerHandle:
         self._deadline = loop.call_later(timeout + KILL_GRACE, self.kill_for, reason)
 
     def _voluntary(self, signalled: bool) -> bool:
-        return signalled or self._reason not in (None, "boot_timeout")
+        return signalled or self._reason not in (None, "boot_timeout", "disconnected")
 
     def _reason_from(self, status: ExitStatus, signalled: bool) -> str:
         if self.boot_failure is not None:

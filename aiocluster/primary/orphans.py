@@ -26,12 +26,12 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-async def reap_strays(is_ours: Callable[[int], bool]) -> None:
-    """Reap, until cancelled, orphans that nobody else knows; `is_ours(pid)` says who does."""
+async def reap_strays(is_stray: Callable[[int], bool]) -> None:
+    """Reap, until cancelled, dead children for which `is_stray(pid)`."""
     suspects: set[int] = set()
     while True:
         await asyncio.sleep(_INTERVAL)
-        zombies = {pid for pid in _zombie_children() if not is_ours(pid)}
+        zombies = {pid for pid in _zombie_children() if is_stray(pid)}
         for pid in zombies & suspects:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 (WNOHANG: it does not wait)

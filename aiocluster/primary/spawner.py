@@ -167,6 +167,7 @@ class ZygoteSpawner:
         self._unwanted: set[asyncio.Task[ExitStatus]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self.zygote_pid: int | None = None
+        self.zygote_pids: set[int] = set()  # of all there ever were
 
     async def start(self, boot_timeout: float) -> None:
         """Start the zygote and let it import the app; BootError when it cannot."""
@@ -213,6 +214,7 @@ class ZygoteSpawner:
 
     async def _connect(self, zygote: tuple[int, socket.socket], boot_timeout: float) -> None:
         self.zygote_pid, sock = zygote
+        self.zygote_pids.add(self.zygote_pid)
         sock.setblocking(False)
         self._sock = sock
         self._lost.clear()

@@ -48,10 +48,6 @@ _LIMIT_INTERVAL = 0.05
 # Seconds to get the last messages out to a primary that may not be reading.
 _LEAVE_TIMEOUT = 1.0
 
-# Objects allocated before the collector looks at the young ones. Python's 700 means a look
-# every ten requests or so, nearly all in vain: what a request makes dies by its count.
-_GC_THRESHOLD = 10_000
-
 
 class Runtime:
     """Everything a worker does, in its loop."""
@@ -126,7 +122,6 @@ class Runtime:
         """What the app made at start-up stays: the collector need not look at it again."""
         gc.collect()
         gc.freeze()
-        gc.set_threshold(_GC_THRESHOLD, 10, 10)
 
     # ---- connections
 

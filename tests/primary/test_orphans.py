@@ -44,7 +44,7 @@ async def main():
     child = os.fork()
     if child == 0:
         os._exit(7)
-    reaping = asyncio.create_task(orphans.reap_strays(lambda pid: pid in (known, child)))
+    reaping = asyncio.create_task(orphans.reap_strays(lambda pid: pid not in (known, child)))
     os.close(go_known)
     os.close(go)
     await gone(stray)

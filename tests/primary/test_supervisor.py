@@ -501,12 +501,14 @@ async def test_stop_kills_who_does_not_end_and_names_it(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blocked worker holds up nobody beyond the timeout and its grace."""
-    monkeypatch.setattr("aiocluster.primary.handle.KILL_GRACE", 0.01)
     polite, stuck = await stage.start(2)
     name = str(stage.handle(stuck))
-    stopping = asyncio.create_task(stage.supervisor.stop(0.0))
-    await turns()
+    stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
+    await polite.hear()
     polite.exit(0)
+    await stage.event(WorkerExited)
+    monkeypatch.setattr("aiocluster.primary.handle.KILL_GRACE", 0.0)
+    stage.handle(stuck).begin_drain("stop", 0.0)
 
     assert await soon(stopping) == [name]
     assert await soon(stuck.process.signals.get()) == signal.SIGKILL

@@ -1,0 +1,17 @@
+"""A Cluster in a running loop adopts orphans, as `run` does, and leaves no zombie either."""
+
+import psutil
+
+from tests.support.cluster import ask, kill, serving
+from tests.support.program import until
+
+
+async def test_an_orphan_that_a_handler_left_is_adopted_and_reaped() -> None:
+    """The program of the Cluster becomes its parent, so the cluster has to reap it."""
+    async with serving(workers=1) as (cluster, _):
+        orphan = int(await ask(cluster, "/orphan"))
+        await until(
+            lambda: psutil.Process(orphan).ppid() == psutil.Process().pid, "nobody adopts it"
+        )
+        kill(orphan)
+        await until(lambda: not psutil.pid_exists(orphan), "it stays a zombie")
