@@ -11,9 +11,10 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aiocluster.events import Event, EventsMissed
+from aiocluster.events import Event, EventsMissed, WorkerMessage
 
 log = logging.getLogger("aiocluster.events")
 
@@ -27,15 +28,22 @@ MAX_UNREAD = 10_000
 CONGESTED_UNREAD = 1_000
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    kind: type[Event]
+    callback: Callable[[Any], Any]
+
+
 class EventBus:
     """Takes events from the primary's parts and gives them to whoever asked."""
 
     def __init__(self) -> None:
-        self._callbacks: list[tuple[type[Event], Callable[[Any], Any]]] = []
+        self._callbacks: list[_Entry] = []
         # An iterator that was dropped unread goes, and with it its claim on memory.
         self._queues: weakref.WeakSet[_Queue] = weakref.WeakSet()
         self._relieved: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._closed = False
 
     @property
     def congested(self) -> bool:
@@ -47,7 +55,8 @@ class EventBus:
 
         A coroutine function runs as a task. What it raises is logged.
         """
-        entry = (kind, callback)
+        # An object of its own: the same callback may be registered twice.
+        entry = _Entry(kind, callback)
         self._callbacks.append(entry)
 
         def off() -> None:
@@ -60,13 +69,15 @@ class EventBus:
         """Give `event` to all who asked for its kind."""
         for queue in [*self._queues]:
             queue.put(event)
-        for kind, callback in [*self._callbacks]:
-            if isinstance(event, kind):
-                self._call(callback, event)
+        for entry in [*self._callbacks]:
+            if isinstance(event, entry.kind):
+                self._call(entry.callback, event)
 
     def events(self) -> AsyncIterator[Event | EventsMissed]:
         """Return an iterator over the events from now on; it ends when the bus closes."""
         queue = _Queue()
+        if self._closed:
+            queue.close()
         self._queues.add(queue)
         weakref.finalize(queue, self._relieve)
         return self._iterate(queue)
@@ -77,7 +88,8 @@ class EventBus:
 
     def close(self) -> None:
         """End every iterator once it has read what it has. Idempotent."""
-        for queue in self._queues:
+        self._closed = True
+        for queue in [*self._queues]:
             queue.close()
 
     async def _iterate(self, queue: "_Queue") -> AsyncIterator[Event | EventsMissed]:
@@ -117,6 +129,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self.unread: deque[Event | EventsMissed] = deque()
+        self._droppable = 0  # unread events that are no messages
         self._missed = 0
         self._closed = False
         self._arrived = asyncio.Event()
@@ -124,9 +137,10 @@ class _Queue:
     def put(self, event: Event) -> None:
         if self._closed:
             return
-        if len(self.unread) >= MAX_UNREAD:
-            self.unread.popleft()
-            self._missed += 1
+        if not isinstance(event, WorkerMessage):
+            if self._droppable >= MAX_UNREAD:
+                self._drop_oldest()
+            self._droppable += 1
         self.unread.append(event)
         self._arrived.set()
 
@@ -137,7 +151,20 @@ class _Queue:
         if self._missed:
             missed, self._missed = self._missed, 0
             return EventsMissed(missed)
-        return self.unread.popleft() if self.unread else None
+        if not self.unread:
+            return None
+        event = self.unread.popleft()
+        self._droppable -= not isinstance(event, WorkerMessage)
+        return event
+
+    def _drop_oldest(self) -> None:
+        """Messages stay: what bounds them is their senders' windows."""
+        oldest = next(
+            index for index, event in enumerate(self.unread) if not isinstance(event, WorkerMessage)
+        )
+        del self.unread[oldest]
+        self._droppable -= 1
+        self._missed += 1
 
     def close(self) -> None:
         self._closed = True

@@ -194,8 +194,12 @@ class WorkerHandle:
     def announced(self) -> None:
         """Its WorkerForked is out: what it has said since is heard now."""
         early, self._early = self._early or [], None
-        for heard in early:
-            heard()
+        try:
+            for heard in early:
+                heard()
+        except ProtocolError as error:
+            log.error("%s sent nonsense and is disconnected: %s", self, error)
+            self.channel.abort()
 
     async def read_last_words(self) -> None:
         """Wait until all it had sent before it died is read, and it counts as disconnected."""
@@ -228,10 +232,16 @@ class WorkerHandle:
         self._reason = self._reason or reason
         self.phase = advance(self.phase, Signal.DRAIN)
         self._owner.on_unready(self)
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._kill_at_latest_in(timeout + KILL_GRACE, reason)
+
+    def _kill_at_latest_in(self, seconds: float, reason: str) -> None:
+        """Set the deadline, or bring it nearer; it is never moved away."""
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(timeout + KILL_GRACE, self.kill_for, reason)
+        if self._deadline is not None:
+            if self._deadline.when() <= loop.time() + seconds:
+                return
+            self._deadline.cancel()
+        self._deadline = loop.call_later(seconds, self.kill_for, reason)
 
     def _voluntary(self, signalled: bool) -> bool:
         return signalled or self._reason not in (None, "boot_timeout", "disconnected")
@@ -302,6 +312,4 @@ class WorkerHandle:
     def _on_lost_channel(self) -> None:
         """Mostly the process is dying; if not, it drains by itself, within the usual time."""
         self._owner.on_unready(self)
-        self._deadline = asyncio.get_running_loop().call_later(
-            self._owner.graceful_timeout + KILL_GRACE, self.kill_for, "disconnected"
-        )
+        self._kill_at_latest_in(self._owner.graceful_timeout + KILL_GRACE, "disconnected")

@@ -92,8 +92,8 @@ class Listener:
 
     def accept_rest(self) -> None:
         """Accept all that waits in the backlog now, for a listener that is about to close."""
-        while self._listening and self._accept_batch():
-            pass
+        while self._listening and self._retry is None and self._backlog():
+            self._accept_batch()
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -178,6 +178,8 @@ def bind(address: Address) -> list[socket.socket]:
             except OSError as error:
                 last = error
         raise last
+    except UnicodeError as error:
+        raise ConfigError(f"cannot bind {address}: {address.host!r} is no host name") from error
     except OSError as error:
         # A socket.gaierror's errno is not one of the system's.
         known = error.errno in errno.errorcode and not isinstance(error, socket.gaierror)

@@ -6,6 +6,7 @@ the worker in it is replaced.
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
@@ -138,12 +139,12 @@ def _is_replaced(exited: WorkerExited, restart: Restart) -> bool:
 
 
 def _weight(exited: WorkerExited) -> float:
-    """How much this exit says against the code: nothing, when it was asked for."""
-    worker = _of(exited)
-    if exited.voluntary and exited.reason != "kill":
+    """How much this exit says against the code."""
+    if exited.reason in ("max_requests", "stop"):
         return 0.0
-    by_hand = exited.signal is not None and exited.signal in (9, 15)
-    return KILLED_WEIGHT if by_hand and worker.was_ready else CRASH_WEIGHT
+    # One that asks to go as soon as it has come must not spin either.
+    by_hand = exited.voluntary or exited.signal in (signal.SIGKILL, signal.SIGTERM)
+    return KILLED_WEIGHT if by_hand and _of(exited).was_ready else CRASH_WEIGHT
 
 
 def _of(exited: WorkerExited) -> WorkerHandle:

@@ -25,6 +25,7 @@ from aiocluster.ipc.messages import (
     Message,
     Prepared,
     PrepareFailed,
+    ToZygote,
     Watch,
 )
 from aiocluster.ipc.packets import receive_packet, send_packet
@@ -227,8 +228,8 @@ class ZygoteSpawner:
             raise BootError(f"importing the app took longer than {boot_timeout:g} s") from None
         if prepared.note:
             log.warning("%s", prepared.note)
-        for worker_id, process in self._processes.items():
-            send_packet(sock, Watch(worker_id), [process.pidfd])
+        for worker_id, process in [*self._processes.items()]:
+            await _send_patiently(sock, Watch(worker_id), process.pidfd)
         self._ready.set()
 
     async def _keep_zygote(self, boot_timeout: float) -> None:
@@ -274,8 +275,10 @@ class ZygoteSpawner:
             case Exited(worker_id=worker_id, status=status):
                 if (process := self._processes.get(worker_id)) is not None:
                     process.tell_status(status)
-            case Prepared():
+            case Prepared() if not self._prepared.done():  # else it came after the timeout
                 self._prepared.set_result(message)
+            case Prepared():
+                return
             case PrepareFailed(cause=cause, traceback=traceback):
                 self._prepared.set_exception(BootError(cause, traceback))
             case _:
@@ -313,6 +316,15 @@ class ZygoteSpawner:
             if not forked.done():
                 forked.set_exception(WorkerGone("the zygote died"))
         self._forks.clear()
+
+
+async def _send_patiently(sock: socket.socket, message: ToZygote, fd: int) -> None:
+    """Send to a zygote that reads, but perhaps not as quickly as we write."""
+    while True:
+        try:
+            return send_packet(sock, message, [fd])
+        except BlockingIOError:
+            await asyncio.sleep(0.01)
 
 
 async def _reap(pid: int) -> None:

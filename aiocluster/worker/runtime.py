@@ -109,8 +109,10 @@ class Runtime:
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
-        if starting.cancelled():
             return True
+        if starting.cancelled():
+            self._channel.post(BootFailed("CancelledError: the app cancelled its own start", ""))
+            return False
         if (error := starting.exception()) is not None:
             self._channel.post(BootFailed(*describe(error)))
             return False

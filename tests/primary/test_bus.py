@@ -9,7 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from aiocluster.events import Event, EventsMissed, WorkerForked, WorkerMessage, WorkerOnline
+from aiocluster.events import (
+    Event,
+    EventsMissed,
+    WorkerExited,
+    WorkerForked,
+    WorkerMessage,
+    WorkerOnline,
+)
 from aiocluster.primary.bus import CONGESTED_UNREAD, MAX_UNREAD, EventBus
 from tests.support.waiting import soon, turns
 
@@ -28,6 +35,10 @@ WORKER = SomeWorker()
 
 def numbered(number: int) -> WorkerMessage:
     return WorkerMessage(WORKER, number)
+
+
+def exited(code: int) -> WorkerExited:
+    return WorkerExited(WORKER, code, None, voluntary=False, reason="crash")
 
 
 async def read(events: AsyncIterator[Event | EventsMissed], count: int) -> list[Any]:
@@ -162,12 +173,12 @@ async def test_an_iterator_that_is_not_read_is_bounded_and_told() -> None:
     bus = EventBus()
     events = bus.events()
     for number in range(MAX_UNREAD + 7):
-        bus.publish(numbered(number))
+        bus.publish(exited(number))
 
     heard = await read(events, MAX_UNREAD + 1)
 
     assert heard[0] == EventsMissed(7)
-    assert heard[1:] == [numbered(number) for number in range(7, MAX_UNREAD + 7)]
+    assert heard[1:] == [exited(number) for number in range(7, MAX_UNREAD + 7)]
 
 
 async def test_missed_events_are_counted_anew_each_time() -> None:
@@ -176,8 +187,28 @@ async def test_missed_events_are_counted_anew_each_time() -> None:
     events = bus.events()
     for _ in range(2):
         for number in range(MAX_UNREAD + 1):
-            bus.publish(numbered(number))
+            bus.publish(exited(number))
         assert (await read(events, MAX_UNREAD + 1))[0] == EventsMissed(1)
+
+
+async def test_messages_are_never_dropped() -> None:
+    """Their senders' windows bound them: an unread iterator loses other events, no message."""
+    bus = EventBus()
+    events = bus.events()
+    for number in range(MAX_UNREAD + 7):
+        bus.publish(numbered(number))
+    bus.publish(exited(1))
+
+    heard = await read(events, MAX_UNREAD + 8)
+
+    assert heard == [*(numbered(number) for number in range(MAX_UNREAD + 7)), exited(1)]
+
+
+async def test_an_iterator_made_after_the_end_ends_at_once() -> None:
+    """Who asks a closed bus for events does not wait for ever."""
+    bus = EventBus()
+    bus.close()
+    assert [event async for event in bus.events()] == []
 
 
 async def test_an_unread_iterator_congests_the_bus_until_it_is_read() -> None:

@@ -474,3 +474,18 @@ async def test_it_is_named_by_id_and_pid(stage: Stage) -> None:
 
     assert str(stage.handle) == f"worker 1 (pid {pid})"
     assert repr(stage.handle) == f"<WorkerHandle id=1 slot=0 pid={pid} starting>"
+
+
+async def test_a_second_drain_never_moves_the_deadline_away(stage: Stage) -> None:
+    """Asked again, it may only get quicker."""
+    await stage.ready()
+    stage.handle.drain(1.0)
+    first = stage.handle._deadline
+    assert first is not None
+
+    stage.handle.drain(100.0)
+    assert stage.handle._deadline is first
+
+    stage.handle.drain(0.5)
+    assert stage.handle._deadline is not None
+    assert stage.handle._deadline.when() < first.when()

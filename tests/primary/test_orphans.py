@@ -61,7 +61,12 @@ async def test_orphans_are_adopted_and_reaped_and_known_children_left_alone() ->
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, stdout=PIPE, stderr=PIPE
     )
-    output, errors = await soon(process.communicate())
+    try:
+        output, errors = await soon(process.communicate())
+    finally:
+        if process.returncode is None:  # so that a failure is one, and does not hang
+            process.kill()
+            await process.communicate()
 
     assert errors == b""
     assert output.decode().splitlines() == ["adopted True", "reaped True", "left 7 0"]

@@ -122,10 +122,11 @@ async def test_a_worker_may_not_ask_for_more_than_we_can_bear(stage: Stage) -> N
     """A snapshot costs the primary: an interval has a least."""
     channel = FakeChannel()
     stage.serve(channel, Subscribe(1, 1e-9))
-    await channel.next()
+    _, first = await channel.next()
     _, second = await channel.next()
 
-    assert second.interval >= 0.04
+    # One that came late does not put off the next, so only both together are bounded.
+    assert first.interval + second.interval >= 0.09
 
 
 async def test_unsubscribe_ends_a_feed(stage: Stage) -> None:

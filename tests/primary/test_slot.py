@@ -230,7 +230,7 @@ async def test_who_is_replaced_is_the_users_choice(
         ("SIGTERM", KILLED_WEIGHT),
         ("SIGKILL before it was ready", CRASH_WEIGHT),
         ("kill(KILL)", KILLED_WEIGHT),
-        ("drain", 0.0),
+        ("drain", 0.25),
         ("max_requests", 0.0),
     ],
 )

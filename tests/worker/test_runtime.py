@@ -218,6 +218,18 @@ async def test_what_loading_raises_is_told(stage: Stage) -> None:
     assert await stage.code() == 3
 
 
+async def test_a_start_that_is_cancelled_from_inside_has_failed(stage: Stage) -> None:
+    """A factory that awaits a task which was cancelled does not make a worker without an app."""
+
+    async def factory() -> None:
+        raise asyncio.CancelledError
+
+    await stage.run(factory)
+
+    assert (await stage.hear(BootFailed)).cause.startswith("CancelledError")
+    assert await stage.code() == 3
+
+
 async def test_a_drain_ends_it_with_0(stage: Stage) -> None:
     """It says what it could not finish, which is nothing, cleans up once and goes."""
     app = App()

@@ -92,7 +92,8 @@ class MeteredServer(web.Server):
         """The response is written."""
         row = self._row
         row[REQUESTS_DONE] += 1
-        row[RESPONSES - 1 + status // 100] += 1
+        if 100 <= status < 600:  # aiohttp sends any number it is given
+            row[RESPONSES - 1 + status // 100] += 1
         # A WebSocket's life is not a latency.
         if status != _SWITCHING_PROTOCOLS:
             self.latency.record(perf_counter_ns() - begun_ns)

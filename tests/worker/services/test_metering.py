@@ -181,6 +181,17 @@ async def test_a_response_is_counted_by_its_class(stage: Stage, path: str, kind:
     assert stage.counted == (1, 1)
 
 
+@pytest.mark.parametrize("status", [600, 799, 1400])
+async def test_a_status_of_no_class_is_counted_in_none(stage: Stage, status: int) -> None:
+    """It is a request done, and touches nothing else of the scoreboard."""
+    others = stage.row[RESPONSES + 5 :].tolist()
+    assert await stage.get(f"/status/{status}") == status
+
+    assert stage.counted == (1, 1)
+    assert stage.responses == [0, 0, 0, 0, 0]
+    assert stage.row[RESPONSES + 5 :].tolist() == others
+
+
 async def test_a_request_that_is_none_is_counted_as_an_error(stage: Stage) -> None:
     """Garbage gets its 400, and shows."""
     reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
