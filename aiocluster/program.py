@@ -114,6 +114,8 @@ def main_run(
         hook = _on_start_from(on_start)
     except Exception as error:
         sock.close()
+        # It may be importing, for ever perhaps, and has no workers yet.
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         return _boot_failed(BootError(*describe(error)))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

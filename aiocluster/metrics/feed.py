@@ -28,11 +28,16 @@ def paced(
     either delivered or counted as missed, and the beat does not drift. A bad interval raises
     ConfigError here, not when the first is asked for.
     """
+    check_interval(interval)
+    return _paced(interval, take, now, sleep)
+
+
+def check_interval(interval: object) -> None:
+    """Raise ConfigError, with the value, unless it is a time that snapshots can be apart."""
     if isinstance(interval, bool) or not isinstance(interval, int | float):
         raise ConfigError(f"interval must be a number of seconds, not {interval!r}")
     if not 0.0 < interval < math.inf:
         raise ConfigError(f"interval must be more than 0 seconds and finite, not {interval!r}")
-    return _paced(interval, take, now, sleep)
 
 
 async def _paced(

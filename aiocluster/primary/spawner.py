@@ -106,7 +106,11 @@ class WorkerProcess:
 
     def on_death(self, callback: Callable[[], None]) -> None:
         """See Process."""
-        self._callbacks.append(callback)
+        if self._dead.is_set():
+            # Seen to be dead in the turn of the loop in which it was handed out.
+            self._loop.call_soon(callback)
+        else:
+            self._callbacks.append(callback)
 
     def on_status(self, callback: Callable[[], None]) -> None:
         """Call `callback` once it is known how it ended, or that nobody can tell."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Settings
-from aiocluster.errors import BootError, ConfigError
+from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, WorkerExited, WorkerForked
 from aiocluster.ipc.channel import open_channel
 from aiocluster.ipc.handoff import handoff_pair
@@ -121,9 +121,22 @@ class Supervisor:
             env=slot.env,
         )
         row = self._scoreboard.claim()
-        handoff, channel = handoff_pair(), socket.socketpair()
+        try:
+            worker, process = await self._fork(spec, row)
+        except BaseException as error:
+            self._scoreboard.release(row)
+            if isinstance(error, OSError):
+                # Out of descriptors or memory, mostly: it passes, and the slot must not be
+                # lost to it.
+                raise WorkerGone(f"cannot fork: {error}") from error
+            raise
+        self._enlist(worker, process)
+        return worker
+
+    async def _fork(self, spec: WorkerSpec, row: int) -> tuple[WorkerHandle, Process]:
+        handoff, channel = _wires()
         limits, board = self._limits, (self._scoreboard, row)
-        outbox = Outbox(slot.number, handoff, board, limits, self._update_dispatcher)
+        outbox = Outbox(spec.slot, handoff, board, limits, self._update_dispatcher)
         worker = WorkerHandle(spec, outbox, row, self)
         try:
             await open_channel(channel[0], worker.channel)
@@ -132,12 +145,10 @@ class Supervisor:
         except BaseException:
             worker.channel.abort()
             outbox.close()
-            self._scoreboard.release(row)
             raise
         finally:
             channel[1].close()
-        self._enlist(worker, process)
-        return worker
+        return worker, process
 
     def delay_after_failure(self, weight: float) -> float:
         """See Crew."""
@@ -293,6 +304,17 @@ class Supervisor:
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
+
+
+def _wires() -> tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]:
+    """Return a handoff and a channel, each with the primary's end first; both or none."""
+    handoff = handoff_pair()
+    try:
+        return handoff, socket.socketpair()
+    except OSError:
+        for end in handoff:
+            end.close()
+        raise
 
 
 async def _first_ready(firsts: Sequence[WorkerHandle]) -> None:

@@ -2,17 +2,15 @@
 
 import asyncio
 import itertools
-import math
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 
-from aiocluster.errors import ConfigError
 from aiocluster.ipc.channel import Channel
 from aiocluster.ipc.messages import DrainRequest, SnapshotFor, Subscribe, Unsubscribe
-from aiocluster.metrics.feed import Mailbox
+from aiocluster.metrics.feed import Mailbox, check_interval
 from aiocluster.metrics.snapshot import Snapshot
 
 
@@ -45,8 +43,7 @@ class Mail:
 
     def snapshots(self, interval: float) -> AsyncIterator[Snapshot]:
         """See WorkerContext.subscribe."""
-        if not isinstance(interval, int | float) or not 0 < interval < math.inf:
-            raise ConfigError(f"interval must be a number of seconds above 0, not {interval!r}")
+        check_interval(interval)
         return self._snapshots(float(interval))
 
     def ask_to_drain(self, reason: str) -> None:

@@ -193,6 +193,18 @@ async def test_a_status_nobody_can_tell_is_unknown(monkeypatch: pytest.MonkeyPat
     assert await soon(process.wait()) == ExitStatus(None, None)
 
 
+async def test_a_death_is_told_also_to_who_asks_after_it() -> None:
+    """It may die in the turn of the loop in which it is handed out."""
+    pid = start_process("exit 0")
+    process = WorkerProcess(pid, os.pidfd_open(pid))
+    await soon(process.wait())
+
+    died = asyncio.Event()
+    process.on_death(died.set)
+
+    await soon(died.wait())
+
+
 async def test_a_death_is_told_to_all_who_asked() -> None:
     """At once, before anybody knows how it ended."""
     pid = start_process("exit 0")

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -21,6 +23,7 @@ from aiocluster.events import (
     WorkerMessage,
     WorkerOnline,
 )
+from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.messages import Drain, Drained, DrainRequest, UserMessage
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
 from aiocluster.policies.round_robin import RoundRobin
@@ -268,6 +271,25 @@ async def test_a_fork_that_fails_at_first_is_tried_again(
     await stage.event(WorkerExited)
     await stage.supervisor.stop(0.0)
     assert {fd for fd in open_fds() - before if "scoreboard" not in fd} == set()
+
+
+async def test_a_slot_is_not_lost_for_want_of_a_descriptor(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors when a worker is due, it is tried again until there are some."""
+    monkeypatch.setattr("aiocluster.primary.slot._FORK_RETRY", 0.001)
+    troubles = [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    def short_of_descriptors() -> tuple[socket.socket, socket.socket]:
+        if troubles:
+            raise troubles.pop()
+        return handoff_pair()
+
+    monkeypatch.setattr("aiocluster.primary.supervisor.handoff_pair", short_of_descriptors)
+
+    (worker,) = await stage.start(1)
+
+    assert worker.fork.worker_id == 4
 
 
 # ---- the life of a cluster

@@ -25,6 +25,10 @@ _PATIENT_SHARE = 0.9
 _CANCEL_GRACE = 0.25
 _HOOK_GRACE = 0.5
 
+# What closing idle connections may take when there is no time left, seconds: a few turns of
+# the loop, on a machine that may be busy.
+_CLOSE_GRACE = 0.25
+
 # Seconds between two looks for connections that have become idle during a drain.
 _SWEEP_INTERVAL = 0.05
 
@@ -86,7 +90,7 @@ class AiohttpService:
         await self._be_patient()
         sweeping = asyncio.create_task(self._close_idle_connections())
         await self._until_deadline("on_shutdown", self._app.shutdown, _HOOK_GRACE)
-        await self._until_deadline("the connections", server.wait_empty, _SWEEP_INTERVAL)
+        await self._until_deadline("the connections", server.wait_empty, _CLOSE_GRACE)
         sweeping.cancel()
         self.cut += server.unfinished()
         await server.shutdown(_CANCEL_GRACE)
