@@ -34,7 +34,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.lifecycle import Phase, Signal, advance
 from aiocluster.primary.outbox import Outbox
-from aiocluster.primary.spawner import ExitStatus, Process
+from aiocluster.primary.process import ExitStatus, Process
 
 log = logging.getLogger("aiocluster.supervisor")
 

@@ -1,9 +1,4 @@
-"""The one door to processes: the zygote that forks, the workers it forks, and their exits.
-
-The primary holds a pidfd of each worker, so it sees a death at once, whoever the parent is,
-and can never signal a stranger that got the same pid. The exit status comes from the
-zygote, or, when that is gone, from the worker itself, which the kernel then makes our child.
-"""
+"""The one door to new processes: a zygote is kept alive, and forks workers when asked."""
 
 import asyncio
 import contextlib
@@ -12,7 +7,6 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from aiocluster.errors import BootError, ChannelClosed, ProtocolError, WorkerGone
@@ -25,16 +19,12 @@ from aiocluster.ipc.messages import (
     Message,
     Prepared,
     PrepareFailed,
-    ToZygote,
     Watch,
 )
 from aiocluster.ipc.packets import receive_packet, send_packet
+from aiocluster.primary.process import ExitStatus, Process, WorkerProcess
 
 log = logging.getLogger("aiocluster.spawner")
-
-# The zygote reports a status a moment after the pidfd says that the worker is dead; after
-# this many seconds nobody will tell any more.
-_STATUS_TIMEOUT = 1.0
 
 # Seconds between two starts of a zygote that keeps dying; they double up to the limit.
 _ZYGOTE_PAUSE = 1.0
@@ -42,32 +32,6 @@ _MAX_ZYGOTE_PAUSE = 15.0
 
 # An idle zygote ends within a millisecond of its socket; after this many seconds it is killed.
 _ZYGOTE_EXIT_TIMEOUT = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
-    """How a process ended: its exit code, or the signal that killed it, or neither is known."""
-
-    code: int | None
-    signal: int | None
-
-
-class Process(Protocol):
-    """A worker's process."""
-
-    @property
-    def pid(self) -> int: ...
-    def send_signal(self, number: int) -> None:
-        """Send a signal; nothing happens when it is dead already."""
-        ...
-
-    def on_death(self, callback: Callable[[], None]) -> None:
-        """Call `callback` as soon as it is dead."""
-        ...
-
-    async def wait(self) -> ExitStatus:
-        """Wait until it is dead and return how it ended."""
-        ...
 
 
 class Spawner(Protocol):
@@ -83,75 +47,6 @@ class Spawner(Protocol):
 
 # Starts a zygote's process and returns its pid and our end of its socket.
 ZygoteStarter = Callable[[], Awaitable[tuple[int, socket.socket]]]
-
-
-class WorkerProcess:
-    """A process that a zygote forked."""
-
-    def __init__(self, pid: int, pidfd: int) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self._loop = asyncio.get_running_loop()
-        self._dead = asyncio.Event()
-        self._status: asyncio.Future[ExitStatus] = self._loop.create_future()
-        self._callbacks: list[Callable[[], None]] = []
-        self._loop.add_reader(pidfd, self._on_dead)
-
-    def send_signal(self, number: int) -> None:
-        """See Process."""
-        if self._dead.is_set():
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, number)
-
-    def on_death(self, callback: Callable[[], None]) -> None:
-        """See Process."""
-        if self._dead.is_set():
-            # Seen to be dead in the turn of the loop in which it was handed out.
-            self._loop.call_soon(callback)
-        else:
-            self._callbacks.append(callback)
-
-    def on_status(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once it is known how it ended, or that nobody can tell."""
-        self._status.add_done_callback(lambda _: callback())
-
-    def tell_status(self, status: int) -> None:
-        """The zygote says how it ended."""
-        if not self._status.done():
-            self._status.set_result(_exit_status(os.waitstatus_to_exitcode(status)))
-
-    async def wait(self) -> ExitStatus:
-        """See Process."""
-        await self._dead.wait()
-        try:
-            async with asyncio.timeout(_STATUS_TIMEOUT):
-                while not self._status.done() and not self._reaped():
-                    # Either the zygote tells within a millisecond, or it died too and the
-                    # kernel needs a moment to make us the parent.
-                    await asyncio.wait({self._status}, timeout=0.02)
-        except TimeoutError:
-            self._status.set_result(ExitStatus(None, None))
-        os.close(self.pidfd)
-        return self._status.result()
-
-    def _on_dead(self) -> None:
-        self._loop.remove_reader(self.pidfd)
-        self._dead.set()
-        for callback in self._callbacks:
-            callback()
-
-    def _reaped(self) -> bool:
-        """Take the status ourselves, if we are the parent by now."""
-        try:
-            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            return False
-        if result is None:
-            return False
-        by_signal = result.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
-        self._status.set_result(_exit_status(-result.si_status if by_signal else result.si_status))
-        return True
 
 
 class ZygoteSpawner:
@@ -232,9 +127,18 @@ class ZygoteSpawner:
             raise BootError(f"importing the app took longer than {boot_timeout:g} s") from None
         if prepared.note:
             log.warning("%s", prepared.note)
-        for worker_id, process in [*self._processes.items()]:
-            await _send_patiently(sock, Watch(worker_id), process.pidfd)
+        for worker_id in [*self._processes]:
+            await self._watch(sock, worker_id)
         self._ready.set()
+
+    async def _watch(self, sock: socket.socket, worker_id: int) -> None:
+        """Let a new zygote, which reads, but perhaps not as fast, know of a living worker."""
+        while (process := self._processes.get(worker_id)) is not None:
+            try:
+                send_packet(sock, Watch(worker_id), [process.pidfd])
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.01)
 
     async def _keep_zygote(self, boot_timeout: float) -> None:
         """When the zygote dies its workers live on; start a new one."""
@@ -322,15 +226,6 @@ class ZygoteSpawner:
         self._forks.clear()
 
 
-async def _send_patiently(sock: socket.socket, message: ToZygote, fd: int) -> None:
-    """Send to a zygote that reads, but perhaps not as quickly as we write."""
-    while True:
-        try:
-            return send_packet(sock, message, [fd])
-        except BlockingIOError:
-            await asyncio.sleep(0.01)
-
-
 async def _reap(pid: int) -> None:
     """Wait for a child that is about to end; kill it when it does not."""
     loop = asyncio.get_running_loop()
@@ -348,7 +243,3 @@ async def _reap(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):
         # It is dead: this does not block.
         os.waitpid(pid, 0)  # noqa: ASYNC222
-
-
-def _exit_status(code: int) -> ExitStatus:
-    return ExitStatus(None, -code) if code < 0 else ExitStatus(code, None)

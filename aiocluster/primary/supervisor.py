@@ -20,10 +20,11 @@ from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Dispatcher
 from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
 from aiocluster.primary.outbox import Limits, Outbox
+from aiocluster.primary.process import Process
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartPolicy
 from aiocluster.primary.slot import Slot
-from aiocluster.primary.spawner import Process, Spawner
+from aiocluster.primary.spawner import Spawner
 
 log = logging.getLogger("aiocluster.supervisor")
 
