@@ -4,20 +4,20 @@ import asyncio
 import itertools
 import logging
 import resource
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import BootError, ConfigError, WorkerGone
-from aiocluster.events import Event, WorkerExited, WorkerForked
+from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.channel import open_channel
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.messages import Fork, Subscribe, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
 from aiocluster.primary.outbox import Limits, Outbox
 from aiocluster.primary.process import Process
@@ -65,9 +65,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
         self._first_start_over = asyncio.Event()
-        self._failed_first: list[WorkerHandle] = []
         self._stopping = False
-        self._last_traceback = ""
+        self._exit_log = ExitLog(settings.boot_timeout)
         max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._limits = Limits(settings.behind_after, max_fds)
 
@@ -80,10 +79,9 @@ class Supervisor:
         await _first_ready(firsts)
         ready = [worker for worker in firsts if worker.was_ready]
         if not ready and firsts:
-            raise BootError(*self._why_not_ready(firsts[0]))
+            raise BootError(*self._exit_log.why_not_ready(firsts[0]))
         self._first_start_over.set()
-        for worker in self._failed_first:
-            self._log_boot_failure(worker)
+        self._exit_log.release()
 
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
         """Add a slot whose worker has `env`; return the worker as soon as it is forked."""
@@ -263,45 +261,8 @@ class Supervisor:
         self._scoreboard.release(worker.row)
         del self.workers[worker.id]
         exited = worker.ended(status)
-        self._log_exit(exited, worker)
+        self._exit_log.tell(worker, exited)
         self.publish(exited)
-
-    def _log_exit(self, exited: WorkerExited, worker: WorkerHandle) -> None:
-        how = _how(exited)
-        if not worker.was_ready and not exited.voluntary:
-            self._log_boot_failure(worker)
-        elif worker.cut:
-            log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
-        elif worker.killed:
-            log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
-        elif exited.voluntary:
-            log.info("%s %s (%s)", worker, how, exited.reason)
-        else:
-            log.warning("%s %s", worker, how)
-
-    def _log_boot_failure(self, worker: WorkerHandle) -> None:
-        """The cause each time, its traceback only when it is a new one."""
-        if not self._first_start_over.is_set():
-            # If nothing comes up, it is told once, by whoever asked for the start.
-            self._failed_first.append(worker)
-            return
-        cause, traceback = self._why_not_ready(worker)
-        log.error("could not start %s: %s", worker, cause)
-        if traceback and traceback != self._last_traceback:
-            log.error("%s", traceback.rstrip())
-        self._last_traceback = traceback
-
-    def _why_not_ready(self, worker: WorkerHandle) -> tuple[str, str]:
-        """Return the cause, and the traceback if there is one."""
-        if worker.boot_failure is not None:
-            return worker.boot_failure.cause, worker.boot_failure.traceback
-        if not worker.exited.done():
-            return f"{worker} died before it was ready", ""
-        exited = worker.exited.result()
-        if exited.reason == "boot_timeout":
-            seconds = self._settings.boot_timeout
-            return f"{worker} was not ready after {seconds:g} s (boot_timeout)", ""
-        return f"{worker} {_how(exited)} before it was ready", ""
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
@@ -333,12 +294,3 @@ async def _first_ready(firsts: Sequence[WorkerHandle]) -> None:
 
 async def _settle(worker: WorkerHandle) -> None:
     await asyncio.shield(worker.settled)
-
-
-def _how(exited: WorkerExited) -> str:
-    if exited.signal is not None:
-        # Real-time signals have no name.
-        return f"was killed by {signal.strsignal(exited.signal)} (signal {exited.signal})"
-    if exited.code is None:
-        return "ended, and nobody could tell how"
-    return f"exited with code {exited.code}"

@@ -1,0 +1,71 @@
+"""What the log says of a worker's end."""
+
+import logging
+import signal
+
+from aiocluster.events import WorkerExited
+from aiocluster.primary.handle import WorkerHandle
+
+log = logging.getLogger("aiocluster.supervisor")
+
+
+class ExitLog:
+    """Tells each end once, as loudly as it deserves."""
+
+    def __init__(self, boot_timeout: float) -> None:
+        self._boot_timeout = boot_timeout
+        # While the first start goes on: if nothing comes up, it is told once, by whoever
+        # asked for the start.
+        self._held: list[WorkerHandle] | None = []
+        self._last_traceback = ""
+
+    def release(self) -> None:
+        """The first start is over, and something came up: tell what did not. Idempotent."""
+        held, self._held = self._held or [], None
+        for worker in held:
+            self._tell_boot_failure(worker)
+
+    def tell(self, worker: WorkerHandle, exited: WorkerExited) -> None:
+        """Log how `worker` ended."""
+        how = _how(exited)
+        if not worker.was_ready and not exited.voluntary:
+            self._tell_boot_failure(worker)
+        elif worker.cut:
+            log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
+        elif worker.killed:
+            log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
+        elif exited.voluntary:
+            log.info("%s %s (%s)", worker, how, exited.reason)
+        else:
+            log.warning("%s %s", worker, how)
+
+    def why_not_ready(self, worker: WorkerHandle) -> tuple[str, str]:
+        """Return the cause, and the traceback if there is one."""
+        if worker.boot_failure is not None:
+            return worker.boot_failure.cause, worker.boot_failure.traceback
+        if not worker.exited.done():
+            return f"{worker} died before it was ready", ""
+        exited = worker.exited.result()
+        if exited.reason == "boot_timeout":
+            return f"{worker} was not ready after {self._boot_timeout:g} s (boot_timeout)", ""
+        return f"{worker} {_how(exited)} before it was ready", ""
+
+    def _tell_boot_failure(self, worker: WorkerHandle) -> None:
+        """The cause each time, its traceback only when it is a new one."""
+        if self._held is not None:
+            self._held.append(worker)
+            return
+        cause, traceback = self.why_not_ready(worker)
+        log.error("could not start %s: %s", worker, cause)
+        if traceback and traceback != self._last_traceback:
+            log.error("%s", traceback.rstrip())
+        self._last_traceback = traceback
+
+
+def _how(exited: WorkerExited) -> str:
+    if exited.signal is not None:
+        # Real-time signals have no name.
+        return f"was killed by {signal.strsignal(exited.signal)} (signal {exited.signal})"
+    if exited.code is None:
+        return "ended, and nobody could tell how"
+    return f"exited with code {exited.code}"
