@@ -29,6 +29,7 @@ from aiocluster.errors import ChannelClosed, ConfigError
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import packet_pair, send_packet
 from aiocluster.primary.handle import KILL_GRACE
+from aiocluster.primary.scheduling import spawn_options
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import enter
 from aiocluster.zygote.preload import preload
@@ -69,6 +70,7 @@ class Interpreter:
                 env,
                 file_actions=keep,
                 setpgroup=0 if self.own_group else os.getpgrp(),
+                **spawn_options,
             )
         return pid, ours
 

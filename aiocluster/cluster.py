@@ -194,8 +194,8 @@ class Cluster:
         parts.push_async_callback(self._stop_workers)
         # Bound before anything is imported: a port that is taken is told at once. Clients
         # are let in last, when there are workers to serve them.
-        self._bind(supervisor)
         parts.callback(self._close_listeners)
+        self._bind(supervisor)
         await spawner.start(settings.boot_timeout)
         await supervisor.start(self._worker_count())
         for listener in self._listeners:
@@ -217,12 +217,12 @@ class Cluster:
         return count
 
     def _bind(self, supervisor: Supervisor) -> None:
-        sockets = [sock for address in self.settings.bind for sock in bind(address)]
-        self._listeners = [
-            Listener(sock, index, self._on_connections) for index, sock in enumerate(sockets)
-        ]
+        for address in self.settings.bind:
+            for sock in bind(address, tcp_keepalive=self.settings.tcp_keepalive):
+                index = len(self._listeners)
+                self._listeners.append(Listener(sock, index, self._on_connections))
         supervisor.addresses = tuple(listener.address for listener in self._listeners)
-        supervisor.families = [sock.family for sock in sockets]
+        supervisor.families = [listener.sock.family for listener in self._listeners]
 
     def _on_connections(self, connections: list[Connection]) -> None:
         self._dispatcher.dispatch(connections, self._loop.time())

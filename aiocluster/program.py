@@ -26,6 +26,7 @@ from aiocluster.config.settings import Address, Settings, settings_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
+from aiocluster.primary.scheduling import prefer_workers
 
 log = logging.getLogger("aiocluster")
 
@@ -118,6 +119,7 @@ def main_run(
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         return _boot_failed(BootError(*describe(error)))
+    prefer_workers()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Program(checked, hook).serve((pid, sock)))
 

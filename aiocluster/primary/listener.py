@@ -164,20 +164,16 @@ class Listener:
         log.info("accepting on %s:%d again", *self.address)
 
 
-def bind(address: Address) -> list[socket.socket]:
+def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]:
     """Return a bound socket, not yet listening, for each address the host's name has.
 
-    A host "" is all interfaces. With port 0 they all share the first one's port.
+    A host "" is all interfaces. With port 0 they all share the first one's port. What they
+    accept has SO_KEEPALIVE set as `tcp_keepalive` says.
     Raises ConfigError, with the address and the reason, when none can be bound.
     """
     try:
         hosts = _resolve(address)
-        for _ in range(_FREE_PORT_TRIES if address.port == 0 else 1):
-            try:
-                return _bind_all(hosts, address.port)
-            except OSError as error:
-                last = error
-        raise last
+        sockets = _bind_some(hosts, address.port)
     except UnicodeError as error:
         raise ConfigError(f"cannot bind {address}: {address.host!r} is no host name") from error
     except OSError as error:
@@ -185,6 +181,19 @@ def bind(address: Address) -> list[socket.socket]:
         known = error.errno in errno.errorcode and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise ConfigError(f"cannot bind {address}: {reason}") from error
+    for sock in sockets:
+        # Accepted connections inherit it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
+    return sockets
+
+
+def _bind_some(hosts: list[tuple[int, str]], port: int) -> list[socket.socket]:
+    for _ in range(_FREE_PORT_TRIES if port == 0 else 1):
+        try:
+            return _bind_all(hosts, port)
+        except OSError as error:
+            last = error
+    raise last
 
 
 def _bind_all(hosts: list[tuple[int, str]], port: int) -> list[socket.socket]:

@@ -8,7 +8,7 @@ from tests.e2e.wire import Wire
 from tests.support.program import Program
 
 SOURCE = """
-import asyncio, os
+import asyncio, os, socket
 from aiohttp import web
 import aiocluster
 
@@ -32,9 +32,16 @@ async def wait(request):
         raise
     return web.Response()
 
+async def options(request):
+    sock = request.transport.get_extra_info("socket")
+    alive = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    no_delay = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    return web.json_response([bool(alive), bool(no_delay)])
+
 def make_app():
     app = web.Application()
-    app.add_routes([web.get("/wait", wait), web.get("/{{tail:.*}}", hello)])
+    app.add_routes([web.get("/wait", wait), web.get("/options", options)])
+    app.add_routes([web.get("/{{tail:.*}}", hello)])
     return app
 
 if __name__ == "__main__":
@@ -126,3 +133,17 @@ async def test_sizes_of_a_request_head_are_limited(tmp_path: Path) -> None:
         assert await program.stop() == 0
 
     assert statuses == dict.fromkeys(statuses, (200, 400))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [("", b"[true, true]"), ("tcp_keepalive=False", b"[false, true]")],
+)
+async def test_connections_are_probed_and_answer_at_once(
+    tmp_path: Path, settings: str, options: bytes
+) -> None:
+    """SO_KEEPALIVE is as `tcp_keepalive` says, TCP_NODELAY is always set: as aiohttp has them."""
+    async with Program(tmp_path, SOURCE.format(settings=settings)) as program:
+        async with Wire(await program.url()) as wire:
+            assert (await wire.get("/options")).body == options
+        assert await program.stop() == 0

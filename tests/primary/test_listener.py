@@ -335,3 +335,17 @@ def test_a_port_can_be_bound_again_at_once() -> None:
     sock.close()
 
     close_sockets(bind(Address(host, port)))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_accepted_connections_inherit_keepalive(wanted: bool) -> None:
+    """Nobody has to set it again on each connection."""
+    (sock,) = bind(LOOPBACK, tcp_keepalive=wanted)
+    sock.listen()
+    client = socket.create_connection(sock.getsockname())
+    sock.setblocking(True)
+    accepted, _ = sock.accept()
+    probed = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    close_sockets([accepted, client, sock])
+
+    assert bool(probed) == wanted

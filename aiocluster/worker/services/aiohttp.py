@@ -186,7 +186,7 @@ def _runner_options(settings: Settings) -> dict[str, Any]:
         "access_log": logging.getLogger("aiohttp.access") if settings.access_log else None,
         "access_log_format": settings.access_log_format,
         "keepalive_timeout": settings.keepalive_timeout,
-        "tcp_keepalive": settings.tcp_keepalive,
+        "tcp_keepalive": False,  # the listener has set what is wanted
         "handler_cancellation": settings.handler_cancellation,
         "lingering_time": settings.lingering_time,
         "max_line_size": settings.max_line_size,

@@ -1,0 +1,34 @@
+"""Whom the kernel lets run first: a worker that serves, not the primary that brings it more.
+
+On a busy machine each new connection would wake the primary, put it in the place of a worker
+in the middle of a request, and that worker back in its place: two switches and two cold
+caches for one descriptor. As a *batch* process the primary still gets an idle CPU at once,
+but waits for a busy one, and then finds several connections to hand over together. Measured
+(benchmarks/request_cpu.py, one connection a request, two CPUs): 13 % less CPU time for the
+whole tree, a third less for the primary; the median latency the same while a CPU is idle, up
+to 0.5 ms more beside programs that use all of them.
+"""
+
+import os
+from typing import Any
+
+_usual = (os.SCHED_OTHER, os.sched_param(0))
+_batch = (os.SCHED_BATCH, os.sched_param(0))
+
+# For os.posix_spawn, so that a child is scheduled as we were before we gave way.
+spawn_options: dict[str, Any] = {}
+
+
+def prefer_workers() -> None:
+    """Let workers run first, unless somebody has chosen our place already.
+
+    A sandbox may forbid it, and nothing depends on it. What we start from now on inherits
+    it, unless it is started with `spawn_options`.
+    """
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return
+    try:
+        os.sched_setscheduler(0, *_batch)
+    except PermissionError:
+        return
+    spawn_options["scheduler"] = _usual
