@@ -42,6 +42,7 @@ Amount = Annotated[float, Meta(ge=0, le=_FINITE)]
 # Each report is a message from every worker: more than 20 a second would be felt.
 Interval = Annotated[float, Meta(ge=0.05, le=_FINITE)]
 
+Restart = Literal["always", "on_failure", "never"]
 Workers = Positive | Literal["auto", "cpu", "io"]
 
 # More workers than this for each CPU, and they mostly wait for each other.
@@ -65,9 +66,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     policy: Annotated[
         Literal["round_robin"], _about("How to choose the worker for a new connection.")
     ] = "round_robin"
-    restart: Annotated[
-        Literal["always", "on_failure", "never"], _about("When a worker that exited is replaced.")
-    ] = "always"
+    restart: Annotated[Restart, _about("When a worker that exited is replaced.")] = "always"
     preload: Annotated[
         bool | Literal["auto"],
         _about("Import the app once, before forking; auto: unless importing it starts a thread."),

@@ -4,6 +4,7 @@ import logging
 import signal
 
 from aiocluster.events import WorkerExited
+from aiocluster.primary.exits import ExitStatus, finished_all
 from aiocluster.primary.handle import WorkerHandle
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -28,16 +29,16 @@ class ExitLog:
     def tell(self, worker: WorkerHandle, exited: WorkerExited) -> None:
         """Log how `worker` ended."""
         how = _how(exited)
+        well = finished_all(ExitStatus(exited.code, exited.signal))
         if not worker.was_ready and not exited.voluntary:
             self._tell_boot_failure(worker)
         elif worker.cut:
             log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
         elif worker.killed:
             log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
-        elif exited.voluntary:
-            log.info("%s %s (%s)", worker, how, exited.reason)
         else:
-            log.warning("%s %s", worker, how)
+            level = logging.INFO if exited.voluntary and well else logging.WARNING
+            log.log(level, "%s %s (%s)", worker, how, exited.reason)
 
     def why_not_ready(self, worker: WorkerHandle) -> tuple[str, str]:
         """Return the cause, and the traceback if there is one."""

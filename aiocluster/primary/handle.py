@@ -32,9 +32,10 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.exits import ExitStatus, finished_all, is_voluntary, reason_of
 from aiocluster.primary.lifecycle import Phase, Signal, advance
 from aiocluster.primary.outbox import Outbox
-from aiocluster.primary.process import ExitStatus, Process
+from aiocluster.primary.process import Process
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -128,7 +129,8 @@ class WorkerHandle:
         """True when it is gone and nothing had to be killed or given up for that."""
         if self.killed or self.cut or not self.exited.done():
             return False
-        return self.exited.result().code in (0, None)
+        exited = self.exited.result()
+        return finished_all(ExitStatus(exited.code, exited.signal))
 
     @property
     def is_dead(self) -> bool:
@@ -215,9 +217,10 @@ class WorkerHandle:
         self.phase = advance(self.phase, Signal.EXIT)
         if self._deadline is not None:
             self._deadline.cancel()
-        signalled = status.signal is not None and status.signal == self._sent_signal
-        reason = self._reason or self._reason_from(status, signalled)
-        event = WorkerExited(self, status.code, status.signal, self._voluntary(signalled), reason)
+        asked, sent = self._reason, self._sent_signal
+        reason = reason_of(status, asked, sent, boot_failed=self.boot_failure is not None)
+        voluntary = is_voluntary(asked, sent, status.signal)
+        event = WorkerExited(self, status.code, status.signal, voluntary, reason)
         if not self.settled.done():
             self.settled.set_result(None)
         self.exited.set_result(event)
@@ -242,18 +245,6 @@ class WorkerHandle:
                 return
             self._deadline.cancel()
         self._deadline = loop.call_later(seconds, self.kill_for, reason)
-
-    def _voluntary(self, signalled: bool) -> bool:
-        return signalled or self._reason not in (None, "boot_timeout", "disconnected")
-
-    def _reason_from(self, status: ExitStatus, signalled: bool) -> str:
-        if self.boot_failure is not None:
-            return "boot_failed"
-        if signalled:
-            return "kill"
-        if status.signal is not None:
-            return "signal"
-        return "exit" if status.code == 0 else "crash"
 
     def _on_message(self, message: Message, size: int) -> None:
         if self._early is not None:
@@ -306,8 +297,10 @@ class WorkerHandle:
             # It crashed, or closed its channel: either way it cannot be talked to any more.
             self._on_lost_channel()
         self._disconnected.set()
-        told_to_die = self._sent_signal == signal.SIGKILL
-        self._owner.publish(WorkerDisconnected(self, voluntary=self._voluntary(told_to_die)))
+        sent = self._sent_signal
+        died_of = sent if sent == signal.SIGKILL else None
+        voluntary = is_voluntary(self._reason, sent, died_of)
+        self._owner.publish(WorkerDisconnected(self, voluntary))
 
     def _on_lost_channel(self) -> None:
         """Mostly the process is dying; if not, it drains by itself, within the usual time."""

@@ -10,20 +10,13 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from aiocluster.primary.exits import ExitStatus
 
 # The zygote reports a status a moment after the pidfd says that the worker is dead; after
 # this many seconds nobody will tell any more.
 _STATUS_TIMEOUT = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
-    """How a process ended: its exit code, or the signal that killed it, or neither is known."""
-
-    code: int | None
-    signal: int | None
 
 
 class Process(Protocol):

@@ -6,21 +6,19 @@ the worker in it is replaced.
 
 import asyncio
 import logging
-import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from aiocluster.config.settings import Restart
 from aiocluster.errors import WorkerGone
 from aiocluster.events import WorkerExited
+from aiocluster.primary.exits import is_replaced, weight_of
 from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 
 log = logging.getLogger("aiocluster.supervisor")
 
 # A fork that fails (no memory, no process left) is tried again after this many seconds.
 _FORK_RETRY = 0.5
-
-Restart = Literal["always", "on_failure", "never"]
 
 
 class Crew(Protocol):
@@ -75,7 +73,7 @@ class Slot:
                 self.first.set_result(worker)
             exited = await self._watch(worker)
             self._incumbent = None
-            if not _is_replaced(exited, self._restart):
+            if not is_replaced(exited, self._restart):
                 return
             self.restarts += 1
             if not _of(exited).was_ready:
@@ -120,31 +118,12 @@ class Slot:
                 await self._sleep(_FORK_RETRY)
 
     async def _pause_after(self, exited: WorkerExited) -> None:
-        delay = self._crew.delay_after_failure(_weight(exited))
+        delay = self._crew.delay_after_failure(weight_of(exited, was_ready=_of(exited).was_ready))
         if delay > 0:
             log.warning(
                 "slot %d: too many failures lately, next start in %.1f s", self.number, delay
             )
             await self._sleep(delay)
-
-
-def _is_replaced(exited: WorkerExited, restart: Restart) -> bool:
-    match restart:
-        case "always":
-            return True
-        case "never":
-            return False
-        case "on_failure":
-            return not exited.voluntary and exited.code != 0
-
-
-def _weight(exited: WorkerExited) -> float:
-    """How much this exit says against the code."""
-    if exited.reason in ("max_requests", "stop"):
-        return 0.0
-    # One that asks to go as soon as it has come must not spin either.
-    by_hand = exited.voluntary or exited.signal in (signal.SIGKILL, signal.SIGTERM)
-    return KILLED_WEIGHT if by_hand and _of(exited).was_ready else CRASH_WEIGHT
 
 
 def _of(exited: WorkerExited) -> WorkerHandle:

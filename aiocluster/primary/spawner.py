@@ -22,7 +22,8 @@ from aiocluster.ipc.messages import (
     Watch,
 )
 from aiocluster.ipc.packets import receive_packet, send_packet
-from aiocluster.primary.process import ExitStatus, Process, WorkerProcess
+from aiocluster.primary.exits import ExitStatus
+from aiocluster.primary.process import Process, WorkerProcess
 
 log = logging.getLogger("aiocluster.spawner")
 

@@ -22,9 +22,6 @@ from aiocluster.worker.runtime import Runtime
 
 log = logging.getLogger("aiocluster.worker")
 
-# Seconds that a worker told to TERM may leave the signal unread before it dies of it.
-_TERM_GRACE = 1.0
-
 
 def run_worker(
     fork: Fork,
@@ -64,19 +61,22 @@ async def _main(
     runtime = Runtime(settings, fork.families, row)
     context = WorkerContext(fork.worker_id, fork.slot, fork.role, fork.generation, runtime.mail)
     enter("worker", context)
-    signal.signal(signal.SIGTERM, _TermHandler(runtime))
+    signal.signal(signal.SIGTERM, _TermHandler(runtime, settings.graceful_timeout))
     handoff, channel = sockets
     return await runtime.run(load, handoff, channel)
 
 
 class _TermHandler:
-    """TERM asks for a drain; a worker whose loop does not even hear it dies of it.
+    """TERM asks for a drain; a worker whose loop does not hear it in time dies of it.
 
-    A handler of the loop alone would make a blocked worker immune to TERM.
+    A handler of the loop alone would make a blocked worker immune to TERM. It has as long as
+    any drain has: a service manager sends TERM to all processes at a stop, and a request
+    that blocks its loop for a second has begun like any other. A second TERM is meant.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, timeout: float) -> None:
         self._runtime = runtime
+        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._unheard: threading.Timer | None = None
 
@@ -85,7 +85,7 @@ class _TermHandler:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        self._unheard = threading.Timer(_TERM_GRACE, os.kill, (os.getpid(), number))
+        self._unheard = threading.Timer(self._timeout, os.kill, (os.getpid(), number))
         self._unheard.daemon = True
         self._unheard.start()
         self._loop.call_soon_threadsafe(self._hear)

@@ -28,9 +28,9 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.lifecycle import Phase
-from aiocluster.primary.process import ExitStatus
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FakeOwner, FakeWorker, let_go, play_worker
 

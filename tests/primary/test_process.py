@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from aiocluster.primary.process import ExitStatus, WorkerProcess
+from aiocluster.primary.exits import ExitStatus
+from aiocluster.primary.process import WorkerProcess
 from tests.support.connections import open_fds
 from tests.support.processes import is_reaped, reap, start_process
 from tests.support.waiting import soon

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from aiocluster.config.settings import Restart
 from aiocluster.errors import WorkerGone
 from aiocluster.ipc.messages import Drain
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
-from aiocluster.primary.slot import Restart, Slot
+from aiocluster.primary.slot import Slot
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FakeOwner, FakeWorker, let_go, play_worker
 

@@ -22,7 +22,8 @@ from aiocluster.ipc.messages import (
     Watch,
 )
 from aiocluster.ipc.packets import packet_pair, receive_packet, send_packet
-from aiocluster.primary.process import ExitStatus, WorkerProcess
+from aiocluster.primary.exits import ExitStatus
+from aiocluster.primary.process import WorkerProcess
 from aiocluster.primary.spawner import ZygoteSpawner
 from tests.support.connections import open_fds
 from tests.support.processes import is_reaped, reap, start_process

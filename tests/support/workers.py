@@ -27,9 +27,9 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.scoreboard import Scoreboard, open_row
 from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.outbox import Limits, Outbox
-from aiocluster.primary.process import ExitStatus
 from tests.support.waiting import soon
 
 # Above what the kernel gives out, so that a slip could never signal a stranger.

@@ -29,7 +29,7 @@ handoff, channel, board, row = map(int, sys.argv[1:5])
 fork = Fork(7, 2, "web", 1, row, [2], {{"ROLE": "cron"}})
 sockets = (socket.socket(fileno=handoff), socket.socket(fileno=channel))
 atexit.register(lambda: print("atexit"))
-os._exit(run_worker(fork, sockets, board, lambda: make_app, settings_from({{}})))
+os._exit(run_worker(fork, sockets, board, lambda: make_app, settings_from({settings})))
 """
 
 PLAIN = """
@@ -59,7 +59,7 @@ class Stage:
         self.primary = FarEnd()
         self.started: list[Process] = []
 
-    async def start(self, app: str) -> Process:
+    async def start(self, app: str, **settings: Any) -> Process:
         ours, theirs = socket.socketpair()
         sender, receiver = handoff_pair()
         await self.primary.open(ours)
@@ -67,7 +67,7 @@ class Stage:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
-            PROGRAM.format(app=app),
+            PROGRAM.format(app=app, settings=settings),
             *map(str, (*fds, self.row)),
             pass_fds=fds,
             stdout=PIPE,
@@ -154,8 +154,8 @@ async def test_a_blocked_worker_dies_of_a_second_term(stage: Stage) -> None:
 
 
 async def test_a_blocked_worker_dies_of_one_term_after_a_grace(stage: Stage) -> None:
-    """A loop that does not hear TERM within a second never will."""
-    process = await stage.start(BLOCKED)
+    """It has as long as any drain has."""
+    process = await stage.start(BLOCKED, graceful_timeout=0.5)
     await stage.hear(Ready)
     asyncio.get_running_loop().call_later(0.3, process.send_signal, signal.SIGTERM)
 

@@ -1,0 +1,71 @@
+"""What an end means: was it wanted, why was it, was all finished, and what follows.
+
+Decided in one place, so that the event, the log, the exit code and the back-off agree.
+"""
+
+from dataclasses import dataclass
+
+from aiocluster.config.settings import Restart
+from aiocluster.events import WorkerExited
+from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
+
+# A worker told to go for one of these did not want to, nor did anybody want it to.
+_INVOLUNTARY = (None, "boot_timeout", "disconnected")
+
+# KILL and TERM: what an operator, or an out-of-memory killer, sends.
+_SIGNALS_FROM_OUTSIDE = (9, 15)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: its exit code, or the signal that killed it, or neither is known."""
+
+    code: int | None
+    signal: int | None
+
+
+def is_voluntary(asked: str | None, sent_signal: int | None, died_of: int | None) -> bool:
+    """Was it told to go (`asked`: for which reason), or did it die of a signal of our user's?"""
+    return asked not in _INVOLUNTARY or (died_of is not None and died_of == sent_signal)
+
+
+def reason_of(
+    status: ExitStatus, asked: str | None, sent_signal: int | None, *, boot_failed: bool
+) -> str:
+    """Return the `reason` of a WorkerExited: what it was told to go for, or what it died of."""
+    if asked is not None:
+        return asked
+    if boot_failed:
+        return "boot_failed"
+    if status.signal is not None:
+        return "kill" if status.signal == sent_signal else "signal"
+    return "exit" if status.code == 0 else "crash"
+
+
+def finished_all(status: ExitStatus) -> bool:
+    """Did it finish all that it had begun, as far as its status tells?
+
+    A worker that was killed did not, whoever killed it. When nobody could tell the status
+    there is nothing against it.
+    """
+    return status.signal is None and status.code in (0, None)
+
+
+def is_replaced(exited: WorkerExited, restart: Restart) -> bool:
+    """Does another worker take its slot?"""
+    match restart:
+        case "always":
+            return True
+        case "never":
+            return False
+        case "on_failure":
+            return not exited.voluntary and exited.code != 0
+
+
+def weight_of(exited: WorkerExited, *, was_ready: bool) -> float:
+    """How much this end says against the code, for the back-off."""
+    if exited.reason in ("max_requests", "stop"):
+        return 0.0
+    # One that asks to go as soon as it has come must not spin either.
+    from_outside = exited.voluntary or exited.signal in _SIGNALS_FROM_OUTSIDE
+    return KILLED_WEIGHT if from_outside and was_ready else CRASH_WEIGHT

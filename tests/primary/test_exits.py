@@ -1,0 +1,122 @@
+"""What an end means, row by row."""
+
+from typing import Any
+
+import pytest
+
+from aiocluster.config.settings import Restart
+from aiocluster.events import WorkerExited
+from aiocluster.primary.exits import (
+    ExitStatus,
+    finished_all,
+    is_replaced,
+    is_voluntary,
+    reason_of,
+    weight_of,
+)
+from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
+
+WORKER: Any = object()
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent", "died_of", "voluntary"),
+    [
+        ("stop", None, None, True),
+        ("drain", None, 9, True),
+        ("boot_timeout", None, 9, False),
+        ("disconnected", None, 9, False),
+        (None, 9, 9, True),
+        (None, 9, None, False),
+        (None, 15, 9, False),
+        (None, None, 9, False),
+        (None, None, None, False),
+    ],
+)
+def test_voluntary_is_who_was_told_to_go(
+    asked: str | None, sent: int | None, died_of: int | None, voluntary: bool
+) -> None:
+    """By us or by a signal of our user's that it died of; not for being too late."""
+    assert is_voluntary(asked, sent, died_of) == voluntary
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "sent", "boot_failed", "reason"),
+    [
+        (ExitStatus(0, None), None, None, False, "exit"),
+        (ExitStatus(1, None), None, None, False, "crash"),
+        (ExitStatus(None, None), None, None, False, "crash"),
+        (ExitStatus(None, 11), None, None, False, "signal"),
+        (ExitStatus(None, 9), None, 9, False, "kill"),
+        (ExitStatus(None, 9), None, 10, False, "signal"),
+        (ExitStatus(3, None), None, None, True, "boot_failed"),
+        (ExitStatus(0, None), "stop", None, False, "stop"),
+        (ExitStatus(None, 9), "boot_timeout", None, False, "boot_timeout"),
+        (ExitStatus(3, None), "stop", None, True, "stop"),
+    ],
+)
+def test_the_reason_is_what_it_was_told_or_what_it_died_of(
+    status: ExitStatus, asked: str | None, sent: int | None, boot_failed: bool, reason: str
+) -> None:
+    """What it was told to go for comes first."""
+    assert reason_of(status, asked, sent, boot_failed=boot_failed) == reason
+
+
+@pytest.mark.parametrize(
+    ("status", "finished"),
+    [
+        (ExitStatus(0, None), True),
+        (ExitStatus(None, None), True),
+        (ExitStatus(1, None), False),
+        (ExitStatus(3, None), False),
+        (ExitStatus(None, 15), False),
+        (ExitStatus(None, 9), False),
+        (ExitStatus(None, 11), False),
+    ],
+)
+def test_who_died_of_a_signal_did_not_finish(status: ExitStatus, finished: bool) -> None:
+    """Whoever sent it, and also while it drained."""
+    assert finished_all(status) == finished
+
+
+@pytest.mark.parametrize(
+    ("restart", "voluntary", "code", "replaced"),
+    [
+        ("always", True, 0, True),
+        ("always", False, 1, True),
+        ("never", False, 1, False),
+        ("never", True, 0, False),
+        ("on_failure", False, 1, True),
+        ("on_failure", False, None, True),
+        ("on_failure", False, 0, False),
+        ("on_failure", True, 1, False),
+    ],
+)
+def test_who_is_replaced(
+    restart: Restart, voluntary: bool, code: int | None, replaced: bool
+) -> None:
+    """always; on_failure: not what went by itself in peace or was told to; never."""
+    assert is_replaced(WorkerExited(WORKER, code, None, voluntary, "x"), restart) == replaced
+
+
+@pytest.mark.parametrize(
+    ("reason", "signal", "voluntary", "was_ready", "weight"),
+    [
+        ("max_requests", None, True, True, 0.0),
+        ("stop", 9, True, True, 0.0),
+        ("crash", None, False, True, CRASH_WEIGHT),
+        ("signal", 11, False, True, CRASH_WEIGHT),
+        ("signal", 9, False, True, KILLED_WEIGHT),
+        ("signal", 15, False, True, KILLED_WEIGHT),
+        ("signal", 9, False, False, CRASH_WEIGHT),
+        ("drain", None, True, True, KILLED_WEIGHT),
+        ("drain", None, True, False, CRASH_WEIGHT),
+    ],
+)
+def test_how_much_an_end_says_against_the_code(
+    reason: str, signal: int | None, voluntary: bool, was_ready: bool, weight: float
+) -> None:
+    """A crash much, a kill from outside little, what was planned nothing."""
+    exited = WorkerExited(WORKER, None, signal, voluntary, reason)
+
+    assert weight_of(exited, was_ready=was_ready) == weight
