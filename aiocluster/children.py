@@ -29,6 +29,7 @@ from aiocluster.errors import ChannelClosed, ConfigError
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import packet_pair, send_packet
 from aiocluster.primary.handle import KILL_GRACE
+from aiocluster.primary.orphans import become_subreaper
 from aiocluster.primary.scheduling import spawn_options
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import enter
@@ -180,6 +181,8 @@ def _serve(sock: socket.socket, app: object, settings: Settings, again: Interpre
         return 1
     if loaded is None and not no_preload and settings.preload == "auto":
         again.replace_this_process(sock)
+    # What its workers leave behind is reaped here, where nothing of the user's waits for it.
+    become_subreaper()
     freeze()
     send_packet(sock, Prepared(loaded is not None, _THREADS_NOTE if no_preload else ""))
     order = ZygoteServer(sock, settings.graceful_timeout + KILL_GRACE).serve()

@@ -28,16 +28,22 @@ from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.listener import Listener, bind
-from aiocluster.primary.orphans import become_subreaper, reap_strays
+from aiocluster.primary.orphans import become_subreaper, reap, reap_strays, zombie_children
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
 from aiocluster.primary.spawner import ZygoteSpawner
 from aiocluster.primary.supervisor import Supervisor
+from aiocluster.primary.tasks import start_task
 from aiocluster.worker.context import is_primary
 
 log = logging.getLogger("aiocluster")
 
 E = TypeVar("E", bound=Event)
+
+# Seconds that a dead child is left to whoever may ask for its status: hardly any where its
+# process group tells that it is ours; where it may be the user's, as long as nobody minds.
+_OWN_PATIENCE = 1.0
+_STRANGERS_PATIENCE = 5.0
 
 
 class Cluster:
@@ -184,8 +190,10 @@ class Cluster:
         self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
         parts.callback(reporter.close)
         self._spawner = spawner = ZygoteSpawner(self._interpreter.start_zygote, self._zygote)
+        parts.callback(self._reap_what_is_left)
         parts.push_async_callback(spawner.close)
-        strays = asyncio.create_task(reap_strays(self._is_stray))
+        patience = _OWN_PATIENCE if self._interpreter.own_group else _STRANGERS_PATIENCE
+        strays = start_task(reap_strays(self._is_stray, patience), "reaping orphans")
         parts.callback(strays.cancel)
         self._dispatcher = Dispatcher(RoundRobin(), self._pause, self._resume)
         self._supervisor = supervisor = Supervisor(
@@ -204,10 +212,23 @@ class Cluster:
 
     def _is_stray(self, pid: int) -> bool:
         """Is this zombie child one that only we can reap?"""
+        zygotes = self._spawner.zygote_pids
         if self._spawner.knows(pid):
             return False
-        # In a program of the user's, children may be the user's own.
-        return not self._interpreter.own_group or os.getpgid(pid) in self._spawner.zygote_pids
+        if not self._interpreter.own_group:
+            # An orphan is the zygote's, as long as that lives. What is left is the user's own,
+            # unless we are process 1, which gets everybody's.
+            return os.getpid() == 1 or len(zygotes) > 1
+        try:
+            return os.getpgid(pid) in zygotes
+        except ProcessLookupError:  # somebody else has reaped it
+            return False
+
+    def _reap_what_is_left(self) -> None:
+        """Reap those that nobody else will, now that no more can come."""
+        if self._interpreter.own_group:
+            for pid in filter(self._is_stray, zombie_children()):
+                reap(pid)
 
     def _worker_count(self) -> int:
         cpus = available_cpus()

@@ -21,7 +21,7 @@ from aiocluster.ipc.messages import Message
 MAX_PACKET_BYTES = 160 * 1024
 
 # A fork carries three descriptors, an answer at most one.
-_MAX_FDS = 8
+MAX_FDS = 3
 
 _FD_BYTES = array.array("i").itemsize
 
@@ -51,13 +51,15 @@ def send_packet(sock: socket.socket, message: Message, fds: Sequence[int] = ()) 
 def receive_packet(sock: socket.socket, expected: Any) -> tuple[Message, list[int]] | None:
     """Receive one message of the `expected` kinds and its descriptors, owned by the caller.
 
-    Return None when the other side has closed. Raises ProtocolError for anything else, and
-    BlockingIOError on an empty non-blocking socket.
+    The descriptors come all or none: none when the kernel had to destroy one, for want of
+    room in this process. Return None when the other side has closed. Raises ProtocolError for
+    anything else, and BlockingIOError on an empty non-blocking socket.
     """
     try:
         packet, ancillary, flags, _ = sock.recvmsg(
             MAX_PACKET_BYTES,
-            socket.CMSG_SPACE(_MAX_FDS * _FD_BYTES),
+            # One more than there may be, so that too many can be told from lost ones.
+            socket.CMSG_SPACE((MAX_FDS + 1) * _FD_BYTES),
             socket.MSG_CMSG_CLOEXEC,
         )
     except ConnectionResetError:
@@ -68,16 +70,20 @@ def receive_packet(sock: socket.socket, expected: Any) -> tuple[Message, list[in
         _close_all(fds)
         return None
     try:
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-            raise ProtocolError("a packet or its descriptors did not arrive whole")
-        fields = msgpack.unpackb(packet, strict_map_key=False)
-        return message_from(fields, expected), fds
+        if flags & socket.MSG_TRUNC or len(fds) > MAX_FDS:
+            raise ProtocolError("a packet did not arrive whole")
+        message = message_from(msgpack.unpackb(packet, strict_map_key=False), expected)
     except NOT_MSGPACK as error:
         _close_all(fds)
         raise ProtocolError(f"not a packet: {error}") from None
     except ProtocolError:
         _close_all(fds)
         raise
+    if flags & socket.MSG_CTRUNC:
+        # This process is at its limit of open files.
+        _close_all(fds)
+        return message, []
+    return message, fds
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

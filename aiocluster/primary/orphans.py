@@ -1,8 +1,12 @@
 """Processes whose parent has died, and which the kernel gives to us.
 
-The primary is the subreaper of all it started, so that workers outlive their zygote as its
-children, and, as process 1 of a container, of everything. Somebody must take their exit
-statuses or they stay zombies for ever.
+The zygote is the subreaper of its workers, so what they leave behind is its child, and it
+reaps whatever ends. The primary is the subreaper of the zygote, so that workers outlive it
+as the primary's children, and, as process 1 of a container, of everything. Somebody must take
+the exit statuses, or they stay zombies for ever.
+
+Not every zombie is such an orphan: a program may have children of its own, whose status it
+has not asked for yet. So only those are taken that are certainly or probably nobody's.
 """
 
 import asyncio
@@ -14,8 +18,7 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 
-# Seconds between two looks. A zombie that is still there at the next look is nobody's: who
-# waits for a child of his own takes its status within milliseconds.
+# Seconds between two looks.
 _INTERVAL = 1.0
 
 
@@ -26,19 +29,28 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-async def reap_strays(is_stray: Callable[[int], bool]) -> None:
-    """Reap, until cancelled, dead children for which `is_stray(pid)`."""
-    suspects: set[int] = set()
+async def reap_strays(is_stray: Callable[[int], bool], patience: float) -> None:
+    """Reap, until cancelled, children for which `is_stray(pid)`, dead for `patience` seconds."""
+    loop = asyncio.get_running_loop()
+    since: dict[int, float] = {}
     while True:
         await asyncio.sleep(_INTERVAL)
-        zombies = {pid for pid in _zombie_children() if is_stray(pid)}
-        for pid in zombies & suspects:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 (WNOHANG: it does not wait)
-        suspects = zombies - suspects
+        now = loop.time()
+        zombies = {pid for pid in zombie_children() if is_stray(pid)}
+        since = {pid: since.get(pid, now) for pid in zombies}
+        for pid, seen in since.items():
+            if now - seen >= patience:
+                reap(pid)
 
 
-def _zombie_children() -> set[int]:
+def reap(pid: int) -> None:
+    """Take the status of a dead child; nothing happens if somebody else has."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def zombie_children() -> set[int]:
+    """Return our children that are dead and not reaped."""
     try:
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return set()

@@ -51,6 +51,7 @@ class Slot:
         self.number = number
         self.env = env
         self.restarts = 0
+        self.trouble = ""  # why the last fork failed
         self.first: asyncio.Future[WorkerHandle] = asyncio.get_running_loop().create_future()
         self._crew = crew
         self._restart = restart
@@ -68,6 +69,7 @@ class Slot:
     async def keep(self) -> None:
         """Keep the slot filled, until a worker goes that is not to be replaced."""
         while True:
+            self._due.clear()  # it was meant for the one before
             worker = await self._hire()
             if not self.first.done():
                 self.first.set_result(worker)
@@ -98,7 +100,7 @@ class Slot:
     async def _successor_of(self, worker: WorkerHandle) -> WorkerHandle:
         """Start the next worker; only when it is ready does the old one go."""
         successor = await self._hire()
-        await successor.settled
+        await asyncio.shield(successor.settled)
         if not successor.was_ready:
             exited = await asyncio.shield(successor.exited)
             log.error("%s could not replace %s, which goes on", successor, worker)
@@ -114,6 +116,7 @@ class Slot:
             try:
                 return await self._crew.hire(self)
             except WorkerGone as error:
+                self.trouble = str(error)
                 log.error("slot %d: %s; next try in %g s", self.number, error, _FORK_RETRY)
                 await self._sleep(_FORK_RETRY)
 

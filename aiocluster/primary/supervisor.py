@@ -32,6 +32,10 @@ log = logging.getLogger("aiocluster.supervisor")
 # connections are accepted, so that the first one does not get them all.
 _START_TOGETHER = 5.0
 
+# A first worker that could not be forked in this many seconds has failed to start: enough for
+# a zygote that hangs to be replaced.
+_FORK_PATIENCE = 15.0
+
 # What a killed worker may take to be gone: only the kernel is left to wait for.
 _DEATH_TIMEOUT = 5.0
 
@@ -75,11 +79,8 @@ class Supervisor:
     async def start(self, count: int) -> None:
         """Start `count` workers; BootError, with the first one's cause, when none comes up."""
         slots = [self._open_slot({}) for _ in range(count)]
-        firsts = await asyncio.gather(*(asyncio.shield(slot.first) for slot in slots))
-        await _first_ready(firsts)
-        ready = [worker for worker in firsts if worker.was_ready]
-        if not ready and firsts:
-            raise BootError(*self._exit_log.why_not_ready(firsts[0]))
+        if not await _any_ready(slots):
+            raise BootError(*self._why_none_is_ready(slots))
         self._first_start_over.set()
         self._exit_log.release()
 
@@ -139,14 +140,14 @@ class Supervisor:
         worker = WorkerHandle(spec, outbox, row, self)
         try:
             await open_channel(channel[0], worker.channel)
-            fds = (handoff[1].fileno(), channel[1].fileno(), self._scoreboard.fd)
-            process = await self._spawner.spawn(self._order(spec, row), fds)
+            process = await self._spawner.spawn(
+                self._order(spec, row), handoff[1].fileno(), channel[1], self._scoreboard.fd
+            )
         except BaseException:
+            channel[1].close()
             worker.channel.abort()
             outbox.close()
             raise
-        finally:
-            channel[1].close()
         return worker, process
 
     def delay_after_failure(self, weight: float) -> float:
@@ -197,6 +198,12 @@ class Supervisor:
         self._reporter.serve(worker.id, worker.channel, request)
 
     # ---- inside
+
+    def _why_none_is_ready(self, slots: Sequence[Slot]) -> tuple[str, str]:
+        for slot in slots:
+            if slot.first.done():
+                return self._exit_log.why_not_ready(slot.first.result())
+        return next((slot.trouble for slot in slots if slot.trouble), "no worker was forked"), ""
 
     def _open_slot(self, env: dict[str, str]) -> Slot:
         number = next(n for n in itertools.count() if n not in self._slots)
@@ -279,18 +286,32 @@ def _wires() -> tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, 
         raise
 
 
-async def _first_ready(firsts: Sequence[WorkerHandle]) -> None:
-    """Wait until all are ready or dead, or some are ready and the rest had their chance."""
-    pending = {asyncio.ensure_future(_settle(worker)) for worker in firsts}
-    while pending:
-        timeout = _START_TOGETHER if any(worker.was_ready for worker in firsts) else None
-        done, pending = await asyncio.wait(
-            pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:
-            log.warning("%d workers are still starting; serving without them", len(pending))
-            return
+async def _any_ready(slots: Sequence[Slot]) -> bool:
+    """Wait until all are ready or dead, or some are ready and the rest had their chance.
+
+    Return whether some are ready.
+    """
+    settling = {asyncio.ensure_future(_settled(slot)) for slot in slots}
+    for outcome in asyncio.as_completed(settling):
+        if await outcome:
+            break
+    else:
+        return False
+    _, pending = await asyncio.wait(settling, timeout=_START_TOGETHER)
+    if pending:
+        log.warning("%d workers are still starting; serving without them", len(pending))
+    return True
 
 
-async def _settle(worker: WorkerHandle) -> None:
+async def _settled(slot: Slot) -> bool:
+    """Wait for the slot's first worker; return whether it is ready.
+
+    It is not when it died before, took too long, or could not be forked.
+    """
+    try:
+        async with asyncio.timeout(_FORK_PATIENCE):
+            worker = await asyncio.shield(slot.first)
+    except TimeoutError:
+        return False
     await asyncio.shield(worker.settled)
+    return worker.was_ready

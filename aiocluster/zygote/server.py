@@ -31,6 +31,10 @@ _IGNORED = (
 )
 
 
+# poll() counts milliseconds in 32 bits; seconds.
+_LONGEST_POLL = 3600.0
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a new worker is to be, and the descriptors it owns."""
@@ -85,8 +89,14 @@ class ZygoteServer:
                         scoreboard_fd,
                     )
                 )
+            case Fork(worker_id=worker_id), []:
+                self._send(ForkFailed(worker_id, "too many open files in the zygote"))
+                return None
             case Watch(worker_id=worker_id), [pidfd]:
                 self._watched[worker_id] = pidfd
+                return None
+            case Watch(), []:
+                # Lost for want of room: this one ends by itself or not at all.
                 return None
             case message, fds:
                 raise ProtocolError(f"the primary may not send {message!r} with {len(fds)} fds")
@@ -167,7 +177,7 @@ class ZygoteServer:
         for pidfd in watched:
             poll.register(pidfd, select.POLLIN)
         while (self._workers or watched) and (left := deadline - time.monotonic()) > 0:
-            for fd, _ in poll.poll(left * 1000):
+            for fd, _ in poll.poll(min(left, _LONGEST_POLL) * 1000):
                 if fd in watched:
                     poll.unregister(fd)
                     watched.discard(fd)

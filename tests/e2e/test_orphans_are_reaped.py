@@ -10,11 +10,12 @@ from tests.support.program import until
 
 
 async def test_an_orphan_that_a_handler_left_is_adopted_and_reaped(tmp_path: Path) -> None:
-    """A process whose parent has gone becomes the primary's, and leaves no zombie there."""
+    """A process whose parent has gone becomes the zygote's, and leaves no zombie there."""
     async with program_of(tmp_path) as program:
         url = (await program.url()).rstrip("/")
         orphan = int(await ask(url, "/orphan"))
-        await until(lambda: psutil.Process(orphan).ppid() == program.pid, "nobody adopts it")
+        zygote = program.zygote().pid
+        await until(lambda: psutil.Process(orphan).ppid() == zygote, "nobody adopts it")
         kill(orphan)
         await until(lambda: not psutil.pid_exists(orphan), "it stays a zombie")
         assert await program.stop() == 0
@@ -27,9 +28,35 @@ async def test_the_child_of_a_killed_worker_is_adopted_and_reaped(tmp_path: Path
         (worker,) = program.workers()
         child = int(await ask(url, "/child"))
         kill(worker.pid)
-        await until(lambda: psutil.Process(child).ppid() == program.pid, "nobody adopts it")
+        zygote = program.zygote().pid
+        await until(lambda: psutil.Process(child).ppid() == zygote, "nobody adopts it")
         kill(child)
         await until(lambda: not psutil.pid_exists(child), "it stays a zombie")
+
+
+async def test_orphans_that_outlive_the_zygote_are_reaped(tmp_path: Path) -> None:
+    """They become the primary's, which is not their parent either."""
+    async with program_of(tmp_path) as program:
+        url = (await program.url()).rstrip("/")
+        orphan = int(await ask(url, "/orphan"))
+        kill(program.zygote().pid)
+        await until(lambda: psutil.Process(orphan).ppid() == program.pid, "nobody adopts it")
+        kill(orphan)
+        await until(lambda: not psutil.pid_exists(orphan), "it stays a zombie")
+        assert await program.stop() == 0
+
+
+async def test_a_status_that_is_asked_for_late_is_not_taken(tmp_path: Path) -> None:
+    """A child that `on_start` started may have been dead for long when it is asked for."""
+    (tmp_path / "own.py").write_text(
+        "import asyncio, subprocess\n"
+        "async def run_child(cluster):\n"
+        "    child = subprocess.Popen(['sh', '-c', 'exit 7'])\n"
+        "    await asyncio.sleep(2.5)  # longer than a look at the children takes to come\n"
+        "    print('ended with', child.wait())\n"
+    )
+    async with program_of(tmp_path, more="from own import run_child as on_start") as program:
+        assert await program.line("ended with") == "ended with 7"
 
 
 async def test_children_of_the_users_own_keep_their_exit_code(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aiocluster import Cluster
+from aiocluster import Cluster, WorkerExited
 from tests.support.cluster import (
     ask,
     end,
@@ -97,6 +97,23 @@ async def test_the_zygote_of_a_program_may_die_too(tmp_path: Path) -> None:
 
     assert slots == {0, 1}
     assert code == 0
+
+
+async def test_a_stopped_zygote_is_replaced_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not die of its own, and nobody waits for it for ever."""
+    monkeypatch.setattr("aiocluster.primary.zygote_handle._ANSWER_TIMEOUT", 3.0)
+    async with serving(graceful_timeout=0.1) as (cluster, heard):
+        zygote, dead = zygote_of(cluster), first(cluster)
+        zygote.suspend()
+        kill(dead.pid)
+        await heard.replacement_of(dead)
+        exits = [type(event) for event in heard.events].count(WorkerExited)
+
+    # Only the one: giving up a zygote is no reason for its other workers to go.
+    assert exits == 1
+    assert not zygote.is_running()
 
 
 async def test_a_fork_asked_for_while_there_is_no_zygote_waits_for_the_next() -> None:

@@ -44,9 +44,12 @@ async def main():
     child = os.fork()
     if child == 0:
         os._exit(7)
-    reaping = asyncio.create_task(orphans.reap_strays(lambda pid: pid not in (known, child)))
+    is_stray = lambda pid: pid not in (known, child)
+    reaping = asyncio.create_task(orphans.reap_strays(is_stray, 0.01))
     os.close(go_known)
     os.close(go)
+    while stray not in orphans.zombie_children():
+        await asyncio.sleep(0.001)
     await gone(stray)
     print("reaped", not Path(f"/proc/{stray}").exists())
     print("left", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), os.waitpid(known, 0)[1])

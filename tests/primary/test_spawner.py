@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -13,53 +12,20 @@ from aiocluster.errors import BootError, WorkerGone
 from aiocluster.ipc.messages import (
     Exited,
     Fork,
-    Forked,
     ForkFailed,
-    FromZygote,
     Prepared,
     PrepareFailed,
-    ToZygote,
     Watch,
 )
-from aiocluster.ipc.packets import packet_pair, receive_packet, send_packet
 from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.process import WorkerProcess
 from aiocluster.primary.spawner import ZygoteSpawner
 from tests.support.connections import open_fds
-from tests.support.processes import is_reaped, reap, start_process
-from tests.support.waiting import readable, soon, turns, turns_until
+from tests.support.processes import is_reaped, reap
+from tests.support.waiting import soon, turns, turns_until
+from tests.support.zygotes import FakeZygote
 
 ORDER = Fork(7, 0, "web", 1, 0, [], {"ROLE": "x"})
-
-
-class FakeZygote:
-    """A zygote's end of its socket, played by the test, and a process to stand for it."""
-
-    def __init__(self, script: str = "true") -> None:
-        self.theirs, self.sock = packet_pair()
-        self.sock.setblocking(False)
-        self.pid = start_process(script)
-
-    def say(self, message: FromZygote, *fds: int) -> None:
-        send_packet(self.sock, message, fds)
-
-    async def hear(self) -> tuple[Any, list[int]]:
-        """Return the primary's next message and its descriptors."""
-        await readable(self.sock)
-        received = receive_packet(self.sock, ToZygote)
-        assert received is not None
-        return received
-
-    def fork(self, script: str) -> int:
-        """Do as if we had forked worker 7."""
-        pid = start_process(script)
-        pidfd = os.pidfd_open(pid)
-        self.say(Forked(7, pid), pidfd)
-        os.close(pidfd)
-        return pid
-
-    def close(self) -> None:
-        self.sock.close()
 
 
 class Starter:
@@ -89,7 +55,7 @@ class Stage:
     def __init__(self) -> None:
         self.starter = Starter()
         self.spawner = ZygoteSpawner(self.starter, None)
-        self.fds = [os.open("/dev/zero", os.O_RDONLY) for _ in range(3)]
+        self.fds = [os.open("/dev/zero", os.O_RDONLY) for _ in range(2)]
 
     async def start(self) -> FakeZygote:
         starting = asyncio.create_task(self.spawner.start(60.0))
@@ -108,8 +74,10 @@ class Stage:
         return await soon(spawning)
 
     async def order(self) -> WorkerProcess:
-        a, b, c = self.fds
-        return await self.spawner.spawn(ORDER, (a, b, c))
+        handoff, board = self.fds
+        ours, channel = socket.socketpair()
+        ours.close()
+        return await self.spawner.spawn(ORDER, handoff, channel, board)
 
     async def close(self) -> None:
         for zygote in self.starter.all:
@@ -161,7 +129,7 @@ async def test_the_first_zygote_may_be_there_already() -> None:
 
     await soon(spawner.start(60.0))
 
-    assert spawner.zygote_pid == first.pid
+    assert spawner.knows(first.pid)
     assert starter.all == []
     await soon(spawner.close())
     first.close()
@@ -328,7 +296,7 @@ async def test_a_fork_that_was_under_way_fails(stage: Stage) -> None:
 async def test_nonsense_from_the_zygote_counts_as_its_death(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be understood cannot be trusted: it is told to go, and replaced."""
+    """What cannot be understood cannot be trusted: it is killed, and replaced."""
     zygote = await stage.start()
     zygote.sock.send(b"\xc1nonsense")
 
@@ -384,7 +352,7 @@ async def test_close_lets_the_zygote_go_and_reaps_it(stage: Stage) -> None:
 
 async def test_a_zygote_that_does_not_go_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wait has an end."""
-    monkeypatch.setattr("aiocluster.primary.spawner._ZYGOTE_EXIT_TIMEOUT", 0.01)
+    monkeypatch.setattr("aiocluster.primary.zygote_handle._EXIT_TIMEOUT", 0.01)
     zygote = FakeZygote("exec sleep 1000")
     spawner = ZygoteSpawner(Starter(), (zygote.pid, zygote.theirs))
     zygote.say(Prepared(True, ""))

@@ -1,7 +1,10 @@
 """Accepted connections for tests, and a count of this process's descriptors."""
 
+import contextlib
 import os
+import resource
 import socket
+from collections.abc import Iterator
 
 from aiocluster.primary.dispatcher import Connection
 
@@ -26,6 +29,24 @@ def open_fds() -> set[str]:
         except OSError:  # the listing's own
             continue
     return {fd for fd in found if not fd.endswith("/dev/null")}
+
+
+@contextlib.contextmanager
+def at_fd_limit(free: int) -> Iterator[None]:
+    """Let this process open no more than `free` descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    gaps = []
+    while (fd := os.dup(0)) <= highest:
+        gaps.append(fd)
+    os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fd + free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in gaps:
+            os.close(fd)
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

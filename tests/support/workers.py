@@ -151,17 +151,16 @@ class FakeSpawner:
         self.workers: list[FakeWorker] = []
         self._spawned: asyncio.Queue[FakeWorker] = asyncio.Queue()
 
-    async def spawn(self, fork: Fork, fds: tuple[int, int, int]) -> FakeProcess:
+    async def spawn(
+        self, fork: Fork, handoff: int, channel: socket.socket, board: int
+    ) -> FakeProcess:
         """See Spawner."""
         if self.refusals:
+            channel.close()
             raise self.refusals.pop(0)
         worker = FakeWorker(fork, FakeProcess())
-        handoff, channel, scoreboard = fds
-        await worker.open(
-            socket.socket(fileno=os.dup(handoff)),
-            socket.socket(fileno=os.dup(channel)),
-            open_row(scoreboard, fork.row),
-        )
+        duplicate = socket.socket(fileno=os.dup(handoff))
+        await worker.open(duplicate, channel, open_row(board, fork.row))
         self.workers.append(worker)
         self._spawned.put_nowait(worker)
         return worker.process

@@ -542,6 +542,24 @@ def test_a_watched_worker_that_is_dead_is_no_harm(
         assert zygote.exit_code() == 0
 
 
+# ---- descriptors that were lost
+
+
+def test_a_fork_without_its_descriptors_fails(zygote: Zygote) -> None:
+    """The zygote is at its limit of open files; it goes on."""
+    send_packet(zygote.sock, Fork(1, 0, "web", 1, 0, [], {}))
+
+    assert zygote.receive() == (ForkFailed(1, "too many open files in the zygote"), [])
+    assert zygote.exit_code_of(zygote.fork("os._exit(5)", 2)) == 5
+
+
+def test_a_worker_that_cannot_be_watched_is_no_reason_to_end(zygote: Zygote) -> None:
+    """It serves on."""
+    send_packet(zygote.sock, Watch(1))
+
+    assert zygote.exit_code_of(zygote.fork("os._exit(5)", 2)) == 5
+
+
 # ---- a primary with a bug
 
 
@@ -549,7 +567,6 @@ def test_a_watched_worker_that_is_dead_is_no_harm(
     ("message", "number"),
     [
         (Prepared(True, ""), 0),
-        (Watch(1), 0),
         (Watch(1), 2),
         (Fork(1, 0, "web", 1, 0, [], {}), 2),
         (Fork(1, 0, "web", 1, 0, [], {}), 4),
