@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
-from aiocluster.children import Interpreter, this_program, unpickling
 from aiocluster.config.cpus import available_cpus
 from aiocluster.config.settings import (
     Settings,
@@ -27,6 +26,7 @@ from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.interpreter import Interpreter, unpickling
 from aiocluster.primary.listener import Listener, bind
 from aiocluster.primary.orphans import become_subreaper, reap, reap_strays, zombie_children
 from aiocluster.primary.reporting import Reporter
@@ -63,11 +63,13 @@ class Cluster:
         self._begin_with(unpickling(app, self.settings), None)
 
     @classmethod
-    def of_program(cls, settings: Settings, zygote: tuple[int, socket.socket]) -> Self:
-        """Make the cluster of `run`: its first zygote is forked already."""
+    def of_program(
+        cls, settings: Settings, zygote: tuple[int, socket.socket], again: Interpreter
+    ) -> Self:
+        """Make the cluster of `run`: its first zygote is forked, `again` starts the next."""
         cluster = cls.__new__(cls)
         cluster.settings = settings
-        cluster._begin_with(this_program(), zygote)
+        cluster._begin_with(again, zygote)
         return cluster
 
     def _begin_with(

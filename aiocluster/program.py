@@ -1,10 +1,10 @@
 """run(): the life of a whole program that is a cluster. Signals, what it prints, exit codes."""
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +18,7 @@ from aiohttp import web
 from aiocluster.children import (
     become_zygote,
     fork_zygote,
-    this_program,
+    zygote_call_from_environment,
     zygote_socket_from_environment,
 )
 from aiocluster.cluster import Cluster, raise_fd_limit, refuse_in_child
@@ -26,6 +26,7 @@ from aiocluster.config.settings import Address, Settings, settings_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
+from aiocluster.primary.interpreter import this_program
 from aiocluster.primary.scheduling import prefer_workers
 
 log = logging.getLogger("aiocluster")
@@ -51,6 +52,9 @@ _LEFT_ALONE = {
 # One Ctrl-C often arrives twice: from the terminal, and passed on by whatever started us.
 # Seconds in which a further INT counts as the same.
 _SAME_INT = 0.1
+
+# The program's calls of `run` so far: its zygote may have to be the same one.
+_calls = itertools.count(1)
 
 OnStart = Callable[[Cluster], Awaitable[None]]
 
@@ -97,9 +101,13 @@ def main_run(
     refuse_in_child("aiocluster.run was called")
     checked = settings_from(settings)
     _check_place()
+    _open_standard_files()
     _set_up_logging(checked)
-    if (sock := zygote_socket_from_environment()) is not None:
-        become_zygote(sock, app, checked, this_program())
+    again = this_program(next(_calls))
+    if wanted := zygote_call_from_environment():
+        if again.call < wanted:
+            return EXIT_OK  # as it ended when the program itself came here
+        become_zygote(zygote_socket_from_environment(), app, checked, again)
     try:
         _check_app(app)
     except ConfigError as error:
@@ -108,7 +116,7 @@ def main_run(
     # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
     # it unprepared.
     signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals())
-    pid, sock = fork_zygote(app, checked)
+    pid, sock = fork_zygote(app, checked, again)
     try:
         # Imported here, after the fork, which no thread may precede, and before the loop,
         # which must not wait.
@@ -121,22 +129,24 @@ def main_run(
         return _boot_failed(BootError(*describe(error)))
     prefer_workers()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Program(checked, hook).serve((pid, sock)))
+        cluster = Cluster.of_program(checked, (pid, sock), again)
+        code = runner.run(_Program(cluster, hook).serve())
+    _discard_unwritable_output()
+    return code
 
 
 class _Program:
     """One cluster and the signals that steer it."""
 
-    def __init__(self, settings: Settings, on_start: OnStart | None) -> None:
-        self._settings = settings
+    def __init__(self, cluster: Cluster, on_start: OnStart | None) -> None:
+        self._cluster = cluster
         self._on_start = on_start
         self._stop = asyncio.Event()
-        self._timeout = settings.graceful_timeout
+        self._timeout = cluster.settings.graceful_timeout
         self._interrupted_at = 0.0
 
-    async def serve(self, zygote: tuple[int, socket.socket]) -> int:
+    async def serve(self) -> int:
         """Start, say so, run until told to stop, stop; return the exit code."""
-        self._cluster = cluster = Cluster.of_program(self._settings, zygote)
         self._handle_signals()
         try:
             if not await self._start():
@@ -144,7 +154,7 @@ class _Program:
         except (BootError, ConfigError) as error:
             return _boot_failed(error)
         else:
-            _say_where(cluster)
+            _say_where(self._cluster)
             return await self._run_until_stopped()
         finally:
             # The loop is about to take its handlers away: what still comes changes nothing.
@@ -240,6 +250,30 @@ def _check_place() -> None:
     )
 
 
+def _open_standard_files() -> None:
+    """Put /dev/null where standard input, output or error was closed.
+
+    A socket that got such a number would be printed to, and libuv refuses to close it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
+def _discard_unwritable_output() -> None:
+    """What is buffered and can never be written would turn a clean end's exit code into 120."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def _check_app(app: object) -> None:
     if isinstance(app, str):
         check_target(app)
@@ -268,10 +302,14 @@ def _boot_failed(error: BootError | ConfigError) -> int:
 def _say_where(cluster: Cluster) -> None:
     urls = " and ".join(Address(host, port).url() for host, port in cluster.addresses)
     count = len(cluster.workers)
-    click.echo(
+    line = (
         f"aiocluster: serving on {urls} with {count} worker{'s' if count != 1 else ''}"
         f" (pid {os.getpid()}); stop with Ctrl-C or `kill {os.getpid()}`"
     )
+    try:
+        click.echo(line)
+    except OSError as error:
+        log.warning("cannot print (%s): %s", error, line)
 
 
 def _set_up_logging(settings: Settings) -> None:
@@ -279,7 +317,7 @@ def _set_up_logging(settings: Settings) -> None:
     logging.getLogger("aiocluster").setLevel(settings.log_level.upper())
     if settings.access_log:
         logging.getLogger("aiohttp.access").setLevel(logging.INFO)
-    if logging.getLogger().hasHandlers():
+    if logging.getLogger().hasHandlers() or logging.getLogger("aiocluster").handlers:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s"))

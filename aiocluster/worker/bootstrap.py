@@ -3,11 +3,11 @@
 import asyncio
 import atexit
 import logging
+import multiprocessing.process
 import os
 import random
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -37,6 +37,8 @@ def run_worker(
     """
     os.environ.update(fork.env)
     random.seed()
+    # Those of the module that the zygote imported are the zygote's, not ours to end.
+    multiprocessing.process._children.clear()  # type: ignore[attr-defined]
     row = open_row(scoreboard_fd, fork.row)
     os.close(scoreboard_fd)
     try:
@@ -108,8 +110,8 @@ def _exit_code(exit_: SystemExit) -> int:
 
 def _run_exit_hooks() -> None:
     """What the interpreter does at its end; a forked child has to do it by itself."""
+    # Pools of threads and of processes end here, before the hooks of the user's.
+    for end_pool in reversed(getattr(threading, "_threading_atexits", ())):
+        end_pool()
     atexit._run_exitfuncs()
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()

@@ -5,6 +5,7 @@ When the primary is gone its workers drain by themselves. The zygote gives them
 cluster. That holds also for workers that an earlier zygote forked (see Watch).
 """
 
+import contextlib
 import gc
 import os
 import select
@@ -103,8 +104,7 @@ class ZygoteServer:
 
     def _fork(self, order: Order) -> Order | None:
         # What is still buffered would be written by parent and child.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_output()
         # TERM would be swallowed between the fork and the worker's own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         try:
@@ -190,6 +190,14 @@ class ZygoteServer:
                 pass
         except BlockingIOError:
             return
+
+
+def flush_output() -> None:
+    """Write what is buffered, where that is possible: a program may have closed its output."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
 
 
 def freeze() -> None:

@@ -1,0 +1,146 @@
+"""New interpreters that become zygotes: how one is started, and what it is told.
+
+Either it runs this program again, whose call of `run` then becomes the zygote, or it
+unpickles the app.
+"""
+
+import io
+import multiprocessing.spawn
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from aiocluster.config.settings import Settings
+from aiocluster.errors import ConfigError
+from aiocluster.ipc.packets import packet_pair
+from aiocluster.primary.scheduling import spawn_options
+
+# The descriptor of its socket, in the environment of an interpreter that is to be a zygote.
+ZYGOTE_FD = "AIOCLUSTER_ZYGOTE_FD"
+
+# Which of the program's calls of `run` it is to be: the first is 1.
+ZYGOTE_CALL = "AIOCLUSTER_ZYGOTE_CALL"
+
+# Set beside them when the zygote must not import the app.
+NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
+
+
+# What a terminal or a service manager sends to all processes.
+_NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """How to start a new interpreter that becomes a zygote."""
+
+    arguments: list[str]
+    fds: list[int] = field(default_factory=list)
+    call: int = 1
+    # In a process group of its own, by which its orphans can be told from others; and a
+    # terminal's Ctrl-C then reaches only the program, which knows what it means.
+    own_group: bool = False
+
+    async def start_zygote(self) -> tuple[int, socket.socket]:
+        """Start it; return its pid and our end of its socket."""
+        ours, theirs = packet_pair()
+        with theirs:
+            keep = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (theirs.fileno(), *self.fds)]
+            # It returns once the kernel has the program: a millisecond, once a zygote.
+            pid = os.posix_spawn(  # noqa: ASYNC221
+                sys.executable,
+                self.arguments,
+                self._environment(theirs),
+                file_actions=keep,
+                setpgroup=0 if self.own_group else os.getpgrp(),
+                # None of them may end it before it knows that they are the primary's.
+                setsigmask=_NOT_ITS_OWN,
+                **spawn_options,
+            )
+        return pid, ours
+
+    def replace_this_process(self, sock: socket.socket) -> NoReturn:
+        """Start this zygote again, without importing the app."""
+        for fd in (sock.fileno(), *self.fds):
+            os.set_inheritable(fd, True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_ITS_OWN)
+        env = {**self._environment(sock), NO_PRELOAD: "1"}
+        os.execve(sys.executable, self.arguments, env)
+
+    def close(self) -> None:
+        """Start no more of them. Idempotent."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+    def _environment(self, sock: socket.socket) -> dict[str, str]:
+        return {**os.environ, ZYGOTE_FD: str(sock.fileno()), ZYGOTE_CALL: str(self.call)}
+
+
+def this_program(call: int = 1) -> Interpreter:
+    """The program we are, once more: its `call`-th call of `run` becomes the zygote."""
+    arguments = sys.orig_argv[1:]
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is not None and sys.argv[0] in arguments:
+        # It was relative to a folder that the program may have left since.
+        place = arguments.index(sys.argv[0])
+        if os.path.basename(script) == os.path.basename(sys.argv[0]):
+            arguments[place] = script
+    return Interpreter([sys.executable, *arguments], call=call)
+
+
+def unpickling(app: object, settings: Settings) -> Interpreter:
+    """An interpreter that unpickles `app`; ConfigError when it cannot be."""
+    payload = pickle.dumps((_preparation(), settings, _pickled(app)))
+    fd = os.memfd_create("aiocluster-app", os.MFD_CLOEXEC)
+    with io.FileIO(fd, "w", closefd=False) as file:
+        file.write(payload)
+    code = f"from aiocluster.children import unpickled_zygote; unpickled_zygote({fd})"
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return Interpreter([sys.executable, *flags, "-c", code], [fd], own_group=True)
+
+
+def _preparation() -> dict[str, Any]:
+    """What multiprocessing tells its children: sys.path, sys.argv, the folder, __main__."""
+    preparation = multiprocessing.spawn.get_preparation_data("aiocluster-zygote")
+    # It refuses to be pickled, and is for multiprocessing's own connections only.
+    del preparation["authkey"]
+    return preparation
+
+
+def _pickled(app: object) -> bytes:
+    if isinstance(app, web.Application):
+        raise ConfigError(
+            "a Cluster cannot serve a live Application, since its workers are other processes:"
+            " pass a factory of it (a function at the top level of a module) or an import"
+            " string 'pkg.module:name'; or use aiocluster.run, which can"
+        )
+    if getattr(app, "__module__", None) == "__main__" and not _can_be_run_again():
+        raise ConfigError(
+            f"the workers of a Cluster cannot import {app!r}: it is defined in a program that"
+            " has no file of its own to run again (python -c, a notebook, standard input, a"
+            " package's __main__); move it to a module and pass it from there, or an import"
+            " string 'pkg.module:name'"
+        )
+    try:
+        return pickle.dumps(app)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"the workers of a Cluster cannot import {app!r} ({error}): pass a function defined"
+            " at the top level of a module, or an import string 'pkg.module:name'"
+        ) from None
+
+
+def _can_be_run_again() -> bool:
+    """Would multiprocessing find our main module in a new interpreter?"""
+    main: ModuleType = sys.modules["__main__"]
+    name = getattr(main.__spec__, "name", None)
+    if name is not None:
+        return name != "__main__" and not name.endswith(".__main__")
+    return os.path.isfile(getattr(main, "__file__", None) or "")
