@@ -6,7 +6,7 @@
 Where things are. Imports point down, and the folder says in which process a line runs.
 
     ui/           the command line
-    program.py    run(): a program that is a cluster; signals and exit codes
+    program/      run(): a program that is a cluster; signals and exit codes
     cluster.py    Cluster: builds the parts, starts and stops them. Start reading here
     children.py   how the zygote and the workers begin
     primary/      the process that accepts, dispatches and supervises
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from aiocluster.events import WorkerOnline as WorkerOnline
     from aiocluster.metrics.snapshot import Snapshot as Snapshot
     from aiocluster.primary.handle import WorkerHandle as WorkerHandle
-    from aiocluster.program import run as run
+    from aiocluster.program.run import run as run
     from aiocluster.worker.context import WorkerContext as WorkerContext
     from aiocluster.worker.context import current_worker as current_worker
     from aiocluster.worker.context import is_primary as is_primary
@@ -70,7 +70,7 @@ _HOMES = {
     "current_worker": "worker.context",
     "is_primary": "worker.context",
     "is_worker": "worker.context",
-    "run": "program",
+    "run": "program.run",
 }
 
 __all__ = [

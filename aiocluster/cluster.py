@@ -150,6 +150,17 @@ class Cluster:
         await asyncio.shield(self._stopped)
         return self._cut
 
+    def hurry(self) -> None:
+        """Let a `stop` that is under way wait for nothing more: what still runs is cut."""
+        if self._supervisor is not None and self._stopped is not None:
+            self._supervisor.hurry()
+
+    async def wait_empty(self) -> None:
+        """Wait until no worker is left, nor one to come: each has ended and is not replaced."""
+        if self._supervisor is None:
+            raise ConfigError("wait_empty: the cluster has not started yet")
+        await self._supervisor.empty.wait()
+
     def kill(self) -> None:
         """Kill every worker now; a `stop` that waits for them ends at once."""
         if self._supervisor is not None:

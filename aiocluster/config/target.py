@@ -12,31 +12,33 @@ from aiocluster.errors import ConfigError
 _TARGET = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*(\.[^\W\d]\w*)*)")
 
 
-def check_target(text: str) -> tuple[str, str]:
-    """Return (module, name); ConfigError when `text` is no import string."""
+def check_target(text: str, what: str = "app") -> tuple[str, str]:
+    """Return (module, name); ConfigError, naming `what`, when `text` is no import string."""
     match = _TARGET.fullmatch(text)
     if match is None:
-        raise ConfigError(f"app {text!r} is not of the form 'pkg.module:name'")
+        raise ConfigError(f"{what} {text!r} is not of the form 'pkg.module:name'")
     return match["module"], match["name"]
 
 
-def import_target(text: str) -> object:
+def import_target(text: str, what: str = "app") -> object:
     """Import the module and return the object.
 
     ConfigError when there is no such module or no such name; what the module itself raises
     when it is imported comes through as it is.
     """
-    module_name, name = check_target(text)
+    module_name, name = check_target(text, what)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not _is_part_of(error.name, module_name):
             raise
-        raise ConfigError(f"app {text!r}: there is no module {error.name!r} on the path") from None
+        raise ConfigError(
+            f"{what} {text!r}: there is no module {error.name!r} on the path"
+        ) from None
     try:
         return reduce(getattr, name.split("."), module)
     except AttributeError:
-        raise ConfigError(f"app {text!r}: module {module_name!r} has no {name!r}") from None
+        raise ConfigError(f"{what} {text!r}: module {module_name!r} has no {name!r}") from None
 
 
 def _is_part_of(missing: str | None, module_name: str) -> bool:

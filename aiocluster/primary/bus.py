@@ -10,10 +10,11 @@ import inspect
 import logging
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from aiocluster.errors import ConfigError
 from aiocluster.events import Event, EventsMissed, WorkerMessage
 
 log = logging.getLogger("aiocluster.events")
@@ -41,13 +42,16 @@ class EventBus:
         self._callbacks: list[_Entry] = []
         # An iterator that was dropped unread goes, and with it its claim on memory.
         self._queues: weakref.WeakSet[_Queue] = weakref.WeakSet()
+        self._awaited: set[_Queue] = set()
         self._relieved: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     @property
     def congested(self) -> bool:
-        """True while an iterator has too many events unread."""
+        """True while an iterator has too many events unread, or callbacks too many to handle."""
+        if len(self._tasks) > CONGESTED_UNREAD:
+            return True
         return any(len(queue.unread) > CONGESTED_UNREAD for queue in self._queues)
 
     def on(self, kind: type[E], callback: Callable[[E], Any]) -> Callable[[], None]:
@@ -55,6 +59,13 @@ class EventBus:
 
         A coroutine function runs as a task. What it raises is logged.
         """
+        if not (isinstance(kind, type) and issubclass(kind, Event)):
+            raise ConfigError(
+                f"on: {kind!r} is not an event; give a class, such as aiocluster.WorkerExited,"
+                " or aiocluster.Event for all of them"
+            )
+        if not callable(callback):
+            raise ConfigError(f"on: {callback!r:.80} is not a function that takes the event")
         # An object of its own: the same callback may be registered twice.
         entry = _Entry(kind, callback)
         self._callbacks.append(entry)
@@ -87,19 +98,30 @@ class EventBus:
         self._relieved.append(callback)
 
     def close(self) -> None:
-        """End every iterator once it has read what it has. Idempotent."""
+        """End every iterator once it has read what it has, and callbacks that run. Idempotent."""
         self._closed = True
+        for task in self._tasks:
+            task.cancel()
         for queue in [*self._queues]:
             queue.close()
 
     async def _iterate(self, queue: "_Queue") -> AsyncIterator[Event | EventsMissed]:
         try:
-            while (event := await queue.get()) is not None:
+            while (event := await self._next(queue)) is not None:
                 self._relieve()
                 yield event
         finally:
             self._queues.discard(queue)
             self._relieve()
+
+    async def _next(self, queue: "_Queue") -> Event | EventsMissed | None:
+        # While somebody waits for it, it is in use, whether or not anybody has kept a
+        # reference to the task that does.
+        self._awaited.add(queue)
+        try:
+            return await queue.get()
+        finally:
+            self._awaited.discard(queue)
 
     def _relieve(self) -> None:
         if self._relieved and not self.congested:
@@ -110,18 +132,24 @@ class EventBus:
     def _call(self, callback: Callable[[Any], Any], event: Event) -> None:
         try:
             result = callback(event)
-        except Exception:
+        except (Exception, SystemExit, KeyboardInterrupt):
             log.exception("a callback for %s raised", type(event).__name__)
             return
         if inspect.isawaitable(result):
-            task = asyncio.ensure_future(result)
+            task = asyncio.ensure_future(self._finish(result, type(event).__name__))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
+    async def _finish(self, result: Awaitable[Any], name: str) -> None:
+        # Caught here: a loop lets an exit through that its task raises.
+        try:
+            await result
+        except (Exception, SystemExit, KeyboardInterrupt):
+            log.exception("a callback for %s raised", name)
+
     def _ended(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an event callback raised", exc_info=error)
+        self._relieve()
 
 
 class _Queue:

@@ -32,6 +32,8 @@ class ExitLog:
         well = finished_all(ExitStatus(exited.code, exited.signal))
         if not worker.was_ready and not exited.voluntary:
             self._tell_boot_failure(worker)
+        elif not worker.was_ready:
+            log.info("%s %s while it started (%s)", worker, how, exited.reason)
         elif worker.cut:
             log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
         elif worker.killed:

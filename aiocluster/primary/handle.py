@@ -127,7 +127,11 @@ class WorkerHandle:
     @property
     def ended_well(self) -> bool:
         """True when it is gone and nothing had to be killed or given up for that."""
-        if self.killed or self.cut or not self.exited.done():
+        if not self.exited.done():
+            return False
+        if not self.was_ready:
+            return True  # it had begun nothing
+        if self.killed or self.cut:
             return False
         exited = self.exited.result()
         return finished_all(ExitStatus(exited.code, exited.signal))

@@ -53,6 +53,7 @@ class Supervisor:
         restarts: RestartPolicy,
     ) -> None:
         self.workers: dict[int, WorkerHandle] = {}
+        self.empty = asyncio.Event()  # no slot is left to be filled
         self.addresses: tuple[tuple[str, int], ...] = ()
         self.families: list[int] = []
         self.graceful_timeout = settings.graceful_timeout
@@ -102,6 +103,11 @@ class Supervisor:
         if self._ends:
             await asyncio.wait(self._ends, timeout=_DEATH_TIMEOUT)
         return [str(worker) for worker in workers if not worker.ended_well]
+
+    def hurry(self) -> None:
+        """Let no worker that drains wait any longer."""
+        for worker in self.workers.values():
+            worker.begin_drain("stop", 0.0)
 
     def kill_all(self) -> None:
         """End every worker now. A stop that is under way then ends at once."""
@@ -209,6 +215,7 @@ class Supervisor:
         number = next(n for n in itertools.count() if n not in self._slots)
         slot = Slot(number, env, self, self._settings.restart)
         self._slots[number] = slot
+        self.empty.clear()
         task = self._loop.create_task(self._keep(slot))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -222,8 +229,17 @@ class Supervisor:
             if not slot.first.done():
                 slot.first.set_exception(error)
         finally:
-            del self._slots[slot.number]
-            slot.first.cancel()
+            self._close_slot(slot)
+
+    def _close_slot(self, slot: Slot) -> None:
+        del self._slots[slot.number]
+        if not slot.first.done():
+            slot.first.set_exception(WorkerGone("the cluster is stopping"))
+            slot.first.exception()  # perhaps nobody waits for it
+        if not self._stopping:
+            log.warning("slot %d stays empty: its worker is not replaced", slot.number)
+        if not self._slots:
+            self.empty.set()
 
     def _order(self, spec: WorkerSpec, row: int) -> Fork:
         env = {

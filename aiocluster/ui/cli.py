@@ -48,12 +48,12 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-def _check_target(_ctx: click.Context, _param: click.Parameter, target: str | None) -> str | None:
+def _check_target(_ctx: click.Context, param: click.Parameter, target: str | None) -> str | None:
     """Check the form only: to see more, the user's code would have to run."""
     if target is None:
         return None
     try:
-        check_target(target)
+        check_target(target, "on_start" if param.name == "on_start" else "app")
     except ConfigError as error:
         raise click.BadParameter(str(error)) from error
     return target
@@ -123,13 +123,16 @@ def run(target: str, on_start: str | None, **options: Any) -> None:
 
 def _import_from_current_folder() -> None:
     """Let TARGET be a module of the current folder, as `python -m` does."""
-    folder = os.getcwd()
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        raise click.UsageError("the current folder does not exist any more") from None
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
 
 
 def _main_run() -> Callable[..., int]:
     """Import what serves: aiohttp and uvloop take longer to import than all else here."""
-    from aiocluster.program import main_run
+    from aiocluster.program.run import main_run
 
     return main_run

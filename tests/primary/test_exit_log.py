@@ -152,3 +152,16 @@ async def test_why_one_that_has_not_been_reaped_was_not_ready(
 ) -> None:
     """Its death may be seen before it is known how it ended."""
     assert exit_log.why_not_ready(worker) == (f"{worker} died before it was ready", "")
+
+
+async def test_one_that_was_stopped_while_it_started_is_no_warning(
+    worker: WorkerHandle, exit_log: ExitLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It had begun nothing."""
+    worker.killed = True
+
+    exit_log.tell(worker, ended(worker, by=signal.SIGKILL, voluntary=True, reason="stop"))
+
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert "while it started (stop)" in record.message

@@ -26,7 +26,7 @@ class FakeProgram(ModuleType):
     """Stands for what serves: remembers what it was asked, and gives an exit code."""
 
     def __init__(self) -> None:
-        super().__init__("aiocluster.program")
+        super().__init__("aiocluster.program.run")
         self.calls: list[tuple[object, Mapping[str, Any]]] = []
         self.path: list[str] = []
         self.on_start: object = None
@@ -45,7 +45,7 @@ class FakeProgram(ModuleType):
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> FakeProgram:
     fake = FakeProgram()
-    monkeypatch.setitem(sys.modules, "aiocluster.program", fake)
+    monkeypatch.setitem(sys.modules, "aiocluster.program.run", fake)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return fake
 

@@ -1,40 +1,13 @@
 """run(), as far as it can be tested without becoming a cluster."""
 
 import asyncio
-import signal
 import threading
 from typing import Any
 
 import pytest
 
 from aiocluster.errors import ConfigError
-from aiocluster.program import _handled_signals, _ignore, main_run, run
-
-UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
-FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
-HARMLESS = {
-    signal.SIGCHLD,
-    signal.SIGCONT,
-    signal.SIGPIPE,
-    signal.SIGTSTP,
-    signal.SIGURG,
-    signal.SIGWINCH,
-}
-
-
-def test_every_signal_that_could_end_us_is_handled() -> None:
-    """None but the uncatchable, our own faults and the harmless may act by default."""
-    assert signal.valid_signals() - _handled_signals() == UNCATCHABLE | FAULTS | HARMLESS
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGRTMIN + 3])
-def test_a_signal_that_means_nothing_is_logged(
-    number: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """By number, and by name where it has one."""
-    _ignore(number)
-
-    assert f"(signal {int(number)}), which changes nothing" in caplog.text
+from aiocluster.program.run import main_run, run
 
 
 async def test_run_in_a_running_loop_says_what_to_use_there() -> None:

@@ -1,0 +1,7 @@
+"""A whole program that is a cluster.
+
+run.py        run(): what is checked, who is forked, in which order
+life.py       from the start to the exit code
+signals.py    which signals mean what
+output.py     what it prints and logs, also where nobody reads it
+"""

@@ -1,0 +1,166 @@
+"""The life of a program that is a cluster: start, say so, serve until told to stop, stop."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+
+from aiocluster.cluster import Cluster
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.program.output import say_where
+from aiocluster.program.signals import handle_signals, hold_signals
+
+log = logging.getLogger("aiocluster")
+
+EXIT_OK = 0
+EXIT_CUT = 1  # something had to be killed or given up
+EXIT_BOOT_FAILED = 3
+
+# One Ctrl-C often arrives twice: from the terminal, and passed on by whatever started us.
+# Seconds in which a further INT counts as the same.
+_SAME_INT = 0.1
+
+# What `on_start` gets to end once it is cancelled, and after that whatever else it has left
+# running (tasks that do not end, threads of the loop's pool), seconds.
+_HOOK_TIMEOUT = 2.0
+_LEFTOVER_TIMEOUT = 5.0
+
+OnStart = Callable[[Cluster], Awaitable[None]]
+
+
+class Life:
+    """One cluster and the signals that steer it."""
+
+    def __init__(self, cluster: Cluster, on_start: OnStart | None) -> None:
+        self._cluster = cluster
+        self._on_start = on_start
+        self._stop = asyncio.Event()
+        self._timeout = cluster.settings.graceful_timeout
+        self._interrupted_at: float | None = None
+        self._exit_code = EXIT_OK
+
+    async def live(self) -> int:
+        """Live from the start to the end; return the exit code."""
+        handle_signals(
+            {
+                signal.SIGTERM: self._stop.set,
+                signal.SIGINT: self._on_int,
+                signal.SIGQUIT: self._on_quit,
+            }
+        )
+        try:
+            if not await self._start():
+                return self._code_after(await self._cluster.stop(0.0))
+            say_where(self._cluster)
+            return await self._serve()
+        except (BootError, ConfigError) as error:
+            return boot_failed(error)
+        except BaseException:
+            await self._cluster.stop(0.0)
+            raise
+        finally:
+            # The loop is about to take its handlers away: what still comes changes nothing.
+            hold_signals()
+
+    async def _start(self) -> bool:
+        """Start the cluster; False when told to stop before it was up."""
+        starting = asyncio.ensure_future(self._cluster.start())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        if starting.cancelled():
+            return False
+        await starting
+        return True
+
+    async def _serve(self) -> int:
+        hook = asyncio.create_task(self._run_on_start())
+        emptied = asyncio.create_task(self._wait_until_empty(hook))
+        await self._stop.wait()
+        emptied.cancel()
+        log.info("stopping, within %g s", self._timeout)
+        cut = await self._cluster.stop(self._timeout)
+        hook.cancel()
+        await asyncio.wait({hook, emptied}, timeout=_HOOK_TIMEOUT)
+        if not hook.done():
+            log.error("on_start does not end though it was cancelled: leaving without it")
+        log.info("stopped")
+        return self._code_after(cut)
+
+    def _code_after(self, cut: list[str]) -> int:
+        for name in cut:
+            log.warning("%s could not finish what it had begun", name)
+        return EXIT_CUT if cut else self._exit_code
+
+    async def _run_on_start(self) -> None:
+        if self._on_start is None:
+            return
+        try:
+            await self._on_start(self._cluster)
+        except SystemExit as exit_:
+            self._exit_code = _code_of(exit_)
+            log.info("on_start exits the program with code %d", self._exit_code)
+            self._stop.set()
+        except (Exception, KeyboardInterrupt):
+            log.exception("on_start raised; the cluster goes on without it")
+
+    async def _wait_until_empty(self, hook: "asyncio.Task[None]") -> None:
+        """Stop when no worker is left nor will be; unless `on_start` runs, which may fork."""
+        await self._cluster.wait_empty()
+        await asyncio.wait({hook})
+        await self._cluster.wait_empty()
+        restart = self._cluster.settings.restart
+        log.error("no worker is left, and with restart=%r none will come", restart)
+        self._exit_code = self._exit_code or EXIT_CUT
+        self._stop.set()
+
+    def _on_int(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._stop.set()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+        elif now - self._interrupted_at > _SAME_INT:
+            log.warning("second INT: killing every worker")
+            self._cluster.kill()
+
+    def _on_quit(self) -> None:
+        self._timeout = 0.0
+        self._cluster.hurry()
+        self._stop.set()
+
+
+def boot_failed(error: BootError | ConfigError) -> int:
+    """Tell why nothing came up, and return the exit code that says so."""
+    if isinstance(error, BootError) and error.traceback:
+        log.error("%s", error.traceback.rstrip())
+    log.error("could not start: %s", error)
+    return EXIT_BOOT_FAILED
+
+
+def close(runner: asyncio.Runner) -> None:
+    """Close the loop; when what runs in it or its threads does not end, end the process."""
+    watchdog = threading.Timer(_LEFTOVER_TIMEOUT, _leave)
+    watchdog.daemon = True
+    watchdog.start()
+    runner.close()
+    watchdog.cancel()
+
+
+def _leave() -> None:
+    log.error("tasks or threads that on_start left do not end: leaving without them")
+    logging.shutdown()
+    os._exit(EXIT_CUT)
+
+
+def _code_of(exit_: SystemExit) -> int:
+    """Return the code that `sys.exit` would have ended the interpreter with."""
+    if exit_.code is None or isinstance(exit_.code, int):
+        return exit_.code or EXIT_OK
+    print(exit_.code, file=sys.stderr)  # noqa: T201
+    return EXIT_CUT

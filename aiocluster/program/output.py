@@ -1,0 +1,68 @@
+"""What a program that is a cluster prints and logs, also where nobody reads it.
+
+A service must neither fail to start nor end because its output is closed or full.
+"""
+
+import logging
+import os
+import sys
+
+import click
+
+from aiocluster.cluster import Cluster
+from aiocluster.config.settings import Address, Settings
+
+log = logging.getLogger("aiocluster")
+
+
+def open_standard_files() -> None:
+    """Put /dev/null where standard input, output or error was closed.
+
+    A socket that got such a number would be printed to, and libuv refuses to close it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to standard error, unless the program has set up its own logging."""
+    logging.getLogger("aiocluster").setLevel(settings.log_level.upper())
+    if settings.access_log:
+        logging.getLogger("aiohttp.access").setLevel(logging.INFO)
+    if logging.getLogger().hasHandlers() or logging.getLogger("aiocluster").handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s"))
+    for name in ("aiocluster", "aiohttp"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def say_where(cluster: Cluster) -> None:
+    """Print where it serves, how many workers, and how to stop it."""
+    urls = " and ".join(Address(host, port).url() for host, port in cluster.addresses)
+    count = len(cluster.workers)
+    line = (
+        f"aiocluster: serving on {urls} with {count} worker{'s' if count != 1 else ''}"
+        f" (pid {os.getpid()}); stop with Ctrl-C or `kill {os.getpid()}`"
+    )
+    try:
+        click.echo(line)
+    except OSError as error:
+        log.warning("cannot print (%s): %s", error, line)
+
+
+def discard_unwritable_output() -> None:
+    """What is buffered and can never be written would turn a clean end's exit code into 120."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())

@@ -1,0 +1,186 @@
+"""run(): what is checked, who is forked, and in which order."""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, cast
+
+import uvloop
+from aiohttp import web
+
+from aiocluster.children import (
+    become_zygote,
+    fork_zygote,
+    zygote_call_from_environment,
+    zygote_socket_from_environment,
+)
+from aiocluster.cluster import Cluster, raise_fd_limit, refuse_in_child
+from aiocluster.config.settings import settings_from
+from aiocluster.config.target import check_target, import_target
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.ipc.failures import describe
+from aiocluster.primary.interpreter import this_program
+from aiocluster.primary.scheduling import prefer_workers
+from aiocluster.program.life import EXIT_OK, Life, OnStart, boot_failed, close
+from aiocluster.program.output import (
+    discard_unwritable_output,
+    open_standard_files,
+    set_up_logging,
+)
+from aiocluster.program.signals import (
+    Interrupted,
+    hold_signals,
+    interruptible,
+    release_signals,
+)
+
+log = logging.getLogger("aiocluster")
+
+# The program's calls of `run` so far: its zygote may have to be the same one.
+_calls = itertools.count(1)
+
+
+def run(
+    app: object,
+    *,
+    workers: int | str = "auto",
+    bind: str | list[str] = "127.0.0.1:8000",
+    on_start: OnStart | str | None = None,
+    **settings: Any,
+) -> None:
+    """Serve `app` from `workers` processes until the program is told to stop.
+
+    `app` is an aiohttp Application, a factory of one (sync or async), or an import string
+    "pkg.module:name" of either. `workers` is a number, "auto" (the CPUs this process may
+    use), "cpu" (the same) or "io" (twice as many). `bind` is "host:port", "[v6]:port" or
+    ":port", or a list of them; port 0 takes a free one. `on_start(cluster)`, a coroutine
+    function or the import string of one, runs beside the cluster, in the primary's loop, once
+    it serves. The README lists the other settings.
+
+    Blocks until stopped by a signal, by `sys.exit` in `on_start`, or when no worker is left
+    that `restart` would replace. Returns when all went well; otherwise raises SystemExit:
+    1 when something had to be cut, 3 when nothing came up. Raises ConfigError for a setting
+    that makes no sense.
+    """
+    given = {"workers": workers, "bind": bind, **settings}
+    code = main_run(app, on_start=on_start, settings=given)
+    # The program may go on, and signals mean to it again what they did before.
+    release_signals()
+    if code != EXIT_OK:
+        sys.exit(code)
+
+
+def main_run(
+    app: object, *, on_start: OnStart | str | None = None, settings: Mapping[str, Any]
+) -> int:
+    """Do what `run` does, and return the exit code; the process should end with it.
+
+    Once it has run, the signals it handled stay blocked, so that a late one cannot turn a
+    clean end into another.
+    """
+    refuse_in_child("aiocluster.run was called")
+    checked = settings_from(settings)
+    _check_place()
+    open_standard_files()
+    set_up_logging(checked)
+    again = this_program(next(_calls))
+    if wanted := zygote_call_from_environment():
+        if again.call < wanted:
+            return EXIT_OK  # as it ended when the program itself came here
+        become_zygote(zygote_socket_from_environment(), app, checked, again)
+    try:
+        _check_app(app)
+    except ConfigError as error:
+        return boot_failed(error)
+    _set_up_process()
+    zygote = fork_zygote(app, checked, again)
+    try:
+        # Imported here, after the fork, which no thread may precede, and before the loop,
+        # which must not wait.
+        with interruptible():
+            hook = _on_start_from(on_start)
+    except Interrupted:
+        _drop(zygote)
+        return EXIT_OK
+    except BaseException as error:
+        _drop(zygote)
+        return boot_failed(BootError(*describe(error)))
+    return _live(Cluster.of_program(checked, zygote, again), hook)
+
+
+def _set_up_process() -> None:
+    """What holds for the primary and for all that is forked from it."""
+    raise_fd_limit()
+    _warn_of_threads()
+    # A child's end must reach us, whatever the one who started us has ignored.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
+    # it unprepared.
+    hold_signals()
+
+
+def _live(cluster: Cluster, on_start: OnStart | None) -> int:
+    async def live() -> int:
+        return await Life(cluster, on_start).live()
+
+    prefer_workers()
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        return runner.run(live())
+    finally:
+        close(runner)
+        discard_unwritable_output()
+
+
+def _drop(zygote: tuple[int, Any]) -> None:
+    """End the first zygote: it may be importing, for ever perhaps, and has no workers yet."""
+    pid, sock = zygote
+    sock.close()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _check_place() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("aiocluster.run must be called in the main thread: it handles signals")
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigError(
+        "aiocluster.run was called inside a running event loop; there, use"
+        " `async with aiocluster.Cluster(...)`"
+    )
+
+
+def _check_app(app: object) -> None:
+    if isinstance(app, str):
+        check_target(app)
+    elif not isinstance(app, web.Application) and not callable(app):
+        raise ConfigError(
+            f"the app: {app!r:.80} is a {type(app).__name__}; expected an aiohttp.web.Application,"
+            " a factory of one, or an import string 'pkg.module:name'"
+        )
+
+
+def _warn_of_threads() -> None:
+    others = [thread.name for thread in threading.enumerate()][1:]
+    if others:
+        log.warning(
+            "threads run already (%s): they do not exist in the workers, and what they have"
+            " locked stays locked there; start them in the app's start-up or in on_start",
+            ", ".join(others),
+        )
+
+
+def _on_start_from(given: OnStart | str | None) -> OnStart | None:
+    """Return the hook itself; import it when it is named by an import string."""
+    hook: Any = import_target(given, "on_start") if isinstance(given, str) else given
+    if hook is not None and not callable(hook):
+        raise ConfigError(f"on_start: {given!r:.80} is not a function that takes the cluster")
+    return cast(OnStart | None, hook)

@@ -1,0 +1,81 @@
+"""Which signals a program that is a cluster handles: all that could end it by default.
+
+Any of them would leave the workers behind, so each has a meaning or is logged.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+log = logging.getLogger("aiocluster")
+
+# A fault of the primary itself: a handler would only return to the faulting instruction.
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+# Job control and harmless ones: what they do by default hurts nobody. SIGCHLD and SIGPIPE
+# are taken care of by the loop and by Python.
+_LEFT_ALONE = {
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGPIPE,
+    signal.SIGTSTP,
+    signal.SIGURG,
+    signal.SIGWINCH,
+}
+
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Interrupted(Exception):
+    """A signal came that ends the program."""
+
+
+def handled_signals() -> set[int]:
+    """Return the signals that are handled."""
+    uncatchable = {signal.SIGKILL, signal.SIGSTOP}
+    return {int(number) for number in signal.valid_signals() - uncatchable - _FAULTS - _LEFT_ALONE}
+
+
+def hold_signals() -> None:
+    """Let them wait from now on."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+
+
+def release_signals() -> None:
+    """They mean again what they did; those that waited are forgotten."""
+    while signal.sigtimedwait(handled_signals(), 0) is not None:
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
+
+
+def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
+    """Let the running loop hear them from now on; one without a meaning is logged."""
+    loop = asyncio.get_running_loop()
+    for number in handled_signals():
+        loop.add_signal_handler(number, meanings.get(number) or partial(ignore, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
+
+
+def ignore(number: int) -> None:
+    """Say that this signal changes nothing."""
+    log.warning("got %s (signal %d), which changes nothing", signal.strsignal(number), number)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """While signals are held, let those that stop a program raise Interrupted inside."""
+    before = {number: signal.signal(number, _interrupt) for number in _STOPS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted(f"got {signal.strsignal(number)}")

@@ -1,0 +1,281 @@
+"""The life of a program, with a cluster that the test plays."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from aiocluster.cluster import Cluster
+from aiocluster.config.settings import settings_from
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.program.life import Life
+from aiocluster.program.signals import release_signals
+from tests.support.waiting import soon, turns_until
+
+
+class FakeCluster:
+    """Starts and stops at a word."""
+
+    def __init__(self) -> None:
+        self.settings = settings_from({"graceful_timeout": 30})
+        self.addresses = (("127.0.0.1", 8000),)
+        self.workers = {1: object()}
+        self.done: list[str] = []
+        self.cut: list[str] = []
+        self.start_error: Exception | None = None
+        self.started, self.stopping = asyncio.Event(), asyncio.Event()
+        self.may_start, self.may_stop = asyncio.Event(), asyncio.Event()
+        self.empty = asyncio.Event()
+        self.may_start.set()
+        self.may_stop.set()
+
+    async def start(self) -> None:
+        await self.may_start.wait()
+        if self.start_error is not None:
+            raise self.start_error
+        self.started.set()
+
+    async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
+        self.done.append(f"stop {timeout:g}")
+        self.stopping.set()
+        await self.may_stop.wait()
+        return self.cut
+
+    async def wait_empty(self) -> None:
+        await self.empty.wait()
+
+    def hurry(self) -> None:
+        self.done.append("hurry")
+
+    def kill(self) -> None:
+        self.done.append("kill")
+        self.may_stop.set()
+
+
+class Stage:
+    """A life that is lived."""
+
+    def __init__(self) -> None:
+        self.cluster = FakeCluster()
+        self.hook: Callable[[Any], Awaitable[None]] | None = None
+
+    def begin(self) -> "asyncio.Task[int]":
+        life = Life(cast(Cluster, self.cluster), self.hook)
+        return asyncio.create_task(life.live())
+
+    async def ends_with(self, code: int) -> None:
+        assert await soon(self.begin()) == code
+
+
+@pytest.fixture
+async def stage(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Stage]:
+    caplog.set_level("INFO")
+    yield Stage()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        loop.remove_signal_handler(number)
+    release_signals()
+
+
+def press(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+async def test_a_stop_is_graceful(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """TERM waits for graceful_timeout, and what nobody had to cut is a 0."""
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGTERM)
+
+    assert await soon(living) == 0
+    assert stage.cluster.done == ["stop 30"]
+    assert "serving on http://127.0.0.1:8000 with 1 worker (pid" in capsys.readouterr().out
+
+
+async def test_what_was_cut_is_a_1(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """And named."""
+    stage.cluster.cut = ["worker 7 (pid 70)"]
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGINT)
+
+    assert await soon(living) == 1
+    assert "worker 7 (pid 70) could not finish what it had begun" in caplog.text
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_quit_hurries_a_stop_that_is_under_way(stage: Stage, first: int) -> None:
+    """What runs is cut, but hooks still run: nobody is killed."""
+    stage.cluster.may_stop.clear()
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(first)
+    await soon(stage.cluster.stopping.wait())
+    press(signal.SIGQUIT)
+    await turns_until(lambda: "hurry" in stage.cluster.done)
+    stage.cluster.may_stop.set()
+
+    assert await soon(living) == 0
+    assert stage.cluster.done == ["stop 30", "hurry"]
+
+
+async def test_quit_alone_waits_for_nothing(stage: Stage) -> None:
+    """A stop with no time."""
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGQUIT)
+
+    assert await soon(living) == 0
+    assert stage.cluster.done[-1] == "stop 0"
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_only_a_second_int_kills(
+    stage: Stage, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is the first, also after a TERM; one right after it is the same one."""
+    monkeypatch.setattr("aiocluster.program.life._SAME_INT", 0.0)
+    stage.cluster.may_stop.clear()
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(first)
+    await soon(stage.cluster.stopping.wait())
+    if first == signal.SIGTERM:
+        press(signal.SIGINT)
+        await asyncio.sleep(0.01)  # as a key press and the next are apart
+        assert stage.cluster.done == ["stop 30"]
+    press(signal.SIGINT)
+
+    await soon(living)
+    assert stage.cluster.done == ["stop 30", "kill"]
+
+
+async def test_an_int_that_arrives_twice_is_one(stage: Stage) -> None:
+    """From the terminal, and passed on by whatever started us."""
+    stage.cluster.may_stop.clear()
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGINT)
+    await soon(stage.cluster.stopping.wait())
+    press(signal.SIGINT)
+    press(signal.SIGTERM)
+    stage.cluster.may_stop.set()
+
+    assert await soon(living) == 0
+    assert stage.cluster.done == ["stop 30"]
+
+
+@pytest.mark.parametrize(("cut", "code"), [([], 0), (["worker 1 (pid 1)"], 1)])
+async def test_a_stop_before_it_is_up_ends_the_start(
+    stage: Stage, cut: list[str], code: int
+) -> None:
+    """Nothing served; who had to be killed for it is told all the same."""
+    stage.cluster.may_start.clear()
+    stage.cluster.cut = cut
+    living = stage.begin()
+    await turns_until(lambda: signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+    press(signal.SIGTERM)
+
+    assert await soon(living) == code
+    assert not stage.cluster.started.is_set()
+
+
+@pytest.mark.parametrize("error", [BootError("no", "Traceback …"), ConfigError("port taken")])
+async def test_a_start_that_fails_is_a_3(
+    stage: Stage, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the cause, and the traceback if there is one."""
+    stage.cluster.start_error = error
+
+    await stage.ends_with(3)
+
+    assert f"could not start: {error}" in caplog.text
+    assert ("Traceback …" in caplog.text) == isinstance(error, BootError)
+
+
+# ---- on_start
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+async def test_what_on_start_raises_is_logged(
+    stage: Stage, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And ends nothing."""
+
+    async def hook(cluster: object) -> None:
+        asyncio.get_running_loop().call_soon(press, signal.SIGTERM)
+        raise error
+
+    stage.hook = hook
+
+    await stage.ends_with(0)
+    assert "on_start raised; the cluster goes on without it" in caplog.text
+
+
+@pytest.mark.parametrize(("given", "code"), [(None, 0), (0, 0), (4, 4), ("no config", 1)])
+async def test_exit_in_on_start_stops_the_program(stage: Stage, given: Any, code: int) -> None:
+    """As gracefully as a TERM does, and with that code."""
+
+    async def hook(cluster: object) -> None:
+        raise SystemExit(given)
+
+    stage.hook = hook
+
+    await stage.ends_with(code)
+    assert stage.cluster.done == ["stop 30"]
+
+
+async def test_an_on_start_that_does_not_end_is_left(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every wait has an end."""
+    monkeypatch.setattr("aiocluster.program.life._HOOK_TIMEOUT", 0.01)
+    release = asyncio.Event()
+
+    async def hook(cluster: object) -> None:
+        press(signal.SIGTERM)
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    stage.hook = hook
+
+    await stage.ends_with(0)
+    assert "on_start does not end though it was cancelled" in caplog.text
+    release.set()
+
+
+# ---- no worker is left
+
+
+async def test_without_workers_the_program_ends(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It could never serve again."""
+    stage.cluster.empty.set()
+
+    await stage.ends_with(1)
+
+    assert "no worker is left, and with restart='always' none will come" in caplog.text
+
+
+async def test_without_workers_it_goes_on_while_on_start_does(stage: Stage) -> None:
+    """Which may fork some."""
+    forked = asyncio.Event()
+    stage.cluster.empty.set()
+
+    async def hook(cluster: FakeCluster) -> None:
+        cluster.empty.clear()
+        forked.set()
+
+    stage.hook = hook
+    living = stage.begin()
+    await soon(forked.wait())
+    press(signal.SIGTERM)
+
+    assert await soon(living) == 0

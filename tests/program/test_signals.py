@@ -1,0 +1,67 @@
+"""Which signals are handled, in this process itself."""
+
+import os
+import signal
+
+import pytest
+
+from aiocluster.program.signals import (
+    Interrupted,
+    handled_signals,
+    hold_signals,
+    ignore,
+    interruptible,
+    release_signals,
+)
+
+UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
+FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+HARMLESS = {
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGPIPE,
+    signal.SIGTSTP,
+    signal.SIGURG,
+    signal.SIGWINCH,
+}
+
+
+def test_every_signal_that_could_end_us_is_handled() -> None:
+    """None but the uncatchable, our own faults and the harmless may act by default."""
+    assert signal.valid_signals() - handled_signals() == UNCATCHABLE | FAULTS | HARMLESS
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGRTMIN + 3])
+def test_a_signal_that_means_nothing_is_logged(
+    number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By number, and by name where it has one."""
+    ignore(number)
+
+    assert f"(signal {int(number)}), which changes nothing" in caplog.text
+
+
+def test_held_signals_wait_and_can_be_forgotten() -> None:
+    """A late TERM ends nobody."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    hold_signals()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+    release_signals()
+
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_what_takes_long_can_be_interrupted(number: signal.Signals) -> None:
+    """And what a signal means otherwise is as it was."""
+    meaning = signal.getsignal(number)
+    hold_signals()
+    try:
+        with pytest.raises(Interrupted), interruptible():
+            os.kill(os.getpid(), number)
+    finally:
+        release_signals()
+
+    assert signal.getsignal(number) is meaning
