@@ -27,7 +27,7 @@ from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.interpreter import Interpreter, unpickling
-from aiocluster.primary.listener import Listener, bind
+from aiocluster.primary.listener import Listener, bind, check_overlap
 from aiocluster.primary.orphans import become_subreaper, reap, reap_strays, zombie_children
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
@@ -255,6 +255,7 @@ class Cluster:
             for sock in bind(address, tcp_keepalive=self.settings.tcp_keepalive):
                 index = len(self._listeners)
                 self._listeners.append(Listener(sock, index, self._on_connections))
+        check_overlap([listener.sock for listener in self._listeners])
         supervisor.addresses = tuple(listener.address for listener in self._listeners)
         supervisor.families = [listener.sock.family for listener in self._listeners]
 

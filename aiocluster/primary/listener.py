@@ -6,11 +6,12 @@ is simply to give it nothing more, and no connection is lost to a socket that we
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
@@ -29,6 +30,9 @@ _RETRY_AFTER = 0.25
 # is the number of connections in its backlog.
 _TCP_INFO = struct.Struct("24xI")
 _TCP = socket.IPPROTO_TCP
+
+# A handoff tells the listener of each connection in one byte.
+_MAX_LISTENERS = 256
 
 # A port that is free for IPv4 may be taken for IPv6: then another one is tried.
 _FREE_PORT_TRIES = 5
@@ -75,8 +79,15 @@ class Listener:
         return host, port
 
     def listen(self, backlog: int) -> None:
-        """Let clients connect: from now on they wait in the backlog, at most `backlog`."""
-        self.sock.listen(backlog)
+        """Let clients connect: from now on they wait in the backlog, at most `backlog`.
+
+        Raises ConfigError when somebody else has begun to listen there since it was bound.
+        """
+        try:
+            self.sock.listen(backlog)
+        except OSError as error:
+            where = Address(*self.address)
+            raise ConfigError(f"cannot listen on {where}: {error.strerror}") from error
         self._listening = True
         self._watch()
 
@@ -92,8 +103,10 @@ class Listener:
 
     def accept_rest(self) -> None:
         """Accept all that waits in the backlog now, for a listener that is about to close."""
-        while self._listening and self._retry is None and self._backlog():
-            self._accept_batch()
+        # As many as there are now: clients may keep coming.
+        left = self._backlog() if self._listening else 0
+        while left > 0 and self._retry is None and (accepted := self._accept_batch()):
+            left -= accepted
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -119,7 +132,8 @@ class Listener:
         accept, index = self.sock._accept, self.index  # type: ignore[attr-defined]
         batch: list[Connection] = []
         try:
-            for _ in range(min(self._backlog(), _ACCEPT_BATCH)):
+            # One at least: where a listener's TCP_INFO says nothing, this is what serves.
+            for _ in range(min(max(self._backlog(), 1), _ACCEPT_BATCH)):
                 # One by one: what was accepted before an error is not lost with it.
                 batch.append(Connection(accept()[0], index))  # noqa: PERF401
         except BlockingIOError:
@@ -185,6 +199,23 @@ def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]
         # Accepted connections inherit it.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
     return sockets
+
+
+def check_overlap(sockets: Sequence[socket.socket]) -> None:
+    """Raise ConfigError when two of them would get the same connections, or are too many.
+
+    The kernel lets them be bound, and refuses only to listen on the second.
+    """
+    if len(sockets) > _MAX_LISTENERS:
+        raise ConfigError(f"bind: {len(sockets)} sockets; at most {_MAX_LISTENERS} are possible")
+    for first, second in itertools.combinations(sockets, 2):
+        host, port = first.getsockname()[:2]
+        other, other_port = second.getsockname()[:2]
+        same = (first.family, port) == (second.family, other_port)
+        if same and (host == other or {host, other} & {"0.0.0.0", "::"}):
+            raise ConfigError(
+                f"bind: {Address(host, port)} and {Address(other, other_port)} overlap; give one"
+            )
 
 
 def _bind_some(hosts: list[tuple[int, str]], port: int) -> list[socket.socket]:

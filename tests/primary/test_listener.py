@@ -13,7 +13,7 @@ import pytest
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
 from aiocluster.primary.dispatcher import Connection
-from aiocluster.primary.listener import Listener, bind
+from aiocluster.primary.listener import Listener, bind, check_overlap
 from tests.support.connections import close_all, open_fds
 from tests.support.waiting import soon, turns
 
@@ -349,3 +349,58 @@ def test_accepted_connections_inherit_keepalive(wanted: bool) -> None:
     close_sockets([accepted, client, sock])
 
     assert bool(probed) == wanted
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "overlap"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "127.0.0.2", False),
+    ],
+)
+def test_addresses_that_overlap_are_told(first: str, second: str, overlap: bool) -> None:
+    """The kernel would tell only when everything is started."""
+    (one,) = bind(Address(first, 0))
+    port = one.getsockname()[1]
+    (two,) = bind(Address(second, port))
+
+    with pytest.raises(ConfigError, match="overlap") if overlap else contextlib.nullcontext():
+        check_overlap([one, two])
+
+    close_sockets([one, two])
+
+
+def test_the_same_host_on_two_ports_is_no_overlap() -> None:
+    """Two services, say."""
+    sockets = [*bind(LOOPBACK), *bind(LOOPBACK)]
+
+    check_overlap(sockets)
+
+    close_sockets(sockets)
+
+
+def test_more_sockets_than_a_handoff_can_tell_apart_are_refused() -> None:
+    """Before any of them is used."""
+    (sock,) = bind(LOOPBACK)
+
+    with pytest.raises(ConfigError, match="257 sockets; at most 256"):
+        check_overlap([sock] * 257)
+
+    sock.close()
+
+
+async def test_a_port_that_somebody_took_since_is_an_error_that_names_it() -> None:
+    """Two programs may have bound it, and the other one was quicker to listen."""
+    (ours,) = bind(LOOPBACK)
+    port = ours.getsockname()[1]
+    (theirs,) = bind(Address("127.0.0.1", port))
+    theirs.listen()
+    listener = Listener(ours, 0, lambda batch: None)
+
+    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already"):
+        listener.listen(16)
+
+    listener.close()
+    theirs.close()
