@@ -16,6 +16,7 @@ import multiprocessing.spawn
 import multiprocessing.util
 import os
 import pickle
+import signal
 import socket
 import sys
 import traceback
@@ -141,7 +142,7 @@ def _serve(sock: socket.socket, app: object, settings: Settings, again: Interpre
     if order is None:
         return 0
     sockets = (order.handoff, order.channel)
-    load = (lambda: _load(app)) if loaded is None else (lambda: loaded)
+    load = (lambda: _load_in_worker(app)) if loaded is None else (lambda: loaded)
     return run_worker(order.fork, sockets, order.scoreboard_fd, load, settings)
 
 
@@ -149,6 +150,15 @@ def _load(app: object) -> object:
     if isinstance(app, _Unpickled):
         return _load(app.load())
     return import_target(app) if isinstance(app, str) else app
+
+
+def _load_in_worker(app: object) -> object:
+    loaded = _load(app)
+    # The module may have set handlers of its own. A terminal sends these to all processes, and
+    # the primary decides what they mean.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda number, frame: None)
+    return loaded
 
 
 def _preload_setting(app: object, settings: Settings) -> Any:

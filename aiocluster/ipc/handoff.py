@@ -11,7 +11,7 @@ import array
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # The kernel's own limit (SCM_MAX_FD).
 MAX_BATCH = 253
@@ -96,8 +96,8 @@ def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[tuple
     return batch
 
 
-def take_all(receiver: socket.socket) -> list[tuple[int, int]]:
-    """Take every batch that waits; what the kernel had to destroy is missing."""
+def take_all(receiver: socket.socket, on_lost: Callable[[int], object]) -> list[tuple[int, int]]:
+    """Take every batch that waits; `on_lost(count)` hears of what the kernel had to destroy."""
     taken: list[tuple[int, int]] = []
     while True:
         try:
@@ -105,6 +105,7 @@ def take_all(receiver: socket.socket) -> list[tuple[int, int]]:
         except BlockingIOError:
             return taken
         except TruncatedBatch as truncated:
+            on_lost(truncated.lost)
             batch = truncated.arrived
         if batch is None:
             return taken

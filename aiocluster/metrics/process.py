@@ -7,6 +7,7 @@ the kernel walks every page of the process to tell it, so it is read as seldom a
 demands.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +46,17 @@ class ProcessFigures:
         self._process = psutil.Process()
         self._taken_at = now()
         self._cpu_taken = cpu_seconds()
+        self._rss = 0
         self._pss: int | None = None
         self._pss_due = self._taken_at
 
     def take(self) -> Figures:
         """Return the figures of now; at first, the CPU's since this object was made."""
         cpu = self._cpu_percent()
-        rss = self._process.memory_info().rss
+        # What it was before, while there is no descriptor to ask with.
+        with contextlib.suppress(OSError):
+            self._rss = self._process.memory_info().rss
+        rss = self._rss
         if self._now() >= self._pss_due:
             self._read_pss()
         return Figures(cpu, rss, rss if self._pss is None else self._pss)

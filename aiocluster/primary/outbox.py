@@ -5,6 +5,7 @@ had not taken are still in the kernel's queue, and `close` reads them back.
 """
 
 import asyncio
+import logging
 import os
 import socket
 from collections import deque
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from aiocluster.ipc.handoff import give, take_all
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
 from aiocluster.primary.dispatcher import Connection
+
+log = logging.getLogger("aiocluster.dispatcher")
 
 # After "full" wait this long before asking the kernel again: EAGAIN ends when the worker
 # takes, but a shortage of buffers or of descriptors in flight gives no such notice.
@@ -102,7 +105,7 @@ class Outbox:
         if self._sender.fileno() < 0:
             return []
         self._loop.remove_writer(self._sender.fileno())
-        left = [Connection(*pair) for pair in take_all(self._receiver)]
+        left = [Connection(*pair) for pair in take_all(self._receiver, _on_lost)]
         self._sender.close()
         self._receiver.close()
         self.has_room = False
@@ -143,3 +146,7 @@ class Outbox:
         self._renew_budget()
         if self.has_room:
             self._on_change()
+
+
+def _on_lost(count: int) -> None:
+    log.error("%d connections lost: too many open files in the primary", count)

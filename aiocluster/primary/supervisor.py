@@ -190,6 +190,8 @@ class Supervisor:
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""
+        if self._stopping:  # it crossed the Drain on its way
+            return
         slot = self._slots.get(worker.slot)
         if reason == "max_requests" and slot is not None and slot.succeed(worker):
             return

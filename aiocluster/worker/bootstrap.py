@@ -49,6 +49,10 @@ def run_worker(
     except BaseException:
         log.exception("worker %d crashed", fork.worker_id)
         code = 1
+    # It is ending already, and its loop is closed.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    for sock in sockets:
+        sock.close()  # the handoff of one that never came to use it
     _run_exit_hooks()
     return code
 

@@ -29,7 +29,7 @@ from aiocluster.ipc.messages import (
     ToWorker,
     UserMessage,
 )
-from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, REQUESTS_BEGUN
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, REQUESTS_BEGUN
 from aiocluster.metrics.process import ProcessFigures
 from aiocluster.metrics.snapshot import Report
 from aiocluster.worker.mail import Mail
@@ -102,7 +102,7 @@ class Runtime:
     async def _boot(self, load: Callable[[], object]) -> bool:
         """Start the app, unless told to stop before it has started."""
         service = AiohttpService(load, self._settings, self._row)
-        starting = asyncio.ensure_future(service.start())
+        starting = asyncio.ensure_future(_started(service))
         stopped = asyncio.ensure_future(self._drain_ordered.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -114,7 +114,8 @@ class Runtime:
             self._channel.post(BootFailed("CancelledError: the app cancelled its own start", ""))
             return False
         if (error := starting.exception()) is not None:
-            self._channel.post(BootFailed(*describe(error)))
+            cause = error.__cause__ if isinstance(error, _Exited) else error
+            self._channel.post(BootFailed(*describe(cause or error)))
             return False
         self._service = service
         self._settle_memory()
@@ -140,13 +141,18 @@ class Runtime:
         except BlockingIOError:
             return
         except TruncatedBatch as truncated:
-            log.error("%s: raise the limit of open files (ulimit -n)", truncated.strerror)
+            self._on_lost(truncated.lost)
             batch = truncated.arrived
-            self._row[CONNECTIONS_TAKEN] += truncated.lost
         if batch is None:
             self._loop.remove_reader(self._handoff.fileno())
         else:
             self._adopt(batch)
+
+    def _on_lost(self, count: int) -> None:
+        """The kernel destroyed connections, so they are taken and closed."""
+        log.error("%d connections lost: raise the limit of open files (ulimit -n)", count)
+        self._row[CONNECTIONS_TAKEN] += count
+        self._row[CONNECTIONS_CLOSED] += count
 
     def _adopt(self, batch: list[tuple[int, int]]) -> None:
         self._row[CONNECTIONS_TAKEN] += len(batch)
@@ -175,7 +181,7 @@ class Runtime:
         if error is not None:
             log.error("the primary sent nonsense: %s; finishing", error)
         else:
-            log.warning("the primary is gone; finishing what is open")
+            log.warning("the channel to the primary is closed; finishing what is open")
         self._on_drain(Drain(self._settings.graceful_timeout, at_once=True))
 
     # ---- metrics
@@ -211,6 +217,11 @@ class Runtime:
     # ---- the end
 
     def _on_drain(self, drain: Drain) -> None:
+        if self._drain is not None:
+            # Asked again it may only get quicker.
+            drain = Drain(
+                min(drain.timeout, self._drain.timeout), drain.at_once or self._drain.at_once
+            )
         self._drain = drain
         self._drain_ordered.set()
         if self._service is not None:
@@ -221,7 +232,7 @@ class Runtime:
         if self._service is None or self._handoff is None or self._drain is None:
             return EXIT_OK
         self._loop.remove_reader(self._handoff.fileno())
-        self._adopt(take_all(self._handoff))
+        self._adopt(take_all(self._handoff, self._on_lost))
         self._service.hurry(self._drain.timeout, at_once=self._drain.at_once)
         await self._service.drain()
         self._report()
@@ -239,3 +250,15 @@ class Runtime:
             async with asyncio.timeout(_LEAVE_TIMEOUT):
                 await self._disconnected.wait()
         return code
+
+
+class _Exited(Exception):
+    """The app ended the process while it started, which is a failure to start like any other."""
+
+
+async def _started(service: AiohttpService) -> None:
+    try:
+        await service.start()
+    except (SystemExit, KeyboardInterrupt) as error:
+        # A loop lets them through, past everybody who waits for the task that raised them.
+        raise _Exited from error

@@ -6,6 +6,7 @@ that all is well while it is blocked.
 
 import asyncio
 import os
+import resource
 import time
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, HEARTBEAT, OTHER_FDS
@@ -44,6 +45,7 @@ class Vitals:
     def _tick(self) -> None:
         # The loop's own time() is cached once a turn; lag is what it cannot see.
         now = time.monotonic()
+        self._timer = self._loop.call_later(_TICK, self._tick)
         self.lag.record(max(now - self._due, 0.0))
         self._row[HEARTBEAT] = int(now * 1e9)
         if self._ticks % _TICKS_PER_FD_COUNT == 0:
@@ -51,10 +53,13 @@ class Vitals:
             self._row[OTHER_FDS] = max(count_fds() - clients, 0)
         self._ticks += 1
         self._due = now + _TICK
-        self._timer = self._loop.call_later(_TICK, self._tick)
 
 
 def count_fds() -> int:
     """Return how many descriptors this process has open."""
-    # The listing itself holds one open.
-    return len(os.listdir("/proc/self/fd")) - 1
+    try:
+        # The listing itself holds one open.
+        return len(os.listdir("/proc/self/fd")) - 1
+    except OSError:
+        # For want of a descriptor: all that are allowed are open.
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -72,6 +72,11 @@ def make_app():
     "factory ends the process": Failure(
         "import os\ndef make_app():\n    os._exit(7)\n", "exited with code 7 before it was ready"
     ),
+    "factory exits": Failure(
+        "import sys\ndef make_app():\n    sys.exit('no config file')\n",
+        "SystemExit: no config file",
+        'shop.py", line 3, in make_app',
+    ),
     "factory hangs": Failure(
         "import asyncio\nasync def make_app():\n    await asyncio.Event().wait()\n",
         "boot_timeout",

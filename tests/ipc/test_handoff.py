@@ -10,6 +10,7 @@ from itertools import count
 import pytest
 
 from aiocluster.ipc.handoff import MAX_BATCH, give, handoff_pair, take, take_all
+from tests.support.connections import none_lost
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
@@ -132,7 +133,7 @@ def test_a_full_queue_refuses_and_the_giver_still_owns(pair: Pair) -> None:
         assert not give(pair[0], [refused], b"\x07")
         os.fstat(refused)
 
-        taken = connections.recognise(take_all(pair[1]))
+        taken = connections.recognise(take_all(pair[1], none_lost))
 
     assert taken == [(0, index % 256) for index in range(number)]
 
@@ -141,7 +142,7 @@ def test_a_queue_has_room_again_once_it_is_taken_from(pair: Pair) -> None:
     """Full is a state, not an end."""
     with Connections(1) as connections:
         fill(pair[0], connections.fds[0])
-        connections.recognise(take_all(pair[1]))
+        connections.recognise(take_all(pair[1], none_lost))
 
         assert give(pair[0], connections.fds, b"\x09")
         assert connections.recognise(take(pair[1])) == [(0, 9)]
@@ -199,8 +200,13 @@ def test_what_a_dead_worker_left_can_be_taken_back(pair: Pair) -> None:
         receiver.close()
 
         assert taken == [(0, 1)]
-        assert connections.recognise(take_all(duplicate)) == [(1, 2), (2, 3), (3, 4), (4, 5)]
-        assert take_all(duplicate) == []
+        assert connections.recognise(take_all(duplicate, none_lost)) == [
+            (1, 2),
+            (2, 3),
+            (3, 4),
+            (4, 5),
+        ]
+        assert take_all(duplicate, none_lost) == []
 
 
 def test_taking_all_ends_where_the_other_side_closed(pair: Pair) -> None:
@@ -210,7 +216,7 @@ def test_taking_all_ends_where_the_other_side_closed(pair: Pair) -> None:
         give(sender, connections.fds, b"\x05")
         sender.close()
 
-        assert connections.recognise(take_all(receiver)) == [(0, 5)]
+        assert connections.recognise(take_all(receiver, none_lost)) == [(0, 5)]
 
 
 AT_THE_LIMIT = """
@@ -232,7 +238,7 @@ _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + free, hard))
 lost = 0
 try:
-    arrived = take_all(receiver) if batches > 1 else take(receiver)
+    arrived = take_all(receiver, print) if batches > 1 else take(receiver)
 except TruncatedBatch as truncated:
     arrived, lost = truncated.arrived, truncated.lost
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

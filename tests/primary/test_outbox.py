@@ -18,7 +18,7 @@ from aiocluster.ipc.scoreboard import (
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Dispatcher
 from aiocluster.primary.outbox import Limits, Outbox
-from tests.support.connections import close_all, connections, open_fds
+from tests.support.connections import close_all, connections, none_lost, open_fds
 from tests.support.waiting import soon
 
 NOW = 1000.0
@@ -39,7 +39,7 @@ class Side:
 
     def take(self) -> int:
         """Take all that waits, as a worker does; return how many."""
-        taken = take_all(self.receiver)
+        taken = take_all(self.receiver, none_lost)
         for fd, _ in taken:
             os.close(fd)
         self.row[CONNECTIONS_TAKEN] += len(taken)
@@ -81,7 +81,7 @@ async def test_what_is_handed_over_arrives_with_its_listener(
     assert side.outbox.hand_over(batch, NOW) == 3
 
     assert open_fds() <= before
-    taken = take_all(side.receiver)
+    taken = take_all(side.receiver, none_lost)
     assert [listener for _, listener in taken] == [0, 0, 5]
     for fd, _ in taken:
         os.close(fd)

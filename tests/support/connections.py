@@ -20,6 +20,11 @@ def close_all(given: list[Connection]) -> None:
         os.close(connection.fd)
 
 
+def none_lost(count: int) -> None:
+    """Hear of lost connections, where there should be none."""
+    raise AssertionError(f"{count} connections were lost")
+
+
 def open_fds() -> set[str]:
     """Return this process's descriptors and what each is, but for uvloop's own /dev/null."""
     found = set()

@@ -30,6 +30,7 @@ from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.outbox import Limits, Outbox
+from tests.support.connections import none_lost
 from tests.support.waiting import soon
 
 # Above what the kernel gives out, so that a slip could never signal a stranger.
@@ -113,7 +114,7 @@ class FakeWorker:
 
     def taken(self) -> list[tuple[int, int]]:
         """Take all connections that wait for it."""
-        return take_all(self.handoff)
+        return take_all(self.handoff, none_lost)
 
     def exit(self, code: int = 0) -> None:
         """End by itself."""

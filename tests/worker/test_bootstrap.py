@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiocluster.ipc.handoff import handoff_pair
-from aiocluster.ipc.messages import Drain, DrainRequest, Message, Online, Ready
+from aiocluster.ipc.messages import BootFailed, Drain, DrainRequest, Message, Online, Ready
 from aiocluster.ipc.scoreboard import REQUESTS_BEGUN, Scoreboard, open_row
 from tests.support.waiting import soon, turns
 from tests.support.workers import FarEnd
@@ -46,6 +46,16 @@ async def block(app):
 def make_app():
     app = web.Application()
     app.on_startup.append(block)
+    return app
+"""
+
+EXITING = """
+async def leave(app):
+    asyncio.get_running_loop().call_later(0.05, lambda: sys.exit({given}))
+
+def make_app():
+    app = web.Application()
+    app.on_startup.append(leave)
     return app
 """
 
@@ -163,14 +173,38 @@ async def test_a_blocked_worker_dies_of_one_term_after_a_grace(stage: Stage) -> 
 
 
 @pytest.mark.parametrize(
+    ("raised", "cause"),
+    [
+        ("sys.exit(7)", "SystemExit: 7"),
+        ("sys.exit()", "SystemExit"),
+        ("sys.exit('no database')", "SystemExit: no database"),
+        ("exec('raise KeyboardInterrupt')", "KeyboardInterrupt"),
+    ],
+)
+async def test_a_factory_that_exits_has_failed_to_start(
+    stage: Stage, raised: str, cause: str
+) -> None:
+    """Told to the primary like any other failure, so that it is told once."""
+    process = await stage.start(f"def make_app(): {raised}")
+
+    failed = await stage.hear(BootFailed)
+
+    assert failed.cause.startswith(cause)
+    assert "in make_app" in failed.traceback
+    stage.primary.channel.abort()
+    assert await end(process) == (3, "atexit\n", "")
+
+
+@pytest.mark.parametrize(
     ("given", "code", "error"),
     [("7", 7, ""), ("", 0, ""), ("None", 0, ""), ("'no database'", 1, "no database\n")],
 )
-async def test_sys_exit_in_a_factory_is_the_exit_code(
+async def test_sys_exit_in_a_running_app_is_the_exit_code(
     stage: Stage, given: str, code: int, error: str
 ) -> None:
     """As it would be in a program of its own; the exit hooks run."""
-    process = await stage.start(f"def make_app(): sys.exit({given})")
+    process = await stage.start(EXITING.format(given=given))
+    await stage.hear(Ready)
 
     assert await end(process) == (code, "atexit\n", error)
 

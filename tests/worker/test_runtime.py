@@ -330,7 +330,7 @@ async def test_it_drains_by_itself_when_the_primary_is_gone(
 
     assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
     assert await stage.code() == 0
-    assert "the primary is gone; finishing what is open" in caplog.text
+    assert "the channel to the primary is closed; finishing what is open" in caplog.text
     client.close()
 
 

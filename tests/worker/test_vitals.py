@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import resource
 import time
 
 import pytest
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, HEARTBEAT, OTHER_FDS
 from aiocluster.worker.vitals import Vitals, count_fds
+from tests.support.connections import at_fd_limit
 from tests.support.waiting import turns_until
 
 
@@ -105,3 +107,17 @@ def test_counting_descriptors_does_not_count_itself() -> None:
     os.close(write)
 
     assert opened == before + 2
+
+
+async def test_without_a_descriptor_to_count_with_all_are_in_use(row: memoryview) -> None:
+    """And the beat goes on: the next count will be a true one."""
+    row[CONNECTIONS_TAKEN] = 2
+    vitals = Vitals(row)
+    with at_fd_limit(free=0):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        vitals.start()
+        beat, others = row[HEARTBEAT], row[OTHER_FDS]
+    await turns_until(lambda: row[HEARTBEAT] > beat)
+    vitals.stop()
+
+    assert others == limit - 2

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.services.adopt import adopt
 from aiocluster.worker.services.metering import MeteredServer
 
@@ -44,7 +45,7 @@ class AiohttpService:
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
         self._deadline = float("inf")
-        self._patient_until = 0.0
+        self._patient_until = float("inf")
         self._hurried = asyncio.Event()
         self.cut: list[str] = []
 
@@ -73,13 +74,15 @@ class AiohttpService:
         try:
             adopt(self._loop, self.server, fd, family)
         except Exception:
+            self._row[CONNECTIONS_CLOSED] += 1
             log.exception("a connection could not be served")
 
     def hurry(self, timeout: float, *, at_once: bool) -> None:
         """See Service.hurry."""
         now = self._loop.time()
         self._deadline = min(self._deadline, now + timeout)
-        self._patient_until = now if at_once else now + timeout * _PATIENT_SHARE
+        patient_until = now if at_once else now + timeout * _PATIENT_SHARE
+        self._patient_until = min(self._patient_until, patient_until, self._deadline)
         self._hurried.set()
 
     async def drain(self) -> None:

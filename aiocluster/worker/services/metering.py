@@ -22,6 +22,10 @@ from aiocluster.metrics.instruments import Histogram
 
 _SWITCHING_PROTOCOLS = 101
 
+# What was cut is named in one line of the log: enough to see what it was.
+_MAX_NAMED = 20
+_MAX_PATH_CHARS = 200
+
 
 class _Accepted(BaseProtocol):
     """What aiohttp does with a new connection, less what has been done to it already.
@@ -100,7 +104,9 @@ class MeteredServer(web.Server):
 
     def unfinished(self) -> list[str]:
         """Name what is going on: the requests being handled, and other open connections."""
-        return [_name(handler) for handler in self.connections]
+        named = [_name(handler) for handler in self.connections[:_MAX_NAMED]]
+        more = len(self.connections) - len(named)
+        return [*named, f"and {more} more"] if more else named
 
     def _done(self, status: int, begun_ns: int) -> None:
         """The response is written."""
@@ -169,4 +175,7 @@ def _name(handler: RequestHandler) -> str:
     request = handler._current_request
     if request is None:
         return f"connection from {handler.peername}"
-    return f"{request.method} {request.path} from {request.remote}"
+    # As it came: decoded, a path may hold a line that looks like one of the log's own.
+    path = request.raw_path
+    shown = path if len(path) <= _MAX_PATH_CHARS else f"{path[:_MAX_PATH_CHARS]}…"
+    return f"{request.method} {shown} from {request.remote}"

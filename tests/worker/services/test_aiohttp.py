@@ -13,7 +13,7 @@ from aiohttp import web
 
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN
 from aiocluster.worker.services.aiohttp import AiohttpService, application_from
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
@@ -365,6 +365,39 @@ async def test_what_is_unfinished_at_the_deadline_is_cut_and_named(make_stage: M
 
     assert stage.service.cut == ["GET /slow from 127.0.0.1"]
     assert app.hooks[-1] == "on_cleanup"
+
+
+async def test_what_is_cut_is_named_as_it_came_and_not_at_any_length(
+    make_stage: MakeStage,
+) -> None:
+    """A client may not write lines of the log, nor fill it."""
+    app = App()
+    stage = await make_stage(app.application)
+    for _ in range(30):
+        await get(stage, "/slow?forged=%0AERROR" + "x" * 1000)
+    await turns_until(lambda: stage.row[REQUESTS_BEGUN] == 30)
+
+    await stage.drain(0.0)
+
+    cut = stage.service.cut
+    assert len(cut) == 21
+    assert cut[0].startswith("GET /slow?forged=%0AERRORxxx")
+    assert cut[0].endswith("x… from 127.0.0.1")
+    assert len(cut[0]) < 250
+    assert cut[-1] == "and 10 more"
+
+
+async def test_a_drain_at_once_is_not_made_patient_again(make_stage: MakeStage) -> None:
+    """A replacement that was asked for may cross a stop on its way: idle connections go."""
+    stage = await make_stage(App().application)
+    reader, _ = await get(stage)
+    await response(reader)
+    stage.service.hurry(1000.0, at_once=True)
+    stage.service.hurry(1000.0, at_once=False)
+
+    await soon(stage.service.drain())
+
+    assert await soon(reader.read()) == b""
 
 
 async def test_a_deadline_that_comes_nearer_while_draining_counts(make_stage: MakeStage) -> None:
