@@ -6,19 +6,22 @@ import os
 import random
 import resource
 import socket
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from aiocluster.config.cpus import available_cpus
+from aiocluster.config.environment import checked_env
 from aiocluster.config.settings import (
     Settings,
+    checked_seconds,
     settings_from,
     too_many_workers_warning,
     worker_count,
 )
-from aiocluster.errors import ConfigError, WorkerGone
+from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.snapshot import Snapshot
@@ -27,7 +30,7 @@ from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.interpreter import Interpreter, unpickling
-from aiocluster.primary.listener import Listener, bind, check_overlap
+from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.orphans import become_subreaper, reap, reap_strays, zombie_children
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
@@ -78,10 +81,11 @@ class Cluster:
         self._interpreter = interpreter
         self._zygote = zygote
         self._parts = AsyncExitStack()
+        self._parts.callback(interpreter.close)
+        weakref.finalize(self, interpreter.close)  # of one that is neither started nor stopped
         self._stop_timeout = self.settings.graceful_timeout
         self._stopped: asyncio.Task[None] | None = None
         self._cut: list[str] = []
-        self._listeners: list[Listener] = []
         # There from the beginning, so that nobody need miss the first event.
         self._bus = EventBus()
         self._supervisor: Supervisor | None = None
@@ -127,7 +131,7 @@ class Cluster:
         """
         if self._supervisor is None:
             raise ConfigError("fork: the cluster has not started yet")
-        return await self._supervisor.fork(_checked_env(env or {}))
+        return await self._supervisor.fork(checked_env(env or {}))
 
     async def broadcast(self, message: Any) -> int:
         """Send `message` to every worker; return how many took it.
@@ -145,7 +149,8 @@ class Cluster:
         again, it waits for the same end.
         """
         if self._stopped is None:
-            self._stop_timeout = self.settings.graceful_timeout if timeout is None else timeout
+            seconds = self.settings.graceful_timeout if timeout is None else timeout
+            self._stop_timeout = checked_seconds("stop: the timeout", seconds)
             self._stopped = asyncio.ensure_future(self._parts.aclose())
         await asyncio.shield(self._stopped)
         return self._cut
@@ -182,8 +187,8 @@ class Cluster:
 
     async def start(self) -> None:
         """Return once the workers serve; BootError or ConfigError, and nothing left, if not."""
-        if self._reporter is not None:
-            raise ConfigError("this cluster was started before; make a new one")
+        if self._reporter is not None or self._stopped is not None:
+            raise ConfigError("this cluster was started or stopped before; make a new one")
         try:
             await self._start()
         except BaseException:
@@ -196,32 +201,41 @@ class Cluster:
         raise_fd_limit()
         become_subreaper()
         settings, parts = self.settings, self._parts
-        parts.callback(self._interpreter.close)
         scoreboard = Scoreboard()
         parts.callback(scoreboard.close)
         parts.callback(self._bus.close)
         self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
-        parts.callback(reporter.close)
+        parts.callback(reporter.close)  # which ends every subscription
         self._spawner = spawner = ZygoteSpawner(self._interpreter.start_zygote, self._zygote)
         parts.callback(self._reap_what_is_left)
         parts.push_async_callback(spawner.close)
         patience = _OWN_PATIENCE if self._interpreter.own_group else _STRANGERS_PATIENCE
         strays = start_task(reap_strays(self._is_stray, patience), "reaping orphans")
         parts.callback(strays.cancel)
-        self._dispatcher = Dispatcher(RoundRobin(), self._pause, self._resume)
+        self._listeners = listeners = Listeners(self._on_connections)
+        self._dispatcher = Dispatcher(RoundRobin(), listeners.pause, listeners.resume)
         self._supervisor = supervisor = Supervisor(
             settings, spawner, self._dispatcher, self._bus, reporter, _restarts(settings)
         )
         parts.push_async_callback(self._stop_workers)
         # Bound before anything is imported: a port that is taken is told at once. Clients
         # are let in last, when there are workers to serve them.
-        parts.callback(self._close_listeners)
-        self._bind(supervisor)
+        parts.callback(listeners.close)
+        listeners.bind(settings.bind, tcp_keepalive=settings.tcp_keepalive)
+        supervisor.addresses, supervisor.families = listeners.addresses, listeners.families
         await spawner.start(settings.boot_timeout)
-        await supervisor.start(self._worker_count())
-        for listener in self._listeners:
-            listener.listen(settings.backlog)
+        await self._start_workers(supervisor)
+        listeners.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
+
+    async def _start_workers(self, supervisor: Supervisor) -> None:
+        stopped = BootError("the cluster was stopped while it started")
+        try:
+            await supervisor.start(self._worker_count())
+        except WorkerGone:
+            raise stopped from None
+        if self._stopped is not None:
+            raise stopped
 
     def _is_stray(self, pid: int) -> bool:
         """Is this zombie child one that only we can reap?"""
@@ -250,31 +264,8 @@ class Cluster:
             log.warning("%s", warning)
         return count
 
-    def _bind(self, supervisor: Supervisor) -> None:
-        for address in self.settings.bind:
-            for sock in bind(address, tcp_keepalive=self.settings.tcp_keepalive):
-                index = len(self._listeners)
-                self._listeners.append(Listener(sock, index, self._on_connections))
-        check_overlap([listener.sock for listener in self._listeners])
-        supervisor.addresses = tuple(listener.address for listener in self._listeners)
-        supervisor.families = [listener.sock.family for listener in self._listeners]
-
     def _on_connections(self, connections: list[Connection]) -> None:
         self._dispatcher.dispatch(connections, self._loop.time())
-
-    def _pause(self) -> None:
-        for listener in self._listeners:
-            listener.pause()
-
-    def _resume(self) -> None:
-        for listener in self._listeners:
-            listener.resume()
-
-    def _close_listeners(self) -> None:
-        """Serve who has already connected; then nobody can any more."""
-        for listener in self._listeners:
-            listener.accept_rest()
-            listener.close()
 
     async def _stop_workers(self) -> None:
         if self._supervisor is not None:
@@ -304,13 +295,6 @@ async def _sent(worker: WorkerHandle, message: Any) -> bool:
     except WorkerGone:
         return False
     return True
-
-
-def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
-    for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise ConfigError(f"env: {name!r}: {value!r} is not allowed; give text for both")
-    return dict(env)
 
 
 def refuse_in_child(what: str) -> None:

@@ -1,5 +1,7 @@
 """Cluster, as far as it can be tested without workers."""
 
+import gc
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from aiocluster.cluster import Cluster
 from aiocluster.config.addresses import Address
 from aiocluster.errors import ConfigError
 from aiocluster.events import Event
+from tests.support.connections import open_fds
 
 
 def factory() -> web.Application:
@@ -66,3 +69,35 @@ async def test_a_child_that_imports_the_program_makes_no_cluster(
 
     with pytest.raises(ConfigError, match="a Cluster was made while a child process imported"):
         Cluster(factory)
+
+
+async def test_one_that_was_stopped_cannot_be_started() -> None:
+    """Nobody would stop it then."""
+    cluster = Cluster(factory, bind="127.0.0.1:0")
+    await cluster.stop()
+
+    with pytest.raises(ConfigError, match="was started or stopped before; make a new one"):
+        await cluster.start()
+
+
+@pytest.mark.parametrize("given", ["x", -1, math.nan, math.inf, True])
+async def test_a_stop_without_a_sensible_time_changes_nothing(given: Any) -> None:
+    """It can still be stopped with another."""
+    cluster = Cluster(factory)
+
+    with pytest.raises(ConfigError, match="stop: the timeout must be a number of seconds, 0 to"):
+        await cluster.stop(given)
+
+    assert await cluster.stop(0) == []
+
+
+async def test_one_that_is_never_started_leaves_nothing() -> None:
+    """Nor does one that was refused."""
+    before = open_fds()
+    cluster = Cluster(factory)
+    assert not open_fds() <= before
+
+    del cluster
+    gc.collect()
+
+    assert open_fds() <= before

@@ -33,20 +33,29 @@ __all__ = [
 _C_INT = 2**31 - 1
 # The largest float there is: the bound's only work is to refuse infinity.
 _FINITE = sys.float_info.max
+# More seconds than anybody waits, and few enough for every timer there is.
+_YEAR = 365 * 24 * 3600.0
 
 Positive = Annotated[int, Meta(ge=1, le=_C_INT)]
 Count = Annotated[int, Meta(ge=0, le=_C_INT)]
-PositiveSeconds = Annotated[float, Meta(gt=0, le=_FINITE)]
-Seconds = Annotated[float, Meta(ge=0, le=_FINITE)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=_YEAR)]
+Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
 Amount = Annotated[float, Meta(ge=0, le=_FINITE)]
 # Each report is a message from every worker: more than 20 a second would be felt.
-Interval = Annotated[float, Meta(ge=0.05, le=_FINITE)]
+Interval = Annotated[float, Meta(ge=0.05, le=_YEAR)]
 
 Restart = Literal["always", "on_failure", "never"]
 Workers = Positive | Literal["auto", "cpu", "io"]
 
 # More workers than this for each CPU, and they mostly wait for each other.
 MANY_WORKERS_PER_CPU = 4
+
+
+def checked_seconds(what: str, value: object) -> float:
+    """Return a time that a caller gave; ConfigError, naming `what`, when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _YEAR:
+        raise ConfigError(f"{what} must be a number of seconds, 0 to {_YEAR:.0f}, not {value!r}")
+    return float(value)
 
 
 def _about(text: str) -> Meta:

@@ -1,6 +1,6 @@
 """Every message that crosses a wire, and who may send it.
 
-channel, worker to primary:  Online, Ready, BootFailed, Report, DrainRequest, Drained,
+channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
                              Subscribe, Unsubscribe, UserMessage, Credit
 channel, primary to worker:  Drain, SnapshotFor, UserMessage, Credit
 zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
@@ -8,11 +8,13 @@ zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pi
                                    ForkFailed, Exited
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from aiocluster.metrics.snapshot import Report
+
+DrainReason = Literal["drain", "max_requests"]
 
 
 class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -50,7 +52,7 @@ class DrainRequest(_Wire, frozen=True, tag=5):
     for me to be replaced: a successor may come first.
     """
 
-    reason: str
+    reason: DrainReason
 
 
 class Drained(_Wire, frozen=True, tag=6):
@@ -63,7 +65,7 @@ class Subscribe(_Wire, frozen=True, tag=7):
     """Send me a snapshot every `interval` seconds until Unsubscribe."""
 
     subscription_id: int
-    interval: float
+    interval: Annotated[float, Meta(gt=0)]
 
 
 class Unsubscribe(_Wire, frozen=True, tag=8):
@@ -84,7 +86,7 @@ class UserMessage(_Wire, frozen=True, tag=20):
 class Credit(_Wire, frozen=True, tag=21):
     """My user has read `size` bytes of your messages: you may send as many more."""
 
-    size: int
+    size: Annotated[int, Meta(ge=0)]
 
 
 # ---- channel, primary to worker

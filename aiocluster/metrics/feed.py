@@ -25,8 +25,9 @@ def paced(
     """Yield `take(missed)` once an interval, first after one interval from the first request.
 
     A consumer that comes late gets one at once, and is then back on the beat: each tick is
-    either delivered or counted as missed, and the beat does not drift. A bad interval raises
-    ConfigError here, not when the first is asked for.
+    either delivered or counted as missed, and the beat does not drift. When `sleep` returns
+    True there will be no more. A bad interval raises ConfigError here, not when the first is
+    asked for.
     """
     check_interval(interval)
     return _paced(interval, take, now, sleep)
@@ -48,7 +49,8 @@ async def _paced(
 ) -> AsyncGenerator[T, None]:
     due = now() + interval
     while True:
-        await sleep(max(due - now(), 0.0))
+        if await sleep(max(due - now(), 0.0)):
+            return
         # A timer may fire a little early: that is no tick less.
         missed = max(int((now() - due) // interval), 0)
         due += (missed + 1) * interval

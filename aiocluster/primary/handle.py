@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from aiocluster.config.settings import checked_seconds
 from aiocluster.errors import ChannelClosed, ProtocolError, WorkerGone
 from aiocluster.events import (
     Event,
@@ -159,6 +160,8 @@ class WorkerHandle:
         Takes effect at once, awaited or not. What is unfinished after `timeout` seconds (by
         default `graceful_timeout`) is cut. Idempotent.
         """
+        if timeout is not None:
+            timeout = checked_seconds("drain: the timeout", timeout)
         return self.begin_drain("drain", timeout)
 
     def kill(self, number: int = signal.SIGTERM) -> "asyncio.Future[WorkerExited]":

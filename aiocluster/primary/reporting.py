@@ -1,6 +1,7 @@
 """Snapshots of the metrics, for subscribers here and in the workers."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -13,6 +14,7 @@ from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.feed import paced
 from aiocluster.metrics.snapshot import Ledger, Report, Snapshot, WorkerFacts
 from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.metrics")
 
@@ -31,6 +33,7 @@ class Reporter:
         self._workers = workers
         self._loop = asyncio.get_running_loop()
         self._ledger = Ledger(self._loop.time())
+        self._closed = asyncio.Event()
         self._feeds: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     def report(self, worker_id: int, report: Report) -> None:
@@ -45,7 +48,7 @@ class Reporter:
 
     def subscribe(self, interval: float) -> AsyncGenerator[Snapshot, None]:
         """Iterate over snapshots, one every `interval` seconds. See Cluster.subscribe."""
-        return paced(interval, self._taker())
+        return paced(interval, self._taker(), sleep=self._sleep)
 
     def serve(self, worker_id: int, channel: Channel, request: Subscribe | Unsubscribe) -> None:
         """A worker wants snapshots, or no more."""
@@ -54,12 +57,13 @@ class Reporter:
             feed.cancel()
         if isinstance(request, Subscribe):
             interval = max(request.interval, _SHORTEST_INTERVAL)
-            self._feeds[key] = self._loop.create_task(
-                self._feed(request.subscription_id, interval, channel)
+            self._feeds[key] = start_task(
+                self._feed(request.subscription_id, interval, channel), "feeding a worker"
             )
 
     def close(self) -> None:
-        """Feed nobody any more. Idempotent."""
+        """Feed nobody any more: every iteration ends. Idempotent."""
+        self._closed.set()
         for feed in self._feeds.values():
             feed.cancel()
         self._feeds.clear()
@@ -73,6 +77,13 @@ class Reporter:
             snapshot = msgspec.structs.replace(snapshot, missed=snapshot.missed + unsent)
             unsent = 0
             channel.post(SnapshotFor(subscription_id, msgspec.to_builtins(snapshot)))
+
+    async def _sleep(self, seconds: float) -> bool:
+        """Return True, and early, when there will be no more snapshots."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        return self._closed.is_set()
 
     def _taker(self) -> Callable[[int], Snapshot]:
         """Return what takes one subscription's snapshots: each knows the one before."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any, Literal, Protocol
 
+from aiocluster.ipc.messages import DrainReason
 from aiocluster.metrics.snapshot import Snapshot
 
 
@@ -12,7 +13,7 @@ class Link(Protocol):
     async def send(self, payload: Any) -> None: ...
     def messages(self) -> AsyncIterator[Any]: ...
     def snapshots(self, interval: float) -> AsyncIterator[Snapshot]: ...
-    def ask_to_drain(self, reason: str) -> None: ...
+    def ask_to_drain(self, reason: DrainReason) -> None: ...
 
 
 class WorkerContext:

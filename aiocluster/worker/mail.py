@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aiocluster.ipc.channel import Channel
-from aiocluster.ipc.messages import DrainRequest, SnapshotFor, Subscribe, Unsubscribe
+from aiocluster.ipc.messages import DrainReason, DrainRequest, SnapshotFor, Subscribe, Unsubscribe
 from aiocluster.metrics.feed import Mailbox, check_interval
 from aiocluster.metrics.snapshot import Snapshot
 
@@ -46,7 +46,7 @@ class Mail:
         check_interval(interval)
         return self._snapshots(float(interval))
 
-    def ask_to_drain(self, reason: str) -> None:
+    def ask_to_drain(self, reason: DrainReason) -> None:
         """See WorkerContext.drain."""
         self._channel.post(DrainRequest(reason))
 

@@ -21,6 +21,7 @@ from aiocluster.ipc.messages import (
     BootFailed,
     Drain,
     Drained,
+    DrainReason,
     Message,
     Online,
     Ready,
@@ -87,7 +88,7 @@ class Runtime:
         await self._drain_ordered.wait()
         return await self._leave(await self._finish())
 
-    def ask_to_drain(self, reason: str) -> None:
+    def ask_to_drain(self, reason: DrainReason) -> None:
         """Somebody other than the primary wants this worker to finish."""
         if self._channel.closed:
             self._on_drain(Drain(self._settings.graceful_timeout, at_once=True))

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from aiocluster.errors import ConfigError
 from aiocluster.events import (
     Event,
     EventsMissed,
@@ -39,6 +40,16 @@ def numbered(number: int) -> WorkerMessage:
 
 def exited(code: int) -> WorkerExited:
     return WorkerExited(WORKER, code, None, voluntary=False, reason="crash")
+
+
+def event(number: int) -> WorkerForked:
+    """An event that equals none with another number."""
+    worker = SomeWorker()
+    worker.id = number
+    return _events.setdefault(number, WorkerForked(worker))
+
+
+_events: dict[int, WorkerForked] = {}
 
 
 async def read(events: AsyncIterator[Event | EventsMissed], count: int) -> list[Any]:
@@ -303,3 +314,103 @@ async def test_closing_wakes_who_waits() -> None:
 @pytest.fixture(autouse=True)
 def _logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "aiocluster")
+
+
+# ---- mistakes of the user's
+
+
+@pytest.mark.parametrize("kind", ["WorkerExited", None, int, 42, WorkerExited | WorkerForked])
+def test_what_is_no_event_is_refused_when_it_is_asked_for(kind: Any) -> None:
+    """Node's way to name an event, most of all; at the first event it would be too late."""
+    with pytest.raises(ConfigError, match="is not an event; give a class, such as aiocluster"):
+        EventBus().on(kind, lambda event: None)
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    """A call of the function instead of the function, say."""
+    with pytest.raises(ConfigError, match="None is not a function that takes the event"):
+        EventBus().on(WorkerExited, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("mine")])
+@pytest.mark.parametrize("kind", ["function", "coroutine function"])
+async def test_whatever_a_callback_raises_is_logged_and_stays_here(
+    caplog: pytest.LogCaptureFixture, error: BaseException, kind: str
+) -> None:
+    """An exit, too: the loop would let it through and leave everything behind."""
+    bus, heard = EventBus(), list[Event]()
+
+    def fail(event: Event) -> None:
+        raise error
+
+    async def fail_later(event: Event) -> None:
+        raise error
+
+    bus.on(Event, fail if kind == "function" else fail_later)
+    bus.on(Event, heard.append)
+    bus.publish(event(1))
+    await turns()
+
+    assert heard == [event(1)]
+    assert "a callback for WorkerForked raised" in caplog.text
+
+
+# ---- what nobody keeps
+
+
+async def test_a_reader_that_nobody_keeps_a_reference_to_goes_on() -> None:
+    """`create_task(log(cluster))` is how everybody starts one."""
+    bus, heard = EventBus(), list[object]()
+
+    async def read() -> None:
+        async for one in bus.events():
+            heard.append(one)
+
+    asyncio.get_running_loop().create_task(read())
+    await turns()
+    gc.collect()
+    bus.publish(event(1))
+    await turns()
+
+    assert heard == [event(1)]
+    bus.close()
+    await turns()
+
+
+async def test_callbacks_that_do_not_end_hold_messages_back() -> None:
+    """As an iterator does that is not read: memory has an end."""
+    bus, release = EventBus(), asyncio.Event()
+
+    async def wait(event: Event) -> None:
+        await release.wait()
+
+    bus.on(Event, wait)
+    for number in range(CONGESTED_UNREAD + 1):
+        bus.publish(event(number))
+    relieved = asyncio.Event()
+    bus.when_relieved(relieved.set)
+    assert bus.congested
+
+    release.set()
+
+    await soon(relieved.wait())
+    assert not bus.congested
+
+
+async def test_callbacks_that_run_end_with_the_bus() -> None:
+    """Nothing of the cluster's runs on when it has stopped."""
+    bus, cancelled = EventBus(), asyncio.Event()
+
+    async def wait(event: Event) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    bus.on(Event, wait)
+    bus.publish(event(1))
+    await turns()
+
+    bus.close()
+
+    await soon(cancelled.wait())

@@ -1,0 +1,55 @@
+"""All listening sockets of a cluster, as one."""
+
+from collections.abc import Callable, Sequence
+
+from aiocluster.config.settings import Address
+from aiocluster.primary.binding import bind, check_overlap
+from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.listener import Listener
+
+
+class Listeners:
+    """Bound first, so that a port that is taken is told at once; deaf and paused until told."""
+
+    def __init__(self, on_connections: Callable[[list[Connection]], None]) -> None:
+        self._on_connections = on_connections
+        self._listeners: list[Listener] = []
+
+    def bind(self, addresses: Sequence[Address], *, tcp_keepalive: bool) -> None:
+        """Bind each; ConfigError, naming the address, when one cannot be."""
+        for address in addresses:
+            for sock in bind(address, tcp_keepalive=tcp_keepalive):
+                index = len(self._listeners)
+                self._listeners.append(Listener(sock, index, self._on_connections))
+        check_overlap([listener.sock for listener in self._listeners])
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """The real (host, port) of each, by its index."""
+        return tuple(listener.address for listener in self._listeners)
+
+    @property
+    def families(self) -> list[int]:
+        """The address family of each, by its index."""
+        return [listener.sock.family for listener in self._listeners]
+
+    def listen(self, backlog: int) -> None:
+        """Let clients in; ConfigError when somebody else has taken a port since."""
+        for listener in self._listeners:
+            listener.listen(backlog)
+
+    def pause(self) -> None:
+        """Leave connections in the backlogs. Idempotent."""
+        for listener in self._listeners:
+            listener.pause()
+
+    def resume(self) -> None:
+        """Accept again. Idempotent."""
+        for listener in self._listeners:
+            listener.resume()
+
+    def close(self) -> None:
+        """Accept who has already connected; then nobody can any more. Idempotent."""
+        for listener in self._listeners:
+            listener.accept_rest()
+            listener.close()

@@ -1,0 +1,106 @@
+"""All listening sockets of a cluster."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aiocluster.config.settings import Address
+from aiocluster.errors import ConfigError
+from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.listeners import Listeners
+from tests.support.connections import close_all, open_fds
+from tests.support.waiting import soon
+
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+class Stage:
+    """Listeners, and what they accepted."""
+
+    def __init__(self) -> None:
+        self.accepted: asyncio.Queue[Connection] = asyncio.Queue()
+        self.listeners = Listeners(self._on_connections)
+
+    def _on_connections(self, batch: list[Connection]) -> None:
+        for connection in batch:
+            self.accepted.put_nowait(connection)
+
+    def bind(self, *addresses: Address) -> None:
+        self.listeners.bind(addresses, tcp_keepalive=True)
+
+    async def listener_of(self, address: tuple[str, int]) -> int:
+        """Connect to `address`; return the listener that accepted."""
+        with socket.create_connection(address):
+            connection = await soon(self.accepted.get())
+        close_all([connection])
+        return connection.listener
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.listeners.close()
+
+
+async def test_each_tells_which_one_accepted(stage: Stage) -> None:
+    """By its index, which is also that of its address and its family."""
+    stage.bind(LOOPBACK, Address("127.0.0.2", 0))
+    stage.listeners.listen(16)
+    stage.listeners.resume()
+
+    one, two = stage.listeners.addresses
+
+    assert await stage.listener_of(two) == 1
+    assert await stage.listener_of(one) == 0
+    assert stage.listeners.families == [socket.AF_INET, socket.AF_INET]
+
+
+async def test_paused_they_leave_clients_in_the_backlog(stage: Stage) -> None:
+    """Until resumed; both as often as anybody likes."""
+    stage.bind(LOOPBACK)
+    stage.listeners.listen(16)
+    stage.listeners.pause()
+    with socket.create_connection(stage.listeners.addresses[0]):
+        await asyncio.sleep(0)
+        assert stage.accepted.empty()
+
+        stage.listeners.resume()
+        stage.listeners.resume()
+
+        close_all([await soon(stage.accepted.get())])
+
+
+async def test_closing_accepts_who_has_connected(stage: Stage) -> None:
+    """Nobody who was let in is reset; closing twice is harmless."""
+    stage.bind(LOOPBACK)
+    stage.listeners.listen(16)
+    with socket.create_connection(stage.listeners.addresses[0]):
+        stage.listeners.close()
+        stage.listeners.close()
+
+        assert stage.accepted.qsize() == 1
+    close_all([stage.accepted.get_nowait()])
+
+
+async def test_when_one_cannot_be_bound_the_others_can_be_closed(stage: Stage) -> None:
+    """The second of two is taken: nothing of the first stays."""
+    before = open_fds()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address(*taken.getsockname())
+        with pytest.raises(ConfigError, match=f"cannot bind {address}: Address already in use"):
+            stage.bind(LOOPBACK, address)
+    stage.listeners.close()
+
+    assert open_fds() <= before
+
+
+async def test_addresses_that_overlap_are_told_before_anybody_is_let_in(stage: Stage) -> None:
+    """The kernel would tell only then."""
+    stage.bind(LOOPBACK)
+    port = stage.listeners.addresses[0][1]
+
+    with pytest.raises(ConfigError, match="overlap"):
+        stage.bind(Address("0.0.0.0", port))
