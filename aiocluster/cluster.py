@@ -43,6 +43,8 @@ log = logging.getLogger("aiocluster")
 
 E = TypeVar("E", bound=Event)
 
+_POLICIES = {"round_robin": RoundRobin}
+
 # Seconds that a dead child is left to whoever may ask for its status: hardly any where its
 # process group tells that it is ours; where it may be the user's, as long as nobody minds.
 _OWN_PATIENCE = 1.0
@@ -213,7 +215,9 @@ class Cluster:
         strays = start_task(reap_strays(self._is_stray, patience), "reaping orphans")
         parts.callback(strays.cancel)
         self._listeners = listeners = Listeners(self._on_connections)
-        self._dispatcher = Dispatcher(RoundRobin(), listeners.pause, listeners.resume)
+        self._dispatcher = Dispatcher(
+            _POLICIES[settings.policy](), listeners.pause, listeners.resume
+        )
         self._supervisor = supervisor = Supervisor(
             settings, spawner, self._dispatcher, self._bus, reporter, _restarts(settings)
         )

@@ -203,12 +203,13 @@ class WorkerHandle:
     def announced(self) -> None:
         """Its WorkerForked is out: what it has said since is heard now."""
         early, self._early = self._early or [], None
-        try:
-            for heard in early:
+        for heard in early:
+            # The last of them may be that the channel is closed, which must be heard.
+            try:
                 heard()
-        except ProtocolError as error:
-            log.error("%s sent nonsense and is disconnected: %s", self, error)
-            self.channel.abort()
+            except ProtocolError as error:
+                log.error("%s sent nonsense and is disconnected: %s", self, error)
+                self.channel.abort()
 
     async def read_last_words(self) -> None:
         """Wait until all it had sent before it died is read, and it counts as disconnected."""

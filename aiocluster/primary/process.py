@@ -83,7 +83,8 @@ class WorkerProcess:
                     # kernel needs a moment to make us the parent.
                     await asyncio.wait({self._status}, timeout=0.02)
         except TimeoutError:
-            self._status.set_result(ExitStatus(None, None))
+            if not self._status.done():  # it came in the same turn
+                self._status.set_result(ExitStatus(None, None))
         os.close(self.pidfd)
         return self._status.result()
 

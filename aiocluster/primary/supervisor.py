@@ -25,6 +25,7 @@ from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartPolicy
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.spawner import Spawner
+from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -261,7 +262,7 @@ class Supervisor:
         process.on_death(lambda: self._on_death(worker))
         boot = self._loop.call_later(self._settings.boot_timeout, self._on_boot_timeout, worker)
         worker.settled.add_done_callback(lambda _: boot.cancel())
-        end = self._loop.create_task(self._see_off(worker, process))
+        end = start_task(self._see_off(worker, process), f"seeing off {worker}")
         self._ends.add(end)
         end.add_done_callback(self._ends.discard)
         if self._stopping:

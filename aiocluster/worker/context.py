@@ -88,8 +88,3 @@ def is_primary() -> bool:
 def is_worker() -> bool:
     """True in a worker, from before the app's factory is called."""
     return _Process.kind == "worker"
-
-
-def in_zygote() -> bool:
-    """True while the app's module is being imported for the workers to come."""
-    return _Process.kind == "zygote"

@@ -35,6 +35,7 @@ from aiocluster.metrics.process import ProcessFigures
 from aiocluster.metrics.snapshot import Report
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.services.aiohttp import AiohttpService
+from aiocluster.worker.services.base import Service
 from aiocluster.worker.vitals import Vitals
 
 log = logging.getLogger("aiocluster.worker")
@@ -61,7 +62,7 @@ class Runtime:
         self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
         self._vitals = Vitals(row)
         self._figures = ProcessFigures()
-        self._service: AiohttpService | None = None
+        self._service: Service | None = None
         self._handoff: socket.socket | None = None
         self._drain: Drain | None = None
         self._drain_ordered = asyncio.Event()
@@ -102,7 +103,7 @@ class Runtime:
 
     async def _boot(self, load: Callable[[], object]) -> bool:
         """Start the app, unless told to stop before it has started."""
-        service = AiohttpService(load, self._settings, self._row)
+        service: Service = AiohttpService(load, self._settings, self._row)
         starting = asyncio.ensure_future(_started(service))
         stopped = asyncio.ensure_future(self._drain_ordered.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +198,7 @@ class Runtime:
         self._channel.post(
             ReportMetrics(
                 Report(
-                    latency=self._service.server.latency.take(),
+                    latency=self._service.take_latency(),
                     lag_mean=lag_mean,
                     lag_max=lag_max,
                     cpu_percent=cpu_percent,
@@ -257,7 +258,7 @@ class _Exited(Exception):
     """The app ended the process while it started, which is a failure to start like any other."""
 
 
-async def _started(service: AiohttpService) -> None:
+async def _started(service: Service) -> None:
     try:
         await service.start()
     except (SystemExit, KeyboardInterrupt) as error:

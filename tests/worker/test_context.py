@@ -11,7 +11,6 @@ from aiocluster.worker.context import (
     WorkerContext,
     current_worker,
     enter,
-    in_zygote,
     is_primary,
     is_worker,
 )
@@ -46,7 +45,7 @@ def _this_process_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_is_the_primary_unless_it_was_told_otherwise() -> None:
     """Also a program that has no cluster at all."""
-    assert (is_primary(), is_worker(), in_zygote()) == (True, False, False)
+    assert (is_primary(), is_worker()) == (True, False)
     assert current_worker() is None
 
 
@@ -54,7 +53,7 @@ def test_a_zygote_is_neither_primary_nor_worker() -> None:
     """A module that asks while it is imported learns that it serves nobody yet."""
     enter("zygote")
 
-    assert (is_primary(), is_worker(), in_zygote()) == (False, False, True)
+    assert (is_primary(), is_worker()) == (False, False)
     assert current_worker() is None
 
 
@@ -63,7 +62,7 @@ def test_a_worker_knows_who_it_is() -> None:
     worker = WorkerContext(7, 2, "web", 1, FakeLink())
     enter("worker", worker)
 
-    assert (is_primary(), is_worker(), in_zygote()) == (False, True, False)
+    assert (is_primary(), is_worker()) == (False, True)
     assert current_worker() is worker
     assert (worker.id, worker.slot, worker.role, worker.generation) == (7, 2, "web", 1)
     assert repr(worker) == "<WorkerContext id=7 slot=2 role='web'>"

@@ -85,6 +85,10 @@ class AiohttpService:
         self._patient_until = min(self._patient_until, patient_until, self._deadline)
         self._hurried.set()
 
+    def take_latency(self) -> dict[int, int]:
+        """See Service."""
+        return self.server.latency.take()
+
     async def drain(self) -> None:
         """Let connections end, close the idle ones, run the hooks, cut what is left."""
         assert self._app is not None

@@ -25,6 +25,10 @@ class Service(Protocol):
         """
         ...
 
+    def take_latency(self) -> dict[int, int]:
+        """Return the latency histogram's buckets since the last take."""
+        ...
+
     @property
     def cut(self) -> list[str]:
         """What had to be cut, one name each, once `drain` is over."""

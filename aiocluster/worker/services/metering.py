@@ -10,6 +10,7 @@ from functools import partial
 from time import perf_counter_ns
 from typing import Any, cast
 
+import aiohttp
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
@@ -19,6 +20,14 @@ from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
 from aiocluster.metrics.instruments import Histogram
+
+# What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
+# by the first request.
+_NEEDED = {"_current_request", "_logging_enabled", "_messages", "_task_handler", "_waiter"}
+if missing := _NEEDED - {*dir(RequestHandler)}:
+    raise ImportError(
+        f"aiohttp {aiohttp.__version__} is not supported: it has no {', '.join(sorted(missing))}"
+    )
 
 _SWITCHING_PROTOCOLS = 101
 

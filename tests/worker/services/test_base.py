@@ -10,7 +10,7 @@ from aiocluster.worker.services.base import Service
 def test_the_aiohttp_service_is_a_service() -> None:
     """It has every member, and takes what the runtime gives; the type checker knows the rest."""
     service: type[Service] = AiohttpService
-    for name in ("start", "adopt", "drain", "hurry"):
+    for name in ("start", "adopt", "drain", "hurry", "take_latency"):
         asked = inspect.signature(getattr(Service, name))
         given = inspect.signature(getattr(service, name))
         assert [*given.parameters] == [*asked.parameters]
