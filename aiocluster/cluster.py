@@ -226,7 +226,7 @@ class Cluster:
         # are let in last, when there are workers to serve them.
         parts.callback(listeners.close)
         listeners.bind(settings.bind, tcp_keepalive=settings.tcp_keepalive)
-        supervisor.addresses, supervisor.families = listeners.addresses, listeners.families
+        supervisor.listen_on(listeners)
         await spawner.start(settings.boot_timeout)
         await self._start_workers(supervisor)
         listeners.listen(settings.backlog)

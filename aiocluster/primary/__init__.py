@@ -1,12 +1,36 @@
 """The process that accepts, dispatches and supervises. No request is ever handled here.
 
-listener.py    accepts in batches; pauses and resumes
-dispatcher.py  gives each connection to a worker the policy chooses     pure
-handle.py      one worker, seen from here
-lifecycle.py   the phases of a worker                                   pure
-spawner.py     the one door to processes: the zygote, forks, exits
-supervisor.py  keeps every slot filled; starts and stops all workers
-restarts.py    may a dead worker start again, and when?                 pure
-bus.py         who hears which event
-reporting.py   snapshots, for subscribers here and in the workers
+How a connection goes:
+
+listeners.py      all listening sockets, as one
+listener.py       one of them: accepts in batches; pauses and resumes
+binding.py        from an address to bound sockets
+dispatcher.py     gives each connection to a worker the policy chooses     pure
+outbox.py         the sending side of one worker's handoff
+
+How a worker lives:
+
+supervisor.py     keeps every slot filled; starts and stops all workers
+slot.py           one place for a worker: who comes when this one goes
+hiring.py         what a new worker needs: wires, row, handle, process
+handle.py         one worker, seen from here
+lifecycle.py      the phases of a worker                                   pure
+exits.py          what its end means                                       pure
+restarts.py       may a dead worker start again, and when?                 pure
+exit_log.py       what the log says of its end
+
+Processes:
+
+spawner.py        the one door to new ones: keeps a zygote alive
+zygote_handle.py  one zygote, seen from here
+interpreter.py    how a new interpreter starts that becomes one
+process.py        a worker's process: signalled, watched, asked how it ended
+orphans.py        those whose parent has died
+scheduling.py     whom the kernel lets run first
+
+What is heard:
+
+bus.py            who hears which event
+reporting.py      snapshots, for subscribers here and in the workers
+tasks.py          tasks of ours: none may end unseen
 """

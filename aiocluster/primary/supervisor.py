@@ -3,23 +3,20 @@
 import asyncio
 import itertools
 import logging
-import resource
-import socket
 import time
 from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, WorkerForked
-from aiocluster.ipc.channel import open_channel
-from aiocluster.ipc.handoff import handoff_pair
-from aiocluster.ipc.messages import Fork, Subscribe, Unsubscribe
+from aiocluster.ipc.messages import Subscribe, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Dispatcher
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
-from aiocluster.primary.outbox import Limits, Outbox
+from aiocluster.primary.hiring import Hiring
+from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.process import Process
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartPolicy
@@ -56,10 +53,8 @@ class Supervisor:
         self.workers: dict[int, WorkerHandle] = {}
         self.empty = asyncio.Event()  # no slot is left to be filled
         self.addresses: tuple[tuple[str, int], ...] = ()
-        self.families: list[int] = []
         self.graceful_timeout = settings.graceful_timeout
         self._settings = settings
-        self._spawner = spawner
         self._dispatcher = dispatcher
         self._bus = bus
         self._reporter = reporter
@@ -73,8 +68,14 @@ class Supervisor:
         self._first_start_over = asyncio.Event()
         self._stopping = False
         self._exit_log = ExitLog(settings.boot_timeout)
-        max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._limits = Limits(settings.behind_after, max_fds)
+        self._hiring = Hiring(
+            spawner, self._scoreboard, self, settings.behind_after, self._update_dispatcher
+        )
+
+    def listen_on(self, listeners: Listeners) -> None:
+        """From here the workers' connections will come."""
+        self.addresses = listeners.addresses
+        self._hiring.families = listeners.families
 
     # ---- start and stop
 
@@ -127,35 +128,9 @@ class Supervisor:
             restarts=slot.restarts,
             env=slot.env,
         )
-        row = self._scoreboard.claim()
-        try:
-            worker, process = await self._fork(spec, row)
-        except BaseException as error:
-            self._scoreboard.release(row)
-            if isinstance(error, OSError):
-                # Out of descriptors or memory, mostly: it passes, and the slot must not be
-                # lost to it.
-                raise WorkerGone(f"cannot fork: {error}") from error
-            raise
+        worker, process = await self._hiring.hire(spec)
         self._enlist(worker, process)
         return worker
-
-    async def _fork(self, spec: WorkerSpec, row: int) -> tuple[WorkerHandle, Process]:
-        handoff, channel = _wires()
-        limits, board = self._limits, (self._scoreboard, row)
-        outbox = Outbox(spec.slot, handoff, board, limits, self._update_dispatcher)
-        worker = WorkerHandle(spec, outbox, row, self)
-        try:
-            await open_channel(channel[0], worker.channel)
-            process = await self._spawner.spawn(
-                self._order(spec, row), handoff[1].fileno(), channel[1], self._scoreboard.fd
-            )
-        except BaseException:
-            channel[1].close()
-            worker.channel.abort()
-            outbox.close()
-            raise
-        return worker, process
 
     def delay_after_failure(self, weight: float) -> float:
         """See Crew."""
@@ -244,15 +219,6 @@ class Supervisor:
         if not self._slots:
             self.empty.set()
 
-    def _order(self, spec: WorkerSpec, row: int) -> Fork:
-        env = {
-            **spec.env,
-            "AIOCLUSTER_WORKER_ID": str(spec.worker_id),
-            "AIOCLUSTER_SLOT": str(spec.slot),
-            "AIOCLUSTER_ROLE": spec.role,
-        }
-        return Fork(spec.worker_id, spec.slot, spec.role, spec.generation, row, self.families, env)
-
     def _enlist(self, worker: WorkerHandle, process: Process) -> None:
         """The worker lives: watch it from here to its end."""
         worker.began(process, time.time(), self._loop.time())
@@ -292,17 +258,6 @@ class Supervisor:
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
-
-
-def _wires() -> tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]:
-    """Return a handoff and a channel, each with the primary's end first; both or none."""
-    handoff = handoff_pair()
-    try:
-        return handoff, socket.socketpair()
-    except OSError:
-        for end in handoff:
-            end.close()
-        raise
 
 
 async def _any_ready(slots: Sequence[Slot]) -> bool:

@@ -3,6 +3,7 @@
 bootstrap.py   from the fork to a running loop, and from there to an exit code
 runtime.py     the worker's life: start the app, take connections, report, drain
 context.py     the worker, as the user's code sees it
+mail.py        what the user's code sends to the primary and hears from it
 vitals.py      the loop's heartbeat and lag
 services/      what a worker runs: an aiohttp app
 """

@@ -285,7 +285,7 @@ async def test_a_slot_is_not_lost_for_want_of_a_descriptor(
             raise troubles.pop()
         return handoff_pair()
 
-    monkeypatch.setattr("aiocluster.primary.supervisor.handoff_pair", short_of_descriptors)
+    monkeypatch.setattr("aiocluster.primary.hiring.handoff_pair", short_of_descriptors)
 
     (worker,) = await stage.start(1)
 

@@ -1,0 +1,86 @@
+"""What a new worker needs: its wires, its row of the scoreboard, its handle, its process."""
+
+import resource
+import socket
+from collections.abc import Callable
+
+from aiocluster.errors import WorkerGone
+from aiocluster.ipc.channel import open_channel
+from aiocluster.ipc.handoff import handoff_pair
+from aiocluster.ipc.messages import Fork
+from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.primary.handle import Owner, WorkerHandle, WorkerSpec
+from aiocluster.primary.outbox import Limits, Outbox
+from aiocluster.primary.process import Process
+from aiocluster.primary.spawner import Spawner
+
+
+class Hiring:
+    """Makes workers, each whole or not at all."""
+
+    def __init__(
+        self,
+        spawner: Spawner,
+        scoreboard: Scoreboard,
+        owner: Owner,
+        behind_after: float,
+        on_room: Callable[[], None],
+    ) -> None:
+        """`on_room` is called when a worker that was full can be given connections again."""
+        self.families: list[int] = []  # of each listener
+        self._spawner = spawner
+        self._scoreboard = scoreboard
+        self._owner = owner
+        self._on_room = on_room
+        max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._limits = Limits(behind_after, max_fds)
+
+    async def hire(self, spec: WorkerSpec) -> tuple[WorkerHandle, Process]:
+        """Fork a worker as `spec` says; WorkerGone when that failed this time."""
+        row = self._scoreboard.claim()
+        try:
+            return await self._fork(spec, row)
+        except BaseException as error:
+            self._scoreboard.release(row)
+            if isinstance(error, OSError):
+                # Out of descriptors or memory, mostly: it passes, and the slot must not be
+                # lost to it.
+                raise WorkerGone(f"cannot fork: {error}") from error
+            raise
+
+    async def _fork(self, spec: WorkerSpec, row: int) -> tuple[WorkerHandle, Process]:
+        handoff, channel = _wires()
+        board = (self._scoreboard, row)
+        outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room)
+        worker = WorkerHandle(spec, outbox, row, self._owner)
+        try:
+            await open_channel(channel[0], worker.channel)
+            process = await self._spawner.spawn(
+                self._order(spec, row), handoff[1].fileno(), channel[1], self._scoreboard.fd
+            )
+        except BaseException:
+            channel[1].close()
+            worker.channel.abort()
+            outbox.close()
+            raise
+        return worker, process
+
+    def _order(self, spec: WorkerSpec, row: int) -> Fork:
+        env = {
+            **spec.env,
+            "AIOCLUSTER_WORKER_ID": str(spec.worker_id),
+            "AIOCLUSTER_SLOT": str(spec.slot),
+            "AIOCLUSTER_ROLE": spec.role,
+        }
+        return Fork(spec.worker_id, spec.slot, spec.role, spec.generation, row, self.families, env)
+
+
+def _wires() -> tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]:
+    """Return a handoff and a channel, each with the primary's end first; both or none."""
+    handoff = handoff_pair()
+    try:
+        return handoff, socket.socketpair()
+    except OSError:
+        for end in handoff:
+            end.close()
+        raise

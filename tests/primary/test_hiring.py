@@ -1,0 +1,108 @@
+"""New workers, each whole or not at all. The spawner is the test's, the wires are real."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aiocluster.errors import WorkerGone
+from aiocluster.primary.handle import WorkerSpec
+from aiocluster.primary.hiring import Hiring
+from tests.support.connections import open_fds
+from tests.support.waiting import turns
+from tests.support.workers import FakeOwner, FakeSpawner, let_go
+
+SPEC = WorkerSpec(7, 2, "web", 3, 0, {"A": "1", "AIOCLUSTER_WORKER_ID": "99"})
+
+
+class Stage:
+    """A hiring, and what it has."""
+
+    def __init__(self) -> None:
+        self.owner = FakeOwner()
+        self.spawner = FakeSpawner()
+        self.board = self.owner.scoreboard
+        self.hiring = Hiring(self.spawner, self.board, self.owner, 0.05, lambda: None)
+        self.hiring.families = [socket.AF_INET, socket.AF_INET6]
+
+    def free_rows(self) -> int:
+        return len(self.board._free)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.spawner.close()
+    await turns()
+
+
+async def test_a_worker_is_told_who_it_is(stage: Stage) -> None:
+    """In its order, and in its environment, which what the user gave cannot hide."""
+    worker, process = await stage.hiring.hire(SPEC)
+
+    fork = (await stage.spawner.next()).fork
+    assert (fork.worker_id, fork.slot, fork.role, fork.generation) == (7, 2, "web", 3)
+    assert (fork.row, fork.families) == (worker.row, [socket.AF_INET, socket.AF_INET6])
+    assert fork.env == {
+        "A": "1",
+        "AIOCLUSTER_WORKER_ID": "7",
+        "AIOCLUSTER_SLOT": "2",
+        "AIOCLUSTER_ROLE": "web",
+    }
+    assert process is stage.spawner.workers[0].process
+    let_go(worker, stage.spawner.workers[0])
+
+
+@pytest.mark.parametrize(
+    ("refusal", "text"),
+    [
+        (WorkerGone("cannot fork: no"), "cannot fork: no"),
+        (OSError(errno.EMFILE, "Too many open files"), r"cannot fork: .* Too many open files"),
+        (asyncio.CancelledError("given up"), "given up"),
+        (ValueError("a bug"), "a bug"),
+    ],
+)
+async def test_one_that_cannot_be_forked_leaves_nothing(
+    stage: Stage, refusal: Exception, text: str
+) -> None:
+    """No descriptor and no row; a want of the system's passes, so it may be tried again."""
+    before, rows = open_fds(), stage.free_rows()
+    stage.spawner.refusals = [refusal]
+    expected = WorkerGone if isinstance(refusal, OSError) else type(refusal)
+
+    with pytest.raises(expected, match=text):
+        await stage.hiring.hire(SPEC)
+
+    await turns()
+    assert open_fds() <= before
+    assert stage.free_rows() == rows
+
+
+@pytest.mark.parametrize("scarce", ["handoff_pair", "socket.socketpair"])
+async def test_a_want_of_descriptors_for_its_wires_leaves_nothing(
+    stage: Stage, scarce: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of them cannot be made."""
+    before, rows = open_fds(), stage.free_rows()
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"aiocluster.primary.hiring.{scarce}", fail)
+        if scarce == "socket.socketpair":
+            patch.setattr("aiocluster.primary.hiring.handoff_pair", _plain_pair)
+        with pytest.raises(WorkerGone, match="Too many open files"):
+            await stage.hiring.hire(SPEC)
+
+    assert open_fds() <= before
+    assert stage.free_rows() == rows
+
+
+def _plain_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        return client, server.accept()[0]
