@@ -44,7 +44,7 @@ async def test_a_running_request_is_finished_first(tmp_path: Path) -> None:
             client.send("/hold")
             await program.line("message='holding'")
             kill(program.pid)
-            await program.line("the primary is gone; finishing what is open")
+            await program.line("the channel to the primary is closed; finishing what is open")
             kill(worker.pid, signal.SIGUSR1)
             answer = await client.answer()
         await gone(others)
