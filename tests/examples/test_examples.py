@@ -1,12 +1,13 @@
 """Each example, on a free port, does what its docstring says."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 
-from tests.support.program import Program
+from tests.support.program import PATIENCE, Program
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -30,14 +31,18 @@ async def get(url: str) -> str:
 
 async def until(answer: Callable[[], Awaitable[str]], wanted: str) -> None:
     """Ask until the answer is the wanted one: it is on its way."""
-    while await answer() != wanted:
-        pass
+    async with asyncio.timeout(PATIENCE):
+        while await answer() != wanted:
+            continue
 
 
 async def test_hello(tmp_path: Path) -> None:
     """Every worker says hello."""
-    async with running("hello.py", tmp_path) as (_, url):
-        assert (await get(url)).startswith("hello from worker")
+    async with running("hello.py", tmp_path) as (program, url):
+        count = len(program.workers())
+        said = {(await get(url)).split(" (pid")[0] for _ in range(count)}
+
+    assert said == {f"hello from worker {number}" for number in range(1, count + 1)}
 
 
 async def test_live_metrics(tmp_path: Path) -> None:
@@ -59,7 +64,8 @@ async def test_fork_per_cpu(tmp_path: Path) -> None:
     """The primary and its workers are announced."""
     async with running("fork_per_cpu.py", tmp_path) as (program, url):
         await program.line("primary .* is running")
-        await program.line("worker 1 runs as")
+        for number in range(1, len(program.workers()) + 1):
+            await program.line(f"worker {number} runs as")
         assert (await get(url)).startswith("hello")
 
 
