@@ -233,13 +233,13 @@ class Cluster:
         self._dispatcher.update(self._loop.time())
 
     async def _start_workers(self, supervisor: Supervisor) -> None:
-        stopped = BootError("the cluster was stopped while it started")
         try:
             await supervisor.start(self._worker_count())
-        except WorkerGone:
-            raise stopped from None
+        except BootError:
+            if self._stopped is None:
+                raise
         if self._stopped is not None:
-            raise stopped
+            raise BootError("the cluster was stopped while it started")
 
     def _is_stray(self, pid: int) -> bool:
         """Is this zombie child one that only we can reap?"""

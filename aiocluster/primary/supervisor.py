@@ -285,7 +285,7 @@ async def _settled(slot: Slot) -> bool:
     try:
         async with asyncio.timeout(_FORK_PATIENCE):
             worker = await asyncio.shield(slot.first)
-    except TimeoutError:
+    except (TimeoutError, WorkerGone):
         return False
     await asyncio.shield(worker.settled)
     return worker.was_ready

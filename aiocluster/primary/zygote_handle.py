@@ -67,7 +67,7 @@ class ZygoteHandle:
         """
         try:
             async with asyncio.timeout(boot_timeout):
-                return (await self._prepared).note
+                return (await asyncio.shield(self._prepared)).note
         except TimeoutError:
             raise BootError(f"importing the app took longer than {boot_timeout:g} s") from None
 

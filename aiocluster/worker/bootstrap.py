@@ -84,10 +84,12 @@ class _TermHandler:
         self._runtime = runtime
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._unheard: threading.Timer | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._unheard is not None:
+        if self._unheard is not None or os.getpid() != self._pid:
+            # Or this is a process that the app forked, and which has the handler from us.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
