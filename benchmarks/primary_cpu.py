@@ -4,6 +4,9 @@ Sides: aiocluster; a dispatcher in C that makes the same system calls (peers/dis
 here with cc -O2: apt install gcc), which is the floor for any primary that hands over connections;
 and the primary of Node's cluster module, round robin (apt install nodejs). Two workers each.
 
+aiocluster's primary is a batch process to the kernel (aiocluster/primary/scheduling.py), which is
+worth a third of its cost when the CPUs are busy; so is the dispatcher in C. Node's is not.
+
 The dispatcher in C is here twice: as "C", with workers in C that hardly touch memory, and as "C +
 aiohttp", with workers that serve benchmarks/apps/hello.py as aiocluster's do (peers/taker.py). Both
 matter: one by one, the same C costs about twice as much before aiohttp workers (the caches are

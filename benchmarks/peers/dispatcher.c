@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -154,6 +155,9 @@ int main(int argc, char **argv) {
     int handoffs[CHILDREN];
     unsigned next = 0;
     start_children(handoffs, argv + 2, argc - 2);
+    /* As aiocluster's primary does: on a busy CPU, whom it has work for runs first. */
+    struct sched_param parameters = {0};
+    if (sched_setscheduler(0, SCHED_BATCH, &parameters) < 0) die("sched_setscheduler");
     int listener = listen_on((uint16_t)atoi(argv[1]));
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = listener};
