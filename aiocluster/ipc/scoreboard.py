@@ -1,6 +1,6 @@
 """Counters that workers write and the primary reads, in shared memory.
 
-One mapping for all, one row a worker, one writer a field: the worker. A field is an
+One mapping for all, one row a worker, one writer a field: the worker, but for one. A field is an
 8-byte aligned integer, which the machines we run on store at once, so nobody locks.
 Policies read it for nothing, and what it says outlives the worker that wrote it.
 """
@@ -29,6 +29,7 @@ REQUESTS_DONE = 3
 RESPONSES = 4  # and the four after it: 1xx to 5xx
 HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn
 OTHER_FDS = 10  # open descriptors that are no client's connection
+DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the only field that the primary writes
 
 
 class Scoreboard:
@@ -61,6 +62,10 @@ class Scoreboard:
     def read(self, row: int, field: int) -> int:
         """Return one field of one row."""
         return self._fields[row * _ROW_FIELDS + field]
+
+    def order_drain(self, row: int) -> None:
+        """Say so to a worker that is too busy to read its channel, but not its row."""
+        self._fields[row * _ROW_FIELDS + DRAIN_ORDERED] = 1
 
     def counters(self, row: int) -> Counters:
         """Return what the row says, for a snapshot."""

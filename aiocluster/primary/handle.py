@@ -184,6 +184,8 @@ class WorkerHandle:
         """Drain for `reason`. Asked again it may only get quicker."""
         seconds = self._owner.graceful_timeout if timeout is None else timeout
         self._leave(reason, seconds)
+        if not self.is_dead:
+            self.outbox.order_drain()
         self.channel.post(Drain(seconds, at_once))
         return asyncio.shield(self.exited)
 

@@ -98,6 +98,10 @@ class Outbox:
         self._budget -= len(fds)
         return len(fds)
 
+    def order_drain(self) -> None:
+        """Say on the scoreboard that nothing more will come, and a deadline holds."""
+        self._scoreboard.order_drain(self._row)
+
     def close(self) -> list[Connection]:
         """Give nothing more; return what was not taken. Only when the worker is dead."""
         if self._retry is not None:

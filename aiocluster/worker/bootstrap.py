@@ -16,11 +16,14 @@ import uvloop
 
 from aiocluster.config.settings import Settings
 from aiocluster.ipc.messages import Fork
-from aiocluster.ipc.scoreboard import open_row
+from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.worker.context import WorkerContext, enter
 from aiocluster.worker.runtime import Runtime
 
 log = logging.getLogger("aiocluster.worker")
+
+# Seconds that a worker told to TERM may leave the signal unheard before it dies of it.
+_TERM_GRACE = 1.0
 
 
 def run_worker(
@@ -67,36 +70,42 @@ async def _main(
     runtime = Runtime(settings, fork.families, row)
     context = WorkerContext(fork.worker_id, fork.slot, fork.role, fork.generation, runtime.mail)
     enter("worker", context)
-    signal.signal(signal.SIGTERM, _TermHandler(runtime, settings.graceful_timeout))
+    signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
     handoff, channel = sockets
     return await runtime.run(load, handoff, channel)
 
 
 class _TermHandler:
-    """TERM asks for a drain; a worker whose loop does not hear it in time dies of it.
+    """TERM asks for a drain; a worker whose loop does not even hear it dies of it.
 
-    A handler of the loop alone would make a blocked worker immune to TERM. It has as long as
-    any drain has: a service manager sends TERM to all processes at a stop, and a request
-    that blocks its loop for a second has begun like any other. A second TERM is meant.
+    A handler of the loop alone would make a blocked worker immune to TERM. But when the
+    primary has ordered a drain, its deadline holds: a service manager sends TERM to all
+    processes at a stop, and a request that blocks its loop for a while has begun like any
+    other.
     """
 
-    def __init__(self, runtime: Runtime, timeout: float) -> None:
+    def __init__(self, runtime: Runtime, row: memoryview) -> None:
         self._runtime = runtime
-        self._timeout = timeout
+        self._row = row
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._unheard: threading.Timer | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._unheard is not None or os.getpid() != self._pid:
-            # Or this is a process that the app forked, and which has the handler from us.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        if os.getpid() != self._pid:  # a process that the app forked has the handler from us
+            self._die(number)
+        if self._unheard is not None:
+            if not self._row[DRAIN_ORDERED]:
+                self._die(number)
             return
-        self._unheard = threading.Timer(self._timeout, os.kill, (os.getpid(), number))
+        self._unheard = threading.Timer(_TERM_GRACE, os.kill, (os.getpid(), number))
         self._unheard.daemon = True
         self._unheard.start()
         self._loop.call_soon_threadsafe(self._hear)
+
+    def _die(self, number: int) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     def _hear(self) -> None:
         if self._unheard is not None:

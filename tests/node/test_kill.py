@@ -47,7 +47,7 @@ async def test_kill_without_a_signal_lets_the_worker_finish() -> None:
 @pytest.mark.parametrize("path", ["/spin", "/block"])
 async def test_a_worker_in_an_endless_loop_dies_of_term(path: str) -> None:
     """Its loop never hears the signal; it dies of it all the same."""
-    async with serving(**ALONE, graceful_timeout=0.5) as (cluster, _heard):
+    async with serving(**ALONE) as (cluster, _heard):
         worker = first(cluster)
         async with await Client.connect(cluster) as client:
             await client.get(path)
@@ -59,7 +59,7 @@ async def test_a_worker_in_an_endless_loop_dies_of_term(path: str) -> None:
 # node: kill-infinite-loop
 async def test_an_operators_term_ends_an_endless_loop_too() -> None:
     """`kill PID` from a shell, where the primary was not asked."""
-    async with serving(workers=1, graceful_timeout=0.5) as (cluster, heard):
+    async with serving(workers=1) as (cluster, heard):
         worker = first(cluster)
         async with await Client.connect(cluster) as client:
             await client.get("/spin")

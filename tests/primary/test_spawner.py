@@ -22,7 +22,7 @@ from aiocluster.primary.process import WorkerProcess
 from aiocluster.primary.spawner import ZygoteSpawner
 from tests.support.connections import open_fds
 from tests.support.processes import is_reaped, reap
-from tests.support.waiting import soon, turns, turns_until
+from tests.support.waiting import readable, soon, turns, turns_until
 from tests.support.zygotes import FakeZygote
 
 ORDER = Fork(7, 0, "web", 1, 0, [], {"ROLE": "x"})
@@ -303,6 +303,7 @@ async def test_nonsense_from_the_zygote_counts_as_its_death(
     (await stage.starter.next()).say(Prepared(True, ""))
 
     assert "the zygote sent nonsense" in caplog.text
+    await readable(zygote.sock)
     assert zygote.sock.recv(100) == b""
 
 
@@ -345,6 +346,7 @@ async def test_close_lets_the_zygote_go_and_reaps_it(stage: Stage) -> None:
     await soon(stage.spawner.close())
     await soon(stage.spawner.close())
 
+    await readable(zygote.sock)
     assert zygote.sock.recv(100) == b""
     assert not stage.spawner.knows(zygote.pid)
     assert is_reaped(zygote.pid)

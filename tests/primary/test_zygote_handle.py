@@ -21,7 +21,7 @@ from aiocluster.primary.process import WorkerProcess
 from aiocluster.primary.zygote_handle import ZygoteHandle
 from tests.support.connections import open_fds
 from tests.support.processes import is_reaped, reap
-from tests.support.waiting import soon, turns, turns_until
+from tests.support.waiting import readable, soon, turns, turns_until
 from tests.support.zygotes import FakeZygote
 
 ORDER = Fork(7, 0, "web", 1, 0, [], {})
@@ -197,6 +197,7 @@ async def test_one_that_is_given_up_is_dead_before_its_socket_closes(
         stage.handle.give_up()
     await soon(stage.handle.lost.wait())
 
+    await readable(stage.zygote.sock)
     assert stage.zygote.sock.recv(100) == b""
     # Dead, or about to be: this does not block.
     status = os.waitid(os.P_PID, stage.zygote.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222

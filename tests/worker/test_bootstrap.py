@@ -164,12 +164,24 @@ async def test_a_blocked_worker_dies_of_a_second_term(stage: Stage) -> None:
 
 
 async def test_a_blocked_worker_dies_of_one_term_after_a_grace(stage: Stage) -> None:
-    """It has as long as any drain has."""
-    process = await stage.start(BLOCKED, graceful_timeout=0.5)
+    """A loop that does not hear TERM within a second never will."""
+    process = await stage.start(BLOCKED)
     await stage.hear(Ready)
     asyncio.get_running_loop().call_later(0.3, process.send_signal, signal.SIGTERM)
 
     assert (await end(process))[0] == -signal.SIGTERM
+
+
+async def test_a_blocked_worker_that_is_to_drain_does_not_die_of_term(stage: Stage) -> None:
+    """Its primary has set it a deadline, and a stop sends TERM to all: it finishes."""
+    process = await stage.start(BLOCKED.replace("time.sleep, 1000", "time.sleep, 2.5"))
+    await stage.hear(Ready)
+    stage.scoreboard.order_drain(stage.row)
+    stage.primary.channel.post(Drain(1000.0, at_once=True))
+    for delay in (0.3, 0.5):
+        asyncio.get_running_loop().call_later(delay, process.send_signal, signal.SIGTERM)
+
+    assert (await end(process))[0] == 0
 
 
 @pytest.mark.parametrize(
