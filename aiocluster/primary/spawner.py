@@ -68,9 +68,8 @@ class ZygoteSpawner:
     ) -> WorkerProcess:
         """See Spawner."""
         with channel:
-            await self._ready.wait()
-            assert self._zygote is not None
-            forked = self._zygote.order(fork, (handoff, channel.fileno(), board))
+            zygote = await self._living_zygote()
+            forked = zygote.order(fork, (handoff, channel.fileno(), board))
         try:
             return await asyncio.shield(forked)
         except asyncio.CancelledError:
@@ -103,6 +102,15 @@ class ZygoteSpawner:
         for worker_id in [*self._processes]:
             await self._introduce(zygote, worker_id)
         self._ready.set()
+
+    async def _living_zygote(self) -> ZygoteHandle:
+        while True:
+            await self._ready.wait()
+            assert self._zygote is not None
+            if not self._zygote.lost.is_set():
+                return self._zygote
+            # Its keeper has not heard of it yet, and will start the next.
+            self._ready.clear()
 
     async def _introduce(self, zygote: ZygoteHandle, worker_id: int) -> None:
         """Tell a new zygote of a worker, if it still lives: it must not outlive the cluster."""

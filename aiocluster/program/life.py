@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -148,8 +147,10 @@ def close(runner: asyncio.Runner) -> None:
     watchdog = threading.Timer(_LEFTOVER_TIMEOUT, _leave)
     watchdog.daemon = True
     watchdog.start()
-    runner.close()
-    watchdog.cancel()
+    try:
+        runner.close()
+    finally:
+        watchdog.cancel()
 
 
 def _leave() -> None:
@@ -162,5 +163,5 @@ def _code_of(exit_: SystemExit) -> int:
     """Return the code that `sys.exit` would have ended the interpreter with."""
     if exit_.code is None or isinstance(exit_.code, int):
         return exit_.code or EXIT_OK
-    print(exit_.code, file=sys.stderr)  # noqa: T201
+    log.error("%s", exit_.code)
     return EXIT_CUT

@@ -25,7 +25,7 @@ from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
 from aiocluster.primary.interpreter import this_program
-from aiocluster.primary.scheduling import prefer_workers
+from aiocluster.primary.scheduling import workers_preferred
 from aiocluster.program.life import EXIT_OK, Life, OnStart, boot_failed, close
 from aiocluster.program.output import (
     discard_unwritable_output,
@@ -128,13 +128,13 @@ def _live(cluster: Cluster, on_start: OnStart | None) -> int:
     async def live() -> int:
         return await Life(cluster, on_start).live()
 
-    prefer_workers()
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    try:
-        return runner.run(live())
-    finally:
-        close(runner)
-        discard_unwritable_output()
+    with workers_preferred():
+        try:
+            return runner.run(live())
+        finally:
+            close(runner)
+            discard_unwritable_output()
 
 
 def _drop(zygote: tuple[int, Any]) -> None:

@@ -74,7 +74,8 @@ def interruptible() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: it was not set from Python, and cannot be set again from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -278,6 +278,24 @@ async def test_the_new_zygote_forks(stage: Stage) -> None:
         os.close(fd)
 
 
+async def test_a_fork_asked_for_in_the_turn_of_a_death_waits_for_the_next(stage: Stage) -> None:
+    """It neither fails nor is sent to nobody."""
+    await stage.start()
+    zygote = stage.spawner._zygote
+    assert zygote is not None
+    zygote.give_up()
+    spawning = asyncio.create_task(stage.order())
+    successor = await stage.starter.next()
+    successor.say(Prepared(True, ""))
+
+    _, fds = await successor.hear()
+    successor.fork("exit 0")
+
+    assert await soon((await soon(spawning)).wait()) == ExitStatus(0, None)
+    for fd in fds:
+        os.close(fd)
+
+
 async def test_a_fork_that_was_under_way_fails(stage: Stage) -> None:
     """Nobody waits for an answer that cannot come; the slot tries again."""
     zygote = await stage.start()
