@@ -185,7 +185,7 @@ class Supervisor:
 
     def _why_none_is_ready(self, slots: Sequence[Slot]) -> tuple[str, str]:
         for slot in slots:
-            if slot.first.done():
+            if slot.first.done() and slot.first.exception() is None:
                 return self._exit_log.why_not_ready(slot.first.result())
         return next((slot.trouble for slot in slots if slot.trouble), "no worker was forked"), ""
 

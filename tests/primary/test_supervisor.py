@@ -576,6 +576,20 @@ async def test_a_stop_during_the_start_ends_those_that_are_starting(stage: Stage
         await starting
 
 
+async def test_a_start_that_is_stopped_before_any_fork_fails_as_a_start_does(
+    stage: Stage,
+) -> None:
+    """Whoever started hears a BootError, whatever the slots were waiting for."""
+    stage.spawner.refuse(1000)
+    starting = asyncio.create_task(stage.supervisor.start(2))
+    await turns()
+
+    await soon(stage.supervisor.stop(0.0))
+
+    with pytest.raises(BootError, match="cannot fork|no worker was forked"):
+        await soon(starting)
+
+
 async def test_what_dead_workers_counted_stays_in_the_totals(stage: Stage) -> None:
     """Counters never go backwards, whoever dies; its row is free for another."""
     (worker,) = await stage.start(1)
