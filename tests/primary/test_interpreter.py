@@ -82,11 +82,15 @@ def test_a_refused_app_leaves_no_descriptor() -> None:
     assert open_fds() <= before
 
 
-def test_this_program_is_run_again_as_it_was_started() -> None:
+def test_this_program_is_run_again_as_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same interpreter, options and arguments, and the same of its calls of `run`."""
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "/srv/app.py", "serve"])
+    monkeypatch.setattr(sys, "argv", ["/srv/app.py", "serve"])
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/srv/app.py")
+
     again = this_program(3)
 
-    assert again.arguments == [sys.executable, *sys.orig_argv[1:]]
+    assert again.arguments == [sys.executable, "-X", "dev", "/srv/app.py", "serve"]
     assert again.call == 3
 
 
