@@ -4,6 +4,7 @@ ClusterError
 ├── ConfigError             the settings, or the app named, make no sense: the caller's fault
 ├── BootError               nothing of the first start came up; carries the cause's traceback
 ├── WorkerGone              the worker named no longer runs
+├── ClusterStopping         the call came too late: the cluster is stopping
 └── ChannelError            primary and worker can no longer talk, or not about this
     ├── MessageError        a message that cannot be sent: the sender's fault
     ├── ChannelClosed       the other side went away: expected when it stops
@@ -34,6 +35,10 @@ class BootError(ClusterError):
 
 class WorkerGone(ClusterError):
     """The worker this call was for has exited or is no longer connected."""
+
+
+class ClusterStopping(ClusterError):
+    """The cluster is stopping: what this call asked for can no longer be done."""
 
 
 class ChannelError(ClusterError):

@@ -8,6 +8,7 @@ PUBLIC = {
     "ChannelError",
     "Cluster",
     "ClusterError",
+    "ClusterStopping",
     "ConfigError",
     "Event",
     "EventsMissed",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Settings
-from aiocluster.errors import BootError, ConfigError, WorkerGone
+from aiocluster.errors import BootError, ClusterStopping, WorkerGone
 from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.messages import Subscribe, Unsubscribe
 from aiocluster.metrics.snapshot import Report
@@ -90,7 +90,7 @@ class Supervisor:
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
         """Add a slot whose worker has `env`; return the worker as soon as it is forked."""
         if self._stopping:
-            raise ConfigError("cannot fork: the cluster is stopping")
+            raise ClusterStopping("cannot fork: the cluster is stopping")
         return await asyncio.shield(self._open_slot(env).first)
 
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
@@ -212,7 +212,7 @@ class Supervisor:
     def _close_slot(self, slot: Slot) -> None:
         del self._slots[slot.number]
         if not slot.first.done():
-            slot.first.set_exception(WorkerGone("the cluster is stopping"))
+            slot.first.set_exception(ClusterStopping("the cluster is stopping"))
             slot.first.exception()  # perhaps nobody waits for it
         if not self._stopping:
             log.warning("slot %d stays empty: its worker is not replaced", slot.number)
@@ -285,7 +285,7 @@ async def _settled(slot: Slot) -> bool:
     try:
         async with asyncio.timeout(_FORK_PATIENCE):
             worker = await asyncio.shield(slot.first)
-    except (TimeoutError, WorkerGone):
+    except (TimeoutError, WorkerGone, ClusterStopping):
         return False
     await asyncio.shield(worker.settled)
     return worker.was_ready

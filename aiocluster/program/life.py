@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 
 from aiocluster.cluster import Cluster
-from aiocluster.errors import BootError, ConfigError
+from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.program.output import say_where
 from aiocluster.program.signals import handle_signals, hold_signals
 
@@ -106,6 +106,9 @@ class Life:
             self._exit_code = _code_of(exit_)
             log.info("on_start exits the program with code %d", self._exit_code)
             self._stop.set()
+        except ClusterStopping as error:
+            # The stop came between two of its lines, as it may at any time: no fault of its.
+            log.info("on_start ends: %s", error)
         except (Exception, KeyboardInterrupt):
             log.exception("on_start raised; the cluster goes on without it")
 

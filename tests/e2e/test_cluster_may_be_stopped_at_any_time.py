@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aiocluster import BootError, Cluster, WorkerForked, WorkerGone
+from aiocluster import BootError, Cluster, ClusterStopping, WorkerForked
 from tests.support.cluster import HTTP_APP, serving
 
 
@@ -35,7 +35,7 @@ async def test_a_fork_during_the_stop_fails() -> None:
         await asyncio.sleep(0)
         await cluster.stop()
         for result in await asyncio.gather(*forking, return_exceptions=True):
-            assert not isinstance(result, BaseException) or isinstance(result, WorkerGone)
+            assert not isinstance(result, BaseException) or isinstance(result, ClusterStopping)
 
 
 async def test_who_subscribes_is_let_go_at_the_stop() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aiocluster.config.settings import settings_from
-from aiocluster.errors import BootError, ConfigError
+from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import (
     Event,
     EventsMissed,
@@ -557,7 +557,7 @@ async def test_a_stopping_cluster_forks_nobody(stage: Stage) -> None:
     """What comes too late is refused, not half done."""
     await soon(stage.supervisor.stop(0.0))
 
-    with pytest.raises(ConfigError, match="stopping"):
+    with pytest.raises(ClusterStopping):
         await stage.supervisor.fork({})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from aiocluster.cluster import Cluster
 from aiocluster.config.settings import settings_from
-from aiocluster.errors import BootError, ConfigError
+from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.program.life import Life
 from aiocluster.program.signals import release_signals
 from tests.support.waiting import soon, turns_until
@@ -213,6 +213,23 @@ async def test_what_on_start_raises_is_logged(
 
     await stage.ends_with(0)
     assert "on_start raised; the cluster goes on without it" in caplog.text
+
+
+async def test_on_start_may_meet_the_stop(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """What it asked of a cluster that stops is no error to be shouted about."""
+
+    async def hook(cluster: object) -> None:
+        press(signal.SIGTERM)
+        await stage.cluster.stopping.wait()
+        stage.cluster.may_stop.set()
+        raise ClusterStopping("cannot fork: the cluster is stopping")
+
+    stage.hook = hook
+    stage.cluster.may_stop.clear()
+
+    await stage.ends_with(0)
+    assert "on_start ends: cannot fork: the cluster is stopping" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(("given", "code"), [(None, 0), (0, 0), (4, 4), ("no config", 1)])
