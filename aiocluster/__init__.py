@@ -39,7 +39,11 @@ if TYPE_CHECKING:
     from aiocluster.cluster import Cluster as Cluster
     from aiocluster.events import Event as Event
     from aiocluster.events import EventsMissed as EventsMissed
+    from aiocluster.events import ReloadBegan as ReloadBegan
+    from aiocluster.events import Reloaded as Reloaded
+    from aiocluster.events import ReloadFailed as ReloadFailed
     from aiocluster.events import WorkerDisconnected as WorkerDisconnected
+    from aiocluster.events import WorkerEvent as WorkerEvent
     from aiocluster.events import WorkerExited as WorkerExited
     from aiocluster.events import WorkerForked as WorkerForked
     from aiocluster.events import WorkerListening as WorkerListening
@@ -59,9 +63,13 @@ _HOMES = {
     "Cluster": "cluster",
     "Event": "events",
     "EventsMissed": "events",
+    "ReloadBegan": "events",
+    "ReloadFailed": "events",
+    "Reloaded": "events",
     "Snapshot": "metrics.snapshot",
     "WorkerContext": "worker.context",
     "WorkerDisconnected": "events",
+    "WorkerEvent": "events",
     "WorkerExited": "events",
     "WorkerForked": "events",
     "WorkerHandle": "primary.handle",

@@ -28,7 +28,14 @@ from aiocluster.errors import ChannelClosed
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import packet_pair, send_packet
 from aiocluster.primary.handle import KILL_GRACE
-from aiocluster.primary.interpreter import NO_PRELOAD, ZYGOTE_CALL, ZYGOTE_FD, Interpreter
+from aiocluster.primary.interpreter import (
+    NO_PRELOAD,
+    ZYGOTE_CALL,
+    ZYGOTE_FD,
+    ZYGOTE_STDERR,
+    Interpreter,
+    StartedZygote,
+)
 from aiocluster.primary.orphans import become_subreaper
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import enter
@@ -41,7 +48,7 @@ _THREADS_NOTE = (
 )
 
 
-def fork_zygote(app: object, settings: Settings, again: Interpreter) -> tuple[int, socket.socket]:
+def fork_zygote(app: object, settings: Settings, again: Interpreter) -> StartedZygote:
     """Fork a zygote from this process, which must have no loop yet.
 
     `again` is how to start it again, in case it must not import the app.
@@ -53,7 +60,7 @@ def fork_zygote(app: object, settings: Settings, again: Interpreter) -> tuple[in
         ours.close()
         become_zygote(theirs, app, settings, again)
     theirs.close()
-    return pid, ours
+    return StartedZygote(pid, ours)
 
 
 def zygote_call_from_environment() -> int:
@@ -76,6 +83,7 @@ def become_zygote(
     code = 1
     try:
         _forget_the_program()
+        _put_stderr_back()
         take_signals()
         code = _serve(sock, app, settings, again)
     except ChannelClosed:
@@ -88,6 +96,14 @@ def become_zygote(
             flush_output()
         finally:
             os._exit(code)
+
+
+def _put_stderr_back() -> None:
+    """From here on we can say by ourselves what fails."""
+    if (given := os.environ.pop(ZYGOTE_STDERR, None)) is not None:
+        flush_output()
+        os.dup2(int(given), 2)
+        os.close(int(given))
 
 
 def _forget_the_program() -> None:

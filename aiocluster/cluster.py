@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import resource
-import socket
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -28,8 +27,9 @@ from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
+from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.interpreter import Interpreter, unpickling
+from aiocluster.primary.interpreter import Interpreter, StartedZygote, unpickling
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.orphans import become_subreaper, reap, reap_strays, zombie_children
 from aiocluster.primary.reporting import Reporter
@@ -68,18 +68,14 @@ class Cluster:
         self._begin_with(unpickling(app, self.settings), None)
 
     @classmethod
-    def of_program(
-        cls, settings: Settings, zygote: tuple[int, socket.socket], again: Interpreter
-    ) -> Self:
+    def of_program(cls, settings: Settings, zygote: StartedZygote, again: Interpreter) -> Self:
         """Make the cluster of `run`: its first zygote is forked, `again` starts the next."""
         cluster = cls.__new__(cls)
         cluster.settings = settings
         cluster._begin_with(again, zygote)
         return cluster
 
-    def _begin_with(
-        self, interpreter: Interpreter, zygote: tuple[int, socket.socket] | None
-    ) -> None:
+    def _begin_with(self, interpreter: Interpreter, zygote: StartedZygote | None) -> None:
         self._interpreter = interpreter
         self._zygote = zygote
         self._parts = AsyncExitStack()
@@ -134,6 +130,18 @@ class Cluster:
         if self._supervisor is None:
             raise ConfigError("fork: the cluster has not started yet")
         return await self._supervisor.fork(checked_env(env or {}))
+
+    async def reload(self) -> None:
+        """Replace every worker by one that runs the code as it is now; lose no request.
+
+        The app is imported anew; each old worker finishes what it has once a new one is ready
+        in its slot. Returns when the old ones are gone. Asked for during a reload, one more
+        follows it. Raises BootError, with the cause, when the new code does not come up, and
+        then the old serves as before; ClusterStopping when a stop comes between.
+        """
+        if self._supervisor is None:
+            raise ConfigError("reload: the cluster has not started yet")
+        await self._supervisor.reload()
 
     async def broadcast(self, message: Any) -> int:
         """Send `message` to every worker; return how many took it.
@@ -208,9 +216,9 @@ class Cluster:
         parts.callback(self._bus.close)
         self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
         parts.callback(reporter.close)  # which ends every subscription
-        self._spawner = spawner = ZygoteSpawner(self._interpreter.start_zygote, self._zygote)
+        self._generations = generations = Generations(self._new_nursery, settings.boot_timeout)
         parts.callback(self._reap_what_is_left)
-        parts.push_async_callback(spawner.close)
+        parts.push_async_callback(generations.close)
         patience = _OWN_PATIENCE if self._interpreter.own_group else _STRANGERS_PATIENCE
         strays = start_task(reap_strays(self._is_stray, patience), "reaping orphans")
         parts.callback(strays.cancel)
@@ -219,7 +227,7 @@ class Cluster:
             _POLICIES[settings.policy](), listeners.pause, listeners.resume
         )
         self._supervisor = supervisor = Supervisor(
-            settings, spawner, self._dispatcher, self._bus, reporter, _restarts(settings)
+            settings, generations, self._dispatcher, self._bus, reporter, _restarts(settings)
         )
         parts.push_async_callback(self._stop_workers)
         # Bound before anything is imported: a port that is taken is told at once. Clients
@@ -227,10 +235,14 @@ class Cluster:
         parts.callback(listeners.close)
         listeners.bind(settings.bind, tcp_keepalive=settings.tcp_keepalive)
         supervisor.listen_on(listeners)
-        await spawner.start(settings.boot_timeout)
+        await generations.begin()
         await self._start_workers(supervisor)
         listeners.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
+
+    def _new_nursery(self) -> ZygoteSpawner:
+        first, self._zygote = self._zygote, None
+        return ZygoteSpawner(self._interpreter.start_zygote, first)
 
     async def _start_workers(self, supervisor: Supervisor) -> None:
         try:
@@ -243,8 +255,8 @@ class Cluster:
 
     def _is_stray(self, pid: int) -> bool:
         """Is this zombie child one that only we can reap?"""
-        zygotes = self._spawner.zygote_pids
-        if self._spawner.knows(pid):
+        zygotes = self._generations.zygote_pids
+        if self._generations.knows(pid):
             return False
         if not self._interpreter.own_group:
             # An orphan is the zygote's, as long as that lives. What is left is the user's own,

@@ -2,7 +2,7 @@
 
 ClusterError
 ├── ConfigError             the settings, or the app named, make no sense: the caller's fault
-├── BootError               nothing of the first start came up; carries the cause's traceback
+├── BootError               the code did not come up; carries the cause's traceback
 ├── WorkerGone              the worker named no longer runs
 ├── ClusterStopping         the call came too late: the cluster is stopping
 └── ChannelError            primary and worker can no longer talk, or not about this
@@ -21,16 +21,18 @@ class ConfigError(ClusterError):
 
 
 class BootError(ClusterError):
-    """No worker of the first start came up.
+    """No worker of the first start came up, or the code of a reload did not.
 
     `cause` is one line; `traceback` is the text of the first failure's traceback, or ""
-    when there was none (a worker that was killed has none).
+    when there was none (a worker that was killed has none); `is_shown` when that stands on
+    standard error already.
     """
 
-    def __init__(self, cause: str, traceback: str = "") -> None:
+    def __init__(self, cause: str, traceback: str = "", *, is_shown: bool = False) -> None:
         super().__init__(cause)
         self.cause = cause
         self.traceback = traceback
+        self.is_shown = is_shown
 
 
 class WorkerGone(ClusterError):

@@ -1,9 +1,12 @@
-"""What a subscriber may hear. For each worker they come in this order, and end with WorkerExited:
+"""What a subscriber may hear.
+
+For each worker they come in this order, and end with WorkerExited:
 
 WorkerForked ▶ WorkerOnline ▶ WorkerListening ▶ WorkerMessage … ▶ WorkerDisconnected ▶ WorkerExited
 
 A worker that dies early leaves out what it did not reach; WorkerDisconnected (once its channel
-was open) and WorkerExited always come, and each once.
+was open) and WorkerExited always come, and each once. A reload is ReloadBegan, and then either
+Reloaded or ReloadFailed.
 """
 
 from dataclasses import dataclass
@@ -31,23 +34,28 @@ class WorkerView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """Something happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEvent(Event):
     """Something happened to `worker`."""
 
     worker: WorkerView
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerForked(Event):
+class WorkerForked(WorkerEvent):
     """The process exists."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerOnline(Event):
+class WorkerOnline(WorkerEvent):
     """Its loop runs and its channel is open; its app is being started."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerListening(Event):
+class WorkerListening(WorkerEvent):
     """Its app has started: it is given connections that come to `addresses`.
 
     Each address is (host, port) with the real port, also where port 0 was asked for.
@@ -57,34 +65,60 @@ class WorkerListening(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerMessage(Event):
+class WorkerMessage(WorkerEvent):
     """It sent `message`: None, bool, int, float, str, bytes, list, dict or datetime."""
 
     message: Any
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerDisconnected(Event):
+class WorkerDisconnected(WorkerEvent):
     """Its channel is closed: it sends and receives nothing more."""
 
     voluntary: bool
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerExited(Event):
+class WorkerExited(WorkerEvent):
     """The process is gone.
 
     `code` is its exit code, None when a signal ended it (or when nobody could tell);
     `signal` is that signal's number, else None. `voluntary` is true when it was told to go,
     or asked to. `reason` is one of "crash" (an exit code that is not 0), "exit" (0, unasked),
     "signal", "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
-    was killed), "max_requests", "drain", "kill", "stop".
+    was killed), "reload", "max_requests", "drain", "kill", "stop".
     """
 
     code: int | None
     signal: int | None
     voluntary: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadBegan(Event):
+    """The app is being imported anew; its workers will be of `generation`."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(Event):
+    """All slots have workers of `generation`; the old ones finish what they have."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFailed(Event):
+    """`generation` did not come up, and the one before it serves on.
+
+    `cause` is one line; `traceback` its text, or "".
+    """
+
+    generation: int
+    cause: str
+    traceback: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,15 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     graceful_timeout: Annotated[
         Seconds, _about("Seconds a draining worker may take to finish what is open.")
     ] = 30.0
+    reload_surge: Annotated[
+        Positive, _about("Workers that a reload starts at one time, beside the old ones.")
+    ] = 1
+    min_ready_seconds: Annotated[
+        Seconds, _about("Seconds a reload's new worker must be ready before the old one goes.")
+    ] = 0.0
+    min_uptime: Annotated[
+        Seconds, _about("Seconds a reload's new workers must live; if one does not, it fails.")
+    ] = 1.0
     behind_after: Annotated[
         PositiveSeconds,
         _about("Seconds a connection may wait at a worker before others are preferred to it."),

@@ -3,6 +3,7 @@
 import logging
 import signal
 
+from aiocluster.errors import BootError
 from aiocluster.events import WorkerExited
 from aiocluster.primary.exits import ExitStatus, finished_all
 from aiocluster.primary.handle import WorkerHandle
@@ -42,27 +43,30 @@ class ExitLog:
             level = logging.INFO if exited.voluntary and well else logging.WARNING
             log.log(level, "%s %s (%s)", worker, how, exited.reason)
 
-    def why_not_ready(self, worker: WorkerHandle) -> tuple[str, str]:
-        """Return the cause, and the traceback if there is one."""
+    def why_not_ready(self, worker: WorkerHandle) -> BootError:
+        """Return why it did not come up, or did not stay."""
         if worker.boot_failure is not None:
-            return worker.boot_failure.cause, worker.boot_failure.traceback
+            return BootError(worker.boot_failure.cause, worker.boot_failure.traceback)
         if not worker.exited.done():
-            return f"{worker} died before it was ready", ""
+            return BootError(f"{worker} died before it was ready")
         exited = worker.exited.result()
+        if worker.was_ready:
+            return BootError(f"{worker} {_how(exited)} ({exited.reason}) soon after its start")
         if exited.reason == "boot_timeout":
-            return f"{worker} was not ready after {self._boot_timeout:g} s (boot_timeout)", ""
-        return f"{worker} {_how(exited)} before it was ready", ""
+            seconds = self._boot_timeout
+            return BootError(f"{worker} was not ready after {seconds:g} s (boot_timeout)")
+        return BootError(f"{worker} {_how(exited)} before it was ready")
 
     def _tell_boot_failure(self, worker: WorkerHandle) -> None:
         """The cause each time, its traceback only when it is a new one."""
         if self._held is not None:
             self._held.append(worker)
             return
-        cause, traceback = self.why_not_ready(worker)
-        log.error("could not start %s: %s", worker, cause)
-        if traceback and traceback != self._last_traceback:
-            log.error("%s", traceback.rstrip())
-        self._last_traceback = traceback
+        error = self.why_not_ready(worker)
+        log.error("could not start %s: %s", worker, error.cause)
+        if error.traceback and error.traceback != self._last_traceback:
+            log.error("%s", error.traceback.rstrip())
+        self._last_traceback = error.traceback
 
 
 def _how(exited: WorkerExited) -> str:

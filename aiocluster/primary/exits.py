@@ -12,6 +12,9 @@ from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 # A worker told to go for one of these did not want to, nor did anybody want it to.
 _INVOLUNTARY = (None, "boot_timeout", "disconnected")
 
+# Ends that we bring about in the ordinary course of things.
+_OUR_WISH = ("max_requests", "reload", "stop")
+
 # KILL and TERM: what an operator, or an out-of-memory killer, sends.
 _SIGNALS_FROM_OUTSIDE = (9, 15)
 
@@ -64,7 +67,7 @@ def is_replaced(exited: WorkerExited, restart: Restart) -> bool:
 
 def weight_of(exited: WorkerExited, *, was_ready: bool) -> float:
     """How much this end says against the code, for the back-off."""
-    if exited.reason in ("max_requests", "stop"):
+    if exited.reason in _OUR_WISH:
         return 0.0
     # One that asks to go as soon as it has come must not spin either.
     from_outside = exited.voluntary or exited.signal in _SIGNALS_FROM_OUTSIDE

@@ -94,6 +94,7 @@ class WorkerHandle:
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
+        self.ready_at = 0.0  # on the loop's clock
         self.cut: list[str] = []
         self.killed = False  # it did not end in time, and was killed for that
         loop = asyncio.get_running_loop()
@@ -124,6 +125,11 @@ class WorkerHandle:
     def is_connected(self) -> bool:
         """True while messages can be exchanged with it."""
         return not self.channel.closed
+
+    @property
+    def is_leaving(self) -> bool:
+        """True once it was told to go, or is gone."""
+        return self.phase in (Phase.DRAINING, Phase.EXITED)
 
     @property
     def ended_well(self) -> bool:
@@ -292,6 +298,7 @@ class WorkerHandle:
         if self.phase is not Phase.READY:  # told to drain while it started
             return
         self.was_ready = True
+        self.ready_at = asyncio.get_running_loop().time()
         self._owner.publish(WorkerListening(self, self._owner.addresses))
         self._owner.on_ready(self)
         if not self.settled.done():

@@ -20,7 +20,6 @@ class Hiring:
 
     def __init__(
         self,
-        spawner: Spawner,
         scoreboard: Scoreboard,
         owner: Owner,
         behind_after: float,
@@ -28,18 +27,17 @@ class Hiring:
     ) -> None:
         """`on_room` is called when a worker that was full can be given connections again."""
         self.families: list[int] = []  # of each listener
-        self._spawner = spawner
         self._scoreboard = scoreboard
         self._owner = owner
         self._on_room = on_room
         max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._limits = Limits(behind_after, max_fds)
 
-    async def hire(self, spec: WorkerSpec) -> tuple[WorkerHandle, Process]:
+    async def hire(self, spec: WorkerSpec, spawner: Spawner) -> tuple[WorkerHandle, Process]:
         """Fork a worker as `spec` says; WorkerGone when that failed this time."""
         row = self._scoreboard.claim()
         try:
-            return await self._fork(spec, row)
+            return await self._fork(spec, row, spawner)
         except BaseException as error:
             self._scoreboard.release(row)
             if isinstance(error, OSError):
@@ -48,14 +46,16 @@ class Hiring:
                 raise WorkerGone(f"cannot fork: {error}") from error
             raise
 
-    async def _fork(self, spec: WorkerSpec, row: int) -> tuple[WorkerHandle, Process]:
+    async def _fork(
+        self, spec: WorkerSpec, row: int, spawner: Spawner
+    ) -> tuple[WorkerHandle, Process]:
         handoff, channel = _wires()
         board = (self._scoreboard, row)
         outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room)
         worker = WorkerHandle(spec, outbox, row, self._owner)
         try:
             await open_channel(channel[0], worker.channel)
-            process = await self._spawner.spawn(
+            process = await spawner.spawn(
                 self._order(spec, row), handoff[1].fileno(), channel[1], self._scoreboard.fd
             )
         except BaseException:

@@ -4,6 +4,7 @@ Either it runs this program again, whose call of `run` then becomes the zygote, 
 unpickles the app.
 """
 
+import contextlib
 import io
 import multiprocessing.spawn
 import os
@@ -22,6 +23,7 @@ from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.packets import packet_pair
 from aiocluster.primary.scheduling import spawn_options
+from aiocluster.primary.stderr_tail import StderrTail
 
 # The descriptor of its socket, in the environment of an interpreter that is to be a zygote.
 ZYGOTE_FD = "AIOCLUSTER_ZYGOTE_FD"
@@ -29,12 +31,31 @@ ZYGOTE_FD = "AIOCLUSTER_ZYGOTE_FD"
 # Which of the program's calls of `run` it is to be: the first is 1.
 ZYGOTE_CALL = "AIOCLUSTER_ZYGOTE_CALL"
 
+# The descriptor of the standard error it is to have once it is one.
+ZYGOTE_STDERR = "AIOCLUSTER_ZYGOTE_STDERR"
+
 # Set beside them when the zygote must not import the app.
 NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
 
 
 # What a terminal or a service manager sends to all processes.
-_NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_NOT_ITS_OWN = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StartedZygote:
+    """A process that is to be a zygote: its pid, our end of its socket, what it writes."""
+
+    pid: int
+    sock: socket.socket
+    tail: StderrTail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +69,29 @@ class Interpreter:
     # terminal's Ctrl-C then reaches only the program, which knows what it means.
     own_group: bool = False
 
-    async def start_zygote(self) -> tuple[int, socket.socket]:
-        """Start it; return its pid and our end of its socket."""
+    async def start_zygote(self) -> StartedZygote:
+        """Start it. Until it is a zygote we read its standard error, if we have one ourselves."""
         ours, theirs = packet_pair()
-        with theirs:
-            keep = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (theirs.fileno(), *self.fds)]
+        with theirs, contextlib.ExitStack() as opened, contextlib.ExitStack() as unused:
+            unused.callback(ours.close)
+            stderr, tail = _stderr_pipe(opened, unused)
+            kept = (theirs.fileno(), *self.fds)
+            actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in kept] + [
+                (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in stderr.items()
+            ]
             # It returns once the kernel has the program: a millisecond, once a zygote.
             pid = os.posix_spawn(  # noqa: ASYNC221
                 sys.executable,
                 self.arguments,
-                self._environment(theirs),
-                file_actions=keep,
+                self._environment(theirs, *stderr),
+                file_actions=actions,
                 setpgroup=0 if self.own_group else os.getpgrp(),
                 # None of them may end it before it knows that they are the primary's.
                 setsigmask=_NOT_ITS_OWN,
                 **spawn_options,
             )
-        return pid, ours
+            unused.pop_all()
+        return StartedZygote(pid, ours, StderrTail(tail) if tail >= 0 else None)
 
     def replace_this_process(self, sock: socket.socket) -> NoReturn:
         """Start this zygote again, without importing the app."""
@@ -79,8 +106,30 @@ class Interpreter:
         while self.fds:
             os.close(self.fds.pop())
 
-    def _environment(self, sock: socket.socket) -> dict[str, str]:
-        return {**os.environ, ZYGOTE_FD: str(sock.fileno()), ZYGOTE_CALL: str(self.call)}
+    def _environment(self, sock: socket.socket, *stderr: int) -> dict[str, str]:
+        environment = {ZYGOTE_FD: str(sock.fileno()), ZYGOTE_CALL: str(self.call)}
+        if stderr:
+            environment[ZYGOTE_STDERR] = str(max(stderr))
+        return {**os.environ, **environment}
+
+
+def _stderr_pipe(
+    opened: contextlib.ExitStack, unused: contextlib.ExitStack
+) -> tuple[dict[int, int], int]:
+    """Return what a child shall have as which descriptor, and our end of the pipe, or -1.
+
+    Its standard error is the pipe; ours it gets under another number, to put back later.
+    What only the child needs goes to `opened`, our end to `unused`.
+    """
+    try:
+        real = os.dup(2)
+    except OSError:  # somebody has closed it
+        return {}, -1
+    opened.callback(os.close, real)
+    tail, pipe = os.pipe2(os.O_CLOEXEC)
+    opened.callback(os.close, pipe)
+    unused.callback(os.close, tail)
+    return {2: pipe, real: real}, tail
 
 
 def this_program(call: int = 1) -> Interpreter:

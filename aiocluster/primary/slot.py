@@ -1,7 +1,8 @@
 """Keeps one slot filled: starts a worker, replaces it when it dies or is due.
 
 A slot is a worker's place: its number, its environment and its count of restarts stay when
-the worker in it is replaced.
+the worker in it is replaced. Two things fill it, and neither waits for the other: `keep`
+replaces a worker that died, `renew` one that serves, which goes only when the next is ready.
 """
 
 import asyncio
@@ -10,9 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiocluster.config.settings import Restart
-from aiocluster.errors import WorkerGone
+from aiocluster.errors import BootError, WorkerGone
 from aiocluster.events import WorkerExited
 from aiocluster.primary.exits import is_replaced, weight_of
+from aiocluster.primary.generations import Generation
 from aiocluster.primary.handle import WorkerHandle
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -24,7 +26,7 @@ _FORK_RETRY = 0.5
 class Crew(Protocol):
     """What a slot needs from the supervisor."""
 
-    async def hire(self, slot: "Slot") -> WorkerHandle:
+    async def hire(self, slot: "Slot", generation: Generation, restarts: int) -> WorkerHandle:
         """Fork a worker for the slot; WorkerGone when that failed this time."""
         ...
 
@@ -36,6 +38,10 @@ class Crew(Protocol):
         """Wait until it is known whether any worker of the first start came up."""
         ...
 
+    def why_not_ready(self, worker: WorkerHandle) -> BootError:
+        """Say why this worker did not come up."""
+        ...
+
 
 class Slot:
     """One place for a worker."""
@@ -44,92 +50,141 @@ class Slot:
         self,
         number: int,
         env: dict[str, str],
+        generation: Generation,
         crew: Crew,
         restart: Restart,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.number = number
         self.env = env
+        self.generation = generation  # what it is filled from
         self.restarts = 0
         self.trouble = ""  # why the last fork failed
         self.first: asyncio.Future[WorkerHandle] = asyncio.get_running_loop().create_future()
+        self.incumbent: WorkerHandle | None = None
+        self.closed = False
         self._crew = crew
         self._restart = restart
         self._sleep = sleep
-        self._due = asyncio.Event()
-        self._incumbent: WorkerHandle | None = None
+        self._renewing = asyncio.Lock()
+        self._renewed = asyncio.Event()
 
-    def succeed(self, worker: WorkerHandle) -> bool:
-        """Replace this worker, the new one first; False when it does not hold the slot."""
-        if worker is not self._incumbent or self._restart == "never":
-            return False
-        self._due.set()
-        return True
+    # ---- when its worker dies
 
     async def keep(self) -> None:
         """Keep the slot filled, until a worker goes that is not to be replaced."""
-        while True:
-            self._due.clear()  # it was meant for the one before
-            worker = await self._hire()
-            if not self.first.done():
-                self.first.set_result(worker)
-            exited = await self._watch(worker)
-            self._incumbent = None
-            if not is_replaced(exited, self._restart):
-                return
-            self.restarts += 1
-            if not _of(exited).was_ready:
-                await self._crew.first_start_over()
-            await self._pause_after(exited)
+        try:
+            self.incumbent = await self._hire(self.generation, self.restarts)
+            self.first.set_result(self.incumbent)
+            while is_replaced(exited := await self._vacancy(), self._restart):
+                self.restarts += 1
+                await self._refill(exited)
+        finally:
+            self.closed = True
 
-    async def _watch(self, worker: WorkerHandle) -> WorkerExited:
-        """Return how the slot's last worker ended; it may not be the one we began with."""
+    async def _vacancy(self) -> WorkerExited:
+        """Return how the slot's last worker ended; it may not be the one it was."""
         while True:
-            self._incumbent = worker
-            due = asyncio.ensure_future(self._due.wait())
-            ends: set[asyncio.Future[Any]] = {worker.exited, due}
-            try:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                due.cancel()
-            if worker.exited.done():
-                return worker.exited.result()
-            self._due.clear()
-            worker = await self._successor_of(worker)
+            self._renewed.clear()
+            assert self.incumbent is not None
+            incumbent = self.incumbent
+            await _first_of(self._renewed.wait(), incumbent.exited)
+            if incumbent is self.incumbent and incumbent.exited.done():
+                self.incumbent = None
+                return incumbent.exited.result()
 
-    async def _successor_of(self, worker: WorkerHandle) -> WorkerHandle:
-        """Start the next worker; only when it is ready does the old one go."""
-        successor = await self._hire()
-        await asyncio.shield(successor.settled)
-        if not successor.was_ready:
-            exited = await asyncio.shield(successor.exited)
-            log.error("%s could not replace %s, which goes on", successor, worker)
-            await self._pause_after(exited)
-            self._due.set()
-            return worker
+    async def _refill(self, exited: WorkerExited) -> None:
+        """Start another, unless a renewal that is under way is quicker."""
+        self._renewed.clear()
+        starting = asyncio.ensure_future(self._start_after(exited))
+        try:
+            await _first_of(self._renewed.wait(), starting)
+            if self.incumbent is None:
+                self.incumbent = starting.result()
+            elif starting.done():
+                starting.result().begin_drain("reload")
+        finally:
+            starting.cancel()
+
+    async def _start_after(self, exited: WorkerExited) -> WorkerHandle:
+        worker = exited.worker
+        assert isinstance(worker, WorkerHandle)
+        if not worker.was_ready:
+            await self._crew.first_start_over()
+        await self.pause(weight_of(exited, was_ready=worker.was_ready))
+        return await self._hire(self.generation, self.restarts)
+
+    # ---- while its worker serves
+
+    async def renew(self, generation: Generation, reason: str, hold: float = 0.0) -> None:
+        """Replace its worker by one of `generation`, which drains the old one for `reason`.
+
+        The old one goes only when the new one is ready, and has been so for `hold` seconds.
+        Raises BootError, and nothing has changed, when the new one does not come that far.
+        """
+        async with self._renewing:
+            await self._renew(generation, reason, hold)
+
+    async def replace(self, worker: WorkerHandle, reason: str) -> None:
+        """Renew the slot if this worker still serves in it. See `renew`."""
+        async with self._renewing:
+            if self.holds(worker):
+                await self._renew(self.generation, reason, 0.0)
+
+    def holds(self, worker: WorkerHandle) -> bool:
+        """Does this worker serve here, and would another come in its place?"""
+        return worker is self.incumbent and not worker.is_leaving and self._restart != "never"
+
+    async def _renew(self, generation: Generation, reason: str, hold: float) -> None:
+        successor = await self._hire(generation, self.restarts + 1)
+        try:
+            await self._proven(successor, hold)
+        except BaseException:
+            successor.begin_drain(reason)
+            raise
+        if self.closed:
+            successor.begin_drain(reason)
+            return
+        self.generation = generation
+        before, self.incumbent = self.incumbent, successor
         self.restarts += 1
-        worker.begin_drain("max_requests", at_once=False)
-        return successor
+        self._renewed.set()
+        if before is not None:
+            before.begin_drain(reason, at_once=False)
 
-    async def _hire(self) -> WorkerHandle:
-        while True:
-            try:
-                return await self._crew.hire(self)
-            except WorkerGone as error:
-                self.trouble = str(error)
-                log.error("slot %d: %s; next try in %g s", self.number, error, _FORK_RETRY)
-                await self._sleep(_FORK_RETRY)
+    async def _proven(self, worker: WorkerHandle, hold: float) -> None:
+        await asyncio.shield(worker.settled)
+        if worker.was_ready:
+            await asyncio.wait({worker.exited}, timeout=hold)
+        if not worker.was_ready or worker.exited.done():
+            await asyncio.shield(worker.exited)
+            raise self._crew.why_not_ready(worker)
 
-    async def _pause_after(self, exited: WorkerExited) -> None:
-        delay = self._crew.delay_after_failure(weight_of(exited, was_ready=_of(exited).was_ready))
+    async def pause(self, weight: float) -> None:
+        """Count a failure; wait as long as it, and those before it, demand."""
+        delay = self._crew.delay_after_failure(weight)
         if delay > 0:
             log.warning(
                 "slot %d: too many failures lately, next start in %.1f s", self.number, delay
             )
             await self._sleep(delay)
 
+    # ---- inside
 
-def _of(exited: WorkerExited) -> WorkerHandle:
-    worker = exited.worker
-    assert isinstance(worker, WorkerHandle)
-    return worker
+    async def _hire(self, generation: Generation, restarts: int) -> WorkerHandle:
+        while True:
+            try:
+                return await self._crew.hire(self, generation, restarts)
+            except WorkerGone as error:
+                self.trouble = str(error)
+                log.error("slot %d: %s; next try in %g s", self.number, error, _FORK_RETRY)
+                await self._sleep(_FORK_RETRY)
+
+
+async def _first_of(waiting: Awaitable[Any], future: "asyncio.Future[Any]") -> None:
+    """Wait for either; what waited in vain is cancelled, `future` is not."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        await asyncio.wait({task, future}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()

@@ -10,6 +10,7 @@ from typing import Protocol
 from aiocluster.errors import BootError, ChannelClosed
 from aiocluster.ipc.messages import Fork
 from aiocluster.primary.exits import ExitStatus
+from aiocluster.primary.interpreter import StartedZygote
 from aiocluster.primary.process import Process, WorkerProcess
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.zygote_handle import ZygoteHandle
@@ -38,16 +39,14 @@ class Spawner(Protocol):
         ...
 
 
-# Starts a zygote's process and returns its pid and our end of its socket.
-ZygoteStarter = Callable[[], Awaitable[tuple[int, socket.socket]]]
+# Starts a zygote's process.
+ZygoteStarter = Callable[[], Awaitable[StartedZygote]]
 
 
 class ZygoteSpawner:
     """Keeps one zygote alive and asks it to fork. See Spawner."""
 
-    def __init__(
-        self, start_zygote: ZygoteStarter, first: tuple[int, socket.socket] | None
-    ) -> None:
+    def __init__(self, start_zygote: ZygoteStarter, first: StartedZygote | None) -> None:
         self._start_zygote = start_zygote
         self._first = first
         self._loop = asyncio.get_running_loop()
@@ -56,11 +55,15 @@ class ZygoteSpawner:
         self._processes: dict[int, WorkerProcess] = {}
         self._unwanted: set[asyncio.Task[ExitStatus]] = set()
         self._keeper: asyncio.Task[None] | None = None
+        self._retired = False
         self.zygote_pids: set[int] = set()  # of all there ever were
 
     async def start(self, boot_timeout: float) -> None:
         """Start the zygote and let it import the app; BootError when it cannot."""
-        await self._begin(boot_timeout)
+        try:
+            await self._begin(boot_timeout)
+        except OSError as error:
+            raise BootError(f"no new interpreter could be started: {error}") from error
         self._keeper = start_task(self._keep_zygote(boot_timeout), "keeping a zygote")
 
     async def spawn(
@@ -75,6 +78,10 @@ class ZygoteSpawner:
         except asyncio.CancelledError:
             forked.add_done_callback(self._kill_unwanted)
             raise
+
+    def retire(self) -> None:
+        """Nobody will be forked any more: a zygote that dies is not replaced. Idempotent."""
+        self._retired = True
 
     def knows(self, pid: int) -> bool:
         """Is this the zygote, or a worker whose end is still to be told?"""
@@ -94,9 +101,9 @@ class ZygoteSpawner:
 
     async def _begin(self, boot_timeout: float) -> None:
         first, self._first = self._first, None
-        pid, sock = first or await self._start_zygote()
-        self.zygote_pids.add(pid)
-        self._zygote = zygote = ZygoteHandle(pid, sock, self._on_forked, self._on_exited)
+        started = first or await self._start_zygote()
+        self.zygote_pids.add(started.pid)
+        self._zygote = zygote = ZygoteHandle(started, self._on_forked, self._on_exited)
         if note := await zygote.prepare(boot_timeout):
             log.warning("%s", note)
         for worker_id in [*self._processes]:
@@ -127,6 +134,10 @@ class ZygoteSpawner:
                 await self._zygote.lost.wait()
                 self._ready.clear()
                 await self._zygote.close()
+                if self._retired:
+                    log.warning("the zygote (pid %d) of old workers is gone", self._zygote.pid)
+                    self._zygote = None
+                    return
                 log.warning(
                     "the zygote (pid %d) is gone; starting a new one, workers go on",
                     self._zygote.pid,

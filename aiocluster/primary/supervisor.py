@@ -4,35 +4,30 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 from aiocluster.config.settings import Settings
-from aiocluster.errors import BootError, ClusterStopping, WorkerGone
+from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.messages import Subscribe, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Dispatcher
 from aiocluster.primary.exit_log import ExitLog
+from aiocluster.primary.first_start import first_start
+from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
 from aiocluster.primary.hiring import Hiring
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.process import Process
+from aiocluster.primary.recycling import Recycler
+from aiocluster.primary.reload import Reloader
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartPolicy
 from aiocluster.primary.slot import Slot
-from aiocluster.primary.spawner import Spawner
 from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
-
-# When the first worker is ready the others get this many seconds to be so too before
-# connections are accepted, so that the first one does not get them all.
-_START_TOGETHER = 5.0
-
-# A first worker that could not be forked in this many seconds has failed to start: enough for
-# a zygote that hangs to be replaced.
-_FORK_PATIENCE = 15.0
 
 # What a killed worker may take to be gone: only the kernel is left to wait for.
 _DEATH_TIMEOUT = 5.0
@@ -44,7 +39,7 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        spawner: Spawner,
+        generations: Generations,
         dispatcher: Dispatcher,
         bus: EventBus,
         reporter: Reporter,
@@ -68,9 +63,17 @@ class Supervisor:
         self._first_start_over = asyncio.Event()
         self._stopping = False
         self._exit_log = ExitLog(settings.boot_timeout)
+        self._generations = generations
+        self._recycler = Recycler()
+        self._reloader = Reloader(settings, generations, self, bus, self._exit_log)
         self._hiring = Hiring(
-            spawner, self._scoreboard, self, settings.behind_after, self._update_dispatcher
+            self._scoreboard, self, settings.behind_after, self._update_dispatcher
         )
+
+    @property
+    def slots(self) -> Collection[Slot]:
+        """The places for workers."""
+        return self._slots.values()
 
     def listen_on(self, listeners: Listeners) -> None:
         """From here the workers' connections will come."""
@@ -81,9 +84,7 @@ class Supervisor:
 
     async def start(self, count: int) -> None:
         """Start `count` workers; BootError, with the first one's cause, when none comes up."""
-        slots = [self._open_slot({}) for _ in range(count)]
-        if not await _any_ready(slots):
-            raise BootError(*self._why_none_is_ready(slots))
+        await first_start([self._open_slot({}) for _ in range(count)], self._exit_log)
         self._first_start_over.set()
         self._exit_log.release()
 
@@ -93,9 +94,15 @@ class Supervisor:
             raise ClusterStopping("cannot fork: the cluster is stopping")
         return await asyncio.shield(self._open_slot(env).first)
 
+    async def reload(self) -> None:
+        """See Reloader.reload."""
+        await self._reloader.reload()
+
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
         self._stopping = True
+        self._reloader.close()
+        self._recycler.close()
         for task in self._tasks:
             task.cancel()
         workers = [*self.workers.values()]
@@ -118,17 +125,22 @@ class Supervisor:
 
     # ---- Crew
 
-    async def hire(self, slot: Slot) -> WorkerHandle:
+    async def hire(self, slot: Slot, generation: Generation, restarts: int) -> WorkerHandle:
         """See Crew."""
         spec = WorkerSpec(
             worker_id=next(self._ids),
             slot=slot.number,
             role="web",
-            generation=1,
-            restarts=slot.restarts,
+            generation=generation.number,
+            restarts=restarts,
             env=slot.env,
         )
-        worker, process = await self._hiring.hire(spec)
+        self._generations.joined(generation)
+        try:
+            worker, process = await self._hiring.hire(spec, generation.nursery)
+        except BaseException:
+            self._generations.left(generation.number)
+            raise
         self._enlist(worker, process)
         return worker
 
@@ -139,6 +151,10 @@ class Supervisor:
     async def first_start_over(self) -> None:
         """See Crew."""
         await self._first_start_over.wait()
+
+    def why_not_ready(self, worker: WorkerHandle) -> BootError:
+        """See Crew."""
+        return self._exit_log.why_not_ready(worker)
 
     # ---- Owner
 
@@ -169,7 +185,8 @@ class Supervisor:
         if self._stopping:  # it crossed the Drain on its way
             return
         slot = self._slots.get(worker.slot)
-        if reason == "max_requests" and slot is not None and slot.succeed(worker):
+        if reason == "max_requests" and slot is not None and slot.holds(worker):
+            self._recycler.recycle(slot, worker, reason)
             return
         worker.begin_drain(reason, at_once=reason != "max_requests")
 
@@ -183,15 +200,9 @@ class Supervisor:
 
     # ---- inside
 
-    def _why_none_is_ready(self, slots: Sequence[Slot]) -> tuple[str, str]:
-        for slot in slots:
-            if slot.first.done() and slot.first.exception() is None:
-                return self._exit_log.why_not_ready(slot.first.result())
-        return next((slot.trouble for slot in slots if slot.trouble), "no worker was forked"), ""
-
     def _open_slot(self, env: dict[str, str]) -> Slot:
         number = next(n for n in itertools.count() if n not in self._slots)
-        slot = Slot(number, env, self, self._settings.restart)
+        slot = Slot(number, env, self._generations.current, self, self._settings.restart)
         self._slots[number] = slot
         self.empty.clear()
         task = self._loop.create_task(self._keep(slot))
@@ -255,37 +266,7 @@ class Supervisor:
         exited = worker.ended(status)
         self._exit_log.tell(worker, exited)
         self.publish(exited)
+        self._generations.left(worker.generation)
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
-
-
-async def _any_ready(slots: Sequence[Slot]) -> bool:
-    """Wait until all are ready or dead, or some are ready and the rest had their chance.
-
-    Return whether some are ready.
-    """
-    settling = {asyncio.ensure_future(_settled(slot)) for slot in slots}
-    for outcome in asyncio.as_completed(settling):
-        if await outcome:
-            break
-    else:
-        return False
-    _, pending = await asyncio.wait(settling, timeout=_START_TOGETHER)
-    if pending:
-        log.warning("%d workers are still starting; serving without them", len(pending))
-    return True
-
-
-async def _settled(slot: Slot) -> bool:
-    """Wait for the slot's first worker; return whether it is ready.
-
-    It is not when it died before, took too long, or could not be forked.
-    """
-    try:
-        async with asyncio.timeout(_FORK_PATIENCE):
-            worker = await asyncio.shield(slot.first)
-    except (TimeoutError, WorkerGone, ClusterStopping):
-        return False
-    await asyncio.shield(worker.settled)
-    return worker.was_ready

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable
 
 from aiocluster.errors import BootError, ChannelClosed, ProtocolError, WorkerGone
@@ -25,6 +24,7 @@ from aiocluster.ipc.messages import (
     Watch,
 )
 from aiocluster.ipc.packets import receive_packet, send_packet
+from aiocluster.primary.interpreter import StartedZygote
 from aiocluster.primary.process import WorkerProcess
 
 log = logging.getLogger("aiocluster.spawner")
@@ -42,14 +42,15 @@ class ZygoteHandle:
 
     def __init__(
         self,
-        pid: int,
-        sock: socket.socket,
+        started: StartedZygote,
         on_forked: Callable[[int, WorkerProcess], None],
         on_exited: Callable[[int, int], None],
     ) -> None:
         """`on_forked(worker_id, process)` and `on_exited(worker_id, status)` hear of workers."""
+        pid, sock = started.pid, started.sock
         sock.setblocking(False)
         self.pid = pid
+        self._tail = started.tail
         self.lost = asyncio.Event()
         self._sock = sock
         self._on_forked = on_forked
@@ -168,6 +169,7 @@ class ZygoteHandle:
     def _on_import_over(self, outcome: Prepared | PrepareFailed) -> None:
         if self._prepared.done():  # it came after the timeout
             return
+        self._close_tail()
         if isinstance(outcome, Prepared):
             self._prepared.set_result(outcome)
         else:
@@ -183,14 +185,24 @@ class ZygoteHandle:
         log.error("the zygote (pid %d) has not forked for %g s", self.pid, _ANSWER_TIMEOUT)
         self.give_up()
 
+    def _why_not_prepared(self) -> BootError:
+        if self._tail is None or not self._tail.cause:
+            return BootError("the zygote died while importing the app")
+        return BootError(self._tail.cause, self._tail.text, is_shown=True)
+
+    def _close_tail(self) -> None:
+        if self._tail is not None:
+            self._tail.close()
+
     def _disconnect(self) -> None:
         if self.lost.is_set():
             return
         self.lost.set()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
+        self._close_tail()
         if not self._prepared.done():
-            self._prepared.set_exception(BootError("the zygote died while importing the app"))
+            self._prepared.set_exception(self._why_not_prepared())
             self._prepared.exception()  # somebody may have stopped waiting for it
         for forked in self._forks.values():
             if not forked.done():

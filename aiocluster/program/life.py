@@ -1,6 +1,7 @@
 """The life of a program that is a cluster: start, say so, serve until told to stop, stop."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -37,6 +38,9 @@ class Life:
         self._cluster = cluster
         self._on_start = on_start
         self._stop = asyncio.Event()
+        self._serving = False
+        self._reload_wanted = False
+        self._reloads: set[asyncio.Task[None]] = set()
         self._timeout = cluster.settings.graceful_timeout
         self._interrupted_at: float | None = None
         self._exit_code = EXIT_OK
@@ -48,6 +52,8 @@ class Life:
                 signal.SIGTERM: self._stop.set,
                 signal.SIGINT: self._on_int,
                 signal.SIGQUIT: self._on_quit,
+                signal.SIGHUP: self._on_reload,
+                signal.SIGUSR2: self._on_reload,
             }
         )
         try:
@@ -79,6 +85,9 @@ class Life:
         return True
 
     async def _serve(self) -> int:
+        self._serving = True
+        if self._reload_wanted:
+            self._on_reload()
         hook = asyncio.create_task(self._run_on_start())
         emptied = asyncio.create_task(self._wait_until_empty(hook))
         await self._stop.wait()
@@ -122,6 +131,21 @@ class Life:
         self._exit_code = self._exit_code or EXIT_CUT
         self._stop.set()
 
+    def _on_reload(self) -> None:
+        if not self._serving:
+            # The code may have changed since it was imported.
+            self._reload_wanted = True
+            log.info("told to reload while starting: it will follow")
+            return
+        reload = asyncio.create_task(self._reload())
+        self._reloads.add(reload)
+        reload.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        # Why it failed is logged already.
+        with contextlib.suppress(BootError, ClusterStopping):
+            await self._cluster.reload()
+
     def _on_int(self) -> None:
         now = asyncio.get_running_loop().time()
         self._stop.set()
@@ -139,7 +163,7 @@ class Life:
 
 def boot_failed(error: BootError | ConfigError) -> int:
     """Tell why nothing came up, and return the exit code that says so."""
-    if isinstance(error, BootError) and error.traceback:
+    if isinstance(error, BootError) and error.traceback and not error.is_shown:
         log.error("%s", error.traceback.rstrip())
     log.error("could not start: %s", error)
     return EXIT_BOOT_FAILED

@@ -24,7 +24,7 @@ from aiocluster.config.settings import settings_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
-from aiocluster.primary.interpreter import this_program
+from aiocluster.primary.interpreter import StartedZygote, this_program
 from aiocluster.primary.scheduling import workers_preferred
 from aiocluster.program.life import EXIT_OK, Life, OnStart, boot_failed, close
 from aiocluster.program.output import (
@@ -137,12 +137,11 @@ def _live(cluster: Cluster, on_start: OnStart | None) -> int:
             discard_unwritable_output()
 
 
-def _drop(zygote: tuple[int, Any]) -> None:
+def _drop(zygote: StartedZygote) -> None:
     """End the first zygote: it may be importing, for ever perhaps, and has no workers yet."""
-    pid, sock = zygote
-    sock.close()
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    zygote.sock.close()
+    os.kill(zygote.pid, signal.SIGKILL)
+    os.waitpid(zygote.pid, 0)
 
 
 def _check_place() -> None:

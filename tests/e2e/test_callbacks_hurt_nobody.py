@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from aiocluster import Cluster, Event, EventsMissed, WorkerExited, WorkerForked, WorkerMessage
+from aiocluster import Cluster, EventsMissed, WorkerExited, WorkerForked, WorkerMessage
 from tests.support.cluster import ask, first, kill, logged, serving
 from tests.support.program import PATIENCE
 
 
 async def test_a_callback_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The worker is replaced all the same, and callbacks after it hear the event."""
-    heard_after: list[Event] = []
+    heard_after: list[WorkerExited] = []
 
     def fail(event: WorkerExited) -> None:
         raise RuntimeError("a bad callback")
@@ -63,7 +63,7 @@ async def test_a_coroutine_callback_may_wait_for_the_cluster() -> None:
 
 async def test_on_returns_what_takes_the_callback_off() -> None:
     """After `off()` it hears nothing more; `off()` may be called twice."""
-    heard_forks: list[Event] = []
+    heard_forks: list[WorkerForked] = []
     async with serving(workers=1) as (cluster, heard):
         off = cluster.on(WorkerForked, heard_forks.append)
         one = await cluster.fork()
@@ -115,5 +115,5 @@ async def test_an_iterator_that_is_not_read_has_events_from_its_making() -> None
         event = await anext(events)
         assert not isinstance(event, EventsMissed)
 
-    assert event.worker is added
     assert isinstance(event, WorkerForked)
+    assert event.worker is added

@@ -65,7 +65,9 @@ async def test_the_same_worker_is_in_all_its_events() -> None:
         added.kill(9)
         await heard.exit_of(added)
 
-    assert all(event.worker is added for event in heard.events if event.worker.id == added.id)
+    assert all(
+        event.worker is added for event in heard.about_workers() if event.worker.id == added.id
+    )
     assert heard.kinds(added.id)[:2] == ["WorkerForked", "WorkerOnline"]
 
 

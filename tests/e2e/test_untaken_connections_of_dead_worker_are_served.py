@@ -53,7 +53,7 @@ async def test_the_client_of_a_killed_worker_sees_the_end_of_its_connection() ->
     async with serving() as (cluster, heard), await Client.connect(cluster) as client:
         client.send("/hold")
         await heard.message(lambda message: message == "holding")
-        (dead,) = {event.worker for event in heard.events}
+        (dead,) = {event.worker for event in heard.about_workers()}
         kill(dead.pid)
         await client.closed()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiocluster import (
-    Event,
+    WorkerEvent,
     WorkerExited,
     WorkerListening,
     WorkerMessage,
@@ -34,11 +34,11 @@ async def test_a_worker_goes_through_its_states_in_order() -> None:
     async with serving(workers=1) as (cluster, heard):
         assert first(cluster).id == 1
 
-        def note(event: Event) -> None:
+        def note(event: WorkerEvent) -> None:
             if event.worker.id == 2 and not isinstance(event, WorkerExited):
                 phases.append((type(event).__name__, cluster.workers[2].phase.value))
 
-        cluster.on(Event, note)
+        cluster.on(WorkerEvent, note)
         added = await cluster.fork()
         await heard.next(WorkerListening, lambda event: event.worker is added)
         await added.drain()

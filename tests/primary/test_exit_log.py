@@ -141,17 +141,17 @@ async def test_why_it_was_not_ready(
     worker.exited = asyncio.get_running_loop().create_future()
     worker.exited.set_result(ended(worker, **exited))
 
-    why, traceback = exit_log.why_not_ready(worker)
+    error = exit_log.why_not_ready(worker)
 
-    assert cause in why
-    assert traceback == ""
+    assert cause in error.cause
+    assert error.traceback == ""
 
 
 async def test_why_one_that_has_not_been_reaped_was_not_ready(
     worker: WorkerHandle, exit_log: ExitLog
 ) -> None:
     """Its death may be seen before it is known how it ended."""
-    assert exit_log.why_not_ready(worker) == (f"{worker} died before it was ready", "")
+    assert exit_log.why_not_ready(worker).cause == f"{worker} died before it was ready"
 
 
 async def test_one_that_was_stopped_while_it_started_is_no_warning(

@@ -24,7 +24,7 @@ class Stage:
         self.owner = FakeOwner()
         self.spawner = FakeSpawner()
         self.board = self.owner.scoreboard
-        self.hiring = Hiring(self.spawner, self.board, self.owner, 0.05, lambda: None)
+        self.hiring = Hiring(self.board, self.owner, 0.05, lambda: None)
         self.hiring.families = [socket.AF_INET, socket.AF_INET6]
 
     def free_rows(self) -> int:
@@ -35,13 +35,13 @@ class Stage:
 async def stage() -> AsyncIterator[Stage]:
     stage = Stage()
     yield stage
-    stage.spawner.close()
+    stage.spawner.let_go()
     await turns()
 
 
 async def test_a_worker_is_told_who_it_is(stage: Stage) -> None:
     """In its order, and in its environment, which what the user gave cannot hide."""
-    worker, process = await stage.hiring.hire(SPEC)
+    worker, process = await stage.hiring.hire(SPEC, stage.spawner)
 
     fork = (await stage.spawner.next()).fork
     assert (fork.worker_id, fork.slot, fork.role, fork.generation) == (7, 2, "web", 3)
@@ -74,7 +74,7 @@ async def test_one_that_cannot_be_forked_leaves_nothing(
     expected = WorkerGone if isinstance(refusal, OSError) else type(refusal)
 
     with pytest.raises(expected, match=text):
-        await stage.hiring.hire(SPEC)
+        await stage.hiring.hire(SPEC, stage.spawner)
 
     await turns()
     assert open_fds() <= before
@@ -96,7 +96,7 @@ async def test_a_want_of_descriptors_for_its_wires_leaves_nothing(
         if scarce == "socket.socketpair":
             patch.setattr("aiocluster.primary.hiring.handoff_pair", _plain_pair)
         with pytest.raises(WorkerGone, match="Too many open files"):
-            await stage.hiring.hire(SPEC)
+            await stage.hiring.hire(SPEC, stage.spawner)
 
     assert open_fds() <= before
     assert stage.free_rows() == rows

@@ -140,10 +140,13 @@ async def test_a_zygote_is_started_with_its_socket_and_its_files(tmp_path: Path)
         f"import os, socket; s = socket.socket(fileno=int(os.environ[{ZYGOTE_FD!r}]));"
         f" s.send(os.read({fd}, 100) + os.environ[{ZYGOTE_CALL!r}].encode())"
     )
-    pid, sock = await Interpreter([sys.executable, "-c", code], [fd], call=2).start_zygote()
+    started = await Interpreter([sys.executable, "-c", code], [fd], call=2).start_zygote()
+    pid, sock = started.pid, started.sock
 
     assert sock.recv(100) == b"the app2"
     assert sock.recv(100) == b""
     assert os.waitpid(pid, 0)[1] == 0  # noqa: ASYNC222 (its socket is at the end: it is dead)
+    assert started.tail is not None
+    started.tail.close()
     sock.close()
     os.close(fd)

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from aiocluster.config.settings import Restart
-from aiocluster.errors import WorkerGone
+from aiocluster.errors import BootError, WorkerGone
 from aiocluster.ipc.messages import Drain
+from aiocluster.primary.generations import Generation
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 from aiocluster.primary.slot import Slot
 from tests.support.waiting import soon, turns, turns_until
-from tests.support.workers import FakeOwner, FakeWorker, let_go, play_worker
+from tests.support.workers import FakeOwner, FakeSpawner, FakeWorker, let_go, play_worker
 
 
 class FakeCrew:
@@ -30,12 +31,14 @@ class FakeCrew:
         self.start_over = asyncio.Event()
         self._ends: list[asyncio.Task[None]] = []
 
-    async def hire(self, slot: Slot) -> WorkerHandle:
+    async def hire(self, slot: Slot, generation: Generation, restarts: int) -> WorkerHandle:
         """See Crew."""
         if self.refusals:
             self.refusals -= 1
             raise WorkerGone("cannot fork: Cannot allocate memory")
-        handle, worker = await play_worker(self.owner, len(self.all) + 1, slot.number)
+        handle, worker = await play_worker(
+            self.owner, len(self.all) + 1, slot.number, generation.number, restarts
+        )
         handle.announced()
         self.all.append((handle, worker))
         self._ends.append(asyncio.create_task(_see_off(handle, worker)))
@@ -46,6 +49,10 @@ class FakeCrew:
         """See Crew."""
         self.weights.append(weight)
         return self.delays.pop(0) if self.delays else 0.0
+
+    def why_not_ready(self, worker: WorkerHandle) -> BootError:
+        """See Crew."""
+        return BootError(f"{worker} did not come up")
 
     async def first_start_over(self) -> None:
         """See Crew."""
@@ -84,7 +91,8 @@ class Stage:
         self.sleeping = asyncio.Event()
         self.wake = asyncio.Event()
         self.wake.set()
-        self.slot = Slot(5, {"ROLE": "x"}, crew, restart, self._sleep)
+        self.generation = Generation(1, FakeSpawner())
+        self.slot = Slot(5, {"ROLE": "x"}, self.generation, crew, restart, self._sleep)
         self.keeping = asyncio.create_task(self.slot.keep())
 
     async def _sleep(self, seconds: float) -> None:
@@ -260,30 +268,36 @@ async def test_an_exit_weighs_what_it_says_against_the_code(
     assert stage.crew.weights == [weight]
 
 
-async def test_one_that_is_due_goes_only_when_the_new_one_is_ready(make_stage: MakeStage) -> None:
-    """At max_requests the slot is never empty; idle connections end in their own time."""
+# ---- renewal
+
+
+async def test_the_old_one_goes_only_when_the_new_one_is_ready(make_stage: MakeStage) -> None:
+    """The slot is never empty; idle connections end in their own time."""
     stage = await make_stage()
     old, old_worker = await stage.crew.next_ready()
 
-    assert stage.slot.succeed(old)
+    renewing = asyncio.create_task(stage.slot.replace(old, "max_requests"))
     new, new_worker = await stage.crew.next()
     await turns(20)
     assert old_worker.said_to_it.empty()
     new_worker.boot()
 
     assert await old_worker.hear() == Drain(30.0, at_once=False)
+    await soon(renewing)
     assert new.was_ready
-    assert stage.slot.restarts == 1
+    assert stage.slot.incumbent is new
+    assert stage.slot.restarts == new.restarts == 1
 
 
 async def test_the_end_of_the_old_one_starts_nobody(make_stage: MakeStage) -> None:
     """Its successor is there already, and holds the slot from then on."""
     stage = await make_stage()
     old, old_worker = await stage.crew.next_ready()
-    stage.slot.succeed(old)
-    new, _ = await stage.crew.next_ready()
-    await old_worker.hear()
-    assert not stage.slot.succeed(old)
+    renewing = asyncio.create_task(stage.slot.replace(old, "max_requests"))
+    new, new_worker = await stage.crew.next_ready()
+    await soon(renewing)
+    assert not stage.slot.holds(old)
+    await soon(stage.slot.replace(old, "max_requests"))  # it is gone already: nothing
 
     old_worker.exit(0)
     exited = await soon(asyncio.shield(old.exited))
@@ -291,40 +305,115 @@ async def test_the_end_of_the_old_one_starts_nobody(make_stage: MakeStage) -> No
 
     assert exited.reason == "max_requests"
     assert stage.crew.hired.empty()
-    assert stage.slot.succeed(new)
+    assert stage.slot.holds(new)
+    new_worker.exit(1)
     await stage.crew.next()
 
 
-async def test_a_successor_that_cannot_boot_leaves_the_old_one_serving(
-    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The old one goes on, the failure counts, and the next try waits as the policy says."""
+async def test_the_new_one_may_die_while_the_old_one_still_drains(make_stage: MakeStage) -> None:
+    """It is replaced at once, not when the old one has ended."""
+    stage = await make_stage()
+    old, _ = await stage.crew.next_ready()
+    renewing = asyncio.create_task(stage.slot.replace(old, "reload"))
+    _, new_worker = await stage.crew.next_ready()
+    await soon(renewing)
+
+    new_worker.exit(1)
+
+    await stage.crew.next()
+    assert not old.exited.done()
+
+
+@pytest.mark.parametrize("hold", [0.0, 1000.0])
+async def test_a_successor_that_fails_changes_nothing(make_stage: MakeStage, hold: float) -> None:
+    """One that does not boot; with a hold, one that dies soon after it was ready."""
     stage = await make_stage()
     old, old_worker = await stage.crew.next_ready()
-    stage.crew.delays = [2.0]
-    stage.slot.succeed(old)
-    _, failing = await stage.crew.next()
-    failing.fail_to_boot("ValueError: no")
-    await stage.crew.next_ready()
+    new_generation = Generation(2, FakeSpawner())
+    renewing = asyncio.create_task(stage.slot.renew(new_generation, "reload", hold))
+    new, failing = await stage.crew.next()
+    if hold:
+        failing.boot()
+        await turns_until(lambda: new.was_ready)
+        failing.exit(1)
+    else:
+        failing.fail_to_boot("ValueError: no")
 
-    assert await old_worker.hear() == Drain(30.0, at_once=False)
-    assert stage.slept == [2.0]
-    assert "could not replace worker 1" in caplog.text
+    with pytest.raises(BootError, match=r"worker 2 .* did not come up"):
+        await soon(renewing)
+    await turns(20)
+    assert old_worker.said_to_it.empty()
+    assert stage.slot.holds(old)
+    assert stage.slot.generation is stage.generation
+    assert stage.crew.hired.empty()
 
 
-async def test_an_old_one_that_dies_while_its_successor_starts_is_not_replaced_twice(
+async def test_an_old_one_that_dies_while_its_successor_starts_is_replaced_at_once(
     make_stage: MakeStage,
 ) -> None:
-    """The successor is its replacement."""
+    """By one of its own generation, which goes again when the successor is ready."""
     stage = await make_stage()
-    old, old_worker = await stage.crew.next_ready()
-    stage.slot.succeed(old)
+    _, old_worker = await stage.crew.next_ready()
+    new_generation = Generation(2, FakeSpawner())
+    renewing = asyncio.create_task(stage.slot.renew(new_generation, "reload"))
+    new, new_worker = await stage.crew.next()
+    old_worker.exit(1)
+
+    stopgap, stopgap_worker = await stage.crew.next_ready()
+    assert stopgap.generation == 1
+    new_worker.boot()
+    await soon(renewing)
+
+    assert await stopgap_worker.hear() == Drain(30.0, at_once=False)
+    assert stage.slot.holds(new)
+    assert stage.slot.generation is new_generation
+
+
+async def test_a_successor_ends_the_wait_of_a_slot_that_keeps_failing(
+    make_stage: MakeStage,
+) -> None:
+    """The code that is being put in place may be the one that mends it."""
+    stage = await make_stage()
+    stage.crew.delays = [1000.0]
+    stage.wake.clear()
+    _, old_worker = await stage.crew.next_ready()
+    renewing = asyncio.create_task(stage.slot.renew(Generation(2, FakeSpawner()), "reload"))
     _, new_worker = await stage.crew.next()
     old_worker.exit(1)
-    await soon(asyncio.shield(old.exited))
+    await soon(stage.sleeping.wait())
+
     new_worker.boot()
-    await turns_until(lambda: stage.slot.restarts == 1)
+    await soon(renewing)
     await turns(20)
+
+    assert stage.crew.hired.empty()
+    new_worker.exit(1)
+    await stage.crew.next()
+
+
+async def test_a_renewal_that_is_given_up_drains_its_worker(make_stage: MakeStage) -> None:
+    """Nobody stays who has no place."""
+    stage = await make_stage()
+    old, _ = await stage.crew.next_ready()
+    renewing = asyncio.create_task(stage.slot.renew(stage.generation, "reload", 1000.0))
+    new, new_worker = await stage.crew.next_ready()
+    await turns()
+    renewing.cancel()
+
+    assert isinstance(await new_worker.hear(), Drain)
+    assert stage.slot.holds(old)
+    assert new.is_leaving
+
+
+async def test_two_renewals_come_one_after_the_other(make_stage: MakeStage) -> None:
+    """A worker that is due while its slot is being reloaded is replaced by the reload."""
+    stage = await make_stage()
+    old, _ = await stage.crew.next_ready()
+    reloading = asyncio.create_task(stage.slot.renew(stage.generation, "reload"))
+    recycling = asyncio.create_task(stage.slot.replace(old, "max_requests"))
+    await stage.crew.next_ready()
+
+    await soon(asyncio.gather(reloading, recycling))
 
     assert stage.crew.hired.empty()
 
@@ -334,7 +423,21 @@ async def test_a_slot_that_is_never_refilled_has_no_successors(make_stage: MakeS
     stage = await make_stage("never")
     handle, _ = await stage.crew.next_ready()
 
-    assert not stage.slot.succeed(handle)
+    assert not stage.slot.holds(handle)
+
+
+async def test_a_slot_that_closes_meanwhile_keeps_no_successor(make_stage: MakeStage) -> None:
+    """With restart="never" the death of a worker ends its slot, also in a reload."""
+    stage = await make_stage("never")
+    _, old_worker = await stage.crew.next_ready()
+    renewing = asyncio.create_task(stage.slot.renew(stage.generation, "reload"))
+    _, new_worker = await stage.crew.next()
+    old_worker.exit(1)
+    await soon(stage.keeping)
+    new_worker.boot()
+
+    await soon(renewing)
+    assert isinstance(await new_worker.hear(), Drain)
 
 
 async def test_a_slot_that_is_kept_no_more_leaves_no_task(make_stage: MakeStage) -> None:

@@ -18,6 +18,7 @@ from aiocluster.ipc.messages import (
     Watch,
 )
 from aiocluster.primary.exits import ExitStatus
+from aiocluster.primary.interpreter import StartedZygote
 from aiocluster.primary.process import WorkerProcess
 from aiocluster.primary.spawner import ZygoteSpawner
 from tests.support.connections import open_fds
@@ -36,14 +37,14 @@ class Starter:
         self.all: list[FakeZygote] = []
         self.failures = 0
 
-    async def __call__(self) -> tuple[int, socket.socket]:
+    async def __call__(self) -> StartedZygote:
         if self.failures:
             self.failures -= 1
             raise OSError("no more processes")
         zygote = FakeZygote()
         self.all.append(zygote)
         self.started.put_nowait(zygote)
-        return zygote.pid, zygote.theirs
+        return zygote.started
 
     async def next(self) -> FakeZygote:
         return await soon(self.started.get())
@@ -124,7 +125,7 @@ async def test_a_note_of_the_zygote_is_logged(
 async def test_the_first_zygote_may_be_there_already() -> None:
     """`run` forks it before there is a loop; it is not started twice."""
     starter, first = Starter(), FakeZygote()
-    spawner = ZygoteSpawner(starter, (first.pid, first.theirs))
+    spawner = ZygoteSpawner(starter, first.started)
     first.say(Prepared(True, ""))
 
     await soon(spawner.start(60.0))
@@ -149,7 +150,7 @@ async def test_an_app_that_cannot_be_imported_fails_the_start(stage: Stage) -> N
 async def test_an_import_that_takes_too_long_fails_the_start() -> None:
     """And a zygote that goes on importing is killed when the spawner closes."""
     zygote = FakeZygote("exec sleep 1000")
-    spawner = ZygoteSpawner(Starter(), (zygote.pid, zygote.theirs))
+    spawner = ZygoteSpawner(Starter(), zygote.started)
 
     with pytest.raises(BootError, match=r"importing the app took longer than 0\.01 s"):
         await soon(spawner.start(0.01))
@@ -374,7 +375,7 @@ async def test_a_zygote_that_does_not_go_is_killed(monkeypatch: pytest.MonkeyPat
     """Every wait has an end."""
     monkeypatch.setattr("aiocluster.primary.zygote_handle._EXIT_TIMEOUT", 0.01)
     zygote = FakeZygote("exec sleep 1000")
-    spawner = ZygoteSpawner(Starter(), (zygote.pid, zygote.theirs))
+    spawner = ZygoteSpawner(Starter(), zygote.started)
     zygote.say(Prepared(True, ""))
     await soon(spawner.start(60.0))
 

@@ -35,8 +35,7 @@ class Stage:
         self.forked: list[tuple[int, WorkerProcess]] = []
         self.exited: list[tuple[int, int]] = []
         self.handle = ZygoteHandle(
-            self.zygote.pid,
-            self.zygote.theirs,
+            self.zygote.started,
             lambda worker_id, process: self.forked.append((worker_id, process)),
             lambda worker_id, status: self.exited.append((worker_id, status)),
         )
@@ -249,7 +248,7 @@ async def test_one_that_somebody_else_has_reaped_is_gone(when: str) -> None:
     zygote = FakeZygote("true")
     if when == "before":
         reap(zygote.pid)
-    handle = ZygoteHandle(zygote.pid, zygote.theirs, lambda *_: None, lambda *_: None)
+    handle = ZygoteHandle(zygote.started, lambda *_: None, lambda *_: None)
     if when == "after":
         reap(zygote.pid)
 

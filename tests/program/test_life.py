@@ -13,7 +13,7 @@ from aiocluster.config.settings import settings_from
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.program.life import Life
 from aiocluster.program.signals import release_signals
-from tests.support.waiting import soon, turns_until
+from tests.support.waiting import soon, turns, turns_until
 
 
 class FakeCluster:
@@ -26,6 +26,7 @@ class FakeCluster:
         self.done: list[str] = []
         self.cut: list[str] = []
         self.start_error: Exception | None = None
+        self.reload_error: Exception | None = None
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
         self.may_start, self.may_stop = asyncio.Event(), asyncio.Event()
         self.empty = asyncio.Event()
@@ -43,6 +44,11 @@ class FakeCluster:
         self.stopping.set()
         await self.may_stop.wait()
         return self.cut
+
+    async def reload(self) -> None:
+        self.done.append("reload")
+        if self.reload_error is not None:
+            raise self.reload_error
 
     async def wait_empty(self) -> None:
         await self.empty.wait()
@@ -75,7 +81,7 @@ async def stage(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Stage]:
     caplog.set_level("INFO")
     yield Stage()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
         loop.remove_signal_handler(number)
     release_signals()
 
@@ -194,6 +200,46 @@ async def test_a_start_that_fails_is_a_3(
 
     assert f"could not start: {error}" in caplog.text
     assert ("Traceback …" in caplog.text) == isinstance(error, BootError)
+
+
+# ---- reload
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "error", [None, BootError("ImportError: nope"), ClusterStopping("too late")]
+)
+async def test_a_signal_reloads(
+    stage: Stage, number: int, error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Why one fails the cluster has logged; here it ends nothing."""
+    stage.cluster.reload_error = error
+    life = stage.begin()
+    await soon(stage.cluster.started.wait())
+    await turns()
+    press(number)
+    await turns_until(lambda: "reload" in stage.cluster.done)
+    press(signal.SIGTERM)
+
+    assert await soon(life) == 0
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_reload_asked_for_while_starting_follows_the_start(stage: Stage) -> None:
+    """Once, however often it was asked for."""
+    stage.cluster.may_start.clear()
+    life = stage.begin()
+    await turns()
+    press(signal.SIGHUP)
+    press(signal.SIGUSR2)
+    await turns(20)
+    assert stage.cluster.done == []
+    stage.cluster.may_start.set()
+    await turns_until(lambda: stage.cluster.done == ["reload"])
+    press(signal.SIGTERM)
+
+    assert await soon(life) == 0
+    assert stage.cluster.done.count("reload") == 1
 
 
 # ---- on_start

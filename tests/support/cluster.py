@@ -21,7 +21,15 @@ import aiohttp
 import psutil
 import pytest
 
-from aiocluster import Cluster, Event, WorkerExited, WorkerHandle, WorkerListening, WorkerMessage
+from aiocluster import (
+    Cluster,
+    Event,
+    WorkerEvent,
+    WorkerExited,
+    WorkerHandle,
+    WorkerListening,
+    WorkerMessage,
+)
 from tests.support.program import PATIENCE, Program, is_running, until
 
 HTTP_APP = "tests.e2e.apps:make_app"
@@ -83,7 +91,13 @@ class Heard:
 
     def kinds(self, worker_id: int) -> list[str]:
         """Return the names of all events of one worker."""
-        return [type(event).__name__ for event in self.events if event.worker.id == worker_id]
+        return [
+            type(event).__name__ for event in self.about_workers() if event.worker.id == worker_id
+        ]
+
+    def about_workers(self) -> list[WorkerEvent]:
+        """Return the events that tell of a worker."""
+        return self.of_kind(WorkerEvent)
 
 
 @asynccontextmanager
@@ -211,10 +225,10 @@ def program_of(
 
 async def print_events(cluster: Cluster) -> None:
     """Print each event in one line; an `on_start` for programs."""
-    cluster.on(Event, _print_event)
+    cluster.on(WorkerEvent, _print_event)
 
 
-def _print_event(event: Event) -> None:
+def _print_event(event: WorkerEvent) -> None:
     worker = event.worker
     text = f"event {type(event).__name__} id={worker.id} slot={worker.slot} pid={worker.pid}"
     match event:

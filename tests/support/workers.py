@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable
 
-from aiocluster.errors import ProtocolError, WorkerGone
+from aiocluster.errors import BootError, ProtocolError, WorkerGone
 from aiocluster.events import Event
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.handoff import handoff_pair, take_all
@@ -149,6 +149,10 @@ class FakeSpawner:
 
     def __init__(self) -> None:
         self.refusals: list[Exception] = []
+        self.boot_error: BootError | None = None
+        self.is_retired = False
+        self.closed = asyncio.Event()
+        self.zygote_pids: set[int] = set()
         self.workers: list[FakeWorker] = []
         self._spawned: asyncio.Queue[FakeWorker] = asyncio.Queue()
 
@@ -166,6 +170,19 @@ class FakeSpawner:
         self._spawned.put_nowait(worker)
         return worker.process
 
+    async def start(self, boot_timeout: float) -> None:
+        """See Nursery."""
+        if self.boot_error is not None:
+            raise self.boot_error
+
+    def knows(self, pid: int) -> bool:
+        """See Nursery."""
+        return any(worker.process.pid == pid for worker in self.workers)
+
+    def retire(self) -> None:
+        """See Nursery."""
+        self.is_retired = True
+
     def refuse(self, times: int) -> None:
         """Fail to fork, as the kernel may."""
         self.refusals += [WorkerGone("cannot fork: Resource temporarily unavailable")] * times
@@ -181,10 +198,14 @@ class FakeSpawner:
             worker.boot()
         return sorted(workers, key=lambda worker: worker.fork.slot)
 
-    def close(self) -> None:
+    def let_go(self) -> None:
         """End all."""
         for worker in self.workers:
             worker.close()
+
+    async def close(self) -> None:
+        """See Nursery."""
+        self.closed.set()
 
 
 class FakeOwner:
@@ -236,17 +257,19 @@ class FakeOwner:
 
 
 async def play_worker(
-    owner: FakeOwner, worker_id: int = 1, slot: int = 0
+    owner: FakeOwner, worker_id: int = 1, slot: int = 0, generation: int = 1, restarts: int = 0
 ) -> tuple[WorkerHandle, FakeWorker]:
     """Return a handle that has just been forked, and the worker behind it."""
     scoreboard = owner.scoreboard
     row = scoreboard.claim()
     handoff, channel = handoff_pair(), socket.socketpair()
     outbox = Outbox(slot, handoff, (scoreboard, row), Limits(0.05, 1024), lambda: None)
-    handle = WorkerHandle(WorkerSpec(worker_id, slot, "web", 1, 0), outbox, row, owner)
+    handle = WorkerHandle(
+        WorkerSpec(worker_id, slot, "web", generation, restarts), outbox, row, owner
+    )
     await open_channel(channel[0], handle.channel)
     process = FakeProcess()
-    worker = FakeWorker(Fork(worker_id, slot, "web", 1, row, [], {}), process)
+    worker = FakeWorker(Fork(worker_id, slot, "web", generation, row, [], {}), process)
     theirs = socket.socket(fileno=os.dup(handoff[1].fileno()))
     await worker.open(theirs, channel[1], open_row(scoreboard.fd, row))
     handle.began(process, 0.0, 0.0)

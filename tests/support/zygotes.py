@@ -5,6 +5,7 @@ from typing import Any
 
 from aiocluster.ipc.messages import Forked, FromZygote, ToZygote
 from aiocluster.ipc.packets import packet_pair, receive_packet, send_packet
+from aiocluster.primary.interpreter import StartedZygote
 from tests.support.processes import start_process
 from tests.support.waiting import readable
 
@@ -16,6 +17,11 @@ class FakeZygote:
         self.theirs, self.sock = packet_pair()
         self.sock.setblocking(False)
         self.pid = start_process(script)
+
+    @property
+    def started(self) -> StartedZygote:
+        """What the primary has of it."""
+        return StartedZygote(self.pid, self.theirs)
 
     def say(self, message: FromZygote, *fds: int) -> None:
         send_packet(self.sock, message, fds)

@@ -1,0 +1,57 @@
+"""The first start: which of the workers came up, and if none did, why."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from aiocluster.errors import BootError, ClusterStopping, WorkerGone
+from aiocluster.primary.exit_log import ExitLog
+from aiocluster.primary.slot import Slot
+
+log = logging.getLogger("aiocluster.supervisor")
+
+# When the first worker is ready the others get this many seconds to be so too before
+# connections are accepted, so that the first one does not get them all.
+_START_TOGETHER = 5.0
+
+# A first worker that could not be forked in this many seconds has failed to start: enough for
+# a zygote that hangs to be replaced.
+_FORK_PATIENCE = 15.0
+
+
+async def first_start(slots: Sequence[Slot], exit_log: ExitLog) -> None:
+    """Wait until all are ready or dead, or some are ready and the rest had their chance.
+
+    BootError, with the first one's cause, when none is ready.
+    """
+    settling = {asyncio.ensure_future(_settled(slot)) for slot in slots}
+    for outcome in asyncio.as_completed(settling):
+        if await outcome:
+            break
+    else:
+        raise _why_none_is_ready(slots, exit_log)
+    _, pending = await asyncio.wait(settling, timeout=_START_TOGETHER)
+    if pending:
+        log.warning("%d workers are still starting; serving without them", len(pending))
+
+
+async def _settled(slot: Slot) -> bool:
+    """Wait for the slot's first worker; return whether it is ready.
+
+    It is not when it died before, took too long, or could not be forked.
+    """
+    try:
+        async with asyncio.timeout(_FORK_PATIENCE):
+            worker = await asyncio.shield(slot.first)
+    except (TimeoutError, WorkerGone, ClusterStopping):
+        return False
+    await asyncio.shield(worker.settled)
+    return worker.was_ready
+
+
+def _why_none_is_ready(slots: Sequence[Slot], exit_log: ExitLog) -> BootError:
+    for slot in slots:
+        if slot.first.done() and slot.first.exception() is None:
+            return exit_log.why_not_ready(slot.first.result())
+    trouble = (slot.trouble for slot in slots if slot.trouble)
+    return BootError(next(trouble, "no worker was forked"))

@@ -1,0 +1,54 @@
+"""Replaces workers that are due, one at a time, the new one before the old.
+
+One at a time, since workers that started together are due together: each has served as many
+requests, grown as much, and is as old as its neighbour.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from aiocluster.errors import BootError
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.restarts import CRASH_WEIGHT
+from aiocluster.primary.tasks import start_task
+
+log = logging.getLogger("aiocluster.supervisor")
+
+
+class Place(Protocol):
+    """What the recycler needs of a slot."""
+
+    def holds(self, worker: WorkerHandle) -> bool: ...
+    async def replace(self, worker: WorkerHandle, reason: str) -> None: ...
+    async def pause(self, weight: float) -> None: ...
+
+
+class Recycler:
+    """Takes the workers that are due, in the order in which it heard of them."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._due: dict[int, asyncio.Task[None]] = {}
+
+    def recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
+        """Replace this worker when its turn has come. Idempotent."""
+        if worker.id in self._due:
+            return
+        recycling = start_task(self._recycle(place, worker, reason), f"replacing {worker}")
+        self._due[worker.id] = recycling
+        recycling.add_done_callback(lambda _: self._due.pop(worker.id, None))
+
+    def close(self) -> None:
+        """Replace nobody any more. Idempotent."""
+        for recycling in self._due.values():
+            recycling.cancel()
+
+    async def _recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
+        async with self._turn:
+            while place.holds(worker):
+                try:
+                    await place.replace(worker, reason)
+                except BootError as error:
+                    log.error("%s is due (%s), and goes on: %s", worker, reason, error)
+                    await place.pause(CRASH_WEIGHT)

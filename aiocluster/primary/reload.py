@@ -1,0 +1,247 @@
+"""Puts a new generation in the place of the old: imported anew, slot by slot, or not at all.
+
+    import ▶ renew the first slots, and see that they last ▶ renew the rest ▶ see that they
+    last ▶ retire the old
+
+An old worker goes only when the new one in its slot is ready, so there are never fewer ready
+workers than before. When anything fails before the end, every slot goes back to the old
+generation, which can still be forked: its zygote is kept until then.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Protocol
+
+from aiocluster.config.settings import Settings
+from aiocluster.errors import BootError, ClusterStopping
+from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed, WorkerExited
+from aiocluster.primary.bus import EventBus
+from aiocluster.primary.exit_log import ExitLog
+from aiocluster.primary.generations import Generation, Generations
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.restarts import CRASH_WEIGHT
+from aiocluster.primary.slot import Slot
+
+log = logging.getLogger("aiocluster.reload")
+
+# Beside boot_timeout, what it may take until the kernel or the zygote lets a worker be forked.
+_FORK_PATIENCE = 15.0
+
+
+class Roster(Protocol):
+    """The part of the supervisor that the reloader needs."""
+
+    @property
+    def workers(self) -> dict[int, WorkerHandle]: ...
+    @property
+    def slots(self) -> Collection[Slot]: ...
+
+
+class Reloader:
+    """Reloads one after the other, as often as asked for."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        generations: Generations,
+        roster: Roster,
+        bus: EventBus,
+        exit_log: ExitLog,
+    ) -> None:
+        self._settings = settings
+        self._generations = generations
+        self._roster = roster
+        self._bus = bus
+        self._exit_log = exit_log
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def reload(self) -> None:
+        """Replace every worker by one of the code as it is now; return when the old are gone.
+
+        Asked while one is under way, another follows it, one for all who ask meanwhile.
+        Raises BootError, with the cause, when the new code does not come up: then the old
+        serves as before. ClusterStopping when a stop comes between.
+        """
+        if self._closed:
+            raise ClusterStopping("cannot reload: the cluster is stopping")
+        if self._next is None:
+            self._next = self._loop.create_task(self._in_turn())
+            self._tasks.add(self._next)
+            self._next.add_done_callback(self._over)
+        mine = self._next
+        await asyncio.wait({mine})
+        if mine.cancelled():
+            raise ClusterStopping("the reload was given up: the cluster is stopping")
+        mine.result()
+
+    def close(self) -> None:
+        """Give up what is under way; the workers are another's to end. Idempotent."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def _in_turn(self) -> None:
+        async with self._turn:
+            self._next = None  # who asks from here on may have changed the code since
+            await self._reload()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
+
+    async def _reload(self) -> None:
+        number, began = self._generations.next_number, self._loop.time()
+        log.info("reload: importing the app anew, as generation %d", number)
+        self._bus.publish(ReloadBegan(number))
+        try:
+            await self._replace_generation()
+        except BootError as error:
+            log.error("reload: generation %d is given up, nothing has changed: %s", number, error)
+            self._bus.publish(ReloadFailed(number, error.cause, error.traceback))
+            raise
+        log.info("reload: generation %d serves, after %.1f s", number, self._loop.time() - began)
+        self._bus.publish(Reloaded(number))
+        await self._until_only(number)
+
+    async def _replace_generation(self) -> None:
+        try:
+            new = await self._generations.begin()
+        except BootError as error:
+            if error.traceback and not error.is_shown:
+                log.error("%s", error.traceback.rstrip())
+            raise
+        try:
+            with _Trial(new.number, self._settings.min_uptime, self._bus, self._exit_log) as trial:
+                await self._roll(new, trial)
+        except BootError as error:
+            log.error("reload: %s; going back to generation %d", error, self._current.number)
+            await self._roll_back(new)
+            raise
+        except BaseException:
+            self._generations.retire(new)
+            raise
+        self._generations.retire(self._generations.serve(new))
+
+    @property
+    def _current(self) -> Generation:
+        return self._generations.current
+
+    # ---- forward
+
+    async def _roll(self, new: Generation, trial: "_Trial") -> None:
+        """Renew every slot, also those that come meanwhile, and see that it lasts."""
+        settings = self._settings
+        # The first ones show whether the code lasts; the others need not wait for that again.
+        hold = max(settings.min_ready_seconds, settings.min_uptime)
+        while batch := [slot for slot in self._roster.slots if slot.generation is not new]:
+            batch = batch[: settings.reload_surge]
+            limit = settings.boot_timeout + hold + _FORK_PATIENCE
+            await _all_of([slot.renew(new, "reload", hold) for slot in batch], trial, limit)
+            hold = settings.min_ready_seconds
+        while (left := self._until_lasted(new)) > 0:
+            await trial.last(left)
+        await trial.last(0.0)  # the youngest may be dead already, and not be counted
+
+    def _until_lasted(self, new: Generation) -> float:
+        """Return the seconds until the youngest of them has lasted."""
+        workers = self._roster.workers.values()
+        births = [worker.ready_at for worker in workers if worker.generation == new.number]
+        return max(births, default=0.0) + self._settings.min_uptime - self._loop.time()
+
+    async def _until_only(self, number: int) -> None:
+        """Wait until all workers of other generations are gone; each has a deadline."""
+        workers = self._roster.workers.values()
+        if exits := [worker.exited for worker in workers if worker.generation != number]:
+            await asyncio.wait(exits)
+
+    # ---- back
+
+    async def _roll_back(self, new: Generation) -> None:
+        renewed = [slot for slot in self._roster.slots if slot.generation is new]
+        async with asyncio.TaskGroup() as group:
+            for slot in renewed:
+                group.create_task(self._restore(slot))
+        self._generations.retire(new)
+
+    async def _restore(self, slot: Slot) -> None:
+        """Put a worker of the old generation back; this code has served, so it is not given up."""
+        slot.generation = self._current
+        while not slot.closed:
+            try:
+                await slot.renew(self._current, "reload")
+            except BootError as error:
+                log.error("slot %d: no worker of the old generation: %s", slot.number, error)
+                await slot.pause(CRASH_WEIGHT)
+            else:
+                return
+
+
+class _Trial:
+    """Hears of workers of a new generation that die too soon; a context manager."""
+
+    def __init__(self, number: int, min_uptime: float, bus: EventBus, exit_log: ExitLog) -> None:
+        self._number = number
+        self._min_uptime = min_uptime
+        self._exit_log = exit_log
+        self._loop = asyncio.get_running_loop()
+        self._failed: asyncio.Future[BootError] = self._loop.create_future()
+        self._bus = bus
+        self._off: Callable[[], None] | None = None
+
+    def __enter__(self) -> "_Trial":
+        self._off = self._bus.on(WorkerExited, self._on_exited)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._off is not None:
+            self._off()
+
+    async def failure(self) -> None:
+        """Wait for one that dies too soon; raise the BootError that says so."""
+        raise await asyncio.shield(self._failed)
+
+    async def last(self, seconds: float) -> None:
+        """Wait this long; BootError when one dies too soon meanwhile."""
+        await asyncio.wait({self._failed}, timeout=seconds)
+        if self._failed.done():
+            raise self._failed.result()
+
+    def _on_exited(self, exited: WorkerExited) -> None:
+        worker = exited.worker
+        assert isinstance(worker, WorkerHandle)
+        if worker.generation != self._number or exited.voluntary or self._failed.done():
+            return
+        if not worker.was_ready or self._loop.time() - worker.ready_at < self._min_uptime:
+            self._failed.set_result(self._exit_log.why_not_ready(worker))
+
+
+async def _all_of(
+    renewals: Sequence[Coroutine[Any, Any, None]], trial: _Trial, limit: float
+) -> None:
+    """Wait for all; when one fails, or the trial does, give up the others and raise why."""
+    try:
+        async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
+            watching = group.create_task(trial.failure())
+            await asyncio.wait([group.create_task(renewal) for renewal in renewals])
+            watching.cancel()
+    except TimeoutError:
+        raise BootError(f"no worker could be started in {limit:g} s") from None
+    except BaseExceptionGroup as group:
+        failures = group.subgroup(BootError)
+        if failures is None:
+            raise
+        raise _first(failures) from None
+
+
+def _first(group: BaseExceptionGroup[BootError]) -> BootError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, BootError)
+    return error

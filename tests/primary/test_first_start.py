@@ -1,0 +1,44 @@
+"""The first start: what decides that it is over. More of it in test_supervisor.py."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from aiocluster.errors import BootError, WorkerGone
+from aiocluster.primary.exit_log import ExitLog
+from aiocluster.primary.first_start import first_start
+from aiocluster.primary.slot import Slot
+
+
+def slot(ready: bool | None, trouble: str = "") -> Slot:
+    """A slot whose first worker is ready, or died before (False), or was never forked (None)."""
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[Any] = loop.create_future()
+    settled: asyncio.Future[None] = loop.create_future()
+    settled.set_result(None)
+    if ready is None:
+        first.set_exception(WorkerGone("gone"))
+    else:
+        exited = loop.create_future()
+        worker = SimpleNamespace(settled=settled, was_ready=ready, boot_failure=None, exited=exited)
+        first.set_result(worker)
+    return cast(Slot, SimpleNamespace(first=first, trouble=trouble))
+
+
+async def test_one_that_is_ready_is_enough() -> None:
+    """The others had their chance, or have died."""
+    await first_start([slot(None), slot(False), slot(True)], ExitLog(60.0))
+
+
+async def test_when_none_was_forked_the_trouble_is_the_cause() -> None:
+    """It is what the kernel, or the zygote, said last."""
+    with pytest.raises(BootError, match="cannot fork: no memory"):
+        await first_start([slot(None), slot(None, "cannot fork: no memory")], ExitLog(60.0))
+
+
+async def test_when_one_died_its_death_is_the_cause() -> None:
+    """Rather than that another could not be forked."""
+    with pytest.raises(BootError, match="died before it was ready"):
+        await first_start([slot(None, "cannot fork"), slot(False)], ExitLog(60.0))

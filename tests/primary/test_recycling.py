@@ -1,0 +1,100 @@
+"""Workers that are due, in places that the test plays."""
+
+import asyncio
+from typing import Any, cast
+
+from aiocluster.errors import BootError
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.recycling import Recycler
+from tests.support.waiting import soon, turns
+
+
+class FakeHandle:
+    def __init__(self, worker_id: int) -> None:
+        self.id = worker_id
+
+
+class FakePlace:
+    """A slot whose worker is replaced when the test says so."""
+
+    def __init__(self, worker_id: int = 1) -> None:
+        self.worker = cast(WorkerHandle, FakeHandle(worker_id))
+        self.done: list[str] = []
+        self.failures = 0
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    def holds(self, worker: Any) -> bool:
+        return worker is self.worker
+
+    async def replace(self, worker: Any, reason: str) -> None:
+        self.done.append(reason)
+        self.begun.set()
+        if self.failures:
+            self.failures -= 1
+            raise BootError("ValueError: no")
+        await self.may_end.wait()
+        self.worker = cast(WorkerHandle, FakeHandle(99))
+
+    async def pause(self, weight: float) -> None:
+        self.done.append(f"pause {weight:g}")
+
+
+async def test_one_at_a_time() -> None:
+    """Workers that started together are due together, and must not go together."""
+    recycler, places = Recycler(), [FakePlace(1), FakePlace(2)]
+    for place in places:
+        recycler.recycle(place, place.worker, "max_requests")
+    await soon(places[0].begun.wait())
+    await turns(20)
+    assert not places[1].begun.is_set()
+
+    places[0].may_end.set()
+
+    await soon(places[1].begun.wait())
+    places[1].may_end.set()
+
+
+async def test_asked_twice_it_is_replaced_once() -> None:
+    """A worker may be due for two reasons; the first counts."""
+    recycler, place = Recycler(), FakePlace()
+    recycler.recycle(place, place.worker, "max_requests")
+    recycler.recycle(place, place.worker, "max_age")
+    place.may_end.set()
+    await turns(20)
+
+    assert place.done == ["max_requests"]
+
+
+async def test_one_that_has_gone_meanwhile_is_nobodys_concern() -> None:
+    """Its turn has come too late."""
+    recycler, place = Recycler(), FakePlace()
+    gone = cast(WorkerHandle, FakeHandle(7))
+    recycler.recycle(place, gone, "max_requests")
+    await turns(20)
+
+    assert place.done == []
+
+
+async def test_a_successor_that_fails_is_tried_again_as_slowly_as_a_crash() -> None:
+    """The old one goes on meanwhile."""
+    recycler, place = Recycler(), FakePlace()
+    place.failures = 2
+    place.may_end.set()
+    recycler.recycle(place, place.worker, "max_age")
+    await turns(20)
+
+    assert place.done == ["max_age", "pause 1", "max_age", "pause 1", "max_age"]
+
+
+async def test_closed_it_replaces_nobody() -> None:
+    """What is under way is given up, and what waited does not begin."""
+    recycler, places = Recycler(), [FakePlace(1), FakePlace(2)]
+    for place in places:
+        recycler.recycle(place, place.worker, "max_requests")
+    await soon(places[0].begun.wait())
+    recycler.close()
+    recycler.close()
+    await turns(20)
+
+    assert not places[1].begun.is_set()
