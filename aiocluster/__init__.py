@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from aiocluster.events import ReloadBegan as ReloadBegan
     from aiocluster.events import Reloaded as Reloaded
     from aiocluster.events import ReloadFailed as ReloadFailed
+    from aiocluster.events import RoleDegraded as RoleDegraded
+    from aiocluster.events import RoleRecovered as RoleRecovered
     from aiocluster.events import WorkerDisconnected as WorkerDisconnected
     from aiocluster.events import WorkerEvent as WorkerEvent
     from aiocluster.events import WorkerExited as WorkerExited
@@ -66,6 +68,8 @@ _HOMES = {
     "ReloadBegan": "events",
     "ReloadFailed": "events",
     "Reloaded": "events",
+    "RoleDegraded": "events",
+    "RoleRecovered": "events",
     "Snapshot": "metrics.snapshot",
     "WorkerContext": "worker.context",
     "WorkerDisconnected": "events",

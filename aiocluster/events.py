@@ -122,6 +122,24 @@ class ReloadFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RoleDegraded(Event):
+    """Workers of `role` keep failing: they are started again more slowly, one at a time.
+
+    `failures` is how many count at this moment; each counts less as time goes by.
+    """
+
+    role: str
+    failures: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRecovered(Event):
+    """The failures of `role` have faded."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class EventsMissed:
     """This subscriber was too slow: `count` events before this one were dropped for it."""
 

@@ -17,6 +17,8 @@ PUBLIC = {
     "ReloadBegan",
     "ReloadFailed",
     "Reloaded",
+    "RoleDegraded",
+    "RoleRecovered",
     "Snapshot",
     "WorkerContext",
     "WorkerDisconnected",

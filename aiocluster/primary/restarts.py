@@ -8,9 +8,13 @@ the wait, up to `max_delay`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import log2
 
 # The wait after the first failure too many, seconds; it doubles from there.
 _FIRST_DELAY = 0.1
+
+# With so few failures that still count all is well, even where none is free.
+_CALM = 0.25
 
 # A worker that served and was then killed from outside (an operator, an out-of-memory
 # killer) says less about the code than one that crashed by itself.
@@ -50,6 +54,19 @@ class RestartPolicy:
         # Beyond 2**20 the wait is at its limit whatever the base.
         wait = _FIRST_DELAY * 2.0 ** min(excess, 20.0)
         return float(min(wait, self._config.max_delay)) * (0.75 + 0.25 * self._jitter())
+
+    def is_past_limit(self, now: float) -> bool:
+        """Do more failures count at `now` than are free?"""
+        return self.failures(now) > self._config.max_failures
+
+    def recovers_in(self, now: float) -> float:
+        """Return the seconds from `now` until only half of the free failures still count.
+
+        Half, so that one more does not set the alarm off again at once. 0 when it is so.
+        """
+        calm = max(self._config.max_failures / 2, _CALM)
+        excess = self.failures(now) / calm
+        return self._config.half_life * log2(excess) if excess > 1.0 else 0.0
 
     def failures(self, now: float) -> float:
         """Return the failures that still count at `now`."""

@@ -34,6 +34,10 @@ class Crew(Protocol):
         """Count a failure; return the seconds to wait before the next start."""
         ...
 
+    async def take_turn(self) -> Callable[[], None]:
+        """Wait until a dead worker may be replaced; return what ends the turn."""
+        ...
+
     async def first_start_over(self) -> None:
         """Wait until it is known whether any worker of the first start came up."""
         ...
@@ -112,7 +116,14 @@ class Slot:
         if not worker.was_ready:
             await self._crew.first_start_over()
         await self.pause(weight_of(exited, was_ready=worker.was_ready))
-        return await self._hire(self.generation, self.restarts)
+        end_turn = await self._crew.take_turn()
+        try:
+            successor = await self._hire(self.generation, self.restarts)
+        except BaseException:
+            end_turn()
+            raise
+        successor.settled.add_done_callback(lambda _: end_turn())
+        return successor
 
     # ---- while its worker serves
 

@@ -11,6 +11,7 @@ from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.messages import Subscribe, Unsubscribe
 from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Dispatcher
 from aiocluster.primary.exit_log import ExitLog
@@ -28,6 +29,9 @@ from aiocluster.primary.slot import Slot
 from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
+
+# The only role so far.
+_ROLE = "web"
 
 # What a killed worker may take to be gone: only the kernel is left to wait for.
 _DEATH_TIMEOUT = 5.0
@@ -53,7 +57,7 @@ class Supervisor:
         self._dispatcher = dispatcher
         self._bus = bus
         self._reporter = reporter
-        self._restarts = restarts
+        self._breaker = Breaker(_ROLE, restarts, self.publish)
         self._scoreboard = reporter.scoreboard
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
@@ -103,6 +107,7 @@ class Supervisor:
         self._stopping = True
         self._reloader.close()
         self._recycler.close()
+        self._breaker.close()
         for task in self._tasks:
             task.cancel()
         workers = [*self.workers.values()]
@@ -130,7 +135,7 @@ class Supervisor:
         spec = WorkerSpec(
             worker_id=next(self._ids),
             slot=slot.number,
-            role="web",
+            role=_ROLE,
             generation=generation.number,
             restarts=restarts,
             env=slot.env,
@@ -146,7 +151,11 @@ class Supervisor:
 
     def delay_after_failure(self, weight: float) -> float:
         """See Crew."""
-        return self._restarts.delay_after_failure(self._loop.time(), weight)
+        return self._breaker.delay_after_failure(weight)
+
+    async def take_turn(self) -> Callable[[], None]:
+        """See Crew."""
+        return await self._breaker.take_turn()
 
     async def first_start_over(self) -> None:
         """See Crew."""

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from aiocluster import WorkerExited, WorkerForked
+from aiocluster import RoleDegraded, WorkerExited, WorkerForked
 from tests.support.cluster import logged, serving, who_answers
 from tests.support.program import until
 
@@ -26,10 +26,12 @@ async def test_failures_up_to_max_failures_are_replaced_at_once_and_no_more(
     async with serving(APP, workers=1, **settings) as (cluster, heard):
         await cluster.fork(env={"CRASH": "4"})
         await logged(caplog, "too many failures lately")
+        (degraded,) = heard.of_kind(RoleDegraded)
         forks = len(heard.of_kind(WorkerForked))
         exits = [(event.code, event.reason) for event in heard.of_kind(WorkerExited)]
         answer = await who_answers(cluster)
 
+    assert degraded.role == "web"
     assert forks == 4
     assert exits == [(4, "crash")] * 4
     assert answer["slot"] == 0

@@ -98,3 +98,26 @@ def test_jitter_takes_off_at_most_a_quarter(jitter: float, failures: int) -> Non
         limit = latest.delay_after_failure(100.0)
 
     assert 0.75 * limit <= wait <= limit
+
+
+def test_it_recovers_when_half_of_the_free_failures_are_left() -> None:
+    """So that one more failure does not set the alarm off again at once."""
+    restarts = policy()
+    for _ in range(6):
+        restarts.delay_after_failure(100.0)
+    assert restarts.is_past_limit(100.0)
+
+    left = restarts.recovers_in(100.0)
+
+    assert left == pytest.approx(60.0)  # 6 to 1.5 is two half-lives
+    assert restarts.failures(100.0 + left) == pytest.approx(1.5)
+    assert restarts.recovers_in(100.0 + left + 0.01) == 0.0
+    assert not restarts.is_past_limit(100.0 + left)
+
+
+def test_where_no_failure_is_free_it_recovers_too() -> None:
+    """Not only after an eternity."""
+    restarts = RestartPolicy(RestartConfig(max_failures=0.0, half_life=30.0), lambda: 1.0)
+    restarts.delay_after_failure(100.0)
+
+    assert 0.0 < restarts.recovers_in(100.0) <= 60.0

@@ -29,6 +29,7 @@ class FakeCrew:
         self.delays: list[float] = []
         self.weights: list[float] = []
         self.start_over = asyncio.Event()
+        self.turn = asyncio.Semaphore(1000)
         self._ends: list[asyncio.Task[None]] = []
 
     async def hire(self, slot: Slot, generation: Generation, restarts: int) -> WorkerHandle:
@@ -53,6 +54,11 @@ class FakeCrew:
     def why_not_ready(self, worker: WorkerHandle) -> BootError:
         """See Crew."""
         return BootError(f"{worker} did not come up")
+
+    async def take_turn(self) -> Callable[[], None]:
+        """See Crew."""
+        await self.turn.acquire()
+        return self.turn.release
 
     async def first_start_over(self) -> None:
         """See Crew."""
@@ -266,6 +272,22 @@ async def test_an_exit_weighs_what_it_says_against_the_code(
     await stage.crew.next()
 
     assert stage.crew.weights == [weight]
+
+
+async def test_a_start_waits_for_its_turn_and_ends_it_when_settled(make_stage: MakeStage) -> None:
+    """While a role is degraded, one at a time."""
+    stage = await make_stage()
+    stage.crew.turn = asyncio.Semaphore(0)
+    _, worker = await stage.crew.next_ready()
+    worker.exit(1)
+    await turns(20)
+    assert stage.crew.hired.empty()
+
+    stage.crew.turn.release()
+    _, worker = await stage.crew.next()
+    assert stage.crew.turn.locked()
+    worker.boot()
+    await turns_until(lambda: not stage.crew.turn.locked())
 
 
 # ---- renewal
