@@ -86,7 +86,8 @@ class WorkerExited(WorkerEvent):
     `signal` is that signal's number, else None. `voluntary` is true when it was told to go,
     or asked to. `reason` is one of "crash" (an exit code that is not 0), "exit" (0, unasked),
     "signal", "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
-    was killed), "reload", "max_requests", "drain", "kill", "stop".
+    was killed), "memory_limit" (it was too large), "reload", "max_requests", "max_age", "drain",
+    "kill", "stop".
     """
 
     code: int | None

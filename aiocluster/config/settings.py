@@ -40,6 +40,7 @@ Positive = Annotated[int, Meta(ge=1, le=_C_INT)]
 Count = Annotated[int, Meta(ge=0, le=_C_INT)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=_YEAR)]
 Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
+Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, Meta(ge=0, le=_FINITE)]
 # Each report is a message from every worker: more than 20 a second would be felt.
 Interval = Annotated[float, Meta(ge=0.05, le=_YEAR)]
@@ -120,6 +121,19 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         Count,
         _about("Random requests, up to this many, added to max_requests for each worker."),
     ] = 0
+    max_memory: Annotated[
+        Bytes, _about("Bytes above which a worker is replaced, the new one first; 0: no limit.")
+    ] = 0
+    max_memory_hard: Annotated[
+        Bytes, _about("Bytes above which a worker is killed and replaced; 0: no limit.")
+    ] = 0
+    memory_measure: Annotated[
+        Literal["rss", "pss"],
+        _about("What counts as its memory: rss, or pss, which divides shared pages by sharers."),
+    ] = "rss"
+    max_age: Annotated[
+        Seconds, _about("Seconds after which a worker is replaced, the new one first; 0: never.")
+    ] = 0.0
     metrics_interval: Annotated[
         Interval, _about("Seconds between two metrics reports of a worker.")
     ] = 1.0

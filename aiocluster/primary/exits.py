@@ -10,10 +10,10 @@ from aiocluster.events import WorkerExited
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 
 # A worker told to go for one of these did not want to, nor did anybody want it to.
-_INVOLUNTARY = (None, "boot_timeout", "disconnected")
+_INVOLUNTARY = (None, "boot_timeout", "disconnected", "memory_limit")
 
 # Ends that we bring about in the ordinary course of things.
-_OUR_WISH = ("max_requests", "reload", "stop")
+_OUR_WISH = ("max_age", "max_requests", "reload", "stop")
 
 # KILL and TERM: what an operator, or an out-of-memory killer, sends.
 _SIGNALS_FROM_OUTSIDE = (9, 15)

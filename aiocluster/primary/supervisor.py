@@ -27,6 +27,7 @@ from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartPolicy
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.tasks import start_task
+from aiocluster.primary.upkeep import Upkeep
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -69,6 +70,8 @@ class Supervisor:
         self._exit_log = ExitLog(settings.boot_timeout)
         self._generations = generations
         self._recycler = Recycler()
+        self._upkeep = Upkeep(settings, self._recycle)
+        self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
         self._reloader = Reloader(settings, generations, self, bus, self._exit_log)
         self._hiring = Hiring(
             self._scoreboard, self, settings.behind_after, self._update_dispatcher
@@ -108,6 +111,7 @@ class Supervisor:
         self._reloader.close()
         self._recycler.close()
         self._breaker.close()
+        self._watch.cancel()
         for task in self._tasks:
             task.cancel()
         workers = [*self.workers.values()]
@@ -183,6 +187,7 @@ class Supervisor:
         log.info("%s is ready", worker)
         self._dispatcher.add(worker.outbox)
         self._update_dispatcher()
+        self._upkeep.on_ready(worker)
 
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
@@ -193,21 +198,29 @@ class Supervisor:
         """See Owner."""
         if self._stopping:  # it crossed the Drain on its way
             return
-        slot = self._slots.get(worker.slot)
-        if reason == "max_requests" and slot is not None and slot.holds(worker):
-            self._recycler.recycle(slot, worker, reason)
-            return
-        worker.begin_drain(reason, at_once=reason != "max_requests")
+        if reason == "max_requests":
+            self._recycle(worker, reason)
+        else:
+            worker.begin_drain(reason)
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """See Owner."""
         self._reporter.report(worker.id, report)
+        self._upkeep.on_report(worker, report)
 
     def on_subscribe(self, worker: WorkerHandle, request: Subscribe | Unsubscribe) -> None:
         """See Owner."""
         self._reporter.serve(worker.id, worker.channel, request)
 
     # ---- inside
+
+    def _recycle(self, worker: WorkerHandle, reason: str) -> None:
+        """Replace it in its turn, or let it end when nobody would take its place."""
+        slot = self._slots.get(worker.slot)
+        if slot is not None and slot.holds(worker):
+            self._recycler.recycle(slot, worker, reason)
+        elif not worker.is_leaving:
+            worker.begin_drain(reason, at_once=False)
 
     def _open_slot(self, env: dict[str, str]) -> Slot:
         number = next(n for n in itertools.count() if n not in self._slots)

@@ -32,7 +32,8 @@ NEVER_RIGHT: list[Any] = [None, -1, -0.5, math.nan, math.inf, -math.inf, b"x", {
 WRONG: list[tuple[str, Any]] = [
     *((name, value) for name in NAMES for value in NEVER_RIGHT),
     *((name, value) for name in NUMBERS for value in (True, False, "1", "often", 10**400)),
-    *((name, value) for name in WHOLE_NUMBERS for value in (1.0, 1.5, 2**31)),
+    *((name, value) for name in WHOLE_NUMBERS for value in (1.0, 1.5, 2**63)),
+    *((name, 2**31) for name in WHOLE_NUMBERS if not name.startswith("max_memory")),
     *((name, value) for name in NAMES if HELP[name].is_switch for value in (0, 1, "true", "")),
     ("workers", 0),
     ("workers", "many"),

@@ -1,0 +1,82 @@
+"""When a worker is due to be replaced: it has grown too large, or too old.
+
+The soft limits have it replaced in its turn, the new one first. The hard one kills: it is read
+by the primary itself, since a worker that grows in a blocked loop reports nothing.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from aiocluster.config.settings import Settings
+from aiocluster.metrics.process import pss_of
+from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.handle import WorkerHandle
+
+log = logging.getLogger("aiocluster.supervisor")
+
+# Seconds between two looks at the memory of all workers.
+_LOOK_INTERVAL = 0.5
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+Measure = Callable[[int], int | None]
+
+
+class Upkeep:
+    """Finds the workers that are due. `recycle(worker, reason)` replaces one in its turn."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        recycle: Callable[[WorkerHandle, str], None],
+        measure: Measure | None = None,
+    ) -> None:
+        self._settings = settings
+        self._recycle = recycle
+        self._measure = measure or (rss_bytes if settings.memory_measure == "rss" else pss_bytes)
+        self._loop = asyncio.get_running_loop()
+
+    def on_ready(self, worker: WorkerHandle) -> None:
+        """It serves from now on."""
+        if self._settings.max_age:
+            due = self._loop.call_later(self._settings.max_age, self._recycle, worker, "max_age")
+            worker.exited.add_done_callback(lambda _: due.cancel())
+
+    def on_report(self, worker: WorkerHandle, report: Report) -> None:
+        """It has said how large it is."""
+        by_rss = self._settings.memory_measure == "rss"
+        size = report.rss_bytes if by_rss else report.pss_bytes
+        if 0 < self._settings.max_memory < size and worker.was_ready and not worker.is_leaving:
+            log.warning("%s has %d bytes, more than max_memory", worker, size)
+            self._recycle(worker, "memory_limit")
+
+    async def watch(self, workers: Callable[[], Iterable[WorkerHandle]]) -> None:
+        """Kill those that are past the hard limit, for ever; return when there is none."""
+        while self._settings.max_memory_hard:
+            await asyncio.sleep(_LOOK_INTERVAL)
+            for worker in [*workers()]:
+                self._look_at(worker)
+
+    def _look_at(self, worker: WorkerHandle) -> None:
+        limit = self._settings.max_memory_hard
+        if worker.is_dead or worker.killed or (size := self._measure(worker.pid)) is None:
+            return
+        if size > limit:
+            log.error("%s has %d bytes, more than max_memory_hard (%d)", worker, size, limit)
+            worker.kill_for("memory_limit")
+
+
+def rss_bytes(pid: int) -> int | None:
+    """Return the resident set of a process in bytes; None when it is gone."""
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    return None
+
+
+def pss_bytes(pid: int) -> int | None:
+    """Return the proportional set of a process in bytes; None when it is gone, or not told."""
+    return pss_of(Path(f"/proc/{pid}/smaps_rollup"))

@@ -1,0 +1,135 @@
+"""Workers that are due, as made-up sizes and ages say."""
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+
+from aiocluster.config.settings import settings_from
+from aiocluster.metrics.snapshot import Report
+from aiocluster.primary import upkeep
+from aiocluster.primary.upkeep import Upkeep, pss_bytes, rss_bytes
+from tests.support.waiting import soon
+
+
+class FakeHandle:
+    """A worker as the upkeep sees it."""
+
+    def __init__(self) -> None:
+        self.pid = 4711
+        self.was_ready, self.is_leaving, self.is_dead, self.killed = True, False, False, False
+        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.killed_for: asyncio.Queue[str] = asyncio.Queue()
+
+    def kill_for(self, reason: str) -> None:
+        self.killed = True
+        self.killed_for.put_nowait(reason)
+
+
+class Stage:
+    """An upkeep, and what it found."""
+
+    def __init__(self, size: int | None = 0, **settings: Any) -> None:
+        self.due: asyncio.Queue[tuple[Any, str]] = asyncio.Queue()
+        self.upkeep = Upkeep(
+            settings_from(settings),
+            lambda worker, reason: self.due.put_nowait((worker, reason)),
+            lambda pid: size,
+        )
+        self.worker: Any = FakeHandle()
+
+
+@pytest.mark.parametrize(
+    ("measure", "rss", "pss", "is_due"),
+    [
+        ("rss", 101, 1, True),
+        ("rss", 100, 200, False),
+        ("pss", 200, 100, False),
+        ("pss", 1, 101, True),
+    ],
+)
+async def test_a_worker_that_reports_too_much_is_due(
+    measure: str, rss: int, pss: int, is_due: bool
+) -> None:
+    """More than the limit, by the measure that was chosen."""
+    stage = Stage(max_memory=100, memory_measure=measure)
+
+    stage.upkeep.on_report(stage.worker, Report(rss_bytes=rss, pss_bytes=pss))
+
+    assert stage.due.qsize() == is_due
+    if is_due:
+        assert stage.due.get_nowait() == (stage.worker, "memory_limit")
+
+
+async def test_without_a_limit_no_size_is_too_large() -> None:
+    """Nothing is watched either."""
+    stage = Stage(2**62)
+    stage.upkeep.on_report(stage.worker, Report(rss_bytes=2**62))
+    stage.upkeep.on_ready(stage.worker)
+    await soon(stage.upkeep.watch(lambda: [stage.worker]))
+
+    assert stage.due.empty()
+    assert stage.worker.killed_for.empty()
+
+
+async def test_one_on_its_way_out_is_not_due_again() -> None:
+    """Whatever it reports in its last moments."""
+    stage = Stage(max_memory=100)
+    stage.worker.is_leaving = True
+
+    stage.upkeep.on_report(stage.worker, Report(rss_bytes=200))
+
+    assert stage.due.empty()
+
+
+async def test_past_the_hard_limit_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; it need not report for that."""
+    monkeypatch.setattr(upkeep, "_LOOK_INTERVAL", 0.001)
+    stage = Stage(101, max_memory_hard=100)
+    watching = asyncio.create_task(stage.upkeep.watch(lambda: [stage.worker]))
+
+    assert await soon(stage.worker.killed_for.get()) == "memory_limit"
+    await asyncio.sleep(0.01)
+    watching.cancel()
+    assert stage.worker.killed_for.empty()
+
+
+@pytest.mark.parametrize("size", [100, None])
+async def test_at_the_hard_limit_or_gone_it_is_not_killed(
+    size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is gone has no size."""
+    monkeypatch.setattr(upkeep, "_LOOK_INTERVAL", 0.001)
+    stage = Stage(size, max_memory_hard=100)
+    watching = asyncio.create_task(stage.upkeep.watch(lambda: [stage.worker]))
+    await asyncio.sleep(0.01)
+    watching.cancel()
+
+    assert stage.worker.killed_for.empty()
+
+
+async def test_an_old_worker_is_due() -> None:
+    """From when it was ready."""
+    stage = Stage(max_age=0.01)
+    stage.upkeep.on_ready(stage.worker)
+
+    assert await soon(stage.due.get()) == (stage.worker, "max_age")
+
+
+async def test_a_worker_that_is_gone_does_not_get_old() -> None:
+    """Its timer goes with it."""
+    stage = Stage(max_age=0.01)
+    stage.upkeep.on_ready(stage.worker)
+    stage.worker.exited.set_result(None)
+    await asyncio.sleep(0.03)
+
+    assert stage.due.empty()
+
+
+@pytest.mark.parametrize("measure", [rss_bytes, pss_bytes])
+async def test_memory_is_read_from_the_kernel(measure: Any) -> None:
+    """In bytes; of a process that is not there, nothing."""
+    size = measure(os.getpid())
+    assert 2**20 < size < 2**36
+    assert measure(2**22 + 1) is None
