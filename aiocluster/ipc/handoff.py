@@ -1,10 +1,11 @@
-"""Accepted connections, as file descriptors, from the primary to one worker.
+"""Accepted connections, as file descriptors, from the primary to one worker, and back.
 
-One AF_UNIX SOCK_SEQPACKET pair a worker, used one way. A message is a batch: the
-connections one wake-up of a listener gave this worker (SCM_RIGHTS) and, as its bytes,
-which listener each came from. Nothing is ever acknowledged: the kernel's queue is the
-truth, its EAGAIN is backpressure, and since the primary keeps a duplicate of the worker's
-end it can read back what a dead worker had not taken.
+One AF_UNIX SOCK_SEQPACKET pair a worker. A message is a batch: the connections one wake-up
+of a listener gave this worker (SCM_RIGHTS) and, as its bytes, which listener each came from.
+The other way a draining worker gives back, in the same form, those that others can go on
+with. Nothing is ever acknowledged: the kernel's queue is the truth, its EAGAIN is
+backpressure, and since the primary keeps a duplicate of the worker's end it can read back
+what a dead worker had not taken.
 """
 
 import array
@@ -51,7 +52,7 @@ def handoff_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
-    """Put a batch of at most MAX_BATCH connections into the worker's queue.
+    """Put a batch of at most MAX_BATCH connections into the other side's queue.
 
     `listeners` has one byte a connection. Return False when the queue is full or nobody
     can take from it any more; the caller still owns its `fds` in either case.
@@ -94,6 +95,14 @@ def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[tuple
         raise TruncatedBatch(batch, len(listeners) - len(fds))
     _close_all(fds[len(listeners) :])
     return batch
+
+
+def next_batch_size(receiver: socket.socket) -> int:
+    """Return how many connections the next `take` would bring; 0 when there is nothing."""
+    try:
+        return len(receiver.recv(MAX_BATCH, socket.MSG_PEEK))
+    except BlockingIOError:
+        return 0
 
 
 def take_all(receiver: socket.socket, on_lost: Callable[[int], object]) -> list[tuple[int, int]]:

@@ -95,12 +95,12 @@ class Credit(_Wire, frozen=True, tag=21):
 class Drain(_Wire, frozen=True, tag=40):
     """Take nothing new, finish what is open, exit; cut what is left after `timeout` seconds.
 
-    `at_once` closes idle keep-alive connections; otherwise each is closed after its next
-    response, so that no client meets a reset.
+    If `moving`, others serve: give idle keep-alive connections back on the handoff, and they
+    go on there. Otherwise close them.
     """
 
     timeout: float
-    at_once: bool
+    moving: bool
 
 
 class SnapshotFor(_Wire, frozen=True, tag=41):

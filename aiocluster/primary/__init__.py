@@ -7,6 +7,7 @@ listener.py       one of them: accepts in batches; pauses and resumes
 binding.py        from an address to bound sockets
 dispatcher.py     gives each connection to a worker the policy chooses     pure
 outbox.py         the sending side of one worker's handoff
+returns.py        what comes back there, for others
 
 How a worker lives:
 

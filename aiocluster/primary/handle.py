@@ -69,6 +69,7 @@ class Owner(Protocol):
 
     def publish(self, event: Event) -> None: ...
     def when_heard(self, heard: Callable[[], None]) -> None: ...
+    def others_serve(self) -> bool: ...
     def on_ready(self, worker: "WorkerHandle") -> None: ...
     def on_unready(self, worker: "WorkerHandle") -> None: ...
     def on_drain_request(self, worker: "WorkerHandle", reason: str) -> None: ...
@@ -185,14 +186,17 @@ class WorkerHandle:
     # ---- for the supervisor
 
     def begin_drain(
-        self, reason: str, timeout: float | None = None, *, at_once: bool = True
+        self, reason: str, timeout: float | None = None
     ) -> "asyncio.Future[WorkerExited]":
-        """Drain for `reason`. Asked again it may only get quicker."""
+        """Drain for `reason`. Asked again it may only get quicker.
+
+        If others serve its idle connections move to them, but for a "stop", which ends all.
+        """
         seconds = self._owner.graceful_timeout if timeout is None else timeout
         self._leave(reason, seconds)
         if not self.is_dead:
             self.outbox.order_drain()
-        self.channel.post(Drain(seconds, at_once))
+        self.channel.post(Drain(seconds, reason != "stop" and self._owner.others_serve()))
         return asyncio.shield(self.exited)
 
     def kill_for(self, reason: str) -> None:

@@ -9,6 +9,7 @@ from aiocluster.ipc.channel import open_channel
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.handle import Owner, WorkerHandle, WorkerSpec
 from aiocluster.primary.outbox import Limits, Outbox
 from aiocluster.primary.process import Process
@@ -24,12 +25,16 @@ class Hiring:
         owner: Owner,
         behind_after: float,
         on_room: Callable[[], None],
+        on_returned: Callable[[list[Connection]], None],
     ) -> None:
-        """`on_room` is called when a worker that was full can be given connections again."""
+        """`on_room` is called when a worker that was full can be given connections again,
+        `on_returned` with those that a worker gives back.
+        """
         self.families: list[int] = []  # of each listener
         self._scoreboard = scoreboard
         self._owner = owner
         self._on_room = on_room
+        self._on_returned = on_returned
         max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._limits = Limits(behind_after, max_fds)
 
@@ -51,7 +56,7 @@ class Hiring:
     ) -> tuple[WorkerHandle, Process]:
         handoff, channel = _wires()
         board = (self._scoreboard, row)
-        outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room)
+        outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room, self._on_returned)
         worker = WorkerHandle(spec, outbox, row, self._owner)
         try:
             await open_channel(channel[0], worker.channel)

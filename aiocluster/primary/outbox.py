@@ -1,7 +1,8 @@
 """The primary's side of one worker's handoff: what was given, what was taken, is there room.
 
 The primary keeps the worker's end of the handoff too. So the connections that a dead worker
-had not taken are still in the kernel's queue, and `close` reads them back.
+had not taken are still in the kernel's queue, and `close` reads them back, with those that it
+had itself given back.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from aiocluster.ipc.handoff import give, take_all
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
 from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.returns import Returns
 
 log = logging.getLogger("aiocluster.dispatcher")
 
@@ -50,6 +52,7 @@ class Outbox:
         scoreboard: tuple[Scoreboard, int],
         limits: Limits,
         on_change: Callable[[], None],
+        on_returned: Callable[[list[Connection]], None],
     ) -> None:
         self.slot = slot
         self.has_room = True
@@ -59,6 +62,7 @@ class Outbox:
         self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
         self._limits = limits
         self._on_change = on_change
+        self._returns = Returns(self._sender, on_returned)
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
@@ -103,13 +107,14 @@ class Outbox:
         self._scoreboard.order_drain(self._row)
 
     def close(self) -> list[Connection]:
-        """Give nothing more; return what was not taken. Only when the worker is dead."""
+        """Give nothing more; return what was not taken, or given back. Only of a dead worker."""
         if self._retry is not None:
             self._retry.cancel()
         if self._sender.fileno() < 0:
             return []
         self._loop.remove_writer(self._sender.fileno())
-        left = [Connection(*pair) for pair in take_all(self._receiver, _on_lost)]
+        left = self._returns.close()
+        left += [Connection(*pair) for pair in take_all(self._receiver, _on_lost)]
         self._sender.close()
         self._receiver.close()
         self.has_room = False

@@ -161,7 +161,7 @@ class Slot:
         self.restarts += 1
         self._renewed.set()
         if before is not None:
-            before.begin_drain(reason, at_once=False)
+            before.begin_drain(reason)
 
     async def _proven(self, worker: WorkerHandle, hold: float) -> None:
         await asyncio.shield(worker.settled)

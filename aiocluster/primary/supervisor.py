@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Collection
 
@@ -13,12 +14,13 @@ from aiocluster.ipc.messages import Subscribe, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.bus import EventBus
-from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.first_start import first_start
 from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
 from aiocluster.primary.hiring import Hiring
+from aiocluster.primary.lifecycle import Phase
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.process import Process
 from aiocluster.primary.recycling import Recycler
@@ -74,7 +76,11 @@ class Supervisor:
         self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
         self._reloader = Reloader(settings, generations, self, bus, self._exit_log)
         self._hiring = Hiring(
-            self._scoreboard, self, settings.behind_after, self._update_dispatcher
+            self._scoreboard,
+            self,
+            settings.behind_after,
+            self._update_dispatcher,
+            self._on_returned,
         )
 
     @property
@@ -182,6 +188,12 @@ class Supervisor:
         else:
             heard()
 
+    def others_serve(self) -> bool:
+        """See Owner."""
+        return any(
+            worker.phase is Phase.READY and worker.is_connected for worker in self.workers.values()
+        )
+
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         log.info("%s is ready", worker)
@@ -220,7 +232,7 @@ class Supervisor:
         if slot is not None and slot.holds(worker):
             self._recycler.recycle(slot, worker, reason)
         elif not worker.is_leaving:
-            worker.begin_drain(reason, at_once=False)
+            worker.begin_drain(reason)
 
     def _open_slot(self, env: dict[str, str]) -> Slot:
         number = next(n for n in itertools.count() if n not in self._slots)
@@ -278,6 +290,14 @@ class Supervisor:
         if left:
             log.info("%d connections of %s go to others", len(left), worker)
             self._dispatcher.dispatch(left, self._loop.time())
+
+    def _on_returned(self, connections: list[Connection]) -> None:
+        """A draining worker gave them back, idle."""
+        if not self._stopping:
+            self._dispatcher.dispatch(connections, self._loop.time())
+            return
+        for connection in connections:  # as every idle one is in a stop
+            os.close(connection.fd)
 
     async def _see_off(self, worker: WorkerHandle, process: Process) -> None:
         status = await process.wait()

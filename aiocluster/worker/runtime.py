@@ -10,13 +10,13 @@ import gc
 import logging
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.failures import describe
-from aiocluster.ipc.handoff import TruncatedBatch, take, take_all
+from aiocluster.ipc.handoff import TruncatedBatch, give, take, take_all
 from aiocluster.ipc.messages import (
     BootFailed,
     Drain,
@@ -92,7 +92,7 @@ class Runtime:
     def ask_to_drain(self, reason: DrainReason) -> None:
         """Somebody other than the primary wants this worker to finish."""
         if self._channel.closed:
-            self._on_drain(Drain(self._settings.graceful_timeout, at_once=True))
+            self._on_drain(Drain(self._settings.graceful_timeout, moving=False))
         else:
             self.mail.ask_to_drain(reason)
 
@@ -103,7 +103,7 @@ class Runtime:
 
     async def _boot(self, load: Callable[[], object]) -> bool:
         """Start the app, unless told to stop before it has started."""
-        service: Service = AiohttpService(load, self._settings, self._row)
+        service: Service = AiohttpService(load, self._settings, self._row, self._give_back)
         starting = asyncio.ensure_future(_started(service))
         stopped = asyncio.ensure_future(self._drain_ordered.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -162,6 +162,15 @@ class Runtime:
         for fd, listener in batch:
             self._service.adopt(fd, self._families[listener])
 
+    def _give_back(self, fds: Sequence[int], families: Sequence[int]) -> bool:
+        """Give connections to the primary, for others; False when there is no room now.
+
+        Of its listener only the address family counts for a connection, so the first one of
+        that family stands for it.
+        """
+        assert self._handoff is not None
+        return give(self._handoff, fds, bytes(map(self._families.index, families)))
+
     # ---- the primary
 
     def _on_message(self, message: Message, size: int) -> None:
@@ -184,7 +193,7 @@ class Runtime:
             log.error("the primary sent nonsense: %s; finishing", error)
         else:
             log.warning("the channel to the primary is closed; finishing what is open")
-        self._on_drain(Drain(self._settings.graceful_timeout, at_once=True))
+        self._on_drain(Drain(self._settings.graceful_timeout, moving=False))
 
     # ---- metrics
 
@@ -222,12 +231,12 @@ class Runtime:
         if self._drain is not None:
             # Asked again it may only get quicker.
             drain = Drain(
-                min(drain.timeout, self._drain.timeout), drain.at_once or self._drain.at_once
+                min(drain.timeout, self._drain.timeout), drain.moving and self._drain.moving
             )
         self._drain = drain
         self._drain_ordered.set()
         if self._service is not None:
-            self._service.hurry(drain.timeout, at_once=drain.at_once)
+            self._service.hurry(drain.timeout, moving=drain.moving)
 
     async def _finish(self) -> int:
         """Take what the primary had already given, finish everything, shut the app down."""
@@ -235,7 +244,7 @@ class Runtime:
             return EXIT_OK
         self._loop.remove_reader(self._handoff.fileno())
         self._adopt(take_all(self._handoff, self._on_lost))
-        self._service.hurry(self._drain.timeout, at_once=self._drain.at_once)
+        self._service.hurry(self._drain.timeout, moving=self._drain.moving)
         await self._service.drain()
         self._report()
         cut = self._service.cut

@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from aiocluster.ipc.handoff import MAX_BATCH, give, handoff_pair, take, take_all
+from aiocluster.ipc.handoff import MAX_BATCH, give, handoff_pair, next_batch_size, take, take_all
 from tests.support.connections import none_lost
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
@@ -50,6 +50,30 @@ class Connections:
 def fill(sender: socket.socket, fd: int) -> int:
     """Give batches of one until one is refused; return how many were not."""
     return next(number for number in count() if not give(sender, [fd], bytes([number % 256])))
+
+
+@pytest.mark.parametrize("size", [1, MAX_BATCH])
+def test_the_size_of_the_next_batch_is_known_before_it_is_taken(pair: Pair, size: int) -> None:
+    """To look takes nothing, opens nothing and destroys nothing."""
+    sender, receiver = pair
+    assert next_batch_size(receiver) == 0
+    with Connections(size) as ours:
+        assert give(sender, ours.fds, bytes(size))
+
+        assert next_batch_size(receiver) == next_batch_size(receiver) == size
+
+        assert len(ours.recognise(take(receiver))) == size
+
+
+def test_connections_go_both_ways(pair: Pair) -> None:
+    """A worker gives back on its own end."""
+    primary, worker = pair
+    with Connections(2) as ours:
+        assert give(primary, ours.fds[:1], b"\1")
+        assert give(worker, ours.fds[1:], b"\2")
+
+        assert ours.recognise(take(worker)) == [(0, 1)]
+        assert ours.recognise(take(primary)) == [(1, 2)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 100, MAX_BATCH])

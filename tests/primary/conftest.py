@@ -28,6 +28,6 @@ async def make_stage() -> AsyncIterator[MakeStage]:
 
 
 @pytest.fixture
-async def supervision(make_stage: MakeStage) -> Stage:
+async def stage(make_stage: MakeStage) -> Stage:
     """Return a supervisor with its first generation."""
     return await make_stage()

@@ -270,7 +270,7 @@ async def test_drain_takes_effect_at_once_and_may_be_asked_again(stage: Stage) -
     await stage.ready()
     first, second = stage.handle.drain(5.0), stage.handle.drain(5.0)
     assert stage.owner.log[-1] == "unready"
-    assert await stage.worker.hear() == Drain(5.0, at_once=True)
+    assert await stage.worker.hear() == Drain(5.0, moving=False)
 
     stage.worker.exit(0)
     exited = await stage.exited()
@@ -283,7 +283,7 @@ async def test_drain_has_the_usual_timeout(stage: Stage) -> None:
     await stage.ready()
     stage.handle.drain()
 
-    assert await stage.worker.hear() == Drain(30.0, at_once=True)
+    assert await stage.worker.hear() == Drain(30.0, moving=False)
 
 
 async def test_who_stops_waiting_for_a_drain_does_not_stop_the_drain(stage: Stage) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from aiocluster.ipc.handoff import handoff_pair, take_all
+from aiocluster.ipc.handoff import give, handoff_pair, take_all
 from aiocluster.ipc.scoreboard import (
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
@@ -16,10 +16,10 @@ from aiocluster.ipc.scoreboard import (
     open_row,
 )
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.outbox import Limits, Outbox
 from tests.support.connections import close_all, connections, none_lost, open_fds
-from tests.support.waiting import soon
+from tests.support.waiting import soon, turns_until
 
 NOW = 1000.0
 
@@ -29,13 +29,16 @@ class Side:
 
     def __init__(self, max_fds: int) -> None:
         self.changed = asyncio.Event()
+        self.returned: list[Connection] = []
         self.scoreboard = Scoreboard()
         row = self.scoreboard.claim()
         self.row = open_row(self.scoreboard.fd, row)
         ends = handoff_pair()
         self.receiver = ends[1]
         limits = Limits(behind_after=0.05, max_fds=max_fds)
-        self.outbox = Outbox(3, ends, (self.scoreboard, row), limits, self.changed.set)
+        self.outbox = Outbox(
+            3, ends, (self.scoreboard, row), limits, self.changed.set, self.returned.extend
+        )
 
     def take(self) -> int:
         """Take all that waits, as a worker does; return how many."""
@@ -44,6 +47,12 @@ class Side:
             os.close(fd)
         self.row[CONNECTIONS_TAKEN] += len(taken)
         return len(taken)
+
+    def give_back(self, batch: list[Connection]) -> None:
+        """Give connections back, as a draining worker does."""
+        listeners = bytes(connection.listener for connection in batch)
+        assert give(self.receiver, [connection.fd for connection in batch], listeners)
+        close_all(batch)
 
     def fill(self) -> int:
         """Give until it is full; return how many it took."""
@@ -180,6 +189,20 @@ async def test_close_returns_what_was_not_taken_in_order(make_side: Callable[...
     assert side.outbox.close() == []
     assert not side.outbox.has_room
     close_all(left)
+
+
+async def test_what_the_worker_gave_back_is_told(make_side: Callable[..., Side]) -> None:
+    """While it lives at once, and when it is dead with what it had not taken."""
+    side = make_side()
+    side.give_back(connections(2))
+    await turns_until(lambda: len(side.returned) == 2)
+    side.outbox.hand_over(connections(1, listener=1), NOW)
+    side.give_back(connections(1, listener=2))
+
+    left = side.outbox.close()
+
+    assert [connection.listener for connection in left] == [2, 1]
+    close_all([*left, *side.returned])
 
 
 async def test_close_leaves_no_descriptor_and_no_timer_behind() -> None:

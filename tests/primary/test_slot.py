@@ -304,7 +304,7 @@ async def test_the_old_one_goes_only_when_the_new_one_is_ready(make_stage: MakeS
     assert old_worker.said_to_it.empty()
     new_worker.boot()
 
-    assert await old_worker.hear() == Drain(30.0, at_once=False)
+    assert await old_worker.hear() == Drain(30.0, moving=False)
     await soon(renewing)
     assert new.was_ready
     assert stage.slot.incumbent is new
@@ -386,7 +386,7 @@ async def test_an_old_one_that_dies_while_its_successor_starts_is_replaced_at_on
     new_worker.boot()
     await soon(renewing)
 
-    assert await stopgap_worker.hear() == Drain(30.0, at_once=False)
+    assert await stopgap_worker.hear() == Drain(30.0, moving=False)
     assert stage.slot.holds(new)
     assert stage.slot.generation is new_generation
 

@@ -27,6 +27,7 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.scoreboard import Scoreboard, open_row
 from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.outbox import Limits, Outbox
@@ -214,6 +215,8 @@ class FakeOwner:
     def __init__(self) -> None:
         self.addresses: tuple[tuple[str, int], ...] = (("127.0.0.1", 8000),)
         self.graceful_timeout = 30.0
+        self.have_others = False
+        self.returned: list[Connection] = []
         self.scoreboard = Scoreboard()
         self.log: list[str] = []
         self.reports: list[Report] = []
@@ -230,6 +233,10 @@ class FakeOwner:
     def when_heard(self, heard: Callable[[], None]) -> None:
         """See Owner."""
         self.unheard.append(heard)
+
+    def others_serve(self) -> bool:
+        """See Owner."""
+        return self.have_others
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
@@ -263,7 +270,8 @@ async def play_worker(
     scoreboard = owner.scoreboard
     row = scoreboard.claim()
     handoff, channel = handoff_pair(), socket.socketpair()
-    outbox = Outbox(slot, handoff, (scoreboard, row), Limits(0.05, 1024), lambda: None)
+    limits, returned = Limits(0.05, 1024), owner.returned
+    outbox = Outbox(slot, handoff, (scoreboard, row), limits, lambda: None, returned.extend)
     handle = WorkerHandle(
         WorkerSpec(worker_id, slot, "web", generation, restarts), outbox, row, owner
     )

@@ -126,7 +126,7 @@ async def test_a_worker_runs_until_it_is_drained(stage: Stage) -> None:
     await stage.hear(Ready)
     row = open_row(stage.scoreboard.fd, stage.row)
     assert row[REQUESTS_BEGUN] == 0
-    stage.primary.channel.post(Drain(10.0, at_once=True))
+    stage.primary.channel.post(Drain(10.0, moving=False))
 
     assert await end(process) == (0, "cron True 7 2 web\natexit\n", "")
 
@@ -149,7 +149,7 @@ async def test_term_makes_a_worker_ask_to_drain(stage: Stage) -> None:
     process.send_signal(signal.SIGTERM)
 
     assert await stage.hear(DrainRequest) == DrainRequest("drain")
-    stage.primary.channel.post(Drain(10.0, at_once=True))
+    stage.primary.channel.post(Drain(10.0, moving=False))
     assert (await end(process))[0] == 0
 
 
@@ -177,7 +177,7 @@ async def test_a_blocked_worker_that_is_to_drain_does_not_die_of_term(stage: Sta
     process = await stage.start(BLOCKED.replace("time.sleep, 1000", "time.sleep, 2.5"))
     await stage.hear(Ready)
     stage.scoreboard.order_drain(stage.row)
-    stage.primary.channel.post(Drain(1000.0, at_once=True))
+    stage.primary.channel.post(Drain(1000.0, moving=False))
     for delay in (0.3, 0.5):
         asyncio.get_running_loop().call_later(delay, process.send_signal, signal.SIGTERM)
 

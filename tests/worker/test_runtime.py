@@ -88,7 +88,7 @@ class Stage:
     async def close(self) -> None:
         self.primary.channel.abort()
         if not self.running.done():
-            self.say(Drain(0.0, at_once=True))
+            self.say(Drain(0.0, moving=False))
         await soon(asyncio.wait({self.running}))
         self.sender.close()
         self.receiver.close()
@@ -235,7 +235,7 @@ async def test_a_drain_ends_it_with_0(stage: Stage) -> None:
     app = App()
     await stage.ready(app.application)
 
-    stage.say(Drain(1000.0, at_once=True))
+    stage.say(Drain(1000.0, moving=False))
 
     assert await stage.hear(Drained) == Drained([])
     assert await stage.code() == 0
@@ -257,7 +257,7 @@ async def test_a_drain_while_it_boots_stops_the_start(stage: Stage) -> None:
     await stage.run(factory)
     await stage.primary.hear()
 
-    stage.say(Drain(1000.0, at_once=True))
+    stage.say(Drain(1000.0, moving=False))
 
     assert await stage.code() == 0
     assert cancelled.is_set()
@@ -268,7 +268,7 @@ async def test_a_drain_takes_what_the_primary_had_given_already(stage: Stage) ->
     await stage.ready(App().application)
     client, accepted = tcp_pair()
     client.sendall(HELLO)
-    stage.say(Drain(1000.0, at_once=True))
+    stage.say(Drain(1000.0, moving=False))
     assert give(stage.sender, [accepted.fileno()], b"\0")
     accepted.close()
     client.setblocking(False)
@@ -285,7 +285,7 @@ async def test_a_drain_waits_for_running_requests(stage: Stage) -> None:
     client = stage.connect()
     client.send(HELLO.replace(b"/", b"/wait", 1))
     await soon(app.begun.wait())
-    stage.say(Drain(1000.0, at_once=True))
+    stage.say(Drain(1000.0, moving=False))
     await turns(50)
     assert not stage.running.done()
     app.go.set()
@@ -303,10 +303,10 @@ async def test_what_is_cut_is_named_and_shows_in_the_exit_code(stage: Stage) -> 
     client = stage.connect()
     client.send(HELLO.replace(b"/", b"/wait", 1))
     await soon(app.begun.wait())
-    stage.say(Drain(1000.0, at_once=True))
+    stage.say(Drain(1000.0, moving=False))
     await turns(50)
 
-    stage.say(Drain(0.0, at_once=True))
+    stage.say(Drain(0.0, moving=False))
 
     assert await stage.hear(Drained) == Drained(["GET /wait from 127.0.0.1"])
     assert await stage.code() == 1
@@ -376,7 +376,7 @@ async def test_at_max_requests_it_asks_once_to_be_replaced(
         assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
     client.close()
     await turns_until(lambda: stage.open == 0)
-    stage.say(Drain(1000.0, at_once=False))
+    stage.say(Drain(1000.0, moving=True))
 
     assert await stage.hear(Drained) == Drained([])
     assert stage.row[REQUESTS_BEGUN] == 5
@@ -419,7 +419,7 @@ async def test_it_reports_in_its_interval_and_once_more_at_the_end(
     await read(client)
     client.close()
     await turns_until(lambda: stage.open == 0)
-    stage.say(Drain(1000.0, at_once=True))
+    stage.say(Drain(1000.0, moving=False))
 
     counted = 0
     while not isinstance(message := await stage.primary.hear(), Drained):

@@ -12,12 +12,15 @@ from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.services.adopt import adopt
-from aiocluster.worker.services.metering import MeteredServer
+from aiocluster.worker.services.metering import MeteredHandler, MeteredServer
+from aiocluster.worker.services.moving import GiveBack, Mover
 
 log = logging.getLogger("aiocluster.worker")
 
-# When a drain is not in a hurry, this share of its time goes by before connections that
-# still have not ended are closed; the rest is for the app's own shutdown.
+# When connections move, this share of a drain's time goes by before those that still have not
+# are told to go with their next response, and this before they are closed; the rest is for the
+# app's own shutdown.
+_MOVING_SHARE = 0.5
 _PATIENT_SHARE = 0.9
 
 # What a cancelled handler gets to clean up after itself, and the app's shutdown hooks when
@@ -37,14 +40,23 @@ _SWEEP_INTERVAL = 0.05
 class AiohttpService:
     """An aiohttp app on connections that the primary accepted."""
 
-    def __init__(self, load: Callable[[], object], settings: Settings, row: memoryview) -> None:
+    def __init__(
+        self,
+        load: Callable[[], object],
+        settings: Settings,
+        row: memoryview,
+        give_back: GiveBack = lambda fds, families: False,
+    ) -> None:
         self._load = load
         self._settings = settings
         self._row = row
+        self._give_back = give_back
         self._loop = asyncio.get_running_loop()
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
         self._deadline = float("inf")
+        self._moving = True
+        self._moving_until = float("inf")
         self._patient_until = float("inf")
         self._hurried = asyncio.Event()
         self.cut: list[str] = []
@@ -77,12 +89,14 @@ class AiohttpService:
             self._row[CONNECTIONS_CLOSED] += 1
             log.exception("a connection could not be served")
 
-    def hurry(self, timeout: float, *, at_once: bool) -> None:
+    def hurry(self, timeout: float, *, moving: bool) -> None:
         """See Service.hurry."""
         now = self._loop.time()
+        patience = timeout if moving else 0.0
+        self._moving = self._moving and moving
         self._deadline = min(self._deadline, now + timeout)
-        patient_until = now if at_once else now + timeout * _PATIENT_SHARE
-        self._patient_until = min(self._patient_until, patient_until, self._deadline)
+        self._moving_until = min(self._moving_until, now + patience * _MOVING_SHARE)
+        self._patient_until = min(self._patient_until, now + patience * _PATIENT_SHARE)
         self._hurried.set()
 
     def take_latency(self) -> dict[int, int]:
@@ -90,11 +104,13 @@ class AiohttpService:
         return self.server.latency.take()
 
     async def drain(self) -> None:
-        """Let connections end, close the idle ones, run the hooks, cut what is left."""
+        """Move connections or let them end, close the idle, run the hooks, cut what is left."""
         assert self._app is not None
         server = self.server
+        await _turns()  # what was adopted last is a connection then
+        if self._moving:
+            await self._move_connections()
         server.begin_last_responses()
-        await self._be_patient()
         sweeping = asyncio.create_task(self._close_idle_connections())
         await self._until_deadline("on_shutdown", self._app.shutdown, _HOOK_GRACE)
         await self._until_deadline("the connections", server.wait_empty, _CLOSE_GRACE)
@@ -103,26 +119,33 @@ class AiohttpService:
         await server.shutdown(_CANCEL_GRACE)
         await self._run_hook("on_cleanup", self._app.cleanup)
 
-    async def _close_idle_connections(self) -> None:
-        """Close what waits for a next request, and what comes to wait for one, until cancelled."""
-        # A request that has already arrived is begun first.
-        for _ in range(3):
-            await asyncio.sleep(0)
-        while True:
-            self.server.close_idle()
-            await asyncio.sleep(_SWEEP_INTERVAL)
+    async def _move_connections(self) -> None:
+        """Let others have the connections, unless or until we are hurried."""
+        mover = Mover(self.server, self._give_back)
+        # What will not be movable after its response goes with it.
+        self.server.begin_last_responses(_ends_in_doubt)
+        mover.start()
+        await self._wait_empty(lambda: self._moving_until)
+        self.server.begin_last_responses()
+        await self._wait_empty(lambda: self._patient_until)
+        mover.stop()
 
-    async def _be_patient(self) -> None:
-        """Wait for connections to end by themselves, unless or until we are hurried."""
-        while (left := self._patient_until - self._loop.time()) > 0:
+    async def _wait_empty(self, until: Callable[[], float]) -> None:
+        """Wait until no connection is left, or for a moment that may yet come nearer."""
+        while self.server.connections and (left := until() - self._loop.time()) > 0:
             self._hurried.clear()
             empty = asyncio.ensure_future(self.server.wait_empty())
             hurried = asyncio.ensure_future(self._hurried.wait())
             await asyncio.wait({empty, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             hurried.cancel()
             empty.cancel()
-            if not self.server.connections:
-                return
+
+    async def _close_idle_connections(self) -> None:
+        """Close what waits for a next request, and what comes to wait for one, until cancelled."""
+        await _turns()  # a request that has already arrived is begun first
+        while True:
+            self.server.close_idle()
+            await asyncio.sleep(_SWEEP_INTERVAL)
 
     async def _until_deadline(
         self, what: str, step: Callable[[], Awaitable[None]], grace: float
@@ -164,6 +187,17 @@ class _Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         return MeteredServer(await super()._make_server(), self._row)
+
+
+def _ends_in_doubt(handler: MeteredHandler) -> bool:
+    """Will nobody know, after this response, whether the next request has begun to arrive?"""
+    return handler.in_doubt and not handler._messages
+
+
+async def _turns() -> None:
+    """Let the loop do what it has ready."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def application_from(given: object) -> web.Application:

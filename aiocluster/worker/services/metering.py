@@ -15,15 +15,32 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
 from aiocluster.metrics.instruments import Histogram
+from aiocluster.worker.services.boundary import FollowedHandler
 
 # What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
 # by the first request.
-_NEEDED = {"_current_request", "_logging_enabled", "_messages", "_task_handler", "_waiter"}
+_NEEDED = {
+    "_buffer_paused",
+    "_close",
+    "_current_request",
+    "_force_close",
+    "_keepalive",
+    "_logging_enabled",
+    "_message_tail",
+    "_messages",
+    "_parser",
+    "_payload_parser",
+    "_reading_paused",
+    "_request_count",
+    "_task_handler",
+    "_upgraded",
+    "_waiter",
+}
 if missing := _NEEDED - {*dir(RequestHandler)}:
     raise ImportError(
         f"aiohttp {aiohttp.__version__} is not supported: it has no {', '.join(sorted(missing))}"
@@ -49,7 +66,7 @@ class _Accepted(BaseProtocol):
         self.transport = cast(asyncio.Transport, transport)
 
 
-class MeteredHandler(RequestHandler, _Accepted):
+class MeteredHandler(FollowedHandler, _Accepted):
     """One connection. `begun_ns` is when its current request began; 0 when it has none."""
 
     __slots__ = ("begun_ns", "done")
@@ -81,7 +98,7 @@ class MeteredServer(web.Server):
             **server._kwargs,
         )
         self.latency = Histogram()
-        self.last_response = False
+        self._is_last: Callable[[MeteredHandler], bool] | None = None
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -89,18 +106,38 @@ class MeteredServer(web.Server):
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
         handler.done = self._done
+        handler.in_doubt = False
+        handler.begun_body = EMPTY_PAYLOAD
         return handler
 
     async def wait_empty(self) -> None:
         """Wait until no connection is open and no handler runs."""
         await self._emptied.wait()
 
-    def begin_last_responses(self) -> None:
-        """Let every response from now on say that its connection will be closed."""
-        self.last_response = True
-        for handler in self._connections:
-            if (request := handler._current_request) is not None:
+    def begin_last_responses(self, of: "Callable[[MeteredHandler], bool] | None" = None) -> None:
+        """Let responses from now on say that their connection will be closed: all, or those `of`.
+
+        So the client does not try another request on a connection that is about to go.
+        """
+        self._is_last = is_last = of or (lambda handler: True)
+        for handler in self.metered:
+            if (request := handler._current_request) is not None and is_last(handler):
                 request._message = request._message._replace(should_close=True)
+
+    def on_done(self, callback: "Callable[[MeteredHandler], None]") -> None:
+        """Call `callback` from now on when a response is written on a connection there is."""
+
+        def done(handler: MeteredHandler, status: int, begun_ns: int) -> None:
+            self._done(status, begun_ns)
+            callback(handler)
+
+        for handler in self.metered:
+            handler.done = partial(done, handler)
+
+    @property
+    def metered(self) -> "list[MeteredHandler]":
+        """Every open connection, as what it is."""
+        return cast("list[MeteredHandler]", self.connections)
 
     def close_idle(self) -> None:
         """Close connections that wait for a request. Unsent parts of a response still go out.
@@ -166,9 +203,8 @@ class MeteredServer(web.Server):
         ) -> web.BaseRequest:
             row[REQUESTS_BEGUN] += 1
             protocol.begun_ns = perf_counter_ns()
-            if self.last_response:
-                # The response says `Connection: close`, so the client does not try another
-                # request on a connection that is about to go.
+            protocol.begun_body = payload
+            if self._is_last is not None and self._is_last(protocol):
                 message = message._replace(should_close=True)
             return make(message, payload, protocol, writer, task)
 

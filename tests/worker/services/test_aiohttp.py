@@ -175,7 +175,7 @@ class Stage:
         return streams
 
     async def drain(self, seconds: float) -> None:
-        self.service.hurry(seconds, at_once=True)
+        self.service.hurry(seconds, moving=False)
         await soon(self.service.drain())
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ async def test_a_drain_lets_a_running_request_end(make_stage: MakeStage) -> None
     stage = await make_stage(app.application)
     reader, _ = await get(stage, "/slow")
     await soon(app.begun.wait())
-    stage.service.hurry(1000.0, at_once=True)
+    stage.service.hurry(1000.0, moving=False)
     draining = asyncio.create_task(stage.service.drain())
     await turns(20)
     assert not draining.done()
@@ -308,14 +308,15 @@ async def test_a_drain_lets_a_running_request_end(make_stage: MakeStage) -> None
     assert stage.service.cut == []
 
 
-async def test_a_drain_in_no_hurry_answers_once_more_on_an_idle_connection(
-    make_stage: MakeStage,
+async def test_what_cannot_move_is_told_to_go_after_half_of_the_time(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No client meets a reset: its next response says `Connection: close`."""
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._MOVING_SHARE", 0.0)
     stage = await make_stage(App().application)
     reader, writer = await get(stage)
     assert "close" not in await response(reader)
-    stage.service.hurry(1000.0, at_once=False)
+    stage.service.hurry(1000.0, moving=True)
     draining = asyncio.create_task(stage.service.drain())
     await turns(20)
     assert not draining.done()
@@ -324,6 +325,23 @@ async def test_a_drain_in_no_hurry_answers_once_more_on_an_idle_connection(
 
     assert "Connection: close" in await response(reader)
     await soon(draining)
+
+
+async def test_what_cannot_move_yet_is_served_as_before(make_stage: MakeStage) -> None:
+    """While nobody can take it the connection is kept alive, in the hope that somebody will."""
+    stage = await make_stage(App().application)
+    reader, writer = await get(stage)
+    await response(reader)
+    stage.service.hurry(1000.0, moving=True)
+    draining = asyncio.create_task(stage.service.drain())
+    await turns(20)
+
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert "Connection: close" not in await response(reader)
+    stage.service.hurry(1000.0, moving=False)
+    await soon(draining)
+    assert await soon(reader.read()) == b""
 
 
 async def test_a_drain_at_once_closes_idle_connections(make_stage: MakeStage) -> None:
@@ -344,11 +362,11 @@ async def test_a_drain_in_no_hurry_can_be_hurried(make_stage: MakeStage) -> None
     stage = await make_stage(App().application)
     reader, _ = await get(stage)
     await response(reader)
-    stage.service.hurry(1000.0, at_once=False)
+    stage.service.hurry(1000.0, moving=True)
     draining = asyncio.create_task(stage.service.drain())
     await turns(20)
 
-    stage.service.hurry(1000.0, at_once=True)
+    stage.service.hurry(1000.0, moving=False)
 
     await soon(draining)
     assert stage.service.cut == []
@@ -392,8 +410,8 @@ async def test_a_drain_at_once_is_not_made_patient_again(make_stage: MakeStage) 
     stage = await make_stage(App().application)
     reader, _ = await get(stage)
     await response(reader)
-    stage.service.hurry(1000.0, at_once=True)
-    stage.service.hurry(1000.0, at_once=False)
+    stage.service.hurry(1000.0, moving=False)
+    stage.service.hurry(1000.0, moving=True)
 
     await soon(stage.service.drain())
 
@@ -406,11 +424,11 @@ async def test_a_deadline_that_comes_nearer_while_draining_counts(make_stage: Ma
     stage = await make_stage(app.application)
     await get(stage, "/slow")
     await soon(app.begun.wait())
-    stage.service.hurry(1000.0, at_once=True)
+    stage.service.hurry(1000.0, moving=False)
     draining = asyncio.create_task(stage.service.drain())
     await turns(20)
 
-    stage.service.hurry(0.0, at_once=True)
+    stage.service.hurry(0.0, moving=False)
 
     await soon(draining)
     assert stage.service.cut == ["GET /slow from 127.0.0.1"]
@@ -422,7 +440,7 @@ async def test_a_deadline_never_moves_away(make_stage: MakeStage) -> None:
     stage = await make_stage(app.application)
     await get(stage, "/slow")
     await soon(app.begun.wait())
-    stage.service.hurry(0.0, at_once=True)
+    stage.service.hurry(0.0, moving=False)
 
     await stage.drain(1000.0)
 

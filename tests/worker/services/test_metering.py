@@ -77,7 +77,7 @@ class Stage:
         self._accepting.cancel()
         await asyncio.wait({self._accepting})
         self._listener.close()
-        self.service.hurry(0.0, at_once=True)
+        self.service.hurry(0.0, moving=False)
         await soon(self.service.drain())
         await turns()
 
@@ -278,7 +278,7 @@ async def test_a_cut_request_is_done(stage: Stage) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     writer.write(HELLO.replace(b"/", b"/slow", 1))
     await soon(stage.begun.wait())
-    stage.service.hurry(0.0, at_once=True)
+    stage.service.hurry(0.0, moving=False)
 
     await soon(stage.service.drain())
     await turns_until(lambda: stage.counted == (1, 1))

@@ -1,0 +1,66 @@
+"""The connections that a draining worker gives back, on their way to others."""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from aiocluster.ipc.handoff import next_batch_size, take, take_all
+from aiocluster.primary.dispatcher import Connection
+
+log = logging.getLogger("aiocluster.dispatcher")
+
+# At the limit of descriptors: look again after this many seconds. They wait in the queue.
+_FD_LIMIT_PAUSE = 0.1
+
+
+class Returns:
+    """Reads what comes back on the primary's end of one worker's handoff."""
+
+    def __init__(self, sock: socket.socket, on_returned: Callable[[list[Connection]], None]):
+        self._sock = sock
+        self._on_returned = on_returned
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self._listen()
+
+    def close(self) -> list[Connection]:
+        """Read no more; return what waits, a dead worker's last. The socket is the caller's."""
+        self._deafen()
+        if self._retry is not None:
+            self._retry.cancel()
+        return [Connection(*pair) for pair in take_all(self._sock, _on_lost)]
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._read)
+
+    def _deafen(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+
+    def _read(self) -> None:
+        count = next_batch_size(self._sock)
+        if count and not _have_room_for(count, self._sock.fileno()):
+            self._deafen()
+            self._retry = self._loop.call_later(_FD_LIMIT_PAUSE, self._listen)
+        elif count and (batch := take(self._sock)):
+            self._on_returned([Connection(*pair) for pair in batch])
+
+
+def _have_room_for(count: int, fd: int) -> bool:
+    """Could `count` descriptors be opened? Those that cannot be would be destroyed."""
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(os.dup(fd))  # noqa: PERF401 (those before an error must be closed)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+    for duplicate in opened:
+        os.close(duplicate)
+    return len(opened) == count
+
+
+def _on_lost(count: int) -> None:
+    log.error("%d connections lost: too many open files in the primary", count)

@@ -1,0 +1,94 @@
+"""Moves idle connections to another worker: back to the primary, which hands them on.
+
+A connection between two requests has no state but its socket, so its client sees nothing.
+Checked and moved in one go, without a turn of the loop: what arrives meanwhile stays in the
+kernel, for whoever reads next. uvloop reads only when it delivers at once, so it never has
+bytes that the handler has not seen.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from aiocluster.worker.services.metering import MeteredHandler, MeteredServer
+
+# Gives these descriptors, with the address family of each, to the primary, which gets
+# duplicates; False when that is not possible now.
+GiveBack = Callable[[Sequence[int], Sequence[int]], bool]
+
+# Connections in one message: few enough for a primary that is short of descriptors.
+_MAX_BATCH = 32
+
+# Seconds between two looks at all connections, for those that no event tells of: a slow reader
+# has got its response, there is room in the queue again.
+_SWEEP_INTERVAL = 0.05
+
+# The handler waits for the next request two turns after the last one was done; one to spare.
+_TURNS_UNTIL_IDLE = 3
+
+
+class Mover:
+    """Moves what can be moved from `start` to `stop`."""
+
+    def __init__(self, server: MeteredServer, give_back: GiveBack) -> None:
+        self._server = server
+        self._give_back = give_back
+        self._loop = asyncio.get_running_loop()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Move what is idle now, and what will be, as soon as it is."""
+        self._server.on_done(self._on_done)
+        self._sweep()
+
+    def stop(self) -> None:
+        """Move no more. Idempotent."""
+        self._stopped = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    def _sweep(self) -> None:
+        self._sweeping = self._loop.call_later(_SWEEP_INTERVAL, self._sweep)
+        self._move(self._server.metered)
+
+    def _on_done(self, handler: MeteredHandler) -> None:
+        """A response is written: its connection will be idle in a moment."""
+        self._loop.call_soon(self._look, handler, _TURNS_UNTIL_IDLE)
+
+    def _look(self, handler: MeteredHandler, turns: int) -> None:
+        if self._stopped:
+            return
+        if is_movable(handler):
+            self._move([handler])
+        elif turns:
+            self._loop.call_soon(self._look, handler, turns - 1)
+
+    def _move(self, handlers: Iterable[MeteredHandler]) -> None:
+        movable = [handler for handler in handlers if is_movable(handler)]
+        for start in range(0, len(movable), _MAX_BATCH):
+            if not move(movable[start : start + _MAX_BATCH], self._give_back):
+                break  # no room: they stay, and are served here until the next look
+
+
+def is_movable(handler: MeteredHandler) -> bool:
+    """Could another process go on with this connection, as it is now?"""
+    transport = handler.transport
+    return (
+        transport is not None
+        and handler.is_between_requests()
+        and not transport.is_closing()
+        and not transport.get_write_buffer_size()
+    )
+
+
+def move(handlers: Sequence[MeteredHandler], give_back: GiveBack) -> bool:
+    """Give these movable connections away, all or none; return whether."""
+    transports = [handler.transport for handler in handlers if handler.transport is not None]
+    sockets = [transport.get_extra_info("socket") for transport in transports]
+    if not give_back([sock.fileno() for sock in sockets], [sock.family for sock in sockets]):
+        return False
+    for transport, handler in zip(transports, handlers, strict=True):
+        # Ours is not the last descriptor, so the client is sent neither FIN nor reset.
+        transport.abort()
+        handler.force_close()
+    return True

@@ -1,0 +1,98 @@
+"""What a worker gives back, over a real handoff."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from aiocluster.ipc.handoff import give, handoff_pair
+from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.returns import Returns
+from tests.support.connections import at_fd_limit, close_all, connections, open_fds
+from tests.support.waiting import soon, turns
+
+
+class Side:
+    """The reading side, and the worker's end."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = handoff_pair()
+        self.came: list[Connection] = []
+        self.heard = asyncio.Event()
+        self.returns = Returns(self.ours, self._on_returned)
+
+    def _on_returned(self, returned: list[Connection]) -> None:
+        self.came += returned
+        self.heard.set()
+
+    def give_back(self, batch: Sequence[Connection]) -> None:
+        """Do as a worker does, which keeps no descriptor."""
+        fds = [connection.fd for connection in batch]
+        assert give(self.theirs, fds, bytes(connection.listener for connection in batch))
+        for fd in fds:
+            os.close(fd)
+
+    def close(self) -> None:
+        close_all(self.came)
+        close_all(self.returns.close())
+        self.ours.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+async def side() -> AsyncIterator[Side]:
+    side = Side()
+    yield side
+    side.close()
+
+
+async def test_what_is_given_back_is_heard_of(side: Side) -> None:
+    """Each with its listener, open, and once."""
+    side.give_back([*connections(2, listener=1), *connections(1, listener=3)])
+
+    await soon(side.heard.wait())
+
+    assert [connection.listener for connection in side.came] == [1, 1, 3]
+    assert all(os.fstat(connection.fd) for connection in side.came)
+
+
+async def test_what_a_dead_worker_had_given_back_is_not_lost(side: Side) -> None:
+    """What it sent before its death is read after it."""
+    side.give_back(connections(3))
+    side.give_back(connections(2))
+    side.theirs.close()
+
+    left = side.returns.close()
+
+    assert len(left) == 5
+    close_all(left)
+    await turns()
+    assert side.came == []
+
+
+async def test_at_the_fd_limit_they_wait_in_the_queue(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel destroys what cannot be opened, so nothing is read before all of it can be."""
+    monkeypatch.setattr("aiocluster.primary.returns._FD_LIMIT_PAUSE", 0.001)
+    side.give_back(connections(8))
+    with at_fd_limit(7):
+        before = len(open_fds())
+        await asyncio.wait({asyncio.ensure_future(side.heard.wait())}, timeout=0.05)
+        assert not side.heard.is_set()
+        assert len(open_fds()) == before
+
+    await soon(side.heard.wait())
+
+    assert len(side.came) == 8
+
+
+async def test_closed_it_hears_of_nothing_more(side: Side) -> None:
+    """Whatever is done with the socket afterwards."""
+    assert side.returns.close() == []
+    side.give_back(connections(1))
+
+    await turns(20)
+
+    assert side.came == []
