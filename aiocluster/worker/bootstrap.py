@@ -68,7 +68,9 @@ async def _main(
     settings: Settings,
 ) -> int:
     runtime = Runtime(settings, fork.families, row)
-    context = WorkerContext(fork.worker_id, fork.slot, fork.role, fork.generation, runtime.mail)
+    context = WorkerContext(
+        fork.worker_id, fork.slot, fork.role, fork.generation, runtime.mail, runtime.standing
+    )
     enter("worker", context)
     signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
     handoff, channel = sockets

@@ -1,10 +1,11 @@
 """The worker, as the user's code sees it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, Protocol
 
 from aiocluster.ipc.messages import DrainReason
 from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.worker.standing import Standing
 
 
 class Link(Protocol):
@@ -19,12 +20,21 @@ class Link(Protocol):
 class WorkerContext:
     """This worker: who it is, and its line to the primary. See `current_worker`."""
 
-    def __init__(self, worker_id: int, slot: int, role: str, generation: int, link: Link) -> None:
+    def __init__(
+        self,
+        worker_id: int,
+        slot: int,
+        role: str,
+        generation: int,
+        link: Link,
+        standing: Standing,
+    ) -> None:
         self.id = worker_id
         self.slot = slot
         self.role = role
         self.generation = generation
         self._link = link
+        self._standing = standing
 
     def __repr__(self) -> str:
         return f"<WorkerContext id={self.id} slot={self.slot} role={self.role!r}>"
@@ -60,6 +70,15 @@ class WorkerContext:
         Returns at once. Idempotent. With `restart="always"` a successor takes the slot.
         """
         self._link.ask_to_drain("drain")
+
+    def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
+        """Call `callback()` when this worker begins to drain; return what takes it off again.
+
+        Sync or async, and once: before WebSockets are closed, so that the app may say goodbye
+        to their clients. What it raises is logged. It has the drain's time and no more; what
+        is registered once the drain has begun is not called.
+        """
+        return self._standing.on_drain(callback)
 
 
 class _Process:

@@ -36,6 +36,7 @@ from aiocluster.metrics.snapshot import Report
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Service
+from aiocluster.worker.standing import Standing
 from aiocluster.worker.vitals import Vitals
 
 log = logging.getLogger("aiocluster.worker")
@@ -72,6 +73,7 @@ class Runtime:
             0, settings.max_requests_jitter
         )
         self.mail = Mail(self._channel)
+        self.standing = Standing()
 
     async def run(
         self, load: Callable[[], object], handoff: socket.socket, channel: socket.socket
@@ -103,7 +105,8 @@ class Runtime:
 
     async def _boot(self, load: Callable[[], object]) -> bool:
         """Start the app, unless told to stop before it has started."""
-        service: Service = AiohttpService(load, self._settings, self._row, self._give_back)
+        goodbye = self.standing.say_goodbye
+        service: Service = AiohttpService(load, self._settings, self._row, self._give_back, goodbye)
         starting = asyncio.ensure_future(_started(service))
         stopped = asyncio.ensure_future(self._drain_ordered.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)

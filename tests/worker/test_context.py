@@ -14,6 +14,7 @@ from aiocluster.worker.context import (
     is_primary,
     is_worker,
 )
+from aiocluster.worker.standing import Standing
 
 
 class FakeLink:
@@ -59,7 +60,7 @@ def test_a_zygote_is_neither_primary_nor_worker() -> None:
 
 def test_a_worker_knows_who_it_is() -> None:
     """`current_worker()` is the same object wherever it is asked for."""
-    worker = WorkerContext(7, 2, "web", 1, FakeLink())
+    worker = WorkerContext(7, 2, "web", 1, FakeLink(), Standing())
     enter("worker", worker)
 
     assert (is_primary(), is_worker()) == (False, True)
@@ -71,7 +72,7 @@ def test_a_worker_knows_who_it_is() -> None:
 async def test_everything_else_is_passed_to_the_runtime() -> None:
     """The context adds nothing of its own."""
     link = FakeLink()
-    worker = WorkerContext(7, 2, "web", 1, link)
+    worker = WorkerContext(7, 2, "web", 1, link, Standing())
 
     await worker.send({"a": 1})
     worker.drain()

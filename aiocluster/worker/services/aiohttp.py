@@ -14,6 +14,7 @@ from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.services.adopt import adopt
 from aiocluster.worker.services.metering import MeteredHandler, MeteredServer
 from aiocluster.worker.services.moving import GiveBack, Mover
+from aiocluster.worker.services.websockets import close_code
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -33,6 +34,10 @@ _HOOK_GRACE = 0.5
 # the loop, on a machine that may be busy.
 _CLOSE_GRACE = 0.25
 
+# When the service stops, an app may close its WebSockets in on_shutdown, in its own words. After
+# this share of the drain's time those that it has not come to are told by us.
+_OWN_WORDS_SHARE = 0.25
+
 # Seconds between two looks for connections that have become idle during a drain.
 _SWEEP_INTERVAL = 0.05
 
@@ -46,8 +51,10 @@ class AiohttpService:
         settings: Settings,
         row: memoryview,
         give_back: GiveBack = lambda fds, families: False,
+        say_goodbye: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._load = load
+        self._say_goodbye = say_goodbye or _say_nothing
         self._settings = settings
         self._row = row
         self._give_back = give_back
@@ -58,7 +65,8 @@ class AiohttpService:
         self._moving = True
         self._moving_until = float("inf")
         self._patient_until = float("inf")
-        self._hurried = asyncio.Event()
+        self._hurried: asyncio.Future[None] = self._loop.create_future()
+        self._telling: asyncio.TimerHandle | None = None
         self.cut: list[str] = []
 
     @property
@@ -93,11 +101,18 @@ class AiohttpService:
         """See Service.hurry."""
         now = self._loop.time()
         patience = timeout if moving else 0.0
+        nearer = now + timeout < self._deadline
         self._moving = self._moving and moving
         self._deadline = min(self._deadline, now + timeout)
         self._moving_until = min(self._moving_until, now + patience * _MOVING_SHARE)
         self._patient_until = min(self._patient_until, now + patience * _PATIENT_SHARE)
-        self._hurried.set()
+        if self._server is not None:
+            self._server.websockets.code = close_code(others_go_on=self._moving)
+            if nearer:
+                self._server.websockets.hurry()
+        # Whoever waits looks at the deadline again, and waits for the next time.
+        hurried, self._hurried = self._hurried, self._loop.create_future()
+        hurried.set_result(None)
 
     def take_latency(self) -> dict[int, int]:
         """See Service."""
@@ -108,16 +123,37 @@ class AiohttpService:
         assert self._app is not None
         server = self.server
         await _turns()  # what was adopted last is a connection then
+        farewell = asyncio.create_task(self._say_farewell())
         if self._moving:
             await self._move_connections()
         server.begin_last_responses()
         sweeping = asyncio.create_task(self._close_idle_connections())
+        await farewell
         await self._until_deadline("on_shutdown", self._app.shutdown, _HOOK_GRACE)
+        self._tell_websockets()
         await self._until_deadline("the connections", server.wait_empty, _CLOSE_GRACE)
         sweeping.cancel()
         self.cut += server.unfinished()
+        await server.websockets.give_up()
         await server.shutdown(_CANCEL_GRACE)
         await self._run_hook("on_cleanup", self._app.cleanup)
+
+    async def _say_farewell(self) -> None:
+        """Let the app say goodbye, then tell its WebSockets, which takes its time."""
+        await self._until_deadline("on_drain", self._say_goodbye, _HOOK_GRACE)
+        delay = self._own_words_time()
+        self._telling = self._loop.call_later(delay, self._tell_websockets)
+
+    def _own_words_time(self) -> float:
+        """Return the seconds that the app has to close its WebSockets in its own words."""
+        if self._moving:
+            return 0.0
+        return max((self._deadline - self._loop.time()) * _OWN_WORDS_SHARE, _HOOK_GRACE)
+
+    def _tell_websockets(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+        self.server.websockets.begin_telling(self._deadline - self._loop.time())
 
     async def _move_connections(self) -> None:
         """Let others have the connections, unless or until we are hurried."""
@@ -133,11 +169,10 @@ class AiohttpService:
     async def _wait_empty(self, until: Callable[[], float]) -> None:
         """Wait until no connection is left, or for a moment that may yet come nearer."""
         while self.server.connections and (left := until() - self._loop.time()) > 0:
-            self._hurried.clear()
             empty = asyncio.ensure_future(self.server.wait_empty())
-            hurried = asyncio.ensure_future(self._hurried.wait())
-            await asyncio.wait({empty, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            hurried.cancel()
+            await asyncio.wait(
+                {empty, self._hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
             empty.cancel()
 
     async def _close_idle_connections(self) -> None:
@@ -157,13 +192,10 @@ class AiohttpService:
         task = asyncio.ensure_future(self._run_hook(what, step))
         await asyncio.wait({task}, timeout=grace)
         while not task.done() and (left := self._deadline - self._loop.time()) > 0:
-            self._hurried.clear()
-            hurried = asyncio.ensure_future(self._hurried.wait())
             timeout = left if left < float("inf") else None
             await asyncio.wait(
-                {task, hurried}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                {task, self._hurried}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
-            hurried.cancel()
         if not task.done():
             task.cancel()
             if what.startswith("on_"):
@@ -174,6 +206,10 @@ class AiohttpService:
             await hook()
         except Exception:
             log.exception("%s raised", what)
+
+
+async def _say_nothing() -> None:
+    pass
 
 
 class _Runner(web.AppRunner):

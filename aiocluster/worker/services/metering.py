@@ -21,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
 from aiocluster.metrics.instruments import Histogram
 from aiocluster.worker.services.boundary import FollowedHandler
+from aiocluster.worker.services.websockets import WebSockets, upgrade_request
 
 # What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
 # by the first request.
@@ -90,6 +91,7 @@ class MeteredServer(web.Server):
 
     def __init__(self, server: web.Server, row: memoryview) -> None:
         self._row = row
+        self.websockets = WebSockets()
         super().__init__(
             server.request_handler,
             request_factory=self._request_factory(server),
@@ -192,7 +194,9 @@ class MeteredServer(web.Server):
 
     def _request_factory(self, server: web.Server) -> Any:
         """Return what aiohttp calls for each request: its own factory, and we count."""
-        make, row = server.request_factory, self._row
+        make: Any = server.request_factory
+        row = self._row
+        make_upgrade = partial(make, _cls=upgrade_request(self.websockets.note))
 
         def begin(
             message: RawRequestMessage,
@@ -200,12 +204,14 @@ class MeteredServer(web.Server):
             protocol: MeteredHandler,
             writer: AbstractStreamWriter,
             task: "asyncio.Task[None]",
-        ) -> web.BaseRequest:
+        ) -> Any:
             row[REQUESTS_BEGUN] += 1
             protocol.begun_ns = perf_counter_ns()
             protocol.begun_body = payload
             if self._is_last is not None and self._is_last(protocol):
                 message = message._replace(should_close=True)
+            if message.upgrade:
+                return make_upgrade(message, payload, protocol, writer, task)
             return make(message, payload, protocol, writer, task)
 
         return begin

@@ -151,10 +151,16 @@ async def test_what_a_factory_raises_comes_through() -> None:
 class Stage:
     """A service and its clients."""
 
-    def __init__(self, app: web.Application, **settings: Any) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        say_goodbye: Callable[[], Awaitable[None]] | None = None,
+        **settings: Any,
+    ) -> None:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.adopted = 0
-        self.service = AiohttpService(lambda: app, settings_from(settings), self.row)
+        checked = settings_from(settings)
+        self.service = AiohttpService(lambda: app, checked, self.row, say_goodbye=say_goodbye)
         self.clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     def adopt(self, accepted: socket.socket) -> None:
@@ -461,6 +467,87 @@ async def test_a_shutdown_hook_that_hangs_is_cut_and_named(make_stage: MakeStage
 
     assert stage.service.cut == ["the on_shutdown hooks"]
     assert app.hooks[-1] == "on_cleanup"
+
+
+async def test_the_goodbye_is_said_before_anything_else(make_stage: MakeStage) -> None:
+    """The app is still whole then."""
+    app = App()
+
+    async def say_goodbye() -> None:
+        app.hooks.append("on_drain")
+
+    stage = await make_stage(app.application, say_goodbye=say_goodbye)
+
+    await stage.drain(1000.0)
+
+    assert app.hooks == ["on_startup", "on_drain", "on_shutdown", "on_cleanup"]
+
+
+async def test_a_goodbye_that_hangs_is_cut_and_named(make_stage: MakeStage) -> None:
+    """It does not outlast the deadline, and the other hooks have their turn."""
+    app = App()
+    stage = await make_stage(app.application, say_goodbye=asyncio.Event().wait)
+
+    await stage.drain(0.0)
+
+    assert stage.service.cut == ["the on_drain hooks"]
+    assert app.hooks == ["on_startup", "on_shutdown", "on_cleanup"]
+
+
+async def open_websocket(stage: Stage) -> asyncio.StreamReader:
+    """Open one at /ws; return what its client reads."""
+    reader, writer = await stage.connect()
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await soon(reader.readuntil(b"\r\n\r\n"))
+    return reader
+
+
+async def echo(request: web.Request) -> web.WebSocketResponse:
+    websocket = web.WebSocketResponse()
+    await websocket.prepare(request)
+    async for _ in websocket:
+        pass
+    return websocket
+
+
+async def test_websockets_are_told_even_while_on_shutdown_hangs(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that closes them one by one may meet a client that does not answer."""
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._OWN_WORDS_SHARE", 0.0)
+    app, hanging = App(), asyncio.Event()
+
+    async def hang(application: web.Application) -> None:
+        await hanging.wait()
+
+    app.application.router.add_get("/ws", echo)
+    app.application.on_shutdown.append(hang)
+    stage = await make_stage(app.application)
+    reader = await open_websocket(stage)
+    draining = asyncio.create_task(stage.drain(1000.0))
+
+    assert b"\x03\xe9the service stops" in await soon(reader.read())
+
+    hanging.set()
+    await soon(draining)
+    assert stage.service.cut == []
+
+
+async def test_websockets_of_a_worker_in_no_hurry_are_told_first(make_stage: MakeStage) -> None:
+    """Its drain would wait for them: on_shutdown comes when they are gone."""
+    app = App()
+    app.application.router.add_get("/ws", echo)
+    stage = await make_stage(app.application)
+    reader = await open_websocket(stage)
+    stage.service.hurry(1000.0, moving=True)
+
+    await soon(stage.service.drain())
+
+    assert b"\x03\xf4this worker is being replaced" in await soon(reader.read())
+    assert stage.service.cut == []
 
 
 async def test_a_hook_that_raises_is_logged_and_the_drain_goes_on(

@@ -1,6 +1,7 @@
 """What is counted and timed, with a real client on connections given to the service."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -248,6 +249,19 @@ async def test_a_websocket_is_a_request_but_no_latency(stage: Stage) -> None:
 
     assert stage.responses == [1, 0, 0, 0, 0]
     assert stage.service.server.latency.take() == {}
+
+
+async def test_a_websocket_is_known_from_its_opening_to_its_end(stage: Stage) -> None:
+    """That is how a drain finds it; an ordinary request is not even looked at."""
+    await stage.get()
+    known = stage.service.server.websockets._open
+    async with stage.client.ws_connect(f"http://127.0.0.1:{stage.port}/ws"):
+        await soon(stage.begun.wait())
+        (websocket,) = known
+        assert websocket.prepared
+        del websocket
+    gc.collect()
+    await turns_until(lambda: not len(known))
 
 
 @pytest.mark.parametrize("cancellation", [True, False])

@@ -1,0 +1,55 @@
+"""How this worker stands with the cluster, as the user's code may ask and be told."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiocluster.errors import ConfigError
+
+log = logging.getLogger("aiocluster.worker")
+
+
+class Standing:
+    """Who wants to hear of the drain."""
+
+    def __init__(self) -> None:
+        self._on_drain: dict[object, Callable[[], Any]] = {}
+
+    def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
+        """See WorkerContext.on_drain."""
+        if not callable(callback):
+            raise ConfigError(f"on_drain: {callback!r:.80} is not a function without arguments")
+
+        key = object()  # the same callback may be registered twice
+        self._on_drain[key] = callback
+
+        def off() -> None:
+            self._on_drain.pop(key, None)
+
+        return off
+
+    async def say_goodbye(self) -> None:
+        """Call all that asked for it, and wait for those that take their time. Once."""
+        callbacks, self._on_drain = self._on_drain, {}
+        awaited = [_call(callback) for callback in callbacks.values()]
+        # One that cancels itself ends no other.
+        await asyncio.gather(*filter(None, awaited), return_exceptions=True)
+
+
+def _call(callback: Callable[[], Any]) -> Awaitable[None] | None:
+    try:
+        result = callback()
+    except (Exception, SystemExit, KeyboardInterrupt):
+        log.exception("an on_drain callback raised")
+        return None
+    return _finished(result) if inspect.isawaitable(result) else None
+
+
+async def _finished(result: Awaitable[Any]) -> None:
+    # Caught here: a loop lets an exit through that its task raises.
+    try:
+        await result
+    except (Exception, SystemExit, KeyboardInterrupt):
+        log.exception("an on_drain callback raised")
