@@ -85,6 +85,10 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         Positive, _about("Connections the kernel keeps waiting while no worker has room.")
     ] = 2048
 
+    ready: Annotated[
+        Literal["auto", "explicit"],
+        _about("When a worker is ready: when its app has started, or when it calls ready()."),
+    ] = "auto"
     boot_timeout: Annotated[
         PositiveSeconds, _about("Seconds a new worker may take until it is ready.")
     ] = 60.0

@@ -71,6 +71,14 @@ class WorkerContext:
         """
         self._link.ask_to_drain("drain")
 
+    def ready(self) -> None:
+        """With `ready="explicit"`: this worker may be given connections from now on.
+
+        From any thread, and as early as in the app's factory: what has not started yet is
+        waited for. Idempotent. With `ready="auto"` it changes nothing.
+        """
+        self._standing.declare_ready()
+
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """Call `callback()` when this worker begins to drain; return what takes it off again.
 

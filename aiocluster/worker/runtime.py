@@ -10,7 +10,7 @@ import gc
 import logging
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
@@ -73,7 +73,7 @@ class Runtime:
             0, settings.max_requests_jitter
         )
         self.mail = Mail(self._channel)
-        self.standing = Standing()
+        self.standing = Standing(explicit=settings.ready == "explicit")
 
     async def run(
         self, load: Callable[[], object], handoff: socket.socket, channel: socket.socket
@@ -87,7 +87,8 @@ class Runtime:
         self._begin_to_take(handoff)
         self._report()
         self._watch_request_limit()
-        self._channel.post(Ready())
+        if await self._unless_drained(self.standing.wait_declared()):
+            self._channel.post(Ready())
         await self._drain_ordered.wait()
         return await self._leave(await self._finish())
 
@@ -108,12 +109,7 @@ class Runtime:
         goodbye = self.standing.say_goodbye
         service: Service = AiohttpService(load, self._settings, self._row, self._give_back, goodbye)
         starting = asyncio.ensure_future(_started(service))
-        stopped = asyncio.ensure_future(self._drain_ordered.wait())
-        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not starting.done():
-            starting.cancel()
-            await asyncio.wait({starting})
+        if not await self._unless_drained(starting):
             return True
         if starting.cancelled():
             self._channel.post(BootFailed("CancelledError: the app cancelled its own start", ""))
@@ -125,6 +121,18 @@ class Runtime:
         self._service = service
         self._settle_memory()
         return True
+
+    async def _unless_drained(self, step: Awaitable[None]) -> bool:
+        """Wait for `step`; cancel it, and return False, when told to drain before it is over."""
+        doing = asyncio.ensure_future(step)
+        stopped = asyncio.ensure_future(self._drain_ordered.wait())
+        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if doing.done():
+            return True
+        doing.cancel()
+        await asyncio.wait({doing})
+        return False
 
     def _settle_memory(self) -> None:
         """What the app made at start-up stays: the collector need not look at it again."""

@@ -1,6 +1,7 @@
 """How this worker stands with the cluster, as the user's code may ask and be told."""
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -12,10 +13,24 @@ log = logging.getLogger("aiocluster.worker")
 
 
 class Standing:
-    """Who wants to hear of the drain."""
+    """Whether the app says that it is ready, and who wants to hear of the drain."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, explicit: bool = False) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._declared = asyncio.Event()
+        if not explicit:
+            self._declared.set()
         self._on_drain: dict[object, Callable[[], Any]] = {}
+
+    def declare_ready(self) -> None:
+        """See WorkerContext.ready."""
+        # A thread may be late: with the loop, all that could be ready has gone.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._declared.set)
+
+    async def wait_declared(self) -> None:
+        """Wait until the app says that it is ready, unless nobody asked it to."""
+        await self._declared.wait()
 
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """See WorkerContext.on_drain."""

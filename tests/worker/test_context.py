@@ -15,6 +15,7 @@ from aiocluster.worker.context import (
     is_worker,
 )
 from aiocluster.worker.standing import Standing
+from tests.support.waiting import soon
 
 
 class FakeLink:
@@ -58,7 +59,7 @@ def test_a_zygote_is_neither_primary_nor_worker() -> None:
     assert current_worker() is None
 
 
-def test_a_worker_knows_who_it_is() -> None:
+async def test_a_worker_knows_who_it_is() -> None:
     """`current_worker()` is the same object wherever it is asked for."""
     worker = WorkerContext(7, 2, "web", 1, FakeLink(), Standing())
     enter("worker", worker)
@@ -71,12 +72,17 @@ def test_a_worker_knows_who_it_is() -> None:
 
 async def test_everything_else_is_passed_to_the_runtime() -> None:
     """The context adds nothing of its own."""
-    link = FakeLink()
-    worker = WorkerContext(7, 2, "web", 1, link, Standing())
+    link, standing = FakeLink(), Standing(explicit=True)
+    worker = WorkerContext(7, 2, "web", 1, link, standing)
 
     await worker.send({"a": 1})
     worker.drain()
+    worker.ready()
+    await soon(standing.wait_declared())
+    worker.on_drain(lambda: link.asked.append("goodbye"))
+    worker.on_drain(lambda: link.asked.append("never"))()
+    await soon(standing.say_goodbye())
 
     assert [message async for message in worker.messages()] == ["hello"]
     assert [snapshot async for snapshot in worker.subscribe()] == []
-    assert link.asked == [("send", {"a": 1}), ("drain", "drain"), ("snapshots", 1.0)]
+    assert link.asked == [("send", {"a": 1}), ("drain", "drain"), "goodbye", ("snapshots", 1.0)]

@@ -171,6 +171,59 @@ async def test_it_says_online_before_the_app_starts_and_ready_after(stage: Stage
     assert stage.row[HEARTBEAT] > 0
 
 
+async def test_it_is_ready_when_its_app_says_so(make_stage: MakeStage) -> None:
+    """With ready="explicit" the app's start is not enough."""
+    stage, started = await make_stage(ready="explicit"), asyncio.Event()
+
+    def factory() -> web.Application:
+        app = App().application
+
+        async def start(application: web.Application) -> None:
+            started.set()
+
+        app.on_startup.append(start)
+        return app
+
+    await stage.run(factory)
+    assert await stage.primary.hear() == Online()
+    await soon(started.wait())
+    await turns_until(lambda: not stage.primary.heard.empty())
+    await turns(20)
+    while not stage.primary.heard.empty():
+        assert isinstance(await stage.primary.hear(), ReportMetrics)
+
+    stage.runtime.standing.declare_ready()
+
+    await stage.hear(Ready)
+
+
+async def test_it_may_say_so_before_its_app_has_started(make_stage: MakeStage) -> None:
+    """Then it is ready as soon as that is."""
+    stage = await make_stage(ready="explicit")
+
+    def factory() -> web.Application:
+        stage.runtime.standing.declare_ready()
+        return App().application
+
+    await stage.run(factory)
+
+    await stage.hear(Ready)
+
+
+async def test_a_drain_ends_the_wait_for_its_app_to_be_ready(make_stage: MakeStage) -> None:
+    """The app has started, so it is shut down; Ready is not said any more."""
+    stage, app = await make_stage(ready="explicit"), App()
+    await stage.run(app.application)
+    await stage.hear(Online)
+    await turns_until(lambda: not stage.primary.heard.empty())  # it has started, and reports
+
+    stage.say(Drain(1000.0, at_once=True))
+
+    assert await stage.hear(Drained) == Drained([])
+    assert await stage.code() == 0
+    assert app.cleaned == 1
+
+
 async def test_it_serves_the_connections_it_is_given(stage: Stage) -> None:
     """Also those that came before it was ready; each is counted as taken."""
     before = stage.connect()

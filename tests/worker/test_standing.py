@@ -7,7 +7,48 @@ import pytest
 
 from aiocluster.errors import ConfigError
 from aiocluster.worker.standing import Standing
-from tests.support.waiting import soon
+from tests.support.waiting import soon, turns
+
+
+async def test_who_need_not_say_so_is_ready() -> None:
+    """By default nobody is asked; to say it all the same changes nothing."""
+    standing = Standing()
+    await soon(standing.wait_declared())
+    standing.declare_ready()
+    await soon(standing.wait_declared())
+
+
+async def test_who_has_to_say_so_is_waited_for() -> None:
+    """Until the first time it does; again is no mistake."""
+    standing = Standing(explicit=True)
+    waiting = asyncio.create_task(standing.wait_declared())
+    await turns(20)
+    assert not waiting.done()
+
+    standing.declare_ready()
+    standing.declare_ready()
+
+    await soon(waiting)
+
+
+async def test_a_thread_may_say_it() -> None:
+    """Where caches are warmed, mostly; and nothing else need wake the loop."""
+    standing = Standing(explicit=True)
+    waiting = asyncio.create_task(standing.wait_declared())
+    await turns()
+
+    await asyncio.to_thread(standing.declare_ready)
+
+    await soon(waiting)
+
+
+def test_a_thread_that_is_late_harms_nobody() -> None:
+    """The loop has gone, and with it all that could be ready."""
+
+    async def stand() -> Standing:
+        return Standing(explicit=True)
+
+    asyncio.run(stand()).declare_ready()
 
 
 async def test_each_callback_is_called_once_in_order() -> None:
