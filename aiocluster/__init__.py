@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from aiocluster.events import ReloadFailed as ReloadFailed
     from aiocluster.events import RoleDegraded as RoleDegraded
     from aiocluster.events import RoleRecovered as RoleRecovered
+    from aiocluster.events import StopBegan as StopBegan
     from aiocluster.events import WorkerDisconnected as WorkerDisconnected
     from aiocluster.events import WorkerEvent as WorkerEvent
     from aiocluster.events import WorkerExited as WorkerExited
@@ -71,6 +72,7 @@ _HOMES = {
     "RoleDegraded": "events",
     "RoleRecovered": "events",
     "Snapshot": "metrics.snapshot",
+    "StopBegan": "events",
     "WorkerContext": "worker.context",
     "WorkerDisconnected": "events",
     "WorkerEvent": "events",

@@ -27,6 +27,7 @@ from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
+from aiocluster.primary.farewell import Farewell
 from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, unpickling
@@ -168,7 +169,15 @@ class Cluster:
     def hurry(self) -> None:
         """Let a `stop` that is under way wait for nothing more: what still runs is cut."""
         if self._supervisor is not None and self._stopped is not None:
+            self._farewell.hurry()
             self._supervisor.hurry()
+
+    def end_wait(self) -> bool:
+        """Let a `stop` that is in its `pre_drain_wait` go on; False when there is none."""
+        if self._supervisor is None or not self._farewell.waiting:
+            return False
+        self._farewell.end_wait()
+        return True
 
     async def wait_empty(self) -> None:
         """Wait until no worker is left, nor one to come: each has ended and is not replaced."""
@@ -179,6 +188,8 @@ class Cluster:
     def kill(self) -> None:
         """Kill every worker now; a `stop` that waits for them ends at once."""
         if self._supervisor is not None:
+            if self._stopped is not None:
+                self._farewell.hurry()
             self._supervisor.kill_all()
 
     async def __aenter__(self) -> Self:
@@ -229,10 +240,11 @@ class Cluster:
         self._supervisor = supervisor = Supervisor(
             settings, generations, self._dispatcher, self._bus, reporter, _restarts(settings)
         )
-        parts.push_async_callback(self._stop_workers)
+        parts.push_async_callback(self._stop_workers, supervisor)
         # Bound before anything is imported: a port that is taken is told at once. Clients
         # are let in last, when there are workers to serve them.
-        parts.callback(listeners.close)
+        self._farewell = Farewell(listeners, self._dispatcher, supervisor.empty)
+        parts.push_async_callback(self._say_farewell, supervisor)
         listeners.bind(settings.bind, tcp_keepalive=settings.tcp_keepalive)
         supervisor.listen_on(listeners)
         await generations.begin()
@@ -283,11 +295,22 @@ class Cluster:
     def _on_connections(self, connections: list[Connection]) -> None:
         self._dispatcher.dispatch(connections, self._loop.time())
 
-    async def _stop_workers(self) -> None:
-        if self._supervisor is not None:
-            self._cut = await self._supervisor.stop(self._stop_timeout)
-        for connection in self._dispatcher.take_waiting():
+    async def _say_farewell(self, supervisor: Supervisor) -> None:
+        if self._listeners.are_listening:
+            supervisor.announce_stop()
+            # Who gives a stop no time does not want to wait for anybody.
+            await self._farewell.wait(self.settings.pre_drain_wait if self._stop_timeout else 0.0)
+        began = self._loop.time()
+        await self._farewell.close_doors(self._stop_timeout)
+        self._stop_timeout = max(self._stop_timeout - (self._loop.time() - began), 0.0)
+
+    async def _stop_workers(self, supervisor: Supervisor) -> None:
+        self._cut = await supervisor.stop(self._stop_timeout)
+        unserved = self._dispatcher.take_waiting()
+        for connection in unserved:
             os.close(connection.fd)
+        if unserved:
+            log.warning("%d connections closed unserved: no worker had room", len(unserved))
 
 
 def raise_fd_limit() -> None:

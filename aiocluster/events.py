@@ -6,7 +6,7 @@ WorkerForked ▶ WorkerOnline ▶ WorkerListening ▶ WorkerMessage … ▶ Work
 
 A worker that dies early leaves out what it did not reach; WorkerDisconnected (once its channel
 was open) and WorkerExited always come, and each once. A reload is ReloadBegan, and then either
-Reloaded or ReloadFailed.
+Reloaded or ReloadFailed. A stop begins with StopBegan.
 """
 
 from dataclasses import dataclass
@@ -94,6 +94,11 @@ class WorkerExited(WorkerEvent):
     signal: int | None
     voluntary: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopBegan(Event):
+    """The cluster is about to stop: for `pre_drain_wait` seconds more it serves as before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ PUBLIC = {
     "RoleDegraded",
     "RoleRecovered",
     "Snapshot",
+    "StopBegan",
     "WorkerContext",
     "WorkerDisconnected",
     "WorkerEvent",

@@ -104,6 +104,10 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     min_uptime: Annotated[
         Seconds, _about("Seconds a reload's new workers must live; if one does not, it fails.")
     ] = 1.0
+    pre_drain_wait: Annotated[
+        Seconds,
+        _about("Seconds a stop serves on, not ready, so that load balancers can look away first."),
+    ] = 0.0
     behind_after: Annotated[
         PositiveSeconds,
         _about("Seconds a connection may wait at a worker before others are preferred to it."),

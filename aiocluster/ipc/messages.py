@@ -2,7 +2,7 @@
 
 channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
                              Subscribe, Unsubscribe, UserMessage, Credit
-channel, primary to worker:  Drain, SnapshotFor, UserMessage, Credit
+channel, primary to worker:  Unready, Drain, SnapshotFor, UserMessage, Credit
 zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
 zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
                                    ForkFailed, Exited
@@ -110,6 +110,10 @@ class SnapshotFor(_Wire, frozen=True, tag=41):
     snapshot: dict[str, Any]
 
 
+class Unready(_Wire, frozen=True, tag=49):
+    """The cluster is about to stop: serve on, and say that you are not ready to who asks."""
+
+
 # ---- zygote socket
 
 
@@ -182,7 +186,7 @@ FromWorker = (
     | UserMessage
     | Credit
 )
-ToWorker = Drain | SnapshotFor | UserMessage | Credit
+ToWorker = Unready | Drain | SnapshotFor | UserMessage | Credit
 ToZygote = Fork | Watch
 FromZygote = Prepared | PrepareFailed | Forked | ForkFailed | Exited
 Message = FromWorker | ToWorker | ToZygote | FromZygote

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
+from aiocluster.primary.backlog import let_nobody_knock
 from aiocluster.primary.dispatcher import Connection
 
 log = logging.getLogger("aiocluster.listener")
@@ -92,6 +93,21 @@ class Listener:
         """Accept again. Idempotent."""
         self._paused = False
         self._watch()
+
+    def let_nobody_knock(self) -> None:
+        """Let no new connection begin: what comes from now on had begun before."""
+        if self._listening:
+            let_nobody_knock(self.sock)
+
+    @property
+    def is_listening(self) -> bool:
+        """May anybody connect?"""
+        return self._listening
+
+    @property
+    def has_rest(self) -> bool:
+        """Does anybody wait in the backlog?"""
+        return self._listening and self._backlog() > 0
 
     def accept_rest(self) -> None:
         """Accept all that waits in the backlog now, for a listener that is about to close."""

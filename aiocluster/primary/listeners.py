@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Address
+from aiocluster.primary.backlog import are_knocking
 from aiocluster.primary.binding import bind, check_overlap
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.listener import Listener
@@ -33,6 +34,11 @@ class Listeners:
         """The address family of each, by its index."""
         return [listener.sock.family for listener in self._listeners]
 
+    @property
+    def are_listening(self) -> bool:
+        """May clients connect?"""
+        return any(listener.is_listening for listener in self._listeners)
+
     def listen(self, backlog: int) -> None:
         """Let clients in; ConfigError when somebody else has taken a port since."""
         for listener in self._listeners:
@@ -47,6 +53,23 @@ class Listeners:
         """Accept again. Idempotent."""
         for listener in self._listeners:
             listener.resume()
+
+    def let_nobody_knock(self) -> None:
+        """Let no new connection begin. Idempotent."""
+        for listener in self._listeners:
+            listener.let_nobody_knock()
+
+    def accept_rest(self) -> None:
+        """Accept who has already connected."""
+        for listener in self._listeners:
+            listener.accept_rest()
+
+    @property
+    def are_awaited(self) -> bool:
+        """Is anybody still to be accepted, or about to be?"""
+        ports = {listener.address[1] for listener in self._listeners if listener.is_listening}
+        rest = any(listener.has_rest for listener in self._listeners)
+        return rest or (bool(ports) and are_knocking(ports))
 
     def close(self) -> None:
         """Accept who has already connected; then nobody can any more. Idempotent."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import BootError, ClusterStopping
-from aiocluster.events import Event, WorkerForked
-from aiocluster.ipc.messages import Subscribe, Unsubscribe
+from aiocluster.events import Event, StopBegan, WorkerForked
+from aiocluster.ipc.messages import Subscribe, Unready, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.bus import EventBus
@@ -68,6 +68,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
         self._first_start_over = asyncio.Event()
+        self._leaving = False  # a stop was announced
         self._stopping = False
         self._exit_log = ExitLog(settings.boot_timeout)
         self._generations = generations
@@ -111,15 +112,17 @@ class Supervisor:
         """See Reloader.reload."""
         await self._reloader.reload()
 
+    def announce_stop(self) -> None:
+        """Let everybody know that a stop will follow: no worker calls itself ready any more."""
+        self._leaving = True
+        self._reloader.close()
+        for worker in self.workers.values():
+            worker.channel.post(Unready())
+        self.publish(StopBegan())
+
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
-        self._stopping = True
-        self._reloader.close()
-        self._recycler.close()
-        self._breaker.close()
-        self._watch.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._stop_hiring()
         workers = [*self.workers.values()]
         exits = [worker.begin_drain("stop", timeout) for worker in workers]
         if exits:
@@ -130,13 +133,25 @@ class Supervisor:
 
     def hurry(self) -> None:
         """Let no worker that drains wait any longer."""
+        self._stop_hiring()
         for worker in self.workers.values():
             worker.begin_drain("stop", 0.0)
 
     def kill_all(self) -> None:
         """End every worker now. A stop that is under way then ends at once."""
+        if self._leaving:
+            self._stop_hiring()
         for worker in self.workers.values():
             worker.kill_for("stop")
+
+    def _stop_hiring(self) -> None:
+        self._stopping = True
+        self._reloader.close()
+        self._recycler.close()
+        self._breaker.close()
+        self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     # ---- Crew
 
@@ -276,6 +291,8 @@ class Supervisor:
         end = start_task(self._see_off(worker, process), f"seeing off {worker}")
         self._ends.add(end)
         end.add_done_callback(self._ends.discard)
+        if self._leaving:
+            worker.channel.post(Unready())
         if self._stopping:
             worker.begin_drain("stop", 0.0)
 

@@ -149,9 +149,12 @@ class Life:
     def _on_int(self) -> None:
         now = asyncio.get_running_loop().time()
         self._stop.set()
-        if self._interrupted_at is None:
-            self._interrupted_at = now
-        elif now - self._interrupted_at > _SAME_INT:
+        if self._interrupted_at is not None and now - self._interrupted_at <= _SAME_INT:
+            return
+        first, self._interrupted_at = self._interrupted_at is None, now
+        if self._cluster.end_wait():
+            log.info("INT: the pre_drain_wait is over")
+        elif not first:
             log.warning("second INT: killing every worker")
             self._cluster.kill()
 

@@ -79,6 +79,15 @@ class WorkerContext:
         """
         self._standing.declare_ready()
 
+    @property
+    def is_ready(self) -> bool:
+        """True while this worker is ready and neither it nor the cluster is on its way out.
+
+        What a health check should answer: a stop begins with this, and the worker serves on
+        for `pre_drain_wait` seconds.
+        """
+        return self._standing.is_ready
+
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """Call `callback()` when this worker begins to drain; return what takes it off again.
 

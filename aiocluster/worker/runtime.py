@@ -28,6 +28,7 @@ from aiocluster.ipc.messages import (
     ReportMetrics,
     SnapshotFor,
     ToWorker,
+    Unready,
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, REQUESTS_BEGUN
@@ -88,6 +89,7 @@ class Runtime:
         self._report()
         self._watch_request_limit()
         if await self._unless_drained(self.standing.wait_declared()):
+            self.standing.serve()
             self._channel.post(Ready())
         await self._drain_ordered.wait()
         return await self._leave(await self._finish())
@@ -190,6 +192,8 @@ class Runtime:
                 self.mail.put_message(payload, size)
             case SnapshotFor():
                 self.mail.put_snapshot(message)
+            case Unready():
+                self.standing.leave()
             case Drain():
                 self._on_drain(message)
             case _:
@@ -245,6 +249,7 @@ class Runtime:
                 min(drain.timeout, self._drain.timeout), drain.moving and self._drain.moving
             )
         self._drain = drain
+        self.standing.leave()
         self._drain_ordered.set()
         if self._service is not None:
             self._service.hurry(drain.timeout, moving=drain.moving)

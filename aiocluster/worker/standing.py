@@ -13,14 +13,29 @@ log = logging.getLogger("aiocluster.worker")
 
 
 class Standing:
-    """Whether the app says that it is ready, and who wants to hear of the drain."""
+    """Whether the app says that it is ready, whether it is, and who wants to hear of the drain."""
 
     def __init__(self, *, explicit: bool = False) -> None:
+        self._serving = False
+        self._leaving = False
         self._loop = asyncio.get_running_loop()
         self._declared = asyncio.Event()
         if not explicit:
             self._declared.set()
         self._on_drain: dict[object, Callable[[], Any]] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """See WorkerContext.is_ready."""
+        return self._serving and not self._leaving
+
+    def serve(self) -> None:
+        """It is ready from now on, unless it leaves already."""
+        self._serving = True
+
+    def leave(self) -> None:
+        """It is not ready any more, and will not be again. Idempotent."""
+        self._leaving = True
 
     def declare_ready(self) -> None:
         """See WorkerContext.ready."""

@@ -151,17 +151,22 @@ async def test_never_fewer_ready_workers_than_before() -> None:
 
 async def test_reloads_leave_nothing_behind() -> None:
     """No process, no descriptor, no zombie, after twenty of them."""
+    strangers = {process.pid for process in psutil.Process().children(recursive=True)}
     async with serving(workers=1, min_uptime=0) as (cluster, _):
         await cluster.reload()
-        before = await _fds_when_quiet()
+        before = await _fds_when_quiet(strangers)
         for _ in range(20):
             await cluster.reload()
-        assert await _fds_when_quiet() == before
+        assert await _fds_when_quiet(strangers) == before
 
 
-async def _fds_when_quiet() -> int:
+async def _fds_when_quiet(strangers: set[int]) -> int:
     """Return how many descriptors we have when one zygote and its worker are all there is."""
-    children = psutil.Process().children
-    await until(lambda: len(children(recursive=True)) == 2, "the old zygotes are gone")
+
+    def ours() -> set[int]:
+        children = psutil.Process().children(recursive=True)
+        return {process.pid for process in children} - strangers
+
+    await until(lambda: len(ours()) == 2, "the old zygotes are gone")
     await turns()
     return len(os.listdir("/proc/self/fd"))

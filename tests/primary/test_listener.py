@@ -234,6 +234,21 @@ async def test_accept_rest_of_one_that_never_listened_does_nothing(front: Front)
     assert front.accepted == []
 
 
+async def test_it_knows_whether_anybody_waits(front: Front) -> None:
+    """Also when it does not accept; one that is not open has nobody."""
+    assert not front.listener.has_rest
+    assert not front.listener.is_listening
+    front.listener.let_nobody_knock()
+    front.listener.listen(16)
+    front.connect(1)
+    assert front.listener.has_rest
+
+    front.listener.accept_rest()
+
+    assert not front.listener.has_rest
+    assert front.listener.is_listening
+
+
 async def test_close_may_come_twice_and_refuses_clients(front: Front) -> None:
     """A closed listener has no socket, no timer and no say any more."""
     front.listener.listen(100)

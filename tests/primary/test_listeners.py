@@ -73,6 +73,22 @@ async def test_paused_they_leave_clients_in_the_backlog(stage: Stage) -> None:
         close_all([await soon(stage.accepted.get())])
 
 
+async def test_they_know_whether_anybody_is_awaited(stage: Stage) -> None:
+    """By any of them; before they listen and after they have closed nobody is."""
+    stage.bind(LOOPBACK, LOOPBACK)
+    assert (stage.listeners.are_listening, stage.listeners.are_awaited) == (False, False)
+    stage.listeners.listen(16)
+    with socket.create_connection(stage.listeners.addresses[1]):
+        assert (stage.listeners.are_listening, stage.listeners.are_awaited) == (True, True)
+        stage.listeners.let_nobody_knock()
+        stage.listeners.accept_rest()
+        assert not stage.listeners.are_awaited
+    stage.listeners.close()
+
+    assert (stage.listeners.are_listening, stage.listeners.are_awaited) == (False, False)
+    close_all([stage.accepted.get_nowait()])
+
+
 async def test_closing_accepts_who_has_connected(stage: Stage) -> None:
     """Nobody who was let in is reset; closing twice is harmless."""
     stage.bind(LOOPBACK)

@@ -11,6 +11,7 @@ import pytest
 
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import (
+    StopBegan,
     WorkerDisconnected,
     WorkerExited,
     WorkerForked,
@@ -19,7 +20,7 @@ from aiocluster.events import (
     WorkerOnline,
 )
 from aiocluster.ipc.handoff import give, handoff_pair
-from aiocluster.ipc.messages import Drain, Drained, DrainRequest, Online, UserMessage
+from aiocluster.ipc.messages import Drain, Drained, DrainRequest, Online, Unready, UserMessage
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
 from tests.support.connections import close_all, connections, open_fds
 from tests.support.supervision import MakeStage, Stage
@@ -480,6 +481,35 @@ async def test_a_slot_that_has_ended_can_be_filled_by_fork(
     await soon(stage.supervisor.fork({}))
 
     assert (await stage.spawner.next()).fork.slot == 0
+
+
+async def test_a_stop_that_is_announced_is_told_to_all(stage: Stage) -> None:
+    """To those who come after, too; they are all still replaced until it begins."""
+    one, two = await stage.start(2)
+    stage.supervisor.announce_stop()
+
+    assert await stage.event(StopBegan) == StopBegan()
+    for worker in (one, two):
+        assert await worker.hear() == Unready()
+    one.die_of(signal.SIGKILL)
+    successor = await stage.spawner.next()
+    assert await successor.hear() == Unready()
+
+
+@pytest.mark.parametrize("how", ["hurry", "kill_all"])
+async def test_between_announcement_and_stop_all_may_be_ended(stage: Stage, how: str) -> None:
+    """Nobody is replaced any more then."""
+    (worker,) = await stage.start(1)
+    stage.supervisor.announce_stop()
+
+    getattr(stage.supervisor, how)()
+
+    worker.exit(0)
+    await stage.event(WorkerExited)
+    await turns(20)
+    assert len(stage.spawner.workers) == 1
+    with pytest.raises(ClusterStopping):
+        await stage.supervisor.fork({})
 
 
 async def test_stop_drains_all_and_replaces_nobody(stage: Stage) -> None:

@@ -30,6 +30,7 @@ class FakeCluster:
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
         self.may_start, self.may_stop = asyncio.Event(), asyncio.Event()
         self.empty = asyncio.Event()
+        self.waiting = False
         self.may_start.set()
         self.may_stop.set()
 
@@ -55,6 +56,12 @@ class FakeCluster:
 
     def hurry(self) -> None:
         self.done.append("hurry")
+
+    def end_wait(self) -> bool:
+        waiting, self.waiting = self.waiting, False
+        if waiting:
+            self.done.append("end wait")
+        return waiting
 
     def kill(self) -> None:
         self.done.append("kill")
@@ -157,6 +164,28 @@ async def test_only_a_second_int_kills(
 
     await soon(living)
     assert stage.cluster.done == ["stop 30", "kill"]
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_an_int_ends_the_wait_before_it_kills(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """While the cluster serves on for load balancers, that is what a second signal asks for."""
+    monkeypatch.setattr("aiocluster.program.life._SAME_INT", 0.0)
+    stage.cluster.may_stop.clear()
+    life = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(first)
+    await soon(stage.cluster.stopping.wait())
+    stage.cluster.waiting = True
+
+    press(signal.SIGINT)
+    await turns_until(lambda: not stage.cluster.waiting)
+    assert stage.cluster.done == ["stop 30", "end wait"]
+    press(signal.SIGINT)
+
+    await soon(life)
+    assert stage.cluster.done == ["stop 30", "end wait", "kill"]
 
 
 async def test_an_int_that_arrives_twice_is_one(stage: Stage) -> None:

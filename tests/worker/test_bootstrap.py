@@ -39,9 +39,16 @@ def make_app():
     return web.Application()
 """
 
+ONCE_READY = """
+async def once_ready(act):
+    while not current_worker().is_ready:
+        await asyncio.sleep(0.001)
+    asyncio.get_running_loop().call_soon(act)
+"""
+
 BLOCKED = """
 async def block(app):
-    asyncio.get_running_loop().call_later(0.05, time.sleep, 1000)
+    app["task"] = asyncio.create_task(once_ready(lambda: time.sleep(1000)))
 
 def make_app():
     app = web.Application()
@@ -51,7 +58,7 @@ def make_app():
 
 EXITING = """
 async def leave(app):
-    asyncio.get_running_loop().call_later(0.05, lambda: sys.exit({given}))
+    app["task"] = asyncio.create_task(once_ready(lambda: sys.exit({given})))
 
 def make_app():
     app = web.Application()
@@ -77,7 +84,7 @@ class Stage:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
-            PROGRAM.format(app=app, settings=settings),
+            PROGRAM.format(app=ONCE_READY + app, settings=settings),
             *map(str, (*fds, self.row)),
             pass_fds=fds,
             stdout=PIPE,

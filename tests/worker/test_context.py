@@ -79,6 +79,9 @@ async def test_everything_else_is_passed_to_the_runtime() -> None:
     worker.drain()
     worker.ready()
     await soon(standing.wait_declared())
+    assert not worker.is_ready
+    standing.serve()
+    assert worker.is_ready
     worker.on_drain(lambda: link.asked.append("goodbye"))
     worker.on_drain(lambda: link.asked.append("never"))()
     await soon(standing.say_goodbye())

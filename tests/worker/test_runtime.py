@@ -20,6 +20,7 @@ from aiocluster.ipc.messages import (
     Online,
     Ready,
     ReportMetrics,
+    Unready,
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import (
@@ -217,11 +218,35 @@ async def test_a_drain_ends_the_wait_for_its_app_to_be_ready(make_stage: MakeSta
     await stage.hear(Online)
     await turns_until(lambda: not stage.primary.heard.empty())  # it has started, and reports
 
-    stage.say(Drain(1000.0, at_once=True))
+    stage.say(Drain(1000.0, moving=False))
 
     assert await stage.hear(Drained) == Drained([])
     assert await stage.code() == 0
     assert app.cleaned == 1
+
+
+async def test_told_that_a_stop_will_follow_it_serves_on_and_is_not_ready(stage: Stage) -> None:
+    """A load balancer that asks looks away, and loses nothing meanwhile."""
+    await stage.ready(App().application)
+    assert stage.runtime.standing.is_ready
+
+    stage.say(Unready())
+    await turns_until(lambda: not stage.runtime.standing.is_ready)
+
+    client = stage.connect()
+    client.send(HELLO)
+    assert (await read(client)).startswith(b"HTTP/1.1 200 OK")
+    client.close()
+
+
+async def test_a_draining_worker_is_not_ready(stage: Stage) -> None:
+    """Nobody need have said so before."""
+    await stage.ready(App().application)
+
+    stage.say(Drain(1000.0, moving=False))
+
+    await stage.code()
+    assert not stage.runtime.standing.is_ready
 
 
 async def test_it_serves_the_connections_it_is_given(stage: Stage) -> None:

@@ -51,6 +51,18 @@ def test_a_thread_that_is_late_harms_nobody() -> None:
     asyncio.run(stand()).declare_ready()
 
 
+async def test_it_is_ready_from_its_serving_to_its_leaving() -> None:
+    """And never again."""
+    standing = Standing()
+    assert not standing.is_ready
+    standing.serve()
+    assert standing.is_ready
+    standing.leave()
+    assert not standing.is_ready
+    standing.serve()
+    assert not standing.is_ready
+
+
 async def test_each_callback_is_called_once_in_order() -> None:
     """Sync or async, the same one twice if it was registered twice."""
     standing, said = Standing(), list[str]()

@@ -38,6 +38,10 @@ _CLOSE_GRACE = 0.25
 # this share of the drain's time those that it has not come to are told by us.
 _OWN_WORDS_SHARE = 0.25
 
+# A client that has just connected is about to send its request: at a stop it has these seconds
+# for that.
+_FIRST_REQUEST_GRACE = 1.0
+
 # Seconds between two looks for connections that have become idle during a drain.
 _SWEEP_INTERVAL = 0.05
 
@@ -178,8 +182,11 @@ class AiohttpService:
     async def _close_idle_connections(self) -> None:
         """Close what waits for a next request, and what comes to wait for one, until cancelled."""
         await _turns()  # a request that has already arrived is begun first
+        patient_until = self._loop.time() + _FIRST_REQUEST_GRACE
         while True:
-            self.server.close_idle()
+            # The deadline may yet come nearer.
+            spare_new = self._loop.time() < min(patient_until, self._deadline)
+            self.server.close_idle(spare_new=spare_new)
             await asyncio.sleep(_SWEEP_INTERVAL)
 
     async def _until_deadline(

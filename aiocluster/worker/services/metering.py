@@ -141,13 +141,15 @@ class MeteredServer(web.Server):
         """Every open connection, as what it is."""
         return cast("list[MeteredHandler]", self.connections)
 
-    def close_idle(self) -> None:
+    def close_idle(self, *, spare_new: bool = False) -> None:
         """Close connections that wait for a request. Unsent parts of a response still go out.
+
+        `spare_new` leaves those whose first request is still to come.
 
         aiohttp's own pre_shutdown would also stop reading bodies that are on their way.
         """
         for handler in self.connections:
-            if _is_idle(handler):
+            if _is_idle(handler) and not (spare_new and not handler._request_count):
                 handler.force_close()
 
     def unfinished(self) -> list[str]:

@@ -584,6 +584,36 @@ async def test_a_request_that_arrived_just_before_the_drain_is_answered(
     client.close()
 
 
+async def test_who_has_just_connected_has_time_to_ask(make_stage: MakeStage) -> None:
+    """It was let in when nobody knew of the stop; one that has asked before goes at once."""
+    stage = await make_stage(App().application)
+    reader, writer = await stage.connect()
+    idle, _ = await get(stage)
+    await response(idle)
+    stage.service.hurry(1000.0, moving=False)
+    draining = asyncio.create_task(stage.service.drain())
+    assert await soon(idle.read()) == b""
+
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert "Connection: close" in await response(reader)
+    await soon(draining)
+
+
+async def test_who_does_not_ask_in_that_time_is_closed(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser connects ahead, for a page that may never be wanted."""
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._FIRST_REQUEST_GRACE", 0.0)
+    stage = await make_stage(App().application)
+    reader, _ = await stage.connect()
+
+    await stage.drain(1000.0)
+
+    assert await soon(reader.read()) == b""
+    assert stage.service.cut == []
+
+
 async def test_a_connection_that_cannot_be_adopted_is_closed(make_stage: MakeStage) -> None:
     """A client that is gone already leaves no descriptor behind."""
     stage = await make_stage(App().application)

@@ -1,0 +1,85 @@
+"""What a stop does before any worker is told to drain.
+
+Load balancers are given time to look away; then the doors close, in an order in which nobody
+who believes to be connected is turned away: no new connection can begin, those under way
+come through, all that waits is accepted, the listeners close, and the workers get it all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.listeners import Listeners
+
+log = logging.getLogger("aiocluster")
+
+# Seconds that a client may take to complete a connection which the kernel has answered: one
+# repetition of a packet that was lost. Who takes longer is mostly a port scanner.
+_KNOCKING_PATIENCE = 1.5
+
+# The share of a stop's time that may go by until somebody has room for what was accepted.
+_HAND_OUT_SHARE = 0.5
+
+# Seconds between two looks at what no event tells.
+_LOOK_INTERVAL = 0.01
+
+
+class Farewell:
+    """The first part of a stop; each step waits for nothing more once it is hurried."""
+
+    def __init__(
+        self, listeners: Listeners, dispatcher: Dispatcher, nobody_is_left: asyncio.Event
+    ) -> None:
+        self.waiting = False  # is this the time in which load balancers look away?
+        self._listeners = listeners
+        self._dispatcher = dispatcher
+        self._nobody_is_left = nobody_is_left
+        self._loop = asyncio.get_running_loop()
+        self._wait_over = asyncio.Event()
+        self._hurried = False
+
+    def end_wait(self) -> None:
+        """Let `wait` return now. Idempotent."""
+        self._wait_over.set()
+
+    def hurry(self) -> None:
+        """Wait for nothing more. Idempotent."""
+        self._hurried = True
+        self.end_wait()
+
+    async def wait(self, seconds: float) -> None:
+        """Serve on for `seconds`."""
+        if seconds <= 0 or self._hurried:
+            return
+        log.info("not ready any more; serving on for %g s (pre_drain_wait)", seconds)
+        self.waiting = True
+        over = asyncio.ensure_future(self._wait_over.wait())
+        await asyncio.wait({over}, timeout=seconds)
+        over.cancel()
+        self.waiting = False
+
+    async def close_doors(self, seconds: float) -> None:
+        """Accept who has come, let nobody come any more, and hand all of them to workers.
+
+        `seconds` is what the whole stop may take.
+        """
+        self._listeners.let_nobody_knock()
+        self._listeners.accept_rest()
+        patience = min(_KNOCKING_PATIENCE, seconds * _HAND_OUT_SHARE)
+        await self._while(self._somebody_comes, patience)
+        self._listeners.close()
+        await self._while(self._somebody_waits, seconds * _HAND_OUT_SHARE)
+
+    def _somebody_comes(self) -> bool:
+        self._listeners.accept_rest()
+        return self._listeners.are_awaited
+
+    def _somebody_waits(self) -> bool:
+        return self._dispatcher.waiting > 0 and not self._nobody_is_left.is_set()
+
+    async def _while(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Return when `condition()` is false, after `seconds`, or when hurried."""
+        end = self._loop.time() + seconds
+        while condition() and not self._hurried and self._loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_INTERVAL)

@@ -1,0 +1,148 @@
+"""The first part of a stop; the test plays the door and the clients."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from aiocluster.primary import farewell as module
+from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.farewell import Farewell
+from aiocluster.primary.listeners import Listeners
+from tests.support.waiting import soon, turns, turns_until
+
+FOR_EVER = 1e6
+
+
+class FakeDoor:
+    """Writes down what is done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.are_awaited = False
+
+    def let_nobody_knock(self) -> None:
+        self.done.append("let nobody knock")
+
+    def accept_rest(self) -> None:
+        if self.done[-1] != "accept":
+            self.done.append("accept")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+class FakeDispatcher:
+    """Has as many waiting as the test says."""
+
+    waiting = 0
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.door, self.dispatcher = FakeDoor(), FakeDispatcher()
+        self.nobody_is_left = asyncio.Event()
+        self.farewell = Farewell(
+            cast(Listeners, self.door), cast(Dispatcher, self.dispatcher), self.nobody_is_left
+        )
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    return Stage()
+
+
+async def test_by_default_nobody_is_waited_for(stage: Stage) -> None:
+    """A stop is as quick as it was."""
+    await soon(stage.farewell.wait(0.0))
+    await soon(stage.farewell.close_doors(FOR_EVER))
+
+    assert stage.door.done == ["let nobody knock", "accept", "close"]
+
+
+async def test_it_serves_on_until_the_wait_is_ended(stage: Stage) -> None:
+    """The door stays open for so long."""
+    waiting = asyncio.create_task(stage.farewell.wait(FOR_EVER))
+    await turns(20)
+    assert not waiting.done()
+    assert stage.farewell.waiting
+
+    stage.farewell.end_wait()
+    stage.farewell.end_wait()
+
+    await soon(waiting)
+    assert not stage.farewell.waiting
+    assert stage.door.done == []
+
+
+async def test_the_wait_has_an_end_of_its_own(stage: Stage) -> None:
+    """Nobody need end it."""
+    await soon(stage.farewell.wait(0.001))
+
+    assert not stage.farewell.waiting
+
+
+async def test_the_door_closes_when_nobody_comes_any_more(stage: Stage) -> None:
+    """Who was on his way is let in."""
+    stage.door.are_awaited = True
+    closing = asyncio.create_task(stage.farewell.close_doors(FOR_EVER))
+    await turns(20)
+    assert stage.door.done == ["let nobody knock", "accept"]
+
+    stage.door.are_awaited = False
+
+    await soon(closing)
+    assert stage.door.done[-1] == "close"
+
+
+async def test_it_closes_at_last_on_who_never_comes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port scanner does not hold up a stop."""
+    monkeypatch.setattr(module, "_KNOCKING_PATIENCE", 0.001)
+    stage.door.are_awaited = True
+
+    await soon(stage.farewell.close_doors(FOR_EVER))
+
+
+async def test_it_waits_until_a_worker_has_room(stage: Stage) -> None:
+    """What was accepted is served, though all are full now."""
+    stage.dispatcher.waiting = 3
+    closing = asyncio.create_task(stage.farewell.close_doors(FOR_EVER))
+    await turns_until(lambda: "close" in stage.door.done)
+    await turns(20)
+    assert not closing.done()
+
+    stage.dispatcher.waiting = 0
+
+    await soon(closing)
+
+
+async def test_it_does_not_wait_where_no_worker_will_come(stage: Stage) -> None:
+    """With restart="never" there may be nobody left."""
+    stage.dispatcher.waiting = 3
+    stage.nobody_is_left.set()
+
+    await soon(stage.farewell.close_doors(FOR_EVER))
+
+
+@pytest.mark.parametrize("step", ["wait", "knocking", "room"])
+async def test_hurried_it_waits_for_nothing(stage: Stage, step: str) -> None:
+    """In any of its steps, and before them."""
+    stage.door.are_awaited = step == "knocking"
+    stage.dispatcher.waiting = int(step == "room")
+
+    async def whole() -> None:
+        await stage.farewell.wait(FOR_EVER if step == "wait" else 0.0)
+        await stage.farewell.close_doors(FOR_EVER)
+
+    leaving = asyncio.create_task(whole())
+    await turns(20)
+    assert not leaving.done()
+
+    stage.farewell.hurry()
+    stage.farewell.hurry()
+
+    await soon(leaving)
+    assert stage.door.done[-1] == "close"
+    await soon(whole())
