@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from aiocluster.config.settings import Settings
@@ -48,16 +49,23 @@ _THREADS_NOTE = (
 )
 
 
-def fork_zygote(app: object, settings: Settings, again: Interpreter) -> StartedZygote:
+def fork_zygote(
+    app: object,
+    settings: Settings,
+    again: Interpreter,
+    not_its: Sequence[socket.socket] = (),
+) -> StartedZygote:
     """Fork a zygote from this process, which must have no loop yet.
 
-    `again` is how to start it again, in case it must not import the app.
+    `again` is how to start it again, in case it must not import the app; `not_its` are sockets
+    that it closes, since they are the primary's.
     """
     ours, theirs = packet_pair()
     flush_output()
     pid = os.fork()
     if pid == 0:
-        ours.close()
+        for sock in (ours, *not_its):
+            sock.close()
         become_zygote(theirs, app, settings, again)
     theirs.close()
     return StartedZygote(pid, ours)

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import resource
+import socket
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -30,6 +31,7 @@ from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.farewell import Farewell
 from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, unpickling
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.orphans import become_subreaper, reap, reap_strays, zombie_children
@@ -66,13 +68,24 @@ class Cluster:
     def __init__(self, app: object, **settings: Any) -> None:
         refuse_in_child("a Cluster was made")
         self.settings = settings_from(settings)
+        self._inherited: list[socket.socket] = []
         self._begin_with(unpickling(app, self.settings), None)
 
     @classmethod
-    def of_program(cls, settings: Settings, zygote: StartedZygote, again: Interpreter) -> Self:
-        """Make the cluster of `run`: its first zygote is forked, `again` starts the next."""
+    def of_program(
+        cls,
+        settings: Settings,
+        zygote: StartedZygote,
+        again: Interpreter,
+        inherited: list[socket.socket],
+    ) -> Self:
+        """Make the cluster of `run`: its first zygote is forked, `again` starts the next.
+
+        It serves the `inherited` sockets if there are any.
+        """
         cluster = cls.__new__(cls)
         cluster.settings = settings
+        cluster._inherited = inherited
         cluster._begin_with(again, zygote)
         return cluster
 
@@ -245,7 +258,7 @@ class Cluster:
         # are let in last, when there are workers to serve them.
         self._farewell = Farewell(listeners, self._dispatcher, supervisor.empty)
         parts.push_async_callback(self._say_farewell, supervisor)
-        listeners.bind(settings.bind, tcp_keepalive=settings.tcp_keepalive)
+        self._open(listeners)
         supervisor.listen_on(listeners)
         await generations.begin()
         await self._start_workers(supervisor)
@@ -255,6 +268,14 @@ class Cluster:
     def _new_nursery(self) -> ZygoteSpawner:
         first, self._zygote = self._zygote, None
         return ZygoteSpawner(self._interpreter.start_zygote, first)
+
+    def _open(self, listeners: Listeners) -> None:
+        keepalive = self.settings.tcp_keepalive
+        if sockets := self._inherited or take_inherited(os.environ):
+            log.info("serving the sockets that were handed down (LISTEN_FDS) in the place of bind")
+            listeners.inherit(sockets, tcp_keepalive=keepalive)
+        else:
+            listeners.bind(self.settings.bind, tcp_keepalive=keepalive)
 
     async def _start_workers(self, supervisor: Supervisor) -> None:
         try:

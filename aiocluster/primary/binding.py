@@ -39,13 +39,18 @@ def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]
     return sockets
 
 
+def check_count(sockets: Sequence[socket.socket]) -> None:
+    """Raise ConfigError when they are too many."""
+    if len(sockets) > _MAX_LISTENERS:
+        raise ConfigError(f"bind: {len(sockets)} sockets; at most {_MAX_LISTENERS} are possible")
+
+
 def check_overlap(sockets: Sequence[socket.socket]) -> None:
     """Raise ConfigError when two of them would get the same connections, or are too many.
 
     The kernel lets them be bound, and refuses only to listen on the second.
     """
-    if len(sockets) > _MAX_LISTENERS:
-        raise ConfigError(f"bind: {len(sockets)} sockets; at most {_MAX_LISTENERS} are possible")
+    check_count(sockets)
     for first, second in itertools.combinations(sockets, 2):
         host, port = first.getsockname()[:2]
         other, other_port = second.getsockname()[:2]

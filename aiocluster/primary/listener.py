@@ -47,16 +47,22 @@ _CLIENT_GONE = {
 
 
 class Listener:
-    """One listening socket in the primary's loop. It starts paused, and deaf until `listen`."""
+    """One listening socket in the primary's loop. It starts paused, and deaf until `listen`.
+
+    One that is `shared` listens already, and will when it is closed here: its backlog stays.
+    """
 
     def __init__(
         self,
         sock: socket.socket,
         index: int,
         on_connections: Callable[[list[Connection]], None],
+        *,
+        shared: bool = False,
     ) -> None:
         self.sock = sock
         self.index = index
+        self._shared = shared
         self._on_connections = on_connections
         self._loop = asyncio.get_running_loop()
         self._reading = False
@@ -77,7 +83,8 @@ class Listener:
         Raises ConfigError when somebody else has begun to listen there since it was bound.
         """
         try:
-            self.sock.listen(backlog)
+            if not self._shared:
+                self.sock.listen(backlog)
         except OSError as error:
             where = Address(*self.address)
             raise ConfigError(f"cannot listen on {where}: {error.strerror}") from error
@@ -96,7 +103,7 @@ class Listener:
 
     def let_nobody_knock(self) -> None:
         """Let no new connection begin: what comes from now on had begun before."""
-        if self._listening:
+        if self.ends_with_us:
             let_nobody_knock(self.sock)
 
     @property
@@ -105,9 +112,14 @@ class Listener:
         return self._listening
 
     @property
+    def ends_with_us(self) -> bool:
+        """Will nobody be able to connect when it is closed?"""
+        return self._listening and not self._shared
+
+    @property
     def has_rest(self) -> bool:
-        """Does anybody wait in the backlog?"""
-        return self._listening and self._backlog() > 0
+        """Does anybody wait in the backlog who would be reset if it were closed?"""
+        return self.ends_with_us and self._backlog() > 0
 
     def accept_rest(self) -> None:
         """Accept all that waits in the backlog now, for a listener that is about to close."""

@@ -1,10 +1,11 @@
 """All listening sockets of a cluster, as one."""
 
+import socket
 from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Address
 from aiocluster.primary.backlog import are_knocking
-from aiocluster.primary.binding import bind, check_overlap
+from aiocluster.primary.binding import bind, check_count, check_overlap
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.listener import Listener
 
@@ -23,6 +24,13 @@ class Listeners:
                 index = len(self._listeners)
                 self._listeners.append(Listener(sock, index, self._on_connections))
         check_overlap([listener.sock for listener in self._listeners])
+
+    def inherit(self, sockets: Sequence[socket.socket], *, tcp_keepalive: bool) -> None:
+        """Own these, which listen already and are shared with who has handed them down."""
+        check_count(sockets)
+        for index, sock in enumerate(sockets):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
+            self._listeners.append(Listener(sock, index, self._on_connections, shared=True))
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
@@ -67,7 +75,7 @@ class Listeners:
     @property
     def are_awaited(self) -> bool:
         """Is anybody still to be accepted, or about to be?"""
-        ports = {listener.address[1] for listener in self._listeners if listener.is_listening}
+        ports = {listener.address[1] for listener in self._listeners if listener.ends_with_us}
         rest = any(listener.has_rest for listener in self._listeners)
         return rest or (bool(ports) and are_knocking(ports))
 

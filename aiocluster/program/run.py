@@ -5,9 +5,10 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import uvloop
@@ -24,6 +25,7 @@ from aiocluster.config.settings import settings_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
+from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import StartedZygote, this_program
 from aiocluster.primary.scheduling import workers_preferred
 from aiocluster.program.life import EXIT_OK, Life, OnStart, boot_failed, close
@@ -95,22 +97,23 @@ def main_run(
         become_zygote(zygote_socket_from_environment(), app, checked, again)
     try:
         _check_app(app)
+        inherited = take_inherited(os.environ)
     except ConfigError as error:
         return boot_failed(error)
     _set_up_process()
-    zygote = fork_zygote(app, checked, again)
+    zygote = fork_zygote(app, checked, again, inherited)
     try:
         # Imported here, after the fork, which no thread may precede, and before the loop,
         # which must not wait.
         with interruptible():
             hook = _on_start_from(on_start)
     except Interrupted:
-        _drop(zygote)
+        _drop(zygote, inherited)
         return EXIT_OK
     except BaseException as error:
-        _drop(zygote)
+        _drop(zygote, inherited)
         return boot_failed(BootError(*describe(error)))
-    return _live(Cluster.of_program(checked, zygote, again), hook)
+    return _live(Cluster.of_program(checked, zygote, again, inherited), hook)
 
 
 def _set_up_process() -> None:
@@ -137,9 +140,10 @@ def _live(cluster: Cluster, on_start: OnStart | None) -> int:
             discard_unwritable_output()
 
 
-def _drop(zygote: StartedZygote) -> None:
+def _drop(zygote: StartedZygote, inherited: Sequence[socket.socket]) -> None:
     """End the first zygote: it may be importing, for ever perhaps, and has no workers yet."""
-    zygote.sock.close()
+    for sock in (zygote.sock, *inherited):
+        sock.close()
     os.kill(zygote.pid, signal.SIGKILL)
     os.waitpid(zygote.pid, 0)
 

@@ -35,7 +35,7 @@ async def test_a_stopped_cluster_tells_the_end_of_every_worker() -> None:
         pass
 
     assert sorted(heard.kinds(1)) == ["WorkerDisconnected", "WorkerExited"]
-    assert len(heard.events) == 6
+    assert len(heard.about_workers()) == 6
     assert [(e.code, e.signal, e.voluntary, e.reason) for e in heard.of_kind(WorkerExited)] == [
         (0, None, True, "stop")
     ] * 3

@@ -31,7 +31,7 @@ async def test_a_drain_is_voluntary_from_its_beginning_to_its_end() -> None:
         exited = await worker.drain()
         assert dict(cluster.workers) == {}
 
-    assert exited is heard.events[-1]
+    assert exited is heard.about_workers()[-1]
     assert heard.kinds(worker.id) == ["WorkerDisconnected", "WorkerExited"]
     assert heard.of_kind(WorkerDisconnected)[0].voluntary
     assert (exited.code, exited.signal, exited.voluntary, exited.reason) == (0, None, True, "drain")

@@ -249,6 +249,25 @@ async def test_it_knows_whether_anybody_waits(front: Front) -> None:
     assert front.listener.is_listening
 
 
+async def test_one_that_is_shared_listens_already_and_goes_on() -> None:
+    """Its owner's backlog is neither set, nor shut, nor waited for; who waits is accepted."""
+    with socket.create_server(("127.0.0.1", 0), backlog=7) as theirs:
+        accepted: list[Connection] = []
+        listener = Listener(theirs.dup(), 0, accepted.extend, shared=True)
+        listener.sock.setblocking(False)
+        listener.listen(1000)
+        assert (listener.is_listening, listener.ends_with_us) == (True, False)
+        with socket.create_connection(theirs.getsockname()):
+            assert not listener.has_rest
+            listener.let_nobody_knock()
+            listener.accept_rest()
+            listener.close()
+        with socket.create_connection(theirs.getsockname()):
+            theirs.accept()[0].close()
+    assert len(accepted) == 1
+    close_all(accepted)
+
+
 async def test_close_may_come_twice_and_refuses_clients(front: Front) -> None:
     """A closed listener has no socket, no timer and no say any more."""
     front.listener.listen(100)

@@ -58,6 +58,26 @@ async def test_each_tells_which_one_accepted(stage: Stage) -> None:
     assert stage.listeners.families == [socket.AF_INET, socket.AF_INET]
 
 
+async def test_sockets_that_were_handed_down_are_served_in_the_place_of_others(
+    stage: Stage,
+) -> None:
+    """Closed here, they go on with whoever else has them."""
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        ours = theirs.dup()
+        ours.setblocking(False)
+        stage.listeners.inherit([ours], tcp_keepalive=True)
+        stage.listeners.listen(16)
+        stage.listeners.resume()
+        assert stage.listeners.addresses == (theirs.getsockname(),)
+
+        assert await stage.listener_of(theirs.getsockname()) == 0
+        assert not stage.listeners.are_awaited
+        stage.listeners.close()
+
+        with socket.create_connection(theirs.getsockname()):
+            theirs.accept()[0].close()
+
+
 async def test_paused_they_leave_clients_in_the_backlog(stage: Stage) -> None:
     """Until resumed; both as often as anybody likes."""
     stage.bind(LOOPBACK)
