@@ -82,21 +82,19 @@ class FollowedHandler(RequestHandler):
     def _receive_body(self, data: bytes) -> None:
         """Take a chunk that ends in a body, or within a head."""
         was_between = self.is_between_requests()
-        was_paused = self._buffer_paused or self._reading_paused
         body = self._messages[-1][1] if self._messages else self.begun_body
         before, count = body.total_bytes, self._request_count
         expected = len(data)
         _receive(self, data)
         if (begun := self._request_count - count) and self._messages:
+            # Of several, all but the first one's head count as body, and are too many.
             body, before = self._messages[-1][1], 0
             expected -= _head_length(data)
         self.in_doubt = (
-            was_paused
-            or self._upgraded
-            # Only of a chunk that begins with a request do we know where its head ends.
-            or begun > 1
-            or (begun == 1 and not was_between)
-            or body.total_bytes - before != expected
+            self._upgraded
+            # Only of a chunk that begins with a request do we know where the head ends.
+            or (begun > 0 and not was_between)
+            or not 0 < expected == body.total_bytes - before
             # What was counted is what came out of the decompressor.
             or body.total_compressed_bytes is not None
         )
