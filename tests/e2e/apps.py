@@ -44,6 +44,16 @@ async def status(request: web.Request) -> web.Response:
     return web.Response(status=int(request.match_info["status"]))
 
 
+@routes.post("/length")
+async def length(request: web.Request) -> web.Response:
+    return web.Response(text=str(len(await request.read())))
+
+
+@routes.get("/large/{size}")
+async def large(request: web.Request) -> web.Response:
+    return web.Response(body=b"x" * int(request.match_info["size"]))
+
+
 @routes.get("/wait/{milliseconds}")
 async def wait(request: web.Request) -> web.Response:
     await asyncio.sleep(int(request.match_info["milliseconds"]) / 1000)

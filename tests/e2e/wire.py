@@ -73,6 +73,11 @@ class Wire:
         async with asyncio.timeout(PATIENCE):
             return await self._reader.readuntil(mark)
 
+    async def exactly(self, size: int) -> bytes:
+        """Read so many bytes."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.readexactly(size)
+
     async def rest(self) -> bytes:
         """Read until the server closes; a reset raises."""
         async with asyncio.timeout(PATIENCE):

@@ -55,15 +55,22 @@ class FollowedHandler(RequestHandler):
         """True when its socket holds all of its state: another server could go on with it."""
         waiter = self._waiter
         return (
-            not self.in_doubt
-            and waiter is not None
+            waiter is not None
             and not waiter.done()
             and not self._messages
             and self._keepalive
             and not (self._close or self._force_close)
+            and self._payload_parser is None
+            and self._is_parser_empty(self.begun_body)
+        )
+
+    def _is_parser_empty(self, last_body: StreamReader) -> bool:
+        """True when all that came is in messages, the last of which has this body."""
+        return (
+            not self.in_doubt
+            and last_body.is_eof()
             and not (self._buffer_paused or self._reading_paused)
             and not (self._upgraded or self._message_tail)
-            and self._payload_parser is None
             # The Python parser's; the C parser does not show any.
             and not getattr(self._parser, "_lines", None)
         )
@@ -76,13 +83,14 @@ class FollowedHandler(RequestHandler):
         elif data:
             self._receive_body(data)
         else:
-            # Nothing came: aiohttp has the parser look at what it kept.
+            # Nothing came: aiohttp has the parser look at what it kept, and it may stop again.
             _receive(self, data)
+            self.in_doubt = self.in_doubt or len(self._messages) >= _NEARLY_FULL
 
     def _receive_body(self, data: bytes) -> None:
         """Take a chunk that ends in a body, or within a head."""
-        was_between = self.is_between_requests()
         body = self._messages[-1][1] if self._messages else self.begun_body
+        was_empty = self._is_parser_empty(body)
         before, count = body.total_bytes, self._request_count
         expected = len(data)
         _receive(self, data)
@@ -93,7 +101,7 @@ class FollowedHandler(RequestHandler):
         self.in_doubt = (
             self._upgraded
             # Only of a chunk that begins with a request do we know where the head ends.
-            or (begun > 0 and not was_between)
+            or (begun > 0 and not was_empty)
             or not 0 < expected == body.total_bytes - before
             # What was counted is what came out of the decompressor.
             or body.total_compressed_bytes is not None

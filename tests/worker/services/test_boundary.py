@@ -230,6 +230,14 @@ async def test_a_request_that_is_handled_is_not_between(line: Line) -> None:
     assert line.is_between
 
 
+async def test_a_request_behind_one_that_is_handled_is_counted_too(line: Line) -> None:
+    """Whether the handler waits already when a request comes says nothing about the parser."""
+    await line.feed(GET.replace(b"/", b"/slow", 1), post(b"hello"), rhythm=[0, MANY])
+
+    assert line.output.count(b"200 OK") == 2
+    assert line.is_between
+
+
 async def test_a_response_that_is_not_sent_yet_holds_its_connection(line: Line) -> None:
     """What a slow reader has not read is in this process, and nowhere else."""
     line.transport.unsent = 1
@@ -255,6 +263,17 @@ async def test_a_parser_that_stopped_is_not_believed(line: Line) -> None:
     assert held in (0, 9)  # the Python parser counts right
     assert line.output.count(b"200 OK") == 42
     assert line.is_between
+
+
+async def test_nor_is_one_that_stopped_when_it_was_asked_again(line: Line) -> None:
+    """Reading was paused in a body; what came behind it is parsed when no byte comes any more."""
+    await line.feed(post(b"z" * 9000).replace(b"/", b"/ignore", 1) + GET * 32)
+    held = 33 - line.output.count(b"200 OK")
+    assert not line.is_between
+    await line.feed(GET)
+
+    assert held in (0, 1)
+    assert line.output.count(b"200 OK") == 34
 
 
 async def test_a_line_feed_after_a_body_is_the_beginning_of_something(line: Line) -> None:
