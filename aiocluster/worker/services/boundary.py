@@ -61,14 +61,8 @@ class FollowedHandler(RequestHandler):
             and self._keepalive
             and not (self._close or self._force_close)
             and self._payload_parser is None
-            and self._is_parser_empty(self.begun_body)
-        )
-
-    def _is_parser_empty(self, last_body: StreamReader) -> bool:
-        """True when all that came is in messages, the last of which has this body."""
-        return (
-            not self.in_doubt
-            and last_body.is_eof()
+            and not self.in_doubt
+            and self.begun_body.is_eof()
             and not (self._buffer_paused or self._reading_paused)
             and not (self._upgraded or self._message_tail)
             # The Python parser's; the C parser does not show any.
@@ -90,14 +84,15 @@ class FollowedHandler(RequestHandler):
     def _receive_body(self, data: bytes) -> None:
         """Take a chunk that ends in a body, or within a head."""
         body = self._messages[-1][1] if self._messages else self.begun_body
-        was_empty = self._is_parser_empty(body)
+        was_empty = not self.in_doubt and body.is_eof()
         before, count = body.total_bytes, self._request_count
         expected = len(data)
         _receive(self, data)
         if (begun := self._request_count - count) and self._messages:
-            # Of several, all but the first one's head count as body, and are too many.
             body, before = self._messages[-1][1], 0
-            expected -= _head_length(data)
+            # The first head's. Of several, the others count as body, and are too many; so
+            # are empty lines before the first.
+            expected -= data.find(_EMPTY_LINE) + len(_EMPTY_LINE)
         self.in_doubt = (
             self._upgraded
             # Only of a chunk that begins with a request do we know where the head ends.
@@ -106,9 +101,3 @@ class FollowedHandler(RequestHandler):
             # What was counted is what came out of the decompressor.
             or body.total_compressed_bytes is not None
         )
-
-
-def _head_length(data: bytes) -> int:
-    """Return where the head ends that `data` begins with, empty lines before it included."""
-    start = len(data) - len(data.lstrip(b"\r\n"))
-    return data.find(_EMPTY_LINE, start) + len(_EMPTY_LINE)
