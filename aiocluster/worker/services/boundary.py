@@ -17,11 +17,12 @@ parser skips CRLF and takes an LF that follows a body for the beginning of a hea
 what it holds, and is asked.
 
 This needs a parser that has looked at all that came, and there are two cases where it has not.
-While reading is paused it may keep a rest; then nothing is believed. And it stops when too
+While reading is paused it may keep a rest: then nothing is believed. And it stops when too
 many messages are queued, as it counts them, which is not as the handler does: after a body
 that came behind its head the C parser stops one message earlier, and nobody lets it go on
-before the next chunk. So a chunk that nearly fills the queue leaves the connection in doubt,
-and so does one behind a request for an upgrade, which the parser sees only when it is declined.
+before the next chunk. So whatever nearly fills the queue leaves the connection in doubt, a chunk
+or the rest that is parsed after a pause; and so does a chunk behind a request for an upgrade,
+which the parser sees only when that is declined.
 
 In doubt, a connection is not between requests. That costs a client its connection and nothing
 else: it is told `Connection: close`, as in any drain. The next chunk that ends with CRLF CRLF
