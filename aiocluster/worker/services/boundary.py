@@ -4,7 +4,8 @@ aiohttp's handler tells when it waits for the next request; it does not tell whe
 holds the beginning of one. So each connection follows where the last byte that arrived lies:
 
 - the last chunk ended with an empty line (CRLF CRLF), or
-- each of its bytes went into the body of the last message that the parser has emitted.
+- each of its bytes, behind the one head that it began with if it did, went into the body of the
+  last message that the parser has emitted.
 
 If so, and all messages emitted so far are handled to their end, bodies included, then the
 parser holds nothing. For suppose that bytes are left over after the last message. They are no
