@@ -81,7 +81,8 @@ class FollowedHandler(RequestHandler):
         else:
             # Nothing came: aiohttp has the parser look at what it kept, and it may stop again.
             _receive(self, data)
-            self.in_doubt = self.in_doubt or len(self._messages) >= _NEARLY_FULL
+            if self._upgraded or len(self._messages) >= _NEARLY_FULL:
+                self.in_doubt = True
 
     def _receive_body(self, data: bytes) -> None:
         """Take a chunk that ends in a body, or within a head."""
