@@ -268,7 +268,7 @@ async def test_a_parser_that_stopped_is_not_believed(line: Line) -> None:
 @pytest.mark.parametrize("more", [b"", b"Connection: upgrade\r\nUpgrade: websocket\r\n"])
 async def test_nor_is_one_that_stopped_when_it_was_asked_again(line: Line, more: bytes) -> None:
     """Reading was paused in a body; what came behind it is parsed when no byte comes any more."""
-    await line.feed(post(b"z" * 9000, more).replace(b"/", b"/ignore", 1) + GET * 32)
+    await line.feed(post(b"z" * 9000, more) + GET * 32)
     held = 33 - line.output.count(b"200 OK")
     assert not line.is_between
     await line.feed(GET)
