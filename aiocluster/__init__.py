@@ -45,10 +45,13 @@ if TYPE_CHECKING:
     from aiocluster.events import RoleDegraded as RoleDegraded
     from aiocluster.events import RoleRecovered as RoleRecovered
     from aiocluster.events import StopBegan as StopBegan
+    from aiocluster.events import WorkerBlocked as WorkerBlocked
     from aiocluster.events import WorkerDisconnected as WorkerDisconnected
     from aiocluster.events import WorkerEvent as WorkerEvent
     from aiocluster.events import WorkerExited as WorkerExited
     from aiocluster.events import WorkerForked as WorkerForked
+    from aiocluster.events import WorkerFull as WorkerFull
+    from aiocluster.events import WorkerHasRoom as WorkerHasRoom
     from aiocluster.events import WorkerListening as WorkerListening
     from aiocluster.events import WorkerMessage as WorkerMessage
     from aiocluster.events import WorkerOnline as WorkerOnline
@@ -73,12 +76,15 @@ _HOMES = {
     "RoleRecovered": "events",
     "Snapshot": "metrics.snapshot",
     "StopBegan": "events",
+    "WorkerBlocked": "events",
     "WorkerContext": "worker.context",
     "WorkerDisconnected": "events",
     "WorkerEvent": "events",
     "WorkerExited": "events",
     "WorkerForked": "events",
+    "WorkerFull": "events",
     "WorkerHandle": "primary.handle",
+    "WorkerHasRoom": "events",
     "WorkerListening": "events",
     "WorkerMessage": "events",
     "WorkerOnline": "events",

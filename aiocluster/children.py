@@ -167,7 +167,8 @@ def _serve(sock: socket.socket, app: object, settings: Settings, again: Interpre
         return 0
     sockets = (order.handoff, order.channel)
     load = (lambda: _load_in_worker(app)) if loaded is None else (lambda: loaded)
-    return run_worker(order.fork, sockets, order.scoreboard_fd, load, settings)
+    files = (order.scoreboard_fd, order.stacks_fd)
+    return run_worker(order.fork, sockets, files, load, settings)
 
 
 def _load(app: object) -> object:

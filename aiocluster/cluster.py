@@ -40,6 +40,7 @@ from aiocluster.primary.restarts import RestartConfig, RestartPolicy
 from aiocluster.primary.spawner import ZygoteSpawner
 from aiocluster.primary.supervisor import Supervisor
 from aiocluster.primary.tasks import start_task
+from aiocluster.primary.watchdog import Watchdog
 from aiocluster.worker.context import is_primary
 
 log = logging.getLogger("aiocluster")
@@ -253,6 +254,7 @@ class Cluster:
         self._supervisor = supervisor = Supervisor(
             settings, generations, self._dispatcher, self._bus, reporter, _restarts(settings)
         )
+        self._watch(supervisor, scoreboard)
         parts.push_async_callback(self._stop_workers, supervisor)
         # Bound before anything is imported: a port that is taken is told at once. Clients
         # are let in last, when there are workers to serve them.
@@ -264,6 +266,13 @@ class Cluster:
         await self._start_workers(supervisor)
         listeners.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
+
+    def _watch(self, supervisor: Supervisor, scoreboard: Scoreboard) -> None:
+        watchdog = Watchdog(
+            self.settings, scoreboard, self._dispatcher, supervisor.workers, self._bus.publish
+        )
+        self._parts.callback(watchdog.close)
+        watchdog.start()
 
     def _new_nursery(self) -> ZygoteSpawner:
         first, self._zygote = self._zygote, None

@@ -4,6 +4,8 @@ For each worker they come in this order, and end with WorkerExited:
 
 WorkerForked ▶ WorkerOnline ▶ WorkerListening ▶ WorkerMessage … ▶ WorkerDisconnected ▶ WorkerExited
 
+WorkerBlocked, and WorkerFull ▶ WorkerHasRoom, may come at any time while it serves.
+
 A worker that dies early leaves out what it did not reach; WorkerDisconnected (once its channel
 was open) and WorkerExited always come, and each once. A reload is ReloadBegan, and then either
 Reloaded or ReloadFailed. A stop begins with StopBegan.
@@ -72,6 +74,28 @@ class WorkerMessage(WorkerEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerBlocked(WorkerEvent):
+    """Its loop has not turned for `seconds`: once at `lag_warning`, once at `hang_timeout`.
+
+    `stack` has the stacks of all its threads and tasks, as text; "" when it could not tell, as
+    a stopped process cannot.
+    """
+
+    seconds: float
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFull(WorkerEvent):
+    """It is at its limit of open files: it is given a connection only where others have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHasRoom(WorkerEvent):
+    """It was full, and is not any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDisconnected(WorkerEvent):
     """Its channel is closed: it sends and receives nothing more."""
 
@@ -86,14 +110,16 @@ class WorkerExited(WorkerEvent):
     `signal` is that signal's number, else None. `voluntary` is true when it was told to go,
     or asked to. `reason` is one of "crash" (an exit code that is not 0), "exit" (0, unasked),
     "signal", "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
-    was killed), "memory_limit" (it was too large), "reload", "max_requests", "max_age", "drain",
-    "kill", "stop".
+    was killed), "hang" (its loop did not turn for `hang_timeout`, and it was killed),
+    "memory_limit" (it was too large), "reload", "max_requests", "max_age", "drain", "kill",
+    "stop". `stack` is what a WorkerBlocked told of one that hung; "" for others.
     """
 
     code: int | None
     signal: int | None
     voluntary: bool
     reason: str
+    stack: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,18 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         _about("Seconds a connection may wait at a worker before others are preferred to it."),
     ] = 0.05
 
+    steal_after: Annotated[
+        PositiveSeconds,
+        _about("Seconds a connection may wait at a worker before it is given to another."),
+    ] = 0.25
+    lag_warning: Annotated[
+        Seconds, _about("Seconds a loop may be blocked before its stack is logged; 0: any number.")
+    ] = 1.0
+    hang_timeout: Annotated[
+        Seconds,
+        _about("Seconds a loop may be blocked before its worker is replaced; 0: any number."),
+    ] = 30.0
+
     max_failures: Annotated[
         Amount, _about("Recent worker failures after which restarts are delayed.")
     ] = 10.0

@@ -118,7 +118,7 @@ class Unready(_Wire, frozen=True, tag=49):
 
 
 class Fork(_Wire, frozen=True, tag=60):
-    """Fork a worker. It carries the worker's handoff, its channel, and the scoreboard.
+    """Fork a worker. It carries its handoff, its channel, the scoreboard, its stack file.
 
     `row` is its row there, `families` the address family of each listener; `env` is set
     before any of the user's code runs.

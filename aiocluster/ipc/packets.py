@@ -20,8 +20,8 @@ from aiocluster.ipc.messages import Message
 # Below the kernel's default send buffer (208 KiB), which a packet may not exceed.
 MAX_PACKET_BYTES = 160 * 1024
 
-# A fork carries three descriptors, an answer at most one.
-MAX_FDS = 3
+# A fork carries four descriptors, an answer at most one.
+MAX_FDS = 4
 
 _FD_BYTES = array.array("i").itemsize
 

@@ -27,7 +27,7 @@ CONNECTIONS_CLOSED = 1
 REQUESTS_BEGUN = 2
 REQUESTS_DONE = 3
 RESPONSES = 4  # and the four after it: 1xx to 5xx
-HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn
+HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn; 0 before and after its life
 OTHER_FDS = 10  # open descriptors that are no client's connection
 DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the only field that the primary writes
 

@@ -8,6 +8,8 @@ demands.
 """
 
 import contextlib
+import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,3 +85,18 @@ def pss_of(smaps_rollup: Path) -> int | None:
     # "Pss:                1234 kB"
     kilobytes = (int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return next((size * 1024 for size in kilobytes), None)
+
+
+def count_fds() -> int:
+    """Return how many descriptors this process has open."""
+    try:
+        # The listing itself holds one open.
+        return len(os.listdir("/proc/self/fd")) - 1
+    except OSError:
+        # For want of a descriptor: all that are allowed are open.
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def free_fds() -> int:
+    """Return how many more descriptors this process may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - count_fds()

@@ -19,6 +19,8 @@ lifecycle.py      the phases of a worker                                   pure
 exits.py          what its end means                                       pure
 restarts.py       may a dead worker start again, and when?                 pure
 exit_log.py       what the log says of its end
+watchdog.py       what a blocked one holds up goes to others; one that hangs goes
+stalls.py         how long a loop has not turned, and what that calls for   pure
 
 Processes:
 

@@ -30,6 +30,11 @@ class Recipient(Candidate, Protocol):
         """May it be given more right now?"""
         ...
 
+    @property
+    def is_stuck(self) -> bool:
+        """Does its loop not turn? Then it is a candidate only where all are stuck."""
+        ...
+
     def is_behind(self, now: float) -> bool:
         """Has it left a connection untaken for too long?"""
         ...
@@ -72,7 +77,7 @@ class Dispatcher:
     def update(self, now: float) -> None:
         """A worker came, left, filled up or has room again."""
         # A new list each time: policies tell by it that the candidates have changed.
-        self._candidates = [recipient for recipient in self._recipients if recipient.has_room]
+        self._candidates = self._fit()
         if self._candidates and self._waiting:
             waiting, self._waiting = self._waiting, []
             self.dispatch(waiting, now)
@@ -86,6 +91,13 @@ class Dispatcher:
         if connections:
             self._waiting += connections
             self._pause_or_resume()
+
+    def has_punctual(self, now: float) -> bool:
+        """Is there a worker that would take a connection at once?"""
+        return any(
+            not candidate.is_stuck and not candidate.is_behind(now)
+            for candidate in self._candidates
+        )
 
     def take_waiting(self) -> list[Connection]:
         """Give up the connections that nobody had room for; the caller owns them."""
@@ -123,8 +135,12 @@ class Dispatcher:
         return self._policy.choose(punctual) if punctual else chosen
 
     def _forget_full(self) -> None:
-        self._candidates = [recipient for recipient in self._candidates if recipient.has_room]
+        self._candidates = self._fit()
         self._pause_or_resume()
+
+    def _fit(self) -> list[Recipient]:
+        roomy = [recipient for recipient in self._recipients if recipient.has_room]
+        return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 
     def _pause_or_resume(self) -> None:
         full = not self._candidates

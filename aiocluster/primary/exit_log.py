@@ -37,6 +37,8 @@ class ExitLog:
             log.info("%s %s while it started (%s)", worker, how, exited.reason)
         elif worker.cut:
             log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
+        elif exited.reason == "hang":
+            log.error("%s was killed: its loop did not turn any more (hang)", worker)
         elif worker.killed:
             log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
         else:

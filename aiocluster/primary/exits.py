@@ -10,10 +10,13 @@ from aiocluster.events import WorkerExited
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 
 # A worker told to go for one of these did not want to, nor did anybody want it to.
-_INVOLUNTARY = (None, "boot_timeout", "disconnected", "memory_limit")
+_INVOLUNTARY = (None, "boot_timeout", "disconnected", "hang", "memory_limit")
 
 # Ends that we bring about in the ordinary course of things.
 _OUR_WISH = ("max_age", "max_requests", "reload", "stop")
+
+# Killed by us, and its code's own fault.
+_OUR_KILLS = ("hang", "memory_limit")
 
 # KILL and TERM: what an operator, or an out-of-memory killer, sends.
 _SIGNALS_FROM_OUTSIDE = (9, 15)
@@ -69,6 +72,8 @@ def weight_of(exited: WorkerExited, *, was_ready: bool) -> float:
     """How much this end says against the code, for the back-off."""
     if exited.reason in _OUR_WISH:
         return 0.0
+    if exited.reason in _OUR_KILLS:
+        return CRASH_WEIGHT
     # One that asks to go as soon as it has come must not spin either.
     from_outside = exited.voluntary or exited.signal in _SIGNALS_FROM_OUTSIDE
     return KILLED_WEIGHT if from_outside and was_ready else CRASH_WEIGHT

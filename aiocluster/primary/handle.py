@@ -13,6 +13,8 @@ from aiocluster.events import (
     Event,
     WorkerDisconnected,
     WorkerExited,
+    WorkerFull,
+    WorkerHasRoom,
     WorkerListening,
     WorkerMessage,
     WorkerOnline,
@@ -32,6 +34,7 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
     UserMessage,
 )
+from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.exits import ExitStatus, finished_all, is_voluntary, reason_of
 from aiocluster.primary.lifecycle import Phase, Signal, advance
@@ -80,7 +83,9 @@ class Owner(Protocol):
 class WorkerHandle:
     """A worker: who it is, how it is, and what can be asked of it."""
 
-    def __init__(self, spec: WorkerSpec, outbox: Outbox, row: int, owner: Owner) -> None:
+    def __init__(
+        self, spec: WorkerSpec, outbox: Outbox, row: int, stacks: StackFile, owner: Owner
+    ) -> None:
         self.id = spec.worker_id
         self.slot = spec.slot
         self.role = spec.role
@@ -92,6 +97,7 @@ class WorkerHandle:
         self.born = 0.0  # the same moment, on the loop's clock
         self.outbox = outbox
         self.row = row
+        self.stacks = stacks
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
@@ -104,12 +110,14 @@ class WorkerHandle:
         self._owner = owner
         self._process: Process | None = None
         self._reason: str | None = None
+        self._stack = ""
         self._sent_signal: int | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._disconnected = asyncio.Event()
         # What its channel said before we heard that it was forked: nobody may hear of a
         # worker before its WorkerForked.
         self._early: list[Callable[[], None]] | None = []
+        outbox.on_fd_limit = self._on_fd_limit
 
     def __repr__(self) -> str:
         return f"<WorkerHandle id={self.id} slot={self.slot} pid={self.pid} {self.phase}>"
@@ -199,9 +207,15 @@ class WorkerHandle:
         self.channel.post(Drain(seconds, reason != "stop" and self._owner.others_serve()))
         return asyncio.shield(self.exited)
 
-    def kill_for(self, reason: str) -> None:
-        """Kill it, because it did not do in time what it had to."""
-        self._reason = self._reason or reason
+    def ask_for_stacks(self) -> None:
+        """Let it write the stacks of its threads and tasks to `stacks`."""
+        self.stacks.clear()
+        if self._process is not None:
+            self._process.send_signal(STACKS_SIGNAL)
+
+    def kill_for(self, reason: str, stack: str = "") -> None:
+        """Kill it, because it did not do in time what it had to; `stack` is what it did."""
+        self._reason, self._stack = self._reason or reason, stack
         self.killed = True
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
@@ -237,10 +251,11 @@ class WorkerHandle:
         self.phase = advance(self.phase, Signal.EXIT)
         if self._deadline is not None:
             self._deadline.cancel()
+        self.stacks.close()
         asked, sent = self._reason, self._sent_signal
         reason = reason_of(status, asked, sent, boot_failed=self.boot_failure is not None)
         voluntary = is_voluntary(asked, sent, status.signal)
-        event = WorkerExited(self, status.code, status.signal, voluntary, reason)
+        event = WorkerExited(self, status.code, status.signal, voluntary, reason, self._stack)
         if not self.settled.done():
             self.settled.set_result(None)
         self.exited.set_result(event)
@@ -307,6 +322,15 @@ class WorkerHandle:
         self._owner.on_ready(self)
         if not self.settled.done():
             self.settled.set_result(None)
+
+    def _on_fd_limit(self, is_there: bool) -> None:
+        if self.is_dead:
+            return
+        if is_there:
+            log.warning("%s is at its limit of open files: no new connections for it", self)
+        else:
+            log.info("%s has room for connections again", self)
+        self._owner.publish(WorkerFull(self) if is_there else WorkerHasRoom(self))
 
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         if self._early is not None:

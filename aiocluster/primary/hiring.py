@@ -9,6 +9,7 @@ from aiocluster.ipc.channel import open_channel
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.ipc.stacks import StackFile
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.handle import Owner, WorkerHandle, WorkerSpec
 from aiocluster.primary.outbox import Limits, Outbox
@@ -42,7 +43,7 @@ class Hiring:
         """Fork a worker as `spec` says; WorkerGone when that failed this time."""
         row = self._scoreboard.claim()
         try:
-            return await self._fork(spec, row, spawner)
+            return await self._hire(spec, row, spawner)
         except BaseException as error:
             self._scoreboard.release(row)
             if isinstance(error, OSError):
@@ -51,17 +52,30 @@ class Hiring:
                 raise WorkerGone(f"cannot fork: {error}") from error
             raise
 
-    async def _fork(
+    async def _hire(
         self, spec: WorkerSpec, row: int, spawner: Spawner
+    ) -> tuple[WorkerHandle, Process]:
+        stacks = StackFile()
+        try:
+            return await self._fork(spec, row, stacks, spawner)
+        except BaseException:
+            stacks.close()
+            raise
+
+    async def _fork(
+        self, spec: WorkerSpec, row: int, stacks: StackFile, spawner: Spawner
     ) -> tuple[WorkerHandle, Process]:
         handoff, channel = _wires()
         board = (self._scoreboard, row)
         outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room, self._on_returned)
-        worker = WorkerHandle(spec, outbox, row, self._owner)
+        worker = WorkerHandle(spec, outbox, row, stacks, self._owner)
         try:
             await open_channel(channel[0], worker.channel)
             process = await spawner.spawn(
-                self._order(spec, row), handoff[1].fileno(), channel[1], self._scoreboard.fd
+                self._order(spec, row),
+                handoff[1].fileno(),
+                channel[1],
+                (self._scoreboard.fd, stacks.fd),
             )
         except BaseException:
             channel[1].close()

@@ -56,7 +56,11 @@ class Outbox:
     ) -> None:
         self.slot = slot
         self.has_room = True
+        self.is_stuck = False  # the watchdog says so
+        self.is_closed = False
         self.sent = 0
+        # Hears when it comes to its limit of descriptors (True), and leaves it (False).
+        self.on_fd_limit: Callable[[bool], None] = lambda is_there: None
         self._sender, self._receiver = ends
         self._scoreboard, self._row = scoreboard
         self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
@@ -67,7 +71,9 @@ class Outbox:
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
         self._budget = 0
+        self._queue_is_full = self._fds_are_out = self._at_fd_limit = False
         self._retry: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
 
     @property
     def queued(self) -> int:
@@ -84,6 +90,27 @@ class Outbox:
             untaken.popleft()
         return bool(untaken) and now - untaken[0][1] > self._limits.behind_after
 
+    def waited(self, now: float) -> float:
+        """How long its oldest untaken connection has waited; 0.0 when there is none."""
+        self.is_behind(now)  # forgets what was taken since
+        return now - self._untaken[0][1] if self._untaken else 0.0
+
+    def forgive(self, seconds: float, now: float) -> None:
+        """The primary did not run for so long: that is not held against what waits."""
+        self._untaken = deque((sent, min(when + seconds, now)) for sent, when in self._untaken)
+
+    def steal(self) -> list[Connection]:
+        """Read back what the worker has not taken; the caller owns it."""
+        if self.is_closed:
+            return []
+        stolen = [Connection(*pair) for pair in take_all(self._receiver, self._on_lost)]
+        self.sent -= len(stolen)
+        self._budget += len(stolen)
+        # What is left is on its way through the worker: taken, and not yet counted.
+        left = [(min(sent, self.sent), when) for sent, when in self._untaken]
+        self._untaken = deque(left if self.queued > 0 else ())
+        return stolen
+
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """See Recipient."""
         if len(batch) > self._budget:
@@ -93,7 +120,9 @@ class Outbox:
             return 0
         fds = [connection.fd for connection in batch]
         if not give(self._sender, fds, bytes([connection.listener for connection in batch])):
-            self._pause(_FULL_PAUSE, self._await_room)
+            self._queue_is_full = True
+            self._update_room()
+            self._retry = self._loop.call_later(_FULL_PAUSE, self._await_room)
             return 0
         for fd in fds:
             os.close(fd)
@@ -108,13 +137,15 @@ class Outbox:
 
     def close(self) -> list[Connection]:
         """Give nothing more; return what was not taken, or given back. Only of a dead worker."""
-        if self._retry is not None:
-            self._retry.cancel()
-        if self._sender.fileno() < 0:
+        if self.is_closed:
             return []
+        self.is_closed = True
+        for timer in (self._retry, self._next_look):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_writer(self._sender.fileno())
         left = self._returns.close()
-        left += [Connection(*pair) for pair in take_all(self._receiver, _on_lost)]
+        left += [Connection(*pair) for pair in take_all(self._receiver, self._on_lost)]
         self._sender.close()
         self._receiver.close()
         self.has_room = False
@@ -122,17 +153,21 @@ class Outbox:
 
     # ---- room
 
-    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
-        self.has_room = False
-        self._retry = self._loop.call_later(seconds, then)
+    def _update_room(self) -> None:
+        self.has_room = not (self._queue_is_full or self._fds_are_out)
+
+    def _tell_of_room(self) -> None:
+        self._update_room()
+        if self.has_room:
+            self._on_change()
 
     def _await_room(self) -> None:
         self._loop.add_writer(self._sender.fileno(), self._on_writable)
 
     def _on_writable(self) -> None:
         self._loop.remove_writer(self._sender.fileno())
-        self.has_room = True
-        self._on_change()
+        self._queue_is_full = False
+        self._tell_of_room()
 
     def _renew_budget(self) -> None:
         """A descriptor sent to a worker at its limit is destroyed: stop well before.
@@ -147,15 +182,27 @@ class Outbox:
         clients = self.sent - read(row, CONNECTIONS_CLOSED)
         free = limit - reserved - read(row, OTHER_FDS) - clients
         self._budget = max(free // 2 if free > _MUCH_ROOM else free, 0)
-        if free <= 0:
-            self._pause(_FD_LIMIT_PAUSE, self._look_again)
+        self._fds_are_out = free <= 0
+        # One that stays near its limit does not tell of each connection that ends there.
+        margin = reserved // 4 if self._at_fd_limit else 0
+        self._note_fd_limit(free <= margin)
+        self._update_room()
+
+    def _note_fd_limit(self, is_there: bool) -> None:
+        if is_there and self._next_look is None:
+            self._next_look = self._loop.call_later(_FD_LIMIT_PAUSE, self._look_again)
+        if is_there != self._at_fd_limit:
+            self._at_fd_limit = is_there
+            # Not in the middle of handing over: users may listen.
+            self._loop.call_soon(self.on_fd_limit, is_there)
 
     def _look_again(self) -> None:
-        self.has_room = True
+        self._next_look = None
+        had_room = self.has_room
         self._renew_budget()
-        if self.has_room:
-            self._on_change()
+        if not had_room:
+            self._tell_of_room()
 
-
-def _on_lost(count: int) -> None:
-    log.error("%d connections lost: too many open files in the primary", count)
+    def _on_lost(self, count: int) -> None:
+        self.sent -= count
+        log.error("%d connections lost: too many open files in the primary", count)

@@ -29,8 +29,10 @@ _WATCH_PAUSE = 0.01
 class Spawner(Protocol):
     """Starts workers' processes."""
 
-    async def spawn(self, fork: Fork, handoff: int, channel: socket.socket, board: int) -> Process:
-        """Fork a worker that gets duplicates of its handoff, channel and scoreboard.
+    async def spawn(
+        self, fork: Fork, handoff: int, channel: socket.socket, files: tuple[int, int]
+    ) -> Process:
+        """Fork a worker that gets duplicates of its handoff, channel, scoreboard and stack file.
 
         `channel` is closed as soon as it is on its way: at the limit of open files, that is
         where the worker's own descriptor comes from.
@@ -67,12 +69,12 @@ class ZygoteSpawner:
         self._keeper = start_task(self._keep_zygote(boot_timeout), "keeping a zygote")
 
     async def spawn(
-        self, fork: Fork, handoff: int, channel: socket.socket, board: int
+        self, fork: Fork, handoff: int, channel: socket.socket, files: tuple[int, int]
     ) -> WorkerProcess:
         """See Spawner."""
         with channel:
             zygote = await self._living_zygote()
-            forked = zygote.order(fork, (handoff, channel.fileno(), board))
+            forked = zygote.order(fork, (handoff, channel.fileno(), *files))
         try:
             return await asyncio.shield(forked)
         except asyncio.CancelledError:

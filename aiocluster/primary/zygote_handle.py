@@ -72,7 +72,7 @@ class ZygoteHandle:
         except TimeoutError:
             raise BootError(f"importing the app took longer than {boot_timeout:g} s") from None
 
-    def order(self, fork: Fork, fds: tuple[int, int, int]) -> "asyncio.Future[WorkerProcess]":
+    def order(self, fork: Fork, fds: tuple[int, int, int, int]) -> "asyncio.Future[WorkerProcess]":
         """Ask for a worker that gets duplicates of `fds`, which can be closed on return."""
         if self.lost.is_set():
             raise WorkerGone("the zygote died")

@@ -19,6 +19,7 @@ from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.worker.context import WorkerContext, enter
 from aiocluster.worker.runtime import Runtime
+from aiocluster.worker.stacks import show_stacks_on_request
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -29,24 +30,26 @@ _TERM_GRACE = 1.0
 def run_worker(
     fork: Fork,
     sockets: tuple[socket.socket, socket.socket],
-    scoreboard_fd: int,
+    files: tuple[int, int],
     load: Callable[[], object],
     settings: Settings,
 ) -> int:
     """Run the worker `fork` asks for until it is drained; return its exit code.
 
-    `sockets` are its handoff and its channel. `load()` returns the app or its factory; what
+    `sockets` are its handoff and its channel, `files` the scoreboard and where it writes its
+    stacks when it is asked. `load()` returns the app or its factory; what
     it raises is why the worker cannot boot.
     """
     os.environ.update(fork.env)
     random.seed()
     # Those of the module that the zygote imported are the zygote's, not ours to end.
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
-    row = open_row(scoreboard_fd, fork.row)
-    os.close(scoreboard_fd)
+    board, stacks = files
+    row = open_row(board, fork.row)
+    os.close(board)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_main(fork, sockets, row, load, settings))
+            code = runner.run(_main(fork, sockets, (row, stacks), load, settings))
     except SystemExit as exit_:
         code = _exit_code(exit_)
     except BaseException:
@@ -63,16 +66,18 @@ def run_worker(
 async def _main(
     fork: Fork,
     sockets: tuple[socket.socket, socket.socket],
-    row: memoryview,
+    files: tuple[memoryview, int],
     load: Callable[[], object],
     settings: Settings,
 ) -> int:
+    row, stacks = files
     runtime = Runtime(settings, fork.families, row)
     context = WorkerContext(
         fork.worker_id, fork.slot, fork.role, fork.generation, runtime.mail, runtime.standing
     )
     enter("worker", context)
     signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
+    show_stacks_on_request(stacks)
     handoff, channel = sockets
     return await runtime.run(load, handoff, channel)
 

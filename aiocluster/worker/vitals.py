@@ -5,12 +5,12 @@ that all is well while it is blocked.
 """
 
 import asyncio
-import os
 import resource
 import time
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, HEARTBEAT, OTHER_FDS
 from aiocluster.metrics.instruments import LagMeter
+from aiocluster.metrics.process import count_fds
 
 # Seconds between two samples. Short enough to catch a block of 100 ms most of the time,
 # long enough to cost nothing.
@@ -18,6 +18,12 @@ _TICK = 0.1
 
 # Descriptors are counted once in this many ticks: it means listing a directory.
 _TICKS_PER_FD_COUNT = 10
+
+# Near its limit a worker is given nothing, or will soon be given nothing, until there is room
+# again: that is worth knowing sooner. Not where counting takes milliseconds: there it is
+# connections that fill the limit, and their ends are seen at once.
+_TICKS_NEAR_THE_LIMIT = 3
+_QUICKLY_COUNTED = 10_000
 
 
 class Vitals:
@@ -27,7 +33,7 @@ class Vitals:
         self.lag = LagMeter()
         self._row = row
         self._loop = asyncio.get_running_loop()
-        self._ticks = 0
+        self._until_fd_count = 0  # ticks
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -37,10 +43,11 @@ class Vitals:
         self._tick()
 
     def stop(self) -> None:
-        """Tick no more. Idempotent."""
+        """Tick no more, and say so: nobody need wait for the next beat. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._row[HEARTBEAT] = 0
 
     def _tick(self) -> None:
         # The loop's own time() is cached once a turn; lag is what it cannot see.
@@ -48,18 +55,15 @@ class Vitals:
         self._timer = self._loop.call_later(_TICK, self._tick)
         self.lag.record(max(now - self._due, 0.0))
         self._row[HEARTBEAT] = int(now * 1e9)
-        if self._ticks % _TICKS_PER_FD_COUNT == 0:
-            clients = self._row[CONNECTIONS_TAKEN] - self._row[CONNECTIONS_CLOSED]
-            self._row[OTHER_FDS] = max(count_fds() - clients, 0)
-        self._ticks += 1
+        if self._until_fd_count == 0:
+            self._until_fd_count = self._count_fds()
+        self._until_fd_count -= 1
         self._due = now + _TICK
 
-
-def count_fds() -> int:
-    """Return how many descriptors this process has open."""
-    try:
-        # The listing itself holds one open.
-        return len(os.listdir("/proc/self/fd")) - 1
-    except OSError:
-        # For want of a descriptor: all that are allowed are open.
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    def _count_fds(self) -> int:
+        """Return in how many ticks to count again."""
+        count = count_fds()
+        clients = self._row[CONNECTIONS_TAKEN] - self._row[CONNECTIONS_CLOSED]
+        self._row[OTHER_FDS] = max(count - clients, 0)
+        near = count > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
+        return _TICKS_NEAR_THE_LIMIT if near and count < _QUICKLY_COUNTED else _TICKS_PER_FD_COUNT

@@ -44,6 +44,7 @@ class Order:
     handoff: socket.socket
     channel: socket.socket
     scoreboard_fd: int
+    stacks_fd: int
 
 
 class ZygoteServer:
@@ -81,13 +82,14 @@ class ZygoteServer:
             self._primary_alive = False
             return None
         match received:
-            case Fork() as fork, [handoff, channel, scoreboard_fd]:
+            case Fork() as fork, [handoff, channel, scoreboard_fd, stacks_fd]:
                 return self._fork(
                     Order(
                         fork,
                         socket.socket(fileno=handoff),
                         socket.socket(fileno=channel),
                         scoreboard_fd,
+                        stacks_fd,
                     )
                 )
             case Fork(worker_id=worker_id), []:
@@ -223,3 +225,4 @@ def _close(order: Order) -> None:
     order.handoff.close()
     order.channel.close()
     os.close(order.scoreboard_fd)
+    os.close(order.stacks_fd)

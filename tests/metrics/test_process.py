@@ -4,7 +4,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aiocluster.metrics.process import ProcessFigures, pss_of
+from aiocluster.metrics.process import ProcessFigures, count_fds, free_fds, pss_of
+from tests.support.connections import at_fd_limit
 
 ROLLUP = """\
 55d0c8a00000-7ffd3b5f2000 ---p 00000000 00:00 0    [rollup]
@@ -108,3 +109,25 @@ def test_the_figures_are_those_of_this_process() -> None:
     )
     assert 0 < figures.pss_bytes <= figures.rss_bytes * 1.2
     assert figures.cpu_percent >= 0.0
+
+
+def test_counting_descriptors_does_not_count_itself() -> None:
+    """Two that are opened are two more."""
+    before = count_fds()
+    read, write = os.pipe()
+    opened = count_fds()
+    os.close(read)
+    os.close(write)
+
+    assert opened == before + 2
+
+
+def test_what_is_free_is_what_the_limit_leaves() -> None:
+    """Each that is opened is one less; at the limit there is none."""
+    with at_fd_limit(free=3):
+        before = free_fds()
+        fd = os.dup(0)
+        assert (before, free_fds()) == (3, 2)
+        os.close(fd)
+    with at_fd_limit(free=0):
+        assert free_fds() == 0

@@ -22,6 +22,7 @@ class FakeRecipient:
         self.room = room
         self.picky = picky
         self.behind = False
+        self.is_stuck = False
         self.given: list[Connection] = []
         self.batches: list[int] = []
 

@@ -56,7 +56,7 @@ class Stage:
     def __init__(self) -> None:
         self.starter = Starter()
         self.spawner = ZygoteSpawner(self.starter, None)
-        self.fds = [os.open("/dev/zero", os.O_RDONLY) for _ in range(2)]
+        self.fds = [os.open("/dev/zero", os.O_RDONLY) for _ in range(3)]
 
     async def start(self) -> FakeZygote:
         starting = asyncio.create_task(self.spawner.start(60.0))
@@ -75,10 +75,10 @@ class Stage:
         return await soon(spawning)
 
     async def order(self) -> WorkerProcess:
-        handoff, board = self.fds
+        handoff, board, stacks = self.fds
         ours, channel = socket.socketpair()
         ours.close()
-        return await self.spawner.spawn(ORDER, handoff, channel, board)
+        return await self.spawner.spawn(ORDER, handoff, channel, (board, stacks))
 
     async def close(self) -> None:
         for zygote in self.starter.all:
@@ -182,7 +182,7 @@ async def test_a_fork_carries_its_order_and_its_descriptors(stage: Stage) -> Non
     process = await soon(spawning)
 
     assert message == ORDER
-    assert len(fds) == 3
+    assert len(fds) == 4
     assert process.pid == pid
     assert stage.spawner.knows(pid)
     for fd in fds:

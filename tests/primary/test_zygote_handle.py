@@ -42,7 +42,7 @@ class Stage:
         self.fd = os.open("/dev/zero", os.O_RDONLY)
 
     def order(self) -> "asyncio.Future[WorkerProcess]":
-        return self.handle.order(ORDER, (self.fd, self.fd, self.fd))
+        return self.handle.order(ORDER, (self.fd, self.fd, self.fd, self.fd))
 
     async def close(self) -> None:
         self.handle.give_up()
@@ -103,7 +103,7 @@ async def test_an_order_is_answered_with_a_process(stage: Stage) -> None:
 
     process = await soon(forked)
 
-    assert (message, len(fds)) == (ORDER, 3)
+    assert (message, len(fds)) == (ORDER, 4)
     assert stage.forked == [(7, process)]
     await soon(process.wait())
     for fd in fds:

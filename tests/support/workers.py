@@ -26,6 +26,7 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
 )
 from aiocluster.ipc.scoreboard import Scoreboard, open_row
+from aiocluster.ipc.stacks import StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.exits import ExitStatus
@@ -158,7 +159,7 @@ class FakeSpawner:
         self._spawned: asyncio.Queue[FakeWorker] = asyncio.Queue()
 
     async def spawn(
-        self, fork: Fork, handoff: int, channel: socket.socket, board: int
+        self, fork: Fork, handoff: int, channel: socket.socket, files: tuple[int, int]
     ) -> FakeProcess:
         """See Spawner."""
         if self.refusals:
@@ -166,7 +167,7 @@ class FakeSpawner:
             raise self.refusals.pop(0)
         worker = FakeWorker(fork, FakeProcess())
         duplicate = socket.socket(fileno=os.dup(handoff))
-        await worker.open(duplicate, channel, open_row(board, fork.row))
+        await worker.open(duplicate, channel, open_row(files[0], fork.row))
         self.workers.append(worker)
         self._spawned.put_nowait(worker)
         return worker.process
@@ -272,9 +273,8 @@ async def play_worker(
     handoff, channel = handoff_pair(), socket.socketpair()
     limits, returned = Limits(0.05, 1024), owner.returned
     outbox = Outbox(slot, handoff, (scoreboard, row), limits, lambda: None, returned.extend)
-    handle = WorkerHandle(
-        WorkerSpec(worker_id, slot, "web", generation, restarts), outbox, row, owner
-    )
+    spec = WorkerSpec(worker_id, slot, "web", generation, restarts)
+    handle = WorkerHandle(spec, outbox, row, StackFile(), owner)
     await open_channel(channel[0], handle.channel)
     process = FakeProcess()
     worker = FakeWorker(Fork(worker_id, slot, "web", generation, row, [], {}), process)
@@ -288,6 +288,7 @@ def let_go(handle: WorkerHandle, worker: FakeWorker) -> None:
     """Close both sides. Idempotent."""
     worker.close()
     handle.channel.abort()
+    handle.stacks.close()
     for fd, _ in handle.outbox.close():
         os.close(fd)
 

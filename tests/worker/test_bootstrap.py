@@ -13,6 +13,7 @@ import pytest
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.messages import BootFailed, Drain, DrainRequest, Message, Online, Ready
 from aiocluster.ipc.scoreboard import REQUESTS_BEGUN, Scoreboard, open_row
+from aiocluster.ipc.stacks import StackFile
 from tests.support.waiting import soon, turns
 from tests.support.workers import FarEnd
 
@@ -24,12 +25,12 @@ from aiocluster.ipc.messages import Fork
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import current_worker, is_worker
 
-handoff, channel, board, row = map(int, sys.argv[1:5])
+handoff, channel, board, stacks, row = map(int, sys.argv[1:6])
 {app}
 fork = Fork(7, 2, "web", 1, row, [2], {{"ROLE": "cron"}})
 sockets = (socket.socket(fileno=handoff), socket.socket(fileno=channel))
 atexit.register(lambda: print("atexit"))
-os._exit(run_worker(fork, sockets, board, lambda: make_app, settings_from({settings})))
+os._exit(run_worker(fork, sockets, (board, stacks), lambda: make_app, settings_from({settings})))
 """
 
 PLAIN = """
@@ -73,6 +74,7 @@ class Stage:
     def __init__(self) -> None:
         self.scoreboard = Scoreboard()
         self.row = self.scoreboard.claim()
+        self.stacks = StackFile()
         self.primary = FarEnd()
         self.started: list[Process] = []
 
@@ -80,7 +82,7 @@ class Stage:
         ours, theirs = socket.socketpair()
         sender, receiver = handoff_pair()
         await self.primary.open(ours)
-        fds = (receiver.fileno(), theirs.fileno(), self.scoreboard.fd)
+        fds = (receiver.fileno(), theirs.fileno(), self.scoreboard.fd, self.stacks.fd)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
@@ -110,6 +112,7 @@ class Stage:
         self.primary.channel.abort()
         self._sender.close()
         self.scoreboard.close()
+        self.stacks.close()
         await turns()
 
 

@@ -77,12 +77,14 @@ class Worker:
         self.channel, self.its_channel = socket.socketpair()
         self.channel.settimeout(PATIENCE)
         self.scoreboard = os.memfd_create("scoreboard")
+        self.stacks = os.memfd_create("stacks")
         self.pid = -1
         self.pidfd = -1
 
     @property
     def its_fds(self) -> list[int]:
-        return [self.its_handoff.fileno(), self.its_channel.fileno(), self.scoreboard]
+        sockets = [self.its_handoff.fileno(), self.its_channel.fileno()]
+        return [*sockets, self.scoreboard, self.stacks]
 
     def says(self) -> bytes:
         """Return what it said next; b"" once it is dead."""
@@ -100,6 +102,7 @@ class Worker:
         for sock in (self.handoff, self.its_handoff, self.channel, self.its_channel):
             sock.close()
         os.close(self.scoreboard)
+        os.close(self.stacks)
         if self.pidfd >= 0:
             kill(self.pidfd)
             os.close(self.pidfd)
@@ -213,6 +216,7 @@ def test_a_worker_gets_its_descriptors(zygote: Zygote) -> None:
     """Each for what it is: connections come in, messages go out, the scoreboard is shared."""
     worker = zygote.fork(
         "os.pwrite(order.scoreboard_fd, b'row', 0)\n"
+        "os.pwrite(order.stacks_fd, b'stack', 0)\n"
         "from aiocluster.ipc.handoff import take\n"
         "select.select([order.handoff], [], [])\n"
         "((fd, listener),) = take(order.handoff)\n"
@@ -226,6 +230,7 @@ def test_a_worker_gets_its_descriptors(zygote: Zygote) -> None:
     assert worker.says() == b"done"
     assert os.read(read, 10) == b"\x07"
     assert os.pread(worker.scoreboard, 10, 0) == b"row"
+    assert os.pread(worker.stacks, 10, 0) == b"stack"
     os.close(read)
 
 
@@ -265,7 +270,8 @@ def test_a_worker_inherits_nothing_else(zygote: Zygote) -> None:
         send_packet(zygote.sock, Watch(9), [pidfd])
 
         second = zygote.fork(
-            "own = {0, 1, 2, order.handoff.fileno(), channel.fileno(), order.scoreboard_fd}\n"
+            "own = {0, 1, 2, order.handoff.fileno(), channel.fileno(), order.scoreboard_fd,"
+            " order.stacks_fd}\n"
             "fds = {int(fd) for fd in os.listdir('/proc/self/fd')}\n"
             "more = [fd for fd in fds - own if os.path.exists(f'/proc/self/fd/{fd}')]\n"
             "channel.sendall(repr(sorted(more)).encode())\n",
@@ -569,7 +575,7 @@ def test_a_worker_that_cannot_be_watched_is_no_reason_to_end(zygote: Zygote) -> 
         (Prepared(True, ""), 0),
         (Watch(1), 2),
         (Fork(1, 0, "web", 1, 0, [], {}), 2),
-        (Fork(1, 0, "web", 1, 0, [], {}), 4),
+        (Fork(1, 0, "web", 1, 0, [], {}), 5),
     ],
     ids=repr,
 )

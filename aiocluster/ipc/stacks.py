@@ -1,0 +1,58 @@
+"""The stacks of a worker, on request: a signal asks for them, a file in memory brings them.
+
+The kernel delivers a signal, and faulthandler answers it, also while the worker's loop is
+blocked and while some C code holds the interpreter; a message would only be read afterwards.
+Both sides have the file from the fork on, so that asking takes no descriptor and no channel.
+"""
+
+import fcntl
+import os
+import signal
+
+# A realtime signal: no default use anywhere, and hardly any program chooses one. Not the
+# first ones, which C libraries like to take for themselves.
+STACKS_SIGNAL = signal.SIGRTMIN + 13
+
+# What the worker writes last, when the interpreter gets to it.
+END = b"(end of stacks)\n"
+
+# More than that nobody reads; a thousand frames have room.
+MAX_STACKS_BYTES = 64 * 1024
+
+
+class StackFile:
+    """The primary's side: what one worker writes when it is asked."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("aiocluster-stacks", os.MFD_CLOEXEC)
+        # Whoever writes appends: two writers there take turns, and after `clear` they begin
+        # at the beginning. The worker's duplicate shares this with ours.
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
+
+    @property
+    def is_complete(self) -> bool:
+        """Has the worker written all it has to say? One that cannot never does."""
+        if self.fd < 0:
+            return True
+        written = os.fstat(self.fd).st_size
+        return os.pread(self.fd, len(END), max(written - len(END), 0)) == END
+
+    def clear(self) -> None:
+        """Forget what was written, before the worker is asked. Idempotent."""
+        if self.fd >= 0:
+            os.ftruncate(self.fd, 0)
+
+    def take(self) -> str:
+        """Return what is written, at most MAX_STACKS_BYTES of it, and forget it."""
+        if self.fd < 0:
+            return ""
+        written, size = os.pread(self.fd, MAX_STACKS_BYTES, 0), os.fstat(self.fd).st_size
+        self.clear()
+        text = written.removesuffix(END).decode(errors="replace").rstrip()
+        return text if size <= MAX_STACKS_BYTES else f"{text}\n(cut: {size} bytes in all)"
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,81 @@
+"""Answers the primary's question what this worker is doing. See ipc/stacks.py.
+
+First faulthandler writes the stack of every thread, at once and whoever holds the interpreter.
+Then, as soon as the main thread runs Python code again, in whatever function, the stacks of
+the loop's tasks follow: a loop that is blocked in Python, or in a call that a signal
+interrupts, tells them too.
+"""
+
+import asyncio
+import faulthandler
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from aiocluster.ipc.stacks import END, STACKS_SIGNAL
+
+# Tasks that stand at the same place are told once; of the places, and of the calls that led
+# to each, no more than anybody reads.
+_MAX_PLACES = 100
+_MAX_FRAMES = 30
+
+# So many tasks of one place are named.
+_MAX_NAMES = 3
+
+
+def show_stacks_on_request(fd: int) -> None:
+    """From now on, STACKS_SIGNAL makes this process append its stacks to `fd`."""
+    loop = asyncio.get_running_loop()
+
+    def show_tasks(number: int, frame: FrameType | None) -> None:
+        # We are in the middle of any function of the user's: nothing may be raised into it.
+        try:
+            text = "\n".join(_told(asyncio.all_tasks(loop), asyncio.current_task(loop)))
+        except Exception as error:
+            text = f"the tasks cannot be told: {error!r}"
+        os.write(fd, f"\n{text}\n".encode(errors="replace") + END)
+
+    signal.signal(STACKS_SIGNAL, show_tasks)
+    # In front of it, in C; it calls ours afterwards.
+    faulthandler.register(STACKS_SIGNAL, file=fd, all_threads=True, chain=True)
+
+
+def _told(tasks: "set[asyncio.Task[Any]]", current: "asyncio.Task[Any] | None") -> Iterator[str]:
+    places: dict[tuple[str, ...], list[str]] = {}
+    for task in sorted(tasks, key=lambda task: task is not current):
+        name = f"{task.get_name()} (running)" if task is current else task.get_name()
+        places.setdefault(tuple(_frames(task.get_coro())), []).append(name)
+    yield f"{len(tasks)} tasks of the loop (most recent call first):"
+    for stack, names in [*places.items()][:_MAX_PLACES]:
+        yield _title(names)
+        yield from stack
+    if len(places) > _MAX_PLACES:
+        yield f"and tasks at {len(places) - _MAX_PLACES} more places"
+
+
+def _title(names: list[str]) -> str:
+    named = ", ".join(names[:_MAX_NAMES])
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"Task {named}{more}:" if len(names) == 1 else f"Tasks {named}{more}:"
+
+
+def _frames(awaited: Any) -> list[str]:
+    """Return the calls of a coroutine down to what it waits for, the innermost first."""
+    found: list[str] = []
+    while awaited is not None and len(found) < _MAX_FRAMES:
+        frame, awaited = _step(awaited)
+        if frame is not None:
+            code = frame.f_code
+            found.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
+    return found[::-1]
+
+
+def _step(awaited: Any) -> tuple[FrameType | None, Any]:
+    """Return the frame of a coroutine or generator, and what it awaits; None, None for others."""
+    if hasattr(awaited, "cr_frame"):
+        return awaited.cr_frame, awaited.cr_await
+    if hasattr(awaited, "gi_frame"):
+        return awaited.gi_frame, awaited.gi_yieldfrom
+    return None, None
