@@ -215,7 +215,7 @@ class WorkerHandle:
 
     def kill_for(self, reason: str, stack: str = "") -> None:
         """Kill it, because it did not do in time what it had to; `stack` is what it did."""
-        self._reason, self._stack = self._reason or reason, stack
+        self._reason, self._stack = self._reason or reason, self._stack or stack
         self.killed = True
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)

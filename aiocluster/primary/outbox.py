@@ -65,6 +65,7 @@ class Outbox:
         self._scoreboard, self._row = scoreboard
         self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
         self._limits = limits
+        self._reserved_fds = min(_MAX_RESERVED_FDS, limits.max_fds // 8)
         self._on_change = on_change
         self._returns = Returns(self._sender, on_returned)
         self._loop = asyncio.get_running_loop()
@@ -169,22 +170,28 @@ class Outbox:
         self._queue_is_full = False
         self._tell_of_room()
 
+    def check_budget(self) -> None:
+        """Look whether its handlers have used up what was meant for connections."""
+        if self._free_fds() < self._budget:
+            self._renew_budget()
+
+    def _free_fds(self) -> int:
+        read, row = self._scoreboard.read, self._row
+        # All that was sent and is not closed, wherever it is on its way.
+        clients = self.sent - read(row, CONNECTIONS_CLOSED)
+        return self._limits.max_fds - self._reserved_fds - read(row, OTHER_FDS) - clients
+
     def _renew_budget(self) -> None:
         """A descriptor sent to a worker at its limit is destroyed: stop well before.
 
         Looking at all this for every connection would cost more than choosing, so what is
         free, or half of it while there is much, is spent before the next look.
         """
-        limit = self._limits.max_fds
-        reserved = min(_MAX_RESERVED_FDS, limit // 8)
-        read, row = self._scoreboard.read, self._row
-        # All that was sent and is not closed, wherever it is on its way.
-        clients = self.sent - read(row, CONNECTIONS_CLOSED)
-        free = limit - reserved - read(row, OTHER_FDS) - clients
+        free = self._free_fds()
         self._budget = max(free // 2 if free > _MUCH_ROOM else free, 0)
         self._fds_are_out = free <= 0
         # One that stays near its limit does not tell of each connection that ends there.
-        margin = reserved // 4 if self._at_fd_limit else 0
+        margin = self._reserved_fds // 4 if self._at_fd_limit else 0
         self._note_fd_limit(free <= margin)
         self._update_room()
 

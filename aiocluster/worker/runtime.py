@@ -168,6 +168,7 @@ class Runtime:
         log.error("%d connections lost: raise the limit of open files (ulimit -n)", count)
         self._row[CONNECTIONS_TAKEN] += count
         self._row[CONNECTIONS_CLOSED] += count
+        self._vitals.count_fds()  # so that the primary learns of it at once
 
     def _adopt(self, batch: list[tuple[int, int]]) -> None:
         self._row[CONNECTIONS_TAKEN] += len(batch)

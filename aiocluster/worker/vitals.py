@@ -56,14 +56,15 @@ class Vitals:
         self.lag.record(max(now - self._due, 0.0))
         self._row[HEARTBEAT] = int(now * 1e9)
         if self._until_fd_count == 0:
-            self._until_fd_count = self._count_fds()
+            self.count_fds()
         self._until_fd_count -= 1
         self._due = now + _TICK
 
-    def _count_fds(self) -> int:
-        """Return in how many ticks to count again."""
+    def count_fds(self) -> None:
+        """Count now, and then again when that is due."""
         count = count_fds()
         clients = self._row[CONNECTIONS_TAKEN] - self._row[CONNECTIONS_CLOSED]
         self._row[OTHER_FDS] = max(count - clients, 0)
         near = count > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
-        return _TICKS_NEAR_THE_LIMIT if near and count < _QUICKLY_COUNTED else _TICKS_PER_FD_COUNT
+        quickly = near and count < _QUICKLY_COUNTED
+        self._until_fd_count = _TICKS_NEAR_THE_LIMIT if quickly else _TICKS_PER_FD_COUNT

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -18,6 +19,8 @@ import aiocluster
 FOR_EVER = 1e6
 
 routes = web.RouteTableDef()
+
+hogged: list[int] = []
 
 RELEASED = web.AppKey("RELEASED", asyncio.Event)
 
@@ -133,6 +136,44 @@ async def spin(request: web.Request) -> web.Response:
         pass
 
 
+@routes.get("/grab")
+async def grab(request: web.Request) -> web.Response:
+    """Block in C code that keeps the interpreter to itself."""
+    _answer_past_the_loop(request)
+    return web.json_response(1 in itertools.repeat(0))
+
+
+@routes.get("/block_until")
+async def block_until(request: web.Request) -> web.Response:
+    """Block until the file is there; the answer came before."""
+    _answer_past_the_loop(request)
+    _sleep_until_there(request.query["path"])
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+def _sleep_until_there(path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(0.01)  # noqa: TID251 (to block the loop is what it is for)
+
+
+@routes.get("/hog")
+async def hog(request: web.Request) -> web.Response:
+    """Open all the files there may be, until /unhog; answer how many."""
+    with contextlib.suppress(OSError):
+        while True:
+            hogged.append(os.open(os.devnull, os.O_RDONLY))
+    return web.json_response({"id": me().id, "files": len(hogged)})
+
+
+@routes.get("/unhog")
+async def unhog(request: web.Request) -> web.Response:
+    while hogged:
+        os.close(hogged.pop())
+    return web.Response(text="closed")
+
+
 def _answer_past_the_loop(request: web.Request) -> None:
     """Say who we are when it is sure that the loop will not turn again."""
     assert request.transport is not None
@@ -178,6 +219,12 @@ def make_app_unless_told_to_crash() -> web.Application:
 
 def make_app_that_raises() -> web.Application:
     raise RuntimeError("no app today")
+
+
+def make_app_slowly() -> web.Application:
+    """Its worker's loop does not turn for a second while it starts."""
+    time.sleep(1.0)  # noqa: TID251 (as an import of much does)
+    return make_app()
 
 
 async def make_app_that_never_comes() -> web.Application:

@@ -109,3 +109,26 @@ async def test_while_there_is_no_descriptor_nothing_spins_and_one_line_is_logged
 def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
+
+
+# node: E2
+async def test_a_worker_that_met_its_limit_gets_connections_again(tmp_path: Path) -> None:
+    """Both are told. Meanwhile the other serves all, and nothing is lost."""
+    async with program_of(tmp_path, command="ulimit -n 64") as program:
+        url = (await program.url()).rstrip("/")
+        async with await Client.connect(url) as friend:
+            hogging = json.loads(await friend.get("/hog"))
+            assert hogging["files"] > 10
+            full = f"id={hogging['id']} "
+            await program.line(f"event WorkerFull {full}")
+            meanwhile = [json.loads(await ask(url, "/who"))["id"] for _ in range(20)]
+            assert await friend.get("/unhog") == "closed"
+            await program.line(f"event WorkerHasRoom {full}")
+            afterwards = [json.loads(await ask(url, "/who"))["id"] for _ in range(20)]
+        assert await program.stop() == 0
+        output = await program.all_output()
+
+    assert hogging["id"] not in meanwhile
+    assert afterwards.count(hogging["id"]) == 10
+    assert output.count("event WorkerFull") == output.count("event WorkerHasRoom") == 1
+    assert "connections lost" not in output

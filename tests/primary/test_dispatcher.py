@@ -244,6 +244,46 @@ def test_what_waits_can_be_taken_back() -> None:
     assert door.dispatcher.waiting == 0
 
 
+def test_a_stuck_worker_is_no_candidate_while_another_is() -> None:
+    """Not even for the first connection, and however the others fare."""
+    stuck, other = FakeRecipient(0), FakeRecipient(1, room=3)
+    stuck.is_stuck = other.behind = True
+    dispatcher = Door().open_for(stuck, other)
+
+    dispatcher.dispatch(made_up(3), NOW)
+    assert (len(stuck.given), len(other.given)) == (0, 3)
+
+    dispatcher.dispatch(made_up(2), NOW)
+    assert (len(stuck.given), len(other.given)) == (2, 3)
+
+
+def test_one_that_is_stuck_no_more_is_a_candidate_again() -> None:
+    """And the door stays open all the while."""
+    worker, door = FakeRecipient(0), Door()
+    worker.is_stuck = True
+    dispatcher = door.open_for(worker)
+    dispatcher.dispatch(made_up(1), NOW)
+    worker.is_stuck = False
+    dispatcher.update(NOW)
+    dispatcher.dispatch(made_up(1, first=1), NOW)
+
+    assert len(worker.given) == 2
+    assert door.calls == ["resume"]
+
+
+def test_somebody_is_punctual_unless_all_are_full_stuck_or_behind() -> None:
+    """What is taken from one worker must not come back to it."""
+    workers = [FakeRecipient(slot) for slot in range(3)]
+    dispatcher = Door().open_for(*workers)
+    workers[0].is_stuck, workers[1].behind = True, True
+    dispatcher.update(NOW)
+    assert dispatcher.has_punctual(NOW)
+
+    workers[2].room = 0
+    dispatcher.update(NOW)
+    assert not dispatcher.has_punctual(NOW)
+
+
 class AnyLife(RuleBasedStateMachine):
     """Workers come, go, fill up, empty and fall behind while connections arrive."""
 
@@ -288,6 +328,12 @@ class AnyLife(RuleBasedStateMachine):
     @rule(data=st.data(), behind=st.booleans())
     def fall_behind(self, data: st.DataObject, behind: bool) -> None:
         data.draw(st.sampled_from(self.present)).behind = behind
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data(), is_stuck=st.booleans())
+    def stick(self, data: st.DataObject, is_stuck: bool) -> None:
+        data.draw(st.sampled_from(self.present)).is_stuck = is_stuck
+        self.dispatcher.update(NOW)
 
     @invariant()
     def every_connection_is_handed_over_once_or_waits(self) -> None:

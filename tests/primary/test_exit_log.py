@@ -98,6 +98,19 @@ async def test_one_that_had_to_be_killed_is_named_with_the_reason(
     assert "did not end in time and was killed (stop)" in caplog.text
 
 
+async def test_one_that_hung_is_an_error(
+    worker: WorkerHandle, exit_log: ExitLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody asked it to end: it is not too late for anything."""
+    worker.was_ready = worker.killed = True
+
+    exit_log.tell(worker, ended(worker, by=signal.SIGKILL, reason="hang"))
+
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "its loop did not turn any more (hang)" in record.message
+
+
 async def test_while_the_first_start_goes_on_its_failures_are_held(
     worker: WorkerHandle, caplog: pytest.LogCaptureFixture
 ) -> None:

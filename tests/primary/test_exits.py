@@ -26,6 +26,7 @@ WORKER: Any = object()
         ("drain", None, 9, True),
         ("boot_timeout", None, 9, False),
         ("disconnected", None, 9, False),
+        ("hang", None, 9, False),
         (None, 9, 9, True),
         (None, 9, None, False),
         (None, 15, 9, False),
@@ -53,6 +54,7 @@ def test_voluntary_is_who_was_told_to_go(
         (ExitStatus(0, None), "stop", None, False, "stop"),
         (ExitStatus(None, 9), "boot_timeout", None, False, "boot_timeout"),
         (ExitStatus(3, None), "stop", None, True, "stop"),
+        (ExitStatus(None, 9), "hang", None, False, "hang"),
     ],
 )
 def test_the_reason_is_what_it_was_told_or_what_it_died_of(
@@ -109,6 +111,7 @@ def test_who_is_replaced(
         ("signal", 9, False, True, KILLED_WEIGHT),
         ("signal", 15, False, True, KILLED_WEIGHT),
         ("signal", 9, False, False, CRASH_WEIGHT),
+        ("hang", 9, False, True, CRASH_WEIGHT),
         ("drain", None, True, True, KILLED_WEIGHT),
         ("drain", None, True, False, CRASH_WEIGHT),
     ],

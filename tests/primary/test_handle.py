@@ -1,6 +1,7 @@
 """A worker seen from the primary; the test plays the worker, at the far end of real sockets."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,8 @@ from aiocluster.errors import MessageError, WorkerGone
 from aiocluster.events import (
     WorkerDisconnected,
     WorkerExited,
+    WorkerFull,
+    WorkerHasRoom,
     WorkerListening,
     WorkerMessage,
     WorkerOnline,
@@ -27,6 +30,7 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
     UserMessage,
 )
+from aiocluster.ipc.stacks import STACKS_SIGNAL
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.handle import WorkerHandle
@@ -429,6 +433,63 @@ async def test_the_event_says_why_it_ended_and_whether_it_was_asked_to(
     assert await stage.exited() == WorkerExited(
         stage.handle, status.code, status.signal, voluntary, reason
     )
+
+
+async def test_one_that_hung_has_its_stack_in_its_end(stage: Stage) -> None:
+    """A deadline that passes while it dies takes nothing from that, nor from the reason."""
+    await stage.ready()
+    stage.worker.process.is_stubborn = True
+    stage.handle.kill_for("hang", "in slow_function")
+    stage.handle.kill_for("stop")
+    stage.worker.process.end(BY_KILL)
+
+    exited = await stage.exited()
+
+    assert exited == WorkerExited(
+        stage.handle, None, signal.SIGKILL, False, "hang", "in slow_function"
+    )
+
+
+async def test_asked_for_its_stacks_it_gets_a_signal_and_an_empty_file(stage: Stage) -> None:
+    """What it may have written before is no answer."""
+    os.write(stage.handle.stacks.fd, b"late")
+
+    stage.handle.ask_for_stacks()
+
+    assert await soon(stage.worker.process.signals.get()) == STACKS_SIGNAL
+    assert stage.handle.stacks.take() == ""
+
+
+async def test_its_stack_file_ends_with_it(stage: Stage) -> None:
+    """Asked afterwards it says nothing, to nobody."""
+    stage.handle.announced()
+    stage.worker.exit(0)
+    await stage.exited()
+
+    stage.handle.ask_for_stacks()
+
+    assert stage.handle.stacks.fd < 0
+
+
+async def test_its_limit_of_open_files_is_told_each_way(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As an event and in the log; but nothing of a worker that has ended."""
+    await stage.ready()
+    for _ in range(2):
+        await stage.owner.event()
+    stage.handle.outbox.on_fd_limit(True)
+    stage.handle.outbox.on_fd_limit(False)
+
+    assert await stage.owner.event() == WorkerFull(stage.handle)
+    assert await stage.owner.event() == WorkerHasRoom(stage.handle)
+    assert "is at its limit of open files" in caplog.text
+
+    stage.worker.exit(0)
+    await stage.exited()
+    heard = len(stage.owner.log)
+    stage.handle.outbox.on_fd_limit(True)
+    assert len(stage.owner.log) == heard
 
 
 async def test_one_that_could_not_boot_says_so(stage: Stage) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from aiocluster.ipc.handoff import give, handoff_pair, take_all
+from aiocluster.ipc.handoff import give, handoff_pair, take, take_all
 from aiocluster.ipc.scoreboard import (
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
@@ -305,6 +305,147 @@ async def test_a_dispatcher_gives_nothing_to_a_worker_at_its_limit(
     assert side.outbox.sent == 6
     assert other.outbox.sent == 34
     assert dispatcher.waiting == 0
+
+
+async def test_stealing_returns_what_was_not_taken(make_side: Callable[..., Side]) -> None:
+    """In order, open, and with the account right: afterwards nothing is queued."""
+    side = make_side()
+    side.outbox.hand_over(connections(2), NOW)
+    assert side.take() == 2
+    side.outbox.hand_over(connections(2, listener=1), NOW)
+    side.outbox.hand_over(connections(1, listener=2), NOW)
+
+    stolen = side.outbox.steal()
+
+    assert [connection.listener for connection in stolen] == [1, 1, 2]
+    assert all(os.fstat(connection.fd) for connection in stolen)
+    assert (side.outbox.sent, side.outbox.queued) == (2, 0)
+    assert not side.outbox.is_behind(NOW + 1000.0)
+    assert side.outbox.steal() == []
+    close_all(stolen)
+
+
+async def test_a_robbed_worker_may_be_given_more(make_side: Callable[..., Side]) -> None:
+    """It is as if those had never been given, in the account of descriptors too."""
+    side = make_side(max_fds=64)
+    given = side.fill()
+    close_all(side.outbox.steal())
+    await soon(side.changed.wait())
+
+    assert side.fill() == given
+    assert side.take() == given
+    assert side.outbox.queued == 0
+
+
+async def test_what_the_worker_takes_at_the_same_time_is_its_own(
+    make_side: Callable[..., Side],
+) -> None:
+    """It has it from the kernel, and will count it in a moment: until then that is late."""
+    side = make_side()
+    side.outbox.hand_over(connections(1), NOW)
+    side.outbox.hand_over(connections(1), NOW)
+    ((taken, _),) = take(side.receiver) or []
+
+    stolen = side.outbox.steal()
+
+    assert len(stolen) == 1
+    assert (side.outbox.sent, side.outbox.queued) == (1, 1)
+    assert side.outbox.is_behind(NOW + 1.0)
+    side.row[CONNECTIONS_TAKEN] = 1
+    assert not side.outbox.is_behind(NOW + 1.0)
+    close_all(stolen)
+    os.close(taken)
+
+
+async def test_nothing_is_stolen_from_the_dead(make_side: Callable[..., Side]) -> None:
+    """That was all returned when it was closed."""
+    side = make_side()
+    side.outbox.hand_over(connections(1), NOW)
+    close_all(side.outbox.close())
+
+    assert side.outbox.steal() == []
+    assert side.outbox.is_closed
+
+
+async def test_waiting_is_that_of_the_oldest(make_side: Callable[..., Side]) -> None:
+    """None when all is taken."""
+    side = make_side()
+    assert side.outbox.waited(NOW) == 0.0
+    side.outbox.hand_over(connections(1), NOW)
+    side.outbox.hand_over(connections(1), NOW + 0.25)
+
+    assert side.outbox.waited(NOW + 1.0) == 1.0
+    side.row[CONNECTIONS_TAKEN] = 1
+    assert side.outbox.waited(NOW + 1.0) == 0.75
+    side.row[CONNECTIONS_TAKEN] = 2
+    assert side.outbox.waited(NOW + 1.0) == 0.0
+
+
+async def test_a_pause_of_the_primary_is_forgiven(make_side: Callable[..., Side]) -> None:
+    """But nothing is given later than now."""
+    side = make_side()
+    side.outbox.hand_over(connections(1), NOW)
+    side.outbox.hand_over(connections(1), NOW + 100.0)
+
+    side.outbox.forgive(99.0, NOW + 100.0)
+
+    assert side.outbox.waited(NOW + 100.0) == 1.0
+    side.row[CONNECTIONS_TAKEN] = 1
+    assert side.outbox.waited(NOW + 100.0) == 0.0
+
+
+async def test_the_limit_of_descriptors_is_told_each_way_once(
+    make_side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each connection that ends while it stays near its limit."""
+    monkeypatch.setattr("aiocluster.primary.outbox._FD_LIMIT_PAUSE", 0.001)
+    side, told = make_side(max_fds=64), list[bool]()
+    side.outbox.on_fd_limit = told.append
+    side.fill()
+    taken = side.take()
+    for closed in range(1, 6):
+        side.changed.clear()
+        side.row[CONNECTIONS_CLOSED] = closed
+        await soon(side.changed.wait())
+        side.fill()
+        side.take()
+    assert told == [True]
+
+    side.row[CONNECTIONS_CLOSED] = taken
+    await turns_until(lambda: len(told) == 2)
+
+    assert told == [True, False]
+    assert side.outbox.has_room
+    assert side.outbox._next_look is None
+
+
+async def test_a_full_queue_is_not_the_limit_of_descriptors(
+    make_side: Callable[..., Side],
+) -> None:
+    """It passes as soon as the worker takes, and is nobody's news."""
+    side, told = make_side(), list[bool]()
+    side.outbox.on_fd_limit = told.append
+    side.fill()
+    side.take()
+    await soon(side.changed.wait())
+
+    assert told == []
+
+
+async def test_what_handlers_open_shortens_the_budget(make_side: Callable[..., Side]) -> None:
+    """Also of one that has enough left, by what it said before, for many connections."""
+    side, told = make_side(max_fds=64), list[bool]()
+    side.outbox.on_fd_limit = told.append
+    assert side.outbox.hand_over(connections(1), NOW) == 1
+
+    side.row[OTHER_FDS] = 60
+    side.outbox.check_budget()
+    await turns_until(lambda: told == [True])
+
+    assert not side.outbox.has_room
+    batch = connections(1)
+    assert side.outbox.hand_over(batch, NOW) == 0
+    close_all(batch)
 
 
 @pytest.fixture(autouse=True)
