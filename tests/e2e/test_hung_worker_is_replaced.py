@@ -104,13 +104,18 @@ async def test_a_slow_start_is_no_hang() -> None:
 
 
 async def test_a_paused_machine_kills_nobody(tmp_path: Path) -> None:
-    """All processes are stopped for three times hang_timeout, and go on as they were."""
-    async with program_of(tmp_path, **HANG) as program:
+    """All processes are stopped for longer than hang_timeout; the primary is last, and first."""
+    async with program_of(tmp_path, **HANG | {"hang_timeout": 2.0}) as program:
         url = (await program.url()).rstrip("/")
         workers = program.workers()
-        program.signal_group(signal.SIGSTOP)
+        for worker in workers:
+            worker.suspend()
         # No event tells that time has passed while nobody ran, or that nothing happens.
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.2)
+        program.signal_group(signal.SIGSTOP)
+        await asyncio.sleep(2.5)
+        program.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.2)
         program.signal_group(signal.SIGCONT)
         for _ in range(10):
             await ask(url, "/who")
