@@ -23,7 +23,7 @@ _TICKS_PER_FD_COUNT = 10
 # again: that is worth knowing sooner. Not where counting takes milliseconds: there it is
 # connections that fill the limit, and their ends are seen at once.
 _TICKS_NEAR_THE_LIMIT = 3
-_QUICKLY_COUNTED = 10_000
+_QUICKLY_COUNTED = 2_000
 
 
 class Vitals:
