@@ -5,4 +5,5 @@ framing.py     messages to bytes and back                                pure
 channel.py     a stream of messages between the primary and one worker
 handoff.py     accepted connections, as file descriptors, to one worker
 scoreboard.py  counters that a worker writes and the primary reads, in shared memory
+stacks.py      the stacks of a worker, on request: a signal, and a file in memory
 """

@@ -5,5 +5,6 @@ runtime.py     the worker's life: start the app, take connections, report, drain
 context.py     the worker, as the user's code sees it
 mail.py        what the user's code sends to the primary and hears from it
 vitals.py      the loop's heartbeat and lag
+stacks.py      what its threads and tasks are doing, when the primary asks
 services/      what a worker runs: an aiohttp app
 """
