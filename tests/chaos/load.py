@@ -9,6 +9,7 @@ when each mode has had N further answers, and `some N` when all of them together
     seed          of all its dice
     connections   by mode (modes.py): how many
     rounds        a mode ends after so many, 0: never; one is a request, or those of one write
+    lives         rounds that a connection lasts at most
     timeout       seconds that a round may take, its connecting included
 """
 
@@ -44,6 +45,7 @@ class Config:
     seed: int
     connections: dict[str, int]
     rounds: int = 0
+    lives: int = 1000
     timeout: float = 60.0
 
 
@@ -100,7 +102,7 @@ class Load:
         place = (self._place.hostname or "", self._place.port or 80)
         dice = Random(f"{self._config.seed} {name} {number}")
         client = Client(dice, self._tallies[name], self._now)
-        conversation = Conversation(MODES[name], client, place)
+        conversation = Conversation(MODES[name], client, place, self._config.lives)
         while self._goes_on(name):
             await conversation.go_on(self._config.timeout)
         conversation.close()
@@ -115,8 +117,9 @@ class Load:
 class Conversation:
     """One connection at a time: opened when there is none, closed when it had its last round."""
 
-    def __init__(self, mode: Mode, client: Client, place: tuple[str, int]) -> None:
+    def __init__(self, mode: Mode, client: Client, place: tuple[str, int], lives: int) -> None:
         self._mode = mode
+        self._lives = lives
         self._client = client
         self._place = place
         self._connection: Connection | None = None
@@ -148,7 +151,7 @@ class Conversation:
         self._connection = connection = await Connection.open(
             *self._place, receive_bytes=self._mode.receive_bytes
         )
-        connection.rounds = self._client.dice.randint(*self._mode.lives)
+        connection.rounds = min(self._client.dice.randint(*self._mode.lives), self._lives)
         self._client.tally.connections += 1
         return connection
 

@@ -35,10 +35,14 @@ SOURCE = """
 import aiocluster
 from tests.chaos.app import make_app
 
+async def tell(cluster):
+    with open("address", "w") as file:  # its output may lead nowhere
+        file.write("http://%s:%d\\n" % cluster.addresses[0])
+
 {more}
 
 if __name__ == "__main__":
-    aiocluster.run(make_app, {on_start}**{settings!r})
+    aiocluster.run({app}, on_start={on_start}, **{settings!r})
 """
 
 
@@ -134,14 +138,15 @@ async def under_load(
     dice: Random,
     *,
     connections: Mapping[str, int] = CONNECTIONS,
+    lives: int = 1000,
     program: Program | None = None,
     **settings: Any,
 ) -> AsyncIterator[Scene]:
     """Run a program and load it; enter when every mode has had answers, end both after."""
     given = program or program_of(folder, **settings)
     async with given as running:
-        url = await running.url()
-        async with load_on(url, connections, dice.getrandbits(32)) as load:
+        url = await _address(folder)
+        async with load_on(url, connections, dice.getrandbits(32), lives=lives) as load:
             scene = Scene(running, load, dice, url)
             await scene.go_on()
             yield scene
@@ -149,16 +154,15 @@ async def under_load(
 
 
 def program_of(
-    folder: Path, *, more: str = "", on_start: str = "", command: str = "", **settings: Any
+    folder: Path, *, more: str = "", on_start: str = "tell", command: str = "", **settings: Any
 ) -> Program:
-    """The app of the chaos runs; `command` is a shell's before the interpreter's.
+    """The app of the chaos runs. `more` is source; `command` a shell's around the interpreter's.
 
     More crashes than a service sees in a year are free here: how restarts are delayed is shown
     elsewhere.
     """
     given = {"workers": WORKERS, "bind": "127.0.0.1:0", "max_failures": 1e6, **settings}
-    hook = f"on_start={on_start}, " if on_start else ""
-    source = SOURCE.format(more=more, on_start=hook, settings=given)
+    source = SOURCE.format(more=more, app="make_app", on_start=on_start, settings=given)
     shell = ["sh", "-c", command.format(f"{sys.executable} program.py")] if command else None
     return Program(folder, source, command=shell, env={"PYTHONPATH": str(_REPOSITORY)})
 
@@ -178,6 +182,13 @@ def resume(processes: Sequence[psutil.Process]) -> None:
 async def paused(seconds: float) -> None:
     """Let time pass, where nothing tells that a client waits for who is stopped."""
     await asyncio.sleep(seconds)
+
+
+async def _address(folder: Path) -> str:
+    """Wait until the program serves; return where."""
+    file = folder / "address"
+    await until(lambda: bool(_lines(file)) and file.read_text().endswith("\n"), "it does not serve")
+    return file.read_text().strip()
 
 
 def _lines(file: Path) -> list[str]:
