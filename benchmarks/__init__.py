@@ -7,6 +7,7 @@
     primary_cpu.py      what does one connection cost the primary?
     evenness.py         how evenly do connections spread over the workers?
     replace.py          how long until a killed worker's replacement answers?
+    reload_loss.py      how many requests do reloads and kills cost, and how long do they last?
     primary_memory.py   does the primary's memory stay flat?
     channel_echo.py     how fast is the channel between primary and worker?
 

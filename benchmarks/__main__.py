@@ -14,6 +14,7 @@ QUESTIONS = (
     "primary_cpu",
     "evenness",
     "replace",
+    "reload_loss",
     "primary_memory",
     "channel_echo",
 )

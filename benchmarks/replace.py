@@ -79,39 +79,45 @@ def _kill_once(server: harness.Server) -> float:
     time.sleep(PAUSE)
     harness.wait_until_quiet(server)
     victim = int(harness.answer(server.port, "/pid", timeout=ANSWER_TIMEOUT))
+    return kill_all(server, {victim})
+
+
+def kill_all(server: harness.Server, victims: set[int]) -> float:
+    """Milliseconds from the SIGKILL of all workers to an answer from another pid."""
     try:
-        return uvloop.run(_until_another_answers(server.port, victim)) * 1e3
+        return uvloop.run(_until_another_answers(server.port, victims)) * 1e3
     except TimeoutError:
         raise harness.BenchmarkFailed(f"{server.side.name}: no new worker") from None
 
 
-async def _until_another_answers(port: int, victim: int) -> float:
-    """Kill `victim`; the seconds until another pid answers."""
+async def _until_another_answers(port: int, victims: set[int]) -> float:
+    """Kill them; the seconds until another pid answers."""
     answered: asyncio.Future[float] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(ANSWER_TIMEOUT):
-        polling = asyncio.create_task(_poll(port, victim, answered))
+        polling = asyncio.create_task(_poll(port, victims, answered))
         began = time.perf_counter()
-        os.kill(victim, signal.SIGKILL)
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
         try:
             return await answered - began
         finally:
             polling.cancel()
 
 
-async def _poll(port: int, victim: int, answered: asyncio.Future[float]) -> None:
-    """Ask every POLL_EVERY; set `answered` to the time when another pid than `victim` answers."""
+async def _poll(port: int, victims: set[int], answered: asyncio.Future[float]) -> None:
+    """Ask every POLL_EVERY; set `answered` to the time when a pid that is no victim answers."""
     async with asyncio.TaskGroup() as asking:
         while True:
-            asking.create_task(_ask(port, victim, answered))
+            asking.create_task(_ask(port, victims, answered))
             await asyncio.sleep(POLL_EVERY)
 
 
-async def _ask(port: int, victim: int, answered: asyncio.Future[float]) -> None:
+async def _ask(port: int, victims: set[int], answered: asyncio.Future[float]) -> None:
     # A reset, a refusal and a hang all mean: not yet.
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(POLL_TIMEOUT):
             pid = await _worker_pid(port)
-        if pid not in (None, victim) and not answered.done():
+        if pid is not None and pid not in victims and not answered.done():
             answered.set_result(time.perf_counter())
 
 

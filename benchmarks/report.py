@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_PACKAGES = ("aiocluster", "aiohttp", "gunicorn", "uvicorn", "uvloop")
+_PACKAGES = ("aiocluster", "aiohttp", "granian", "gunicorn", "hypercorn", "uvicorn", "uvloop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

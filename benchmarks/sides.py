@@ -7,12 +7,14 @@ takes the number of workers. Who is not installed is left out of the run, with a
 import importlib
 import importlib.util
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.harness import HOST, Side
 
 HELLO = "benchmarks.apps.hello:make_app"
+HELLO_ASGI = "benchmarks.apps.hello_asgi:app"
 NODE_APPS = Path(__file__).resolve().parent / "apps" / "node"
 # aiohttp's own default for a server behind nothing; gunicorn's is 2 s, which its page on
 # keep-alive calls too short for clients that stay.
@@ -49,7 +51,7 @@ def gunicorn(workers: int, app: str = HELLO, *, preload: bool = False) -> Side:
     )
 
 
-def uvicorn(workers: int) -> Side:
+def uvicorn(workers: int, app: str = HELLO_ASGI) -> Side:
     """uvicorn's own supervisor; it serves ASGI, so the app is the hello app written for ASGI."""
     return Side(
         name="uvicorn",
@@ -58,9 +60,63 @@ def uvicorn(workers: int) -> Side:
         command=lambda port: [
             *(sys.executable, "-m", "uvicorn", "--workers", str(workers), "--host", HOST),
             *("--port", str(port), "--loop", "uvloop", "--timeout-keep-alive", KEEP_ALIVE),
-            *("--no-access-log", "--log-level", "warning", "benchmarks.apps.hello_asgi:app"),
+            *("--no-access-log", "--log-level", "warning", app),
         ],
     )
+
+
+def granian(workers: int, app: str = HELLO_ASGI) -> Side:
+    """granian, told to replace a worker that dies, which it does not by default."""
+    return Side(
+        name="granian",
+        origin="pip install granian uvloop",
+        installed=_has_modules("granian", "uvloop"),
+        command=lambda port: [
+            *(sys.executable, "-m", "granian", "--interface", "asgi", "--host", HOST),
+            *("--port", str(port), "--workers", str(workers), "--loop", "uvloop"),
+            *("--respawn-failed-workers", "--log-level", "warning", app),
+        ],
+    )
+
+
+def hypercorn(workers: int, app: str = HELLO_ASGI) -> Side:
+    """hypercorn on uvloop."""
+    return Side(
+        name="hypercorn",
+        origin="pip install hypercorn uvloop",
+        installed=_has_modules("hypercorn", "uvloop"),
+        command=lambda port: [
+            *(sys.executable, "-m", "hypercorn", "--worker-class", "uvloop"),
+            *("--workers", str(workers), "--bind", f"{HOST}:{port}"),
+            *("--keep-alive", KEEP_ALIVE, "--log-level", "WARNING", app),
+        ],
+    )
+
+
+def pm2(workers: int, home: Path) -> Side:
+    """PM2 in cluster mode, in the foreground; `home` is the folder that `install_pm2` filled."""
+    return Side(
+        name="PM2",
+        origin="apt install nodejs npm",
+        installed=pm2_program(home).exists(),
+        env={"PM2_HOME": str(home / "run")},
+        command=lambda port: [
+            *("env", f"PORT={port}", str(pm2_program(home).with_name("pm2-runtime"))),
+            *("start", str(NODE_APPS / "token.js"), "-i", str(workers)),
+        ],
+    )
+
+
+def install_pm2(home: Path) -> None:
+    """Install PM2 into this folder alone, if npm can."""
+    if has_node() and shutil.which("npm"):
+        command = ["npm", "install", "--silent", "--no-fund", "--prefix", str(home), "pm2"]
+        subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def pm2_program(home: Path) -> Path:
+    """Where `pm2` is once it is installed."""
+    return home / "node_modules" / ".bin" / "pm2"
 
 
 def node(workers: int, *, slow: bool = False) -> Side:

@@ -164,7 +164,9 @@ def program_of(
     given = {"workers": WORKERS, "bind": "127.0.0.1:0", "max_failures": 1e6, **settings}
     source = SOURCE.format(more=more, app="make_app", on_start=on_start, settings=given)
     shell = ["sh", "-c", command.format(f"{sys.executable} program.py")] if command else None
-    return Program(folder, source, command=shell, env={"PYTHONPATH": str(_REPOSITORY)})
+    # No bytecode: a module written twice in a second would be taken from the first time.
+    env = {"PYTHONPATH": str(_REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    return Program(folder, source, command=shell, env=env)
 
 
 def suspend(processes: Sequence[psutil.Process]) -> None:
