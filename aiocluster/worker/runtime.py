@@ -88,7 +88,9 @@ class Runtime:
         self._begin_to_take(handoff)
         self._report()
         self._watch_request_limit()
-        if await self._unless_drained(self.standing.wait_declared()):
+        # Not a turn of the loop later than need be: the app may block it any moment.
+        declared = self.standing.is_declared
+        if declared or await self._unless_drained(self.standing.wait_declared()):
             self.standing.serve()
             self._channel.post(Ready())
         await self._drain_ordered.wait()

@@ -43,6 +43,11 @@ class Standing:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._declared.set)
 
+    @property
+    def is_declared(self) -> bool:
+        """Has the app said that it is ready, if it was asked to?"""
+        return self._declared.is_set()
+
     async def wait_declared(self) -> None:
         """Wait until the app says that it is ready, unless nobody asked it to."""
         await self._declared.wait()

@@ -1,7 +1,7 @@
 """Which signals are handled, in this process itself."""
 
-import os
 import signal
+import threading
 
 import pytest
 
@@ -45,8 +45,9 @@ def test_held_signals_wait_and_can_be_forgotten() -> None:
     """A late TERM ends nobody."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     hold_signals()
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGUSR1)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        # To this thread: another one would not hold it.
+        signal.pthread_kill(threading.get_ident(), number)
 
     release_signals()
 
@@ -60,7 +61,7 @@ def test_what_takes_long_can_be_interrupted(number: signal.Signals) -> None:
     hold_signals()
     try:
         with pytest.raises(Interrupted), interruptible():
-            os.kill(os.getpid(), number)
+            signal.pthread_kill(threading.get_ident(), number)
     finally:
         release_signals()
 

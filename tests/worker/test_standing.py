@@ -13,6 +13,7 @@ from tests.support.waiting import soon, turns
 async def test_who_need_not_say_so_is_ready() -> None:
     """By default nobody is asked; to say it all the same changes nothing."""
     standing = Standing()
+    assert standing.is_declared
     await soon(standing.wait_declared())
     standing.declare_ready()
     await soon(standing.wait_declared())
@@ -24,11 +25,13 @@ async def test_who_has_to_say_so_is_waited_for() -> None:
     waiting = asyncio.create_task(standing.wait_declared())
     await turns(20)
     assert not waiting.done()
+    assert not standing.is_declared
 
     standing.declare_ready()
     standing.declare_ready()
 
     await soon(waiting)
+    assert standing.is_declared
 
 
 async def test_a_thread_may_say_it() -> None:
