@@ -17,6 +17,7 @@ TAGS = {
     "Unsubscribe": 8,
     "UserMessage": 20,
     "Credit": 21,
+    "Unready": 49,
     "Drain": 40,
     "SnapshotFor": 41,
     "Fork": 60,
