@@ -1,6 +1,7 @@
 """Each example, on a free port, does what its docstring says."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,23 @@ async def test_restart_on_exit(tmp_path: Path) -> None:
         await program.line("died with code 42")
         await program.line("worker 3 takes its place")
         assert (await get(url)).startswith("hello")
+
+
+async def test_rolling_deploy(tmp_path: Path) -> None:
+    """A changed file is served after HUP; a broken one changes nothing but a line."""
+    async with running("rolling_deploy.py", tmp_path) as (program, url):
+        assert await get(url) == "version 1, generation 1\n"
+        file = tmp_path / "program.py"
+        file.write_text(file.read_text().replace("VERSION = 1", "VERSION = 2"))
+        program.send_signal(signal.SIGHUP)
+        await program.line("^generation 2 serves")
+        assert await get(url) == "version 2, generation 2\n"
+
+        good = file.read_text()
+        file.write_text(good.replace("VERSION = 2", "VERSION = 3 +"))
+        program.send_signal(signal.SIGHUP)
+        await program.line("the deploy failed, the old version serves on: SyntaxError")
+        assert await get(url) == "version 2, generation 2\n"
 
 
 async def test_stats_to_primary(tmp_path: Path) -> None:
