@@ -55,6 +55,7 @@ class ZygoteServer:
         self._grace = grace
         self._workers: dict[int, int] = {}  # pid to worker id
         self._watched: dict[int, int] = {}  # worker id to pidfd
+        self._poll = select.poll()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._primary_alive = True
 
@@ -62,14 +63,14 @@ class ZygoteServer:
         """Serve until the primary is gone, and return None; in each new worker, its order."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        self._poll.register(self._sock, select.POLLIN)
+        self._poll.register(self._wake_read, select.POLLIN)
         while self._primary_alive:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in self._poll.poll()}
             if self._wake_read in ready:
                 self._drain_wake_ups()
             self._reap()
+            self._forget_dead(ready)
             if self._sock.fileno() in ready and (order := self._obey()) is not None:
                 return order
         self._outlive()
@@ -97,6 +98,7 @@ class ZygoteServer:
                 return None
             case Watch(worker_id=worker_id), [pidfd]:
                 self._watched[worker_id] = pidfd
+                self._poll.register(pidfd, select.POLLIN)
                 return None
             case Watch(), []:
                 # Lost for want of room: this one ends by itself or not at all.
@@ -151,6 +153,14 @@ class ZygoteServer:
             # Anything else is an orphan that the user's module left here: reaped, forgotten.
             if (worker_id := self._workers.pop(pid, None)) is not None:
                 self._send(Exited(worker_id, status))
+
+    def _forget_dead(self, ready: set[int]) -> None:
+        """Watch those no longer that another zygote forked, and that are dead."""
+        for worker_id, pidfd in [*self._watched.items()]:
+            if pidfd in ready:
+                self._poll.unregister(pidfd)
+                os.close(pidfd)
+                del self._watched[worker_id]
 
     def _send(self, message: FromZygote, *fds: int) -> None:
         try:

@@ -548,6 +548,24 @@ def test_a_watched_worker_that_is_dead_is_no_harm(
         assert zygote.exit_code() == 0
 
 
+def test_a_watched_worker_that_dies_is_forgotten(
+    zygote: Zygote, stubborn: tuple[subprocess.Popen[str], int]
+) -> None:
+    """Its descriptor is closed; the zygote sleeps and forks as before."""
+    process, pidfd = stubborn
+    folder = f"/proc/{zygote.process.pid}/fd"
+    before = sorted(os.listdir(folder))
+    send_packet(zygote.sock, Watch(7), [pidfd])
+    assert zygote.exit_code_of(zygote.fork("os._exit(0)", 2)) == 0
+    assert len(os.listdir(folder)) == len(before) + 1
+
+    process.kill()
+    process.wait(PATIENCE)
+
+    assert zygote.exit_code_of(zygote.fork("os._exit(5)", 3)) == 5
+    assert sorted(os.listdir(folder)) == before
+
+
 # ---- descriptors that were lost
 
 
