@@ -206,6 +206,11 @@ class Cluster:
                 self._farewell.hurry()
             self._supervisor.kill_all()
 
+    def abandon(self) -> None:
+        """Kill all children, from any thread, for a program that ends without its loop."""
+        if self._supervisor is not None:
+            self._generations.kill()
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

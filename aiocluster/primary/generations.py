@@ -24,6 +24,7 @@ class Nursery(Spawner, Protocol):
 
     def knows(self, pid: int) -> bool: ...
     def retire(self) -> None: ...
+    def kill(self) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -104,6 +105,11 @@ class Generations:
     def knows(self, pid: int) -> bool:
         """Is this a zygote, or a worker whose end is still to be told?"""
         return any(generation.nursery.knows(pid) for generation in self._living.values())
+
+    def kill(self) -> None:
+        """Kill all zygotes and workers, from any thread; nobody goes on after that."""
+        for generation in [*self._living.values()]:
+            generation.nursery.kill()
 
     async def close(self) -> None:
         """End all; their workers must be gone already. Idempotent."""

@@ -3,5 +3,6 @@
 run.py        run(): what is checked, who is forked, in which order
 life.py       from the start to the exit code
 signals.py    which signals mean what
+guard.py      ends what was told to stop and is blocked
 output.py     what it prints and logs, also where nobody reads it
 """

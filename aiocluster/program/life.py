@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 
 from aiocluster.cluster import Cluster
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
+from aiocluster.primary.handle import KILL_GRACE
+from aiocluster.program.guard import Guard
 from aiocluster.program.output import say_where
 from aiocluster.program.signals import handle_signals, hold_signals
 
@@ -28,15 +30,20 @@ _SAME_INT = 0.1
 _HOOK_TIMEOUT = 2.0
 _LEFTOVER_TIMEOUT = 5.0
 
+# A stop in which all is well, but for workers that must be killed, is over so many seconds after
+# its time; a loop that is blocked then is not waited for.
+_OVERTIME = KILL_GRACE + 2.0
+
 OnStart = Callable[[Cluster], Awaitable[None]]
 
 
 class Life:
     """One cluster and the signals that steer it."""
 
-    def __init__(self, cluster: Cluster, on_start: OnStart | None) -> None:
+    def __init__(self, cluster: Cluster, on_start: OnStart | None, guard: Guard) -> None:
         self._cluster = cluster
         self._on_start = on_start
+        self._guard = guard
         self._stop = asyncio.Event()
         self._serving = False
         self._reload_wanted = False
@@ -56,6 +63,8 @@ class Life:
                 signal.SIGUSR2: self._on_reload,
             }
         )
+        whole = self._whole_stop()
+        self._guard.listen({signal.SIGTERM: whole, signal.SIGINT: whole, signal.SIGQUIT: _OVERTIME})
         try:
             if not await self._start():
                 return self._code_after(await self._cluster.stop(0.0))
@@ -92,6 +101,7 @@ class Life:
         emptied = asyncio.create_task(self._wait_until_empty(hook))
         await self._stop.wait()
         emptied.cancel()
+        self._guard.watch(self._whole_stop())
         log.info("stopping, within %g s", self._timeout)
         cut = await self._cluster.stop(self._timeout)
         hook.cancel()
@@ -100,6 +110,10 @@ class Life:
             log.error("on_start does not end though it was cancelled: leaving without it")
         log.info("stopped")
         return self._code_after(cut)
+
+    def _whole_stop(self) -> float:
+        """The seconds that a stop may take from the first signal to the end."""
+        return self._cluster.settings.pre_drain_wait + self._timeout + _OVERTIME
 
     def _code_after(self, cut: list[str]) -> int:
         for name in cut:

@@ -28,7 +28,8 @@ from aiocluster.ipc.failures import describe
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import StartedZygote, this_program
 from aiocluster.primary.scheduling import workers_preferred
-from aiocluster.program.life import EXIT_OK, Life, OnStart, boot_failed, close
+from aiocluster.program.guard import Guard, leave
+from aiocluster.program.life import EXIT_CUT, EXIT_OK, Life, OnStart, boot_failed, close
 from aiocluster.program.output import (
     discard_unwritable_output,
     open_standard_files,
@@ -128,8 +129,10 @@ def _set_up_process() -> None:
 
 
 def _live(cluster: Cluster, on_start: OnStart | None) -> int:
+    guard = Guard(lambda: leave(cluster.abandon, EXIT_CUT))
+
     async def live() -> int:
-        return await Life(cluster, on_start).live()
+        return await Life(cluster, on_start, guard).live()
 
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with workers_preferred():
@@ -138,6 +141,7 @@ def _live(cluster: Cluster, on_start: OnStart | None) -> int:
         finally:
             close(runner)
             discard_unwritable_output()
+            guard.close()
 
 
 def _drop(zygote: StartedZygote, inherited: Sequence[socket.socket]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from aiocluster.cluster import Cluster
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
+from aiocluster.program.guard import Guard
 from aiocluster.program.life import Life
 from aiocluster.program.signals import release_signals
 from tests.support.waiting import soon, turns, turns_until
@@ -74,9 +75,10 @@ class Stage:
     def __init__(self) -> None:
         self.cluster = FakeCluster()
         self.hook: Callable[[Any], Awaitable[None]] | None = None
+        self.guard = Guard(lambda: None)
 
     def begin(self) -> "asyncio.Task[int]":
-        life = Life(cast(Cluster, self.cluster), self.hook)
+        life = Life(cast(Cluster, self.cluster), self.hook, self.guard)
         return asyncio.create_task(life.live())
 
     async def ends_with(self, code: int) -> None:
@@ -86,11 +88,13 @@ class Stage:
 @pytest.fixture
 async def stage(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Stage]:
     caplog.set_level("INFO")
-    yield Stage()
+    stage = Stage()
+    yield stage
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
         loop.remove_signal_handler(number)
     release_signals()
+    stage.guard.close()
 
 
 def press(number: int) -> None:

@@ -153,6 +153,7 @@ class FakeSpawner:
         self.refusals: list[Exception] = []
         self.boot_error: BootError | None = None
         self.is_retired = False
+        self.is_killed = False
         self.closed = asyncio.Event()
         self.zygote_pids: set[int] = set()
         self.workers: list[FakeWorker] = []
@@ -184,6 +185,10 @@ class FakeSpawner:
     def retire(self) -> None:
         """See Nursery."""
         self.is_retired = True
+
+    def kill(self) -> None:
+        """See Nursery."""
+        self.is_killed = True
 
     def refuse(self, times: int) -> None:
         """Fail to fork, as the kernel may."""
