@@ -21,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
 from aiocluster.metrics.instruments import Histogram
 from aiocluster.worker.services.boundary import FollowedHandler
+from aiocluster.worker.services.lingering import is_lingering, let_linger
 from aiocluster.worker.services.websockets import WebSockets, upgrade_request
 
 # What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
@@ -125,6 +126,7 @@ class MeteredServer(web.Server):
         for handler in self.metered:
             if (request := handler._current_request) is not None and is_last(handler):
                 request._message = request._message._replace(should_close=True)
+                let_linger(handler)
 
     def on_done(self, callback: "Callable[[MeteredHandler], None]") -> None:
         """Call `callback` from now on when a response is written on a connection there is."""
@@ -154,8 +156,9 @@ class MeteredServer(web.Server):
 
     def unfinished(self) -> list[str]:
         """Name what is going on: the requests being handled, and other open connections."""
-        named = [_name(handler) for handler in self.connections[:_MAX_NAMED]]
-        more = len(self.connections) - len(named)
+        unfinished = [handler for handler in self.metered if not is_lingering(handler)]
+        named = [_name(handler) for handler in unfinished[:_MAX_NAMED]]
+        more = len(unfinished) - len(named)
         return [*named, f"and {more} more"] if more else named
 
     def _done(self, status: int, begun_ns: int) -> None:
@@ -212,6 +215,7 @@ class MeteredServer(web.Server):
             protocol.begun_body = payload
             if self._is_last is not None and self._is_last(protocol):
                 message = message._replace(should_close=True)
+                let_linger(protocol)
             if message.upgrade:
                 return make_upgrade(message, payload, protocol, writer, task)
             return make(message, payload, protocol, writer, task)

@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 from aiohttp import WSCloseCode, web
 
+from aiocluster.worker.services.boundary import FollowedHandler
+from aiocluster.worker.services.lingering import let_linger
+
 log = logging.getLogger("aiocluster.worker")
 
 # Seconds that each client which is told leaves to those that come back before it. So that two
@@ -109,6 +112,10 @@ class WebSockets:
     def _tell(self, websocket: web.WebSocketResponse) -> None:
         """Close it, in a task of its own: its client may be slow to answer, or never do."""
         if websocket.prepared and not websocket.closed:
+            request = websocket._req
+            if request is not None and isinstance(request.protocol, FollowedHandler):
+                # It may be sending, and will answer: it shall not meet a reset instead.
+                let_linger(request.protocol, always=True)
             task = self._loop.create_task(_close(websocket, self.code))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -56,6 +56,7 @@ class FakeSocket:
     def __init__(self, *, prepared: bool = True) -> None:
         self.prepared = prepared
         self.closed = False
+        self._req = None
         self.told: list[Any] = []
         self.answered = asyncio.Event()
         self.given_up = False
