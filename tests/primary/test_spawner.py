@@ -252,7 +252,7 @@ async def test_all_are_killed_without_the_loop(stage: Stage) -> None:
     await asyncio.to_thread(stage.spawner.kill)
 
     assert await soon(process.wait()) == ExitStatus(None, signal.SIGKILL)
-    ended = os.waitid(os.P_PID, zygote.pid, os.WEXITED | os.WNOWAIT)
+    ended = os.waitid(os.P_PID, zygote.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 (killed above)
     assert ended is not None
     assert ended.si_status == signal.SIGKILL
 
