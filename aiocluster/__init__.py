@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from aiocluster.events import RoleDegraded as RoleDegraded
     from aiocluster.events import RoleRecovered as RoleRecovered
     from aiocluster.events import StopBegan as StopBegan
+    from aiocluster.events import Upgraded as Upgraded
+    from aiocluster.events import UpgradeFailed as UpgradeFailed
     from aiocluster.events import WorkerBlocked as WorkerBlocked
     from aiocluster.events import WorkerDisconnected as WorkerDisconnected
     from aiocluster.events import WorkerEvent as WorkerEvent
@@ -77,6 +79,8 @@ _HOMES = {
     "Snapshot": "metrics.snapshot",
     "StopBegan": "events",
     "WorkerBlocked": "events",
+    "UpgradeFailed": "events",
+    "Upgraded": "events",
     "WorkerContext": "worker.context",
     "WorkerDisconnected": "events",
     "WorkerEvent": "events",

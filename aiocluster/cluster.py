@@ -22,7 +22,9 @@ from aiocluster.config.settings import (
     worker_count,
 )
 from aiocluster.errors import BootError, ConfigError, WorkerGone
-from aiocluster.events import Event, EventsMissed
+from aiocluster.events import Event, EventsMissed, Upgraded
+from aiocluster.ipc.estate import Estate
+from aiocluster.ipc.messages import Subscribe
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.policies.round_robin import RoundRobin
@@ -40,6 +42,7 @@ from aiocluster.primary.restarts import RestartConfig, RestartPolicy
 from aiocluster.primary.spawner import ZygoteSpawner
 from aiocluster.primary.supervisor import Supervisor
 from aiocluster.primary.tasks import start_task
+from aiocluster.primary.upgrade import Successor, Upgrader
 from aiocluster.primary.watchdog import Watchdog
 from aiocluster.worker.context import is_primary
 
@@ -76,18 +79,26 @@ class Cluster:
     def of_program(
         cls,
         settings: Settings,
-        zygote: StartedZygote,
+        origin: StartedZygote | Estate,
         again: Interpreter,
+        successor: Successor,
         inherited: list[socket.socket],
     ) -> Self:
-        """Make the cluster of `run`: its first zygote is forked, `again` starts the next.
+        """Make the cluster of `run`: from its first zygote, or from what a program left to it.
 
-        It serves the `inherited` sockets if there are any.
+        `again` starts the next zygote; `successor` is the program that may take our place. It
+        serves the `inherited` sockets if there are any.
         """
         cluster = cls.__new__(cls)
         cluster.settings = settings
         cluster._inherited = inherited
-        cluster._begin_with(again, zygote)
+        if isinstance(origin, Estate):
+            cluster._begin_with(again, None)
+            cluster._estate = origin
+            cluster._bus.hold()
+        else:
+            cluster._begin_with(again, origin)
+        cluster._successor = successor
         return cluster
 
     def _begin_with(self, interpreter: Interpreter, zygote: StartedZygote | None) -> None:
@@ -103,6 +114,9 @@ class Cluster:
         self._bus = EventBus()
         self._supervisor: Supervisor | None = None
         self._reporter: Reporter | None = None
+        self._estate: Estate | None = None
+        self._successor: Successor | None = None
+        self._upgrader: Upgrader | None = None
 
     # ---- what the user asks
 
@@ -157,6 +171,25 @@ class Cluster:
         if self._supervisor is None:
             raise ConfigError("reload: the cluster has not started yet")
         await self._supervisor.reload()
+
+    async def upgrade(self) -> None:
+        """Put this program, as it is now on the disk, in the place of this one; lose nothing.
+
+        Only where `aiocluster.run` is the program. It is tried out first, then executed in
+        this process: same pid, sockets, workers, messages and totals; new Python, aiocluster,
+        `on_start` and settings, but for `bind` and `workers`. Workers get new code and settings
+        by a `reload`. Never returns when it works: tasks of this program end where they are.
+        Raises BootError, with the cause, when it does not, and then nothing has changed;
+        ClusterStopping when a stop comes between.
+        """
+        if self._successor is None:
+            raise ConfigError(
+                "upgrade: this Cluster is part of a program of yours, which cannot be replaced"
+                " without its consent; start the cluster with aiocluster.run"
+            )
+        if self._upgrader is None:
+            raise ConfigError("upgrade: the cluster has not started yet")
+        await self._upgrader.upgrade()
 
     async def broadcast(self, message: Any) -> int:
         """Send `message` to every worker; return how many took it.
@@ -232,8 +265,19 @@ class Cluster:
         try:
             await self._start()
         except BaseException:
-            await self.stop(0.0)
+            # Workers that were another program's know by themselves what to do when we end.
+            if self._estate is None:
+                await self.stop(0.0)
             raise
+
+    @property
+    def is_heir(self) -> bool:
+        """True when it goes on with the workers of the program that was here before."""
+        return self._estate is not None
+
+    def announce(self) -> None:
+        """Whoever wants to hear of an upgrade listens: let the events out. Idempotent."""
+        self._bus.release()
 
     async def _start(self) -> None:
         """Build and start the parts. Each says, as it starts, how it will be stopped."""
@@ -241,7 +285,7 @@ class Cluster:
         raise_fd_limit()
         become_subreaper()
         settings, parts = self.settings, self._parts
-        scoreboard = Scoreboard()
+        scoreboard = self._scoreboard()
         parts.callback(scoreboard.close)
         parts.callback(self._bus.close)
         self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
@@ -261,16 +305,64 @@ class Cluster:
         )
         self._watch(supervisor, scoreboard)
         parts.push_async_callback(self._stop_workers, supervisor)
-        # Bound before anything is imported: a port that is taken is told at once. Clients
-        # are let in last, when there are workers to serve them.
         self._farewell = Farewell(listeners, self._dispatcher, supervisor.empty)
         parts.push_async_callback(self._say_farewell, supervisor)
-        self._open(listeners)
-        supervisor.listen_on(listeners)
-        await generations.begin()
-        await self._start_workers(supervisor)
+        await (self._begin(supervisor) if self._estate is None else self._adopt(supervisor))
         listeners.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
+        if self._successor is not None:
+            self._upgrader = Upgrader(
+                self._successor, supervisor, self._bus, settings.boot_timeout, self._bequeath
+            )
+            parts.callback(self._upgrader.close)
+
+    async def _begin(self, supervisor: Supervisor) -> None:
+        # Bound before anything is imported: a port that is taken is told at once. Clients
+        # are let in last, when there are workers to serve them.
+        self._open(self._listeners)
+        supervisor.listen_on(self._listeners)
+        await self._generations.begin()
+        await self._start_workers(supervisor)
+
+    def _scoreboard(self) -> Scoreboard:
+        if (estate := self._estate) is None:
+            return Scoreboard()
+        return Scoreboard(estate.scoreboard, {worker.row for worker in estate.crew.workers})
+
+    def _bequeath(self) -> Estate:
+        """Return all that the next program needs to go on."""
+        assert self._supervisor is not None
+        assert self._reporter is not None
+        self._generations.drop_unready()
+        return Estate(
+            **_asked_for(self.settings),
+            listeners=self._listeners.state(),
+            scoreboard=self._reporter.scoreboard.fd,
+            generations=self._generations.state(),
+            crew=self._supervisor.state(),
+            ledger=self._reporter.state(),
+            subscriptions=self._reporter.subscriptions,
+            waiting=[(one.fd, one.listener) for one in self._dispatcher.state()],
+        )
+
+    async def _adopt(self, supervisor: Supervisor) -> None:
+        """Go on with what another program left to us."""
+        estate = self._estate
+        assert estate is not None
+        assert self._reporter is not None
+        self._bus.publish(Upgraded())
+        _warn_of_what_stays(estate, self.settings)
+        self._reporter.adopt(estate.ledger)
+        self._listeners.adopt(estate.listeners, tcp_keepalive=self.settings.tcp_keepalive)
+        supervisor.listen_on(self._listeners)
+        self._generations.adopt(estate.generations)
+        await supervisor.adopt(estate.crew)
+        for one in estate.subscriptions:
+            if (worker := self.workers.get(one.worker_id)) is not None:
+                request = Subscribe(one.subscription_id, one.interval)
+                self._reporter.serve(worker.id, worker.channel, request)
+        waiting = [Connection(*pair) for pair in estate.waiting]
+        self._dispatcher.dispatch(waiting, self._loop.time())
 
     def _watch(self, supervisor: Supervisor, scoreboard: Scoreboard) -> None:
         watchdog = Watchdog(
@@ -307,8 +399,8 @@ class Cluster:
             return False
         if not self._interpreter.own_group:
             # An orphan is the zygote's, as long as that lives. What is left is the user's own,
-            # unless we are process 1, which gets everybody's.
-            return os.getpid() == 1 or len(zygotes) > 1
+            # unless we are process 1, which gets everybody's, or it was the last program's.
+            return os.getpid() == 1 or len(zygotes) > 1 or self.is_heir
         try:
             return os.getpgid(pid) in zygotes
         except ProcessLookupError:  # somebody else has reaped it
@@ -346,6 +438,17 @@ class Cluster:
             os.close(connection.fd)
         if unserved:
             log.warning("%d connections closed unserved: no worker had room", len(unserved))
+
+
+def _asked_for(settings: Settings) -> dict[str, Any]:
+    """What only a start can change."""
+    return {"bind": [*map(str, settings.bind)], "workers": str(settings.workers)}
+
+
+def _warn_of_what_stays(estate: Estate, settings: Settings) -> None:
+    for name, value in _asked_for(settings).items():
+        if (before := getattr(estate, name)) != value:
+            log.warning("%s stays %s: to make it %s takes a stop and a start", name, before, value)
 
 
 def raise_fd_limit() -> None:

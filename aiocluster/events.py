@@ -8,7 +8,8 @@ WorkerBlocked, and WorkerFull ▶ WorkerHasRoom, may come at any time while it s
 
 A worker that dies early leaves out what it did not reach; WorkerDisconnected (once its channel
 was open) and WorkerExited always come, and each once. A reload is ReloadBegan, and then either
-Reloaded or ReloadFailed. A stop begins with StopBegan.
+Reloaded or ReloadFailed. A stop begins with StopBegan. Upgraded is the first event that a new
+program hears; UpgradeFailed is heard by the old one.
 """
 
 from dataclasses import dataclass
@@ -149,6 +150,22 @@ class ReloadFailed(Event):
     """
 
     generation: int
+    cause: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded(Event):
+    """This program has taken the place of another, with its workers and all they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeFailed(Event):
+    """The program as it is now does not start, and the one that runs goes on.
+
+    `cause` is one line; `traceback` its text, or "".
+    """
+
     cause: str
     traceback: str
 

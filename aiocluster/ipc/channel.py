@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiocluster.errors import ChannelClosed, ProtocolError
+from aiocluster.ipc.estate import ChannelState
 from aiocluster.ipc.framing import FrameDecoder, encode, encode_user
 from aiocluster.ipc.messages import Credit, Message, UserMessage
 
@@ -68,6 +69,28 @@ class Channel(asyncio.Protocol):
         """True while the other side is not reading."""
         transport = self._transport
         return transport is not None and transport.get_write_buffer_size() > _CONGESTED_BYTES
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were sent and that the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def state(self, unpaid: int) -> ChannelState:
+        """What another end on the same socket goes on with; nothing may be `unsent`.
+
+        `unpaid` is the size of the user's messages that were not `consumed` yet.
+        """
+        assert self._transport is not None
+        fd = self._transport.get_extra_info("socket").fileno()
+        return ChannelState(
+            fd=fd, half=self._decoder.half, window=self._window, owed=self._owed + unpaid
+        )
+
+    def adopt(self, state: ChannelState) -> None:
+        """Go on where another end left off; before this one is opened."""
+        for _ in self._decoder.feed(state.half):
+            raise ProtocolError("half a message is a whole one")
+        self._window, self._owed = state.window, state.owed
 
     def post(self, message: Message) -> None:
         """Send one of our own messages; on a closed channel it is dropped, as in flight."""

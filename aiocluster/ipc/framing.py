@@ -58,6 +58,13 @@ def encode_user(payload: Any) -> bytes:
     return frame
 
 
+def decode_user(frame: bytes) -> Any:
+    """Return the payload of a user's message, whole; ProtocolError when it is none."""
+    ((message, _),) = FrameDecoder(UserMessage).feed(frame)
+    assert isinstance(message, UserMessage)
+    return message.payload
+
+
 def _check_readable(frame: bytes, payload: Any) -> None:
     """Refuse here what packs but could not be unpacked there, such as a tuple as a key."""
     try:
@@ -73,6 +80,7 @@ class FrameDecoder:
         self._expected = expected
         self._fed = 0
         self._decoded = 0
+        self._half: list[bytes] = []
         self._unpacker = msgpack.Unpacker(
             raw=False,
             timestamp=3,
@@ -100,6 +108,21 @@ class FrameDecoder:
         # The unpacker itself limits one string, but not a list of many.
         if self._fed - self._decoded > MAX_FRAME_BYTES:
             raise ProtocolError(f"not a frame: more than {MAX_FRAME_BYTES} bytes")
+        if self._half or self._fed != self._decoded:
+            self._keep(data)
+
+    @property
+    def half(self) -> bytes:
+        """The start of a message whose end has not come; another decoder can go on with it."""
+        return b"".join(self._half)
+
+    def _keep(self, data: bytes) -> None:
+        # The unpacker has a copy, half eaten already, and does not give it back.
+        left = self._fed - self._decoded
+        if left > len(data):
+            self._half.append(data)
+        else:
+            self._half = [data[-left:]] if left else []
 
     def _message(self, fields: Any) -> Message:
         # The hot kind needs no checking, since its payload may be anything.

@@ -14,6 +14,10 @@ from msgspec import Meta, Struct
 
 from aiocluster.metrics.snapshot import Report
 
+# Changes when a program with this file could not talk to workers, or to a zygote, of one with
+# another: an upgrade goes from one program to the next, and its workers stay as they are.
+PROTOCOL = 1
+
 DrainReason = Literal["drain", "max_requests"]
 
 

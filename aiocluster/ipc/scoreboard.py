@@ -7,7 +7,7 @@ Policies read it for nothing, and what it says outlives the worker that wrote it
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from aiocluster.errors import ClusterError
 from aiocluster.metrics.snapshot import Counters
@@ -33,14 +33,16 @@ DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the only field that the prim
 
 
 class Scoreboard:
-    """The primary's side: makes the mapping, gives rows away, takes them back."""
+    """The primary's side: makes the mapping, gives rows away, takes them back.
 
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("aiocluster-scoreboard", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, MAX_ROWS * _ROW_BYTES)
+    Or goes on with a mapping that another made, of which the rows `taken` are in use.
+    """
+
+    def __init__(self, fd: int = -1, taken: Collection[int] = ()) -> None:
+        self.fd = fd if fd >= 0 else _new_memory()
         self._map = mmap.mmap(self.fd, MAX_ROWS * _ROW_BYTES)
         self._fields = memoryview(self._map).cast("Q")
-        self._free = list(range(MAX_ROWS - 1, -1, -1))
+        self._free = [row for row in range(MAX_ROWS - 1, -1, -1) if row not in taken]
 
     def claim(self) -> int:
         """Return a free row, zeroed."""
@@ -89,6 +91,12 @@ class Scoreboard:
             self._map.close()
             os.close(self.fd)
             self.fd = -1
+
+
+def _new_memory() -> int:
+    fd = os.memfd_create("aiocluster-scoreboard", os.MFD_CLOEXEC)
+    os.ftruncate(fd, MAX_ROWS * _ROW_BYTES)
+    return fd
 
 
 _ZEROES = memoryview(bytes(_ROW_BYTES)).cast("Q")

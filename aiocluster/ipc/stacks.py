@@ -21,10 +21,13 @@ MAX_STACKS_BYTES = 64 * 1024
 
 
 class StackFile:
-    """The primary's side: what one worker writes when it is asked."""
+    """The primary's side: what one worker writes when it is asked.
 
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("aiocluster-stacks", os.MFD_CLOEXEC)
+    `fd` is the file of a worker that another program had; else a new one is made.
+    """
+
+    def __init__(self, fd: int | None = None) -> None:
+        self.fd = os.memfd_create("aiocluster-stacks", os.MFD_CLOEXEC) if fd is None else fd
         # Whoever writes appends: two writers there take turns, and after `clear` they begin
         # at the beginning. The worker's duplicate shares this with ours.
         fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)

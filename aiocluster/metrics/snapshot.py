@@ -118,6 +118,16 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     missed: int  # snapshots this subscriber was too slow for, since the last it took
 
 
+class LedgerState(Struct, frozen=True, kw_only=True):
+    """What a ledger must not forget: all but the latencies."""
+
+    started_at: float
+    retired: Counters
+    restarts: int
+    restarts_of_slot: dict[int, int]
+    reports: dict[int, Report]
+
+
 class Ledger:
     """Remembers what workers reported and what the dead had done.
 
@@ -135,6 +145,26 @@ class Ledger:
         self._dead: deque[int] = deque(maxlen=_MAX_REMEMBERED_DEAD)
         self._restarts = 0
         self._restarts_of_slot: dict[int, int] = {}
+
+    def state(self) -> LedgerState:
+        """What the next program must know, so that nothing goes backwards."""
+        return LedgerState(
+            started_at=self._started_at,
+            retired=self._retired,
+            restarts=self._restarts,
+            restarts_of_slot=self._restarts_of_slot,
+            reports=self._reports,
+        )
+
+    @classmethod
+    def of(cls, state: LedgerState) -> "Ledger":
+        """Go on where another left off."""
+        ledger = cls(state.started_at)
+        ledger._retired = state.retired
+        ledger._restarts = state.restarts
+        ledger._restarts_of_slot = state.restarts_of_slot
+        ledger._reports = state.reports
+        return ledger
 
     def report(self, worker_id: int, report: Report, now: float) -> None:
         """Take in what a worker measured; its last report may come after its death."""

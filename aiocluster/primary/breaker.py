@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from aiocluster.events import Event, RoleDegraded, RoleRecovered
+from aiocluster.ipc.estate import FailuresState
 from aiocluster.primary.restarts import RestartPolicy
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -26,6 +27,17 @@ class Breaker:
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._recovery: asyncio.TimerHandle | None = None
+
+    def state(self) -> FailuresState:
+        """What the next program must know."""
+        return self._policy.state()
+
+    def adopt(self, state: FailuresState) -> None:
+        """Go on with what another program has counted; that the role is degraded was told."""
+        self._policy.adopt(state)
+        self.is_degraded = self._policy.is_past_limit(self._loop.time())
+        if self.is_degraded:
+            self._look_again()
 
     def delay_after_failure(self, weight: float) -> float:
         """Count a failure; return the seconds to wait before the next start."""

@@ -45,14 +45,36 @@ class EventBus:
         self._awaited: set[_Queue] = set()
         self._relieved: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._held: list[Event] | None = None
         self._closed = False
 
     @property
     def congested(self) -> bool:
         """True while an iterator has too many events unread, or callbacks too many to handle."""
-        if len(self._tasks) > CONGESTED_UNREAD:
+        if len(self._tasks) > CONGESTED_UNREAD or len(self._held or ()) > CONGESTED_UNREAD:
             return True
         return any(len(queue.unread) > CONGESTED_UNREAD for queue in self._queues)
+
+    @property
+    def unread(self) -> list[WorkerMessage]:
+        """The messages of workers that the slowest iterator has still to read."""
+        return max((queue.messages for queue in self._queues), key=len, default=[])
+
+    @property
+    def is_idle(self) -> bool:
+        """True when all that was published is handled."""
+        return not self._tasks and not self.unread
+
+    def hold(self) -> None:
+        """Keep what is published until `release`: those who ask are still to come."""
+        self._held = []
+
+    def release(self) -> None:
+        """Publish what was kept, in its order. Idempotent."""
+        held, self._held = self._held or [], None
+        for event in held:
+            self.publish(event)
+        self._relieve()
 
     def on(self, kind: type[E], callback: Callable[[E], Any]) -> Callable[[], None]:
         """Call `callback(event)` for each event of `kind`; return what takes it off again.
@@ -78,6 +100,9 @@ class EventBus:
 
     def publish(self, event: Event) -> None:
         """Give `event` to all who asked for its kind."""
+        if self._held is not None:
+            self._held.append(event)
+            return
         for queue in [*self._queues]:
             queue.put(event)
         for entry in [*self._callbacks]:
@@ -161,6 +186,10 @@ class _Queue:
         self._missed = 0
         self._closed = False
         self._arrived = asyncio.Event()
+
+    @property
+    def messages(self) -> list[WorkerMessage]:
+        return [event for event in self.unread if isinstance(event, WorkerMessage)]
 
     def put(self, event: Event) -> None:
         if self._closed:

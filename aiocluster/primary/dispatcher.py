@@ -99,6 +99,10 @@ class Dispatcher:
             for candidate in self._candidates
         )
 
+    def state(self) -> list[Connection]:
+        """Return the connections that nobody had room for; they stay where they are."""
+        return [*self._waiting]
+
     def take_waiting(self) -> list[Connection]:
         """Give up the connections that nobody had room for; the caller owns them."""
         waiting, self._waiting = self._waiting, []

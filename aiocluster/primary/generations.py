@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from aiocluster.ipc.estate import GenerationsState, GenerationState, ZygoteState
+from aiocluster.primary.process import Process
 from aiocluster.primary.spawner import Spawner
 from aiocluster.primary.tasks import start_task
 
@@ -18,6 +20,14 @@ class Nursery(Spawner, Protocol):
 
     @property
     def zygote_pids(self) -> set[int]: ...
+    @property
+    def worker_ids(self) -> set[int]: ...
+    @property
+    def is_forking(self) -> bool: ...
+    def state(self) -> ZygoteState | None: ...
+    def drop_unready(self) -> None: ...
+    def adopt(self, state: GenerationState, boot_timeout: float) -> None: ...
+    def adopt_worker(self, worker_id: int, pid: int, pidfd: int) -> Process: ...
     async def start(self, boot_timeout: float) -> None:
         """Import the app; BootError when it cannot be."""
         ...
@@ -101,6 +111,54 @@ class Generations:
         if (generation := self._living.get(number)) is not None:
             generation.members -= 1
             self._end_if_done(generation)
+
+    def numbered(self, number: int) -> Generation:
+        """Return the living one of this number."""
+        return self._living[number]
+
+    @property
+    def worker_ids(self) -> set[int]:
+        """Those of all workers whose end is still to be told."""
+        return set().union(*(one.nursery.worker_ids for one in self._living.values()))
+
+    @property
+    def is_forking(self) -> bool:
+        """True while a zygote has not answered an order."""
+        return any(generation.nursery.is_forking for generation in self._living.values())
+
+    def state(self) -> GenerationsState:
+        """What the next program must know. Those that are ending end by themselves."""
+        living = [one for one in self._living.values() if one.number not in self._ends]
+        pids = {one.number: one.nursery.zygote_pids for one in living}
+        return GenerationsState(
+            begun=self._begun,
+            current=self.current.number,
+            past_zygotes=sorted(self.zygote_pids.difference(*pids.values())),
+            living=[
+                GenerationState(
+                    number=one.number,
+                    is_retired=one.is_retired,
+                    zygote=one.nursery.state(),
+                    zygote_pids=sorted(pids[one.number]),
+                )
+                for one in living
+            ],
+        )
+
+    def drop_unready(self) -> None:
+        """Kill the zygotes that are not ready yet; the next program starts others."""
+        for generation in self._living.values():
+            generation.nursery.drop_unready()
+
+    def adopt(self, state: GenerationsState) -> None:
+        """Go on with those of another program; their workers join one by one."""
+        self._begun = state.begun
+        self._past_zygotes = {*state.past_zygotes}
+        for one in state.living:
+            generation = Generation(one.number, self._new_nursery(), is_retired=one.is_retired)
+            self._living[one.number] = generation
+            generation.nursery.adopt(one, self._boot_timeout)
+        self._current = self._living[state.current]
 
     def knows(self, pid: int) -> bool:
         """Is this a zygote, or a worker whose end is still to be told?"""

@@ -20,6 +20,7 @@ from aiocluster.events import (
     WorkerOnline,
 )
 from aiocluster.ipc.channel import Channel
+from aiocluster.ipc.estate import WorkerState
 from aiocluster.ipc.messages import (
     BootFailed,
     Drain,
@@ -93,26 +94,26 @@ class WorkerHandle:
         self.restarts = spec.restarts
         self.env = spec.env
         self.phase = Phase.STARTING
-        self.started_at = 0.0  # unix time, seconds
-        self.born = 0.0  # the same moment, on the loop's clock
+        # Seconds: unix time, and on the loop's clock the same moment and a later one.
+        self.started_at = self.born = self.ready_at = 0.0
         self.outbox = outbox
         self.row = row
         self.stacks = stacks
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
-        self.ready_at = 0.0  # on the loop's clock
         self.cut: list[str] = []
         self.killed = False  # it did not end in time, and was killed for that
-        loop = asyncio.get_running_loop()
-        self.settled: asyncio.Future[None] = loop.create_future()  # ready, or dead before
-        self.exited: asyncio.Future[WorkerExited] = loop.create_future()
+        self.settled: asyncio.Future[None] = asyncio.Future()  # ready, or dead before
+        self.exited: asyncio.Future[WorkerExited] = asyncio.Future()
         self._owner = owner
         self._process: Process | None = None
         self._reason: str | None = None
-        self._stack = ""
         self._sent_signal: int | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._deadline_reason = ""
+        self._stack = ""
+        self._unpaid = 0  # bytes of its messages that are not heard yet
         self._disconnected = asyncio.Event()
         # What its channel said before we heard that it was forked: nobody may hear of a
         # worker before its WorkerForked.
@@ -261,6 +262,66 @@ class WorkerHandle:
         self.exited.set_result(event)
         return event
 
+    # ---- from one program to the next
+
+    @property
+    def unrest(self) -> str:
+        """What is half done between us and it, and must be over before an upgrade; or ""."""
+        if self._process is None or self._process.is_dead:
+            return f"{self} is ending"
+        if self.channel.closed:
+            return "" if self._disconnected.is_set() else f"{self} is being disconnected"
+        return f"{self} does not read what is sent to it" if self.channel.unsent else ""
+
+    def state(self) -> WorkerState:
+        """What the next program must know of it."""
+        assert self._process is not None
+        deadline = self._deadline
+        return WorkerState(
+            worker_id=self.id,
+            slot=self.slot,
+            role=self.role,
+            generation=self.generation,
+            restarts=self.restarts,
+            env=self.env,
+            row=self.row,
+            pid=self.pid,
+            pidfd=self._process.pidfd,
+            stacks=self.stacks.fd,
+            outbox=self.outbox.state(),
+            channel=None if self.channel.closed else self.channel.state(self._unpaid),
+            phase=self.phase.value,
+            started_at=self.started_at,
+            born=self.born,
+            ready_at=self.ready_at,
+            was_ready=self.was_ready,
+            boot_failure=self.boot_failure,
+            cut=self.cut,
+            killed=self.killed,
+            reason=self._reason,
+            sent_signal=self._sent_signal,
+            deadline=(deadline.when(), self._deadline_reason) if deadline else None,
+        )
+
+    def adopt(self, state: WorkerState, process: Process) -> None:
+        """It was another program's worker, and is ours."""
+        self.began(process, state.started_at, state.born)
+        self.phase = Phase(state.phase)
+        self.ready_at, self.was_ready = state.ready_at, state.was_ready
+        self.boot_failure, self.cut, self.killed = state.boot_failure, state.cut, state.killed
+        self._reason, self._sent_signal = state.reason, state.sent_signal
+        self.outbox.adopt(state.outbox)
+        if self.was_ready:
+            self.settled.set_result(None)
+        if state.deadline is not None:
+            when, reason = state.deadline
+            self._kill_at_latest_in(when - asyncio.get_running_loop().time(), reason)
+        if state.channel is not None:
+            self.channel.adopt(state.channel)
+        else:
+            self.channel.close()
+            self._disconnected.set()
+
     # ---- inside
 
     def _leave(self, reason: str, timeout: float) -> None:
@@ -280,6 +341,7 @@ class WorkerHandle:
                 return
             self._deadline.cancel()
         self._deadline = loop.call_later(seconds, self.kill_for, reason)
+        self._deadline_reason = reason
 
     def _on_message(self, message: Message, size: int) -> None:
         if self._early is not None:
@@ -287,14 +349,19 @@ class WorkerHandle:
             return
         match message:
             case UserMessage(payload=payload):
+                self._unpaid += size
                 self._owner.publish(WorkerMessage(self, payload))
-                self._owner.when_heard(lambda: self.channel.consumed(size))
+                self._owner.when_heard(lambda: self._pay(size))
             case ReportMetrics(report=report):
                 self._owner.on_report(self, report)
             case Subscribe() | Unsubscribe():
                 self._owner.on_subscribe(self, message)
             case _:
                 self._on_progress(message)
+
+    def _pay(self, size: int) -> None:
+        self._unpaid -= size
+        self.channel.consumed(size)
 
     def _on_progress(self, message: Message) -> None:
         match message:

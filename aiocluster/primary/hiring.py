@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from aiocluster.errors import WorkerGone
 from aiocluster.ipc.channel import open_channel
+from aiocluster.ipc.estate import WorkerState
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import Scoreboard
@@ -51,6 +52,24 @@ class Hiring:
                 # lost to it.
                 raise WorkerGone(f"cannot fork: {error}") from error
             raise
+
+    async def adopt(self, state: WorkerState, process: Process) -> WorkerHandle:
+        """Take over a worker that another program had, with the same descriptors."""
+        ends = (
+            socket.socket(fileno=state.outbox.sender),
+            socket.socket(fileno=state.outbox.receiver),
+        )
+        board = (self._scoreboard, state.row)
+        outbox = Outbox(state.slot, ends, board, self._limits, self._on_room, self._on_returned)
+        spec = WorkerSpec(
+            state.worker_id, state.slot, state.role, state.generation, state.restarts, state.env
+        )
+        worker = WorkerHandle(spec, outbox, state.row, StackFile(state.stacks), self._owner)
+        worker.adopt(state, process)
+        if state.channel is not None:
+            await open_channel(socket.socket(fileno=state.channel.fd), worker.channel)
+            worker.channel.consumed(0)  # what was owed may be due
+        return worker
 
     async def _hire(
         self, spec: WorkerSpec, row: int, spawner: Spawner

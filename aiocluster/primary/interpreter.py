@@ -72,18 +72,28 @@ class Interpreter:
     async def start_zygote(self) -> StartedZygote:
         """Start it. Until it is a zygote we read its standard error, if we have one ourselves."""
         ours, theirs = packet_pair()
-        with theirs, contextlib.ExitStack() as opened, contextlib.ExitStack() as unused:
+        with theirs, contextlib.ExitStack() as unused:
             unused.callback(ours.close)
+            pid, tail = self.spawn([theirs.fileno(), *self.fds], self._variables(theirs))
+            unused.pop_all()
+        return StartedZygote(pid, ours, tail)
+
+    def spawn(self, fds: list[int], variables: dict[str, str]) -> tuple[int, StderrTail | None]:
+        """Start it with these descriptors and variables; return its pid and what it writes.
+
+        Returns once the kernel has the program: within a millisecond.
+        """
+        with contextlib.ExitStack() as opened, contextlib.ExitStack() as unused:
             stderr, tail = _stderr_pipe(opened, unused)
-            kept = (theirs.fileno(), *self.fds)
-            actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in kept] + [
+            if stderr:
+                variables = {**variables, ZYGOTE_STDERR: str(max(stderr))}
+            actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds] + [
                 (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in stderr.items()
             ]
-            # It returns once the kernel has the program: a millisecond, once a zygote.
-            pid = os.posix_spawn(  # noqa: ASYNC221
+            pid = os.posix_spawn(
                 sys.executable,
                 self.arguments,
-                self._environment(theirs, *stderr),
+                {**os.environ, **variables},
                 file_actions=actions,
                 setpgroup=0 if self.own_group else os.getpgrp(),
                 # None of them may end it before it knows that they are the primary's.
@@ -91,14 +101,14 @@ class Interpreter:
                 **spawn_options,
             )
             unused.pop_all()
-        return StartedZygote(pid, ours, StderrTail(tail) if tail >= 0 else None)
+        return pid, StderrTail(tail) if tail >= 0 else None
 
     def replace_this_process(self, sock: socket.socket) -> NoReturn:
         """Start this zygote again, without importing the app."""
         for fd in (sock.fileno(), *self.fds):
             os.set_inheritable(fd, True)
         signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_ITS_OWN)
-        env = {**self._environment(sock), NO_PRELOAD: "1"}
+        env = {**os.environ, **self._variables(sock), NO_PRELOAD: "1"}
         os.execve(sys.executable, self.arguments, env)
 
     def close(self) -> None:
@@ -106,11 +116,8 @@ class Interpreter:
         while self.fds:
             os.close(self.fds.pop())
 
-    def _environment(self, sock: socket.socket, *stderr: int) -> dict[str, str]:
-        environment = {ZYGOTE_FD: str(sock.fileno()), ZYGOTE_CALL: str(self.call)}
-        if stderr:
-            environment[ZYGOTE_STDERR] = str(max(stderr))
-        return {**os.environ, **environment}
+    def _variables(self, sock: socket.socket) -> dict[str, str]:
+        return {ZYGOTE_FD: str(sock.fileno()), ZYGOTE_CALL: str(self.call)}
 
 
 def _stderr_pipe(

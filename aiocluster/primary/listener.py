@@ -62,7 +62,7 @@ class Listener:
     ) -> None:
         self.sock = sock
         self.index = index
-        self._shared = shared
+        self.is_shared = shared
         self._on_connections = on_connections
         self._loop = asyncio.get_running_loop()
         self._reading = False
@@ -83,7 +83,7 @@ class Listener:
         Raises ConfigError when somebody else has begun to listen there since it was bound.
         """
         try:
-            if not self._shared:
+            if not self.is_shared:
                 self.sock.listen(backlog)
         except OSError as error:
             where = Address(*self.address)
@@ -114,7 +114,7 @@ class Listener:
     @property
     def ends_with_us(self) -> bool:
         """Will nobody be able to connect when it is closed?"""
-        return self._listening and not self._shared
+        return self._listening and not self.is_shared
 
     @property
     def has_rest(self) -> bool:

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Address
+from aiocluster.ipc.estate import ListenerState
 from aiocluster.primary.backlog import are_knocking
 from aiocluster.primary.binding import bind, check_count, check_overlap
 from aiocluster.primary.dispatcher import Connection
@@ -31,6 +32,23 @@ class Listeners:
         for index, sock in enumerate(sockets):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
             self._listeners.append(Listener(sock, index, self._on_connections, shared=True))
+
+    def state(self) -> list[ListenerState]:
+        """Return what the next program needs of each, by its index."""
+        return [
+            ListenerState(fd=listener.sock.fileno(), is_shared=listener.is_shared)
+            for listener in self._listeners
+        ]
+
+    def adopt(self, states: Sequence[ListenerState], *, tcp_keepalive: bool) -> None:
+        """Go on with the sockets of another program."""
+        for index, state in enumerate(states):
+            sock = socket.socket(fileno=state.fd)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
+            self._listeners.append(
+                Listener(sock, index, self._on_connections, shared=state.is_shared)
+            )
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:

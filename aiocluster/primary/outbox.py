@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from aiocluster.ipc.estate import OutboxState
 from aiocluster.ipc.handoff import give, take_all
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
 from aiocluster.primary.dispatcher import Connection
@@ -131,6 +132,20 @@ class Outbox:
         self._untaken.append((self.sent, now))
         self._budget -= len(fds)
         return len(fds)
+
+    def state(self) -> OutboxState:
+        """What another one, with the same ends, goes on with."""
+        return OutboxState(
+            sender=self._sender.fileno(),
+            receiver=self._receiver.fileno(),
+            sent=self.sent,
+            untaken=[*self._untaken],
+        )
+
+    def adopt(self, state: OutboxState) -> None:
+        """Go on where another left off."""
+        self.sent = state.sent
+        self._untaken.extend(state.untaken)
 
     def order_drain(self) -> None:
         """Say on the scoreboard that nothing more will come, and a deadline holds."""

@@ -24,6 +24,10 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int: ...
+    @property
+    def pidfd(self) -> int: ...
+    @property
+    def is_dead(self) -> bool: ...
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens when it is dead already."""
         ...
@@ -48,6 +52,11 @@ class WorkerProcess:
         self._status: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._callbacks: list[Callable[[], None]] = []
         self._loop.add_reader(pidfd, self._on_dead)
+
+    @property
+    def is_dead(self) -> bool:
+        """True once it is seen to be dead."""
+        return self._dead.is_set()
 
     def send_signal(self, number: int) -> None:
         """See Process."""

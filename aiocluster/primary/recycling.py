@@ -28,16 +28,22 @@ class Recycler:
     """Takes the workers that are due, in the order in which it heard of them."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self._due: dict[int, asyncio.Task[None]] = {}
+        self._reasons: dict[int, str] = {}
 
     def recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
         """Replace this worker when its turn has come. Idempotent."""
         if worker.id in self._due:
             return
         recycling = start_task(self._recycle(place, worker, reason), f"replacing {worker}")
-        self._due[worker.id] = recycling
-        recycling.add_done_callback(lambda _: self._due.pop(worker.id, None))
+        self._due[worker.id], self._reasons[worker.id] = recycling, reason
+        recycling.add_done_callback(lambda _: self._forget(worker.id))
+
+    @property
+    def due(self) -> list[tuple[int, str]]:
+        """Those that are to be replaced, in their order, and why."""
+        return [*self._reasons.items()]
 
     def close(self) -> None:
         """Replace nobody any more. Idempotent."""
@@ -45,10 +51,14 @@ class Recycler:
             recycling.cancel()
 
     async def _recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
-        async with self._turn:
+        async with self.turn:
             while place.holds(worker):
                 try:
                     await place.replace(worker, reason)
                 except BootError as error:
                     log.error("%s is due (%s), and goes on: %s", worker, reason, error)
                     await place.pause(CRASH_WEIGHT)
+
+    def _forget(self, worker_id: int) -> None:
+        self._due.pop(worker_id, None)
+        self._reasons.pop(worker_id, None)

@@ -55,7 +55,7 @@ class Reloader:
         self._bus = bus
         self._exit_log = exit_log
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -86,7 +86,7 @@ class Reloader:
             task.cancel()
 
     async def _in_turn(self) -> None:
-        async with self._turn:
+        async with self.turn:
             self._next = None  # who asks from here on may have changed the code since
             await self._reload()
 

@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 import msgspec
 
 from aiocluster.ipc.channel import Channel
+from aiocluster.ipc.estate import SubscriptionState
 from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.feed import paced
-from aiocluster.metrics.snapshot import Ledger, Report, Snapshot, WorkerFacts
+from aiocluster.metrics.snapshot import Ledger, LedgerState, Report, Snapshot, WorkerFacts
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.tasks import start_task
 
@@ -35,6 +36,23 @@ class Reporter:
         self._ledger = Ledger(self._loop.time())
         self._closed = asyncio.Event()
         self._feeds: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._intervals: dict[tuple[int, int], float] = {}  # of each feed
+
+    def state(self) -> LedgerState:
+        """What the next program must know of the past."""
+        return self._ledger.state()
+
+    def adopt(self, state: LedgerState) -> None:
+        """Go on with what another program remembers."""
+        self._ledger = Ledger.of(state)
+
+    @property
+    def subscriptions(self) -> list[SubscriptionState]:
+        """Those of the workers."""
+        return [
+            SubscriptionState(worker_id=worker, subscription_id=number, interval=interval)
+            for (worker, number), interval in self._intervals.items()
+        ]
 
     def report(self, worker_id: int, report: Report) -> None:
         """A worker reported."""
@@ -45,6 +63,7 @@ class Reporter:
         self._ledger.retire(worker.id, self.scoreboard.counters(worker.row))
         for key in [key for key in self._feeds if key[0] == worker.id]:
             self._feeds.pop(key).cancel()
+            del self._intervals[key]
 
     def subscribe(self, interval: float) -> AsyncGenerator[Snapshot, None]:
         """Iterate over snapshots, one every `interval` seconds. See Cluster.subscribe."""
@@ -55,8 +74,10 @@ class Reporter:
         key = (worker_id, request.subscription_id)
         if (feed := self._feeds.pop(key, None)) is not None:
             feed.cancel()
+            del self._intervals[key]
         if isinstance(request, Subscribe):
             interval = max(request.interval, _SHORTEST_INTERVAL)
+            self._intervals[key] = interval
             self._feeds[key] = start_task(
                 self._feed(request.subscription_id, interval, channel), "feeding a worker"
             )
@@ -67,6 +88,7 @@ class Reporter:
         for feed in self._feeds.values():
             feed.cancel()
         self._feeds.clear()
+        self._intervals.clear()
 
     async def _feed(self, subscription_id: int, interval: float, channel: Channel) -> None:
         unsent = 0

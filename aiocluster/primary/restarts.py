@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 
+from aiocluster.ipc.estate import FailuresState
+
 # The wait after the first failure too many, seconds; it doubles from there.
 _FIRST_DELAY = 0.1
 
@@ -43,6 +45,14 @@ class RestartPolicy:
         self._jitter = jitter
         self._failures = 0.0
         self._last_failure = 0.0
+
+    def state(self) -> FailuresState:
+        """What the next program must know."""
+        return FailuresState(count=self._failures, last=self._last_failure)
+
+    def adopt(self, state: FailuresState) -> None:
+        """Go on with what another program has counted."""
+        self._failures, self._last_failure = state.count, state.last
 
     def delay_after_failure(self, now: float, weight: float = CRASH_WEIGHT) -> float:
         """Count a failure at `now`; return the seconds to wait before a restart."""

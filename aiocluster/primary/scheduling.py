@@ -37,3 +37,15 @@ def workers_preferred() -> Iterator[None]:
     finally:
         if spawn_options.pop("scheduler", None) is not None:
             os.sched_setscheduler(0, *_usual)
+
+
+@contextlib.contextmanager
+def workers_not_preferred() -> Iterator[None]:
+    """Be scheduled meanwhile as we were before: an exec would keep it otherwise."""
+    if preferred := "scheduler" in spawn_options:
+        os.sched_setscheduler(0, *_usual)
+    try:
+        yield
+    finally:
+        if preferred:
+            os.sched_setscheduler(0, *_batch)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from aiocluster.config.settings import Restart
 from aiocluster.errors import BootError, WorkerGone
 from aiocluster.events import WorkerExited
+from aiocluster.ipc.estate import SlotState
 from aiocluster.primary.exits import is_replaced, weight_of
 from aiocluster.primary.generations import Generation
 from aiocluster.primary.handle import WorkerHandle
@@ -73,12 +74,23 @@ class Slot:
         self._renewing = asyncio.Lock()
         self._renewed = asyncio.Event()
 
+    def state(self) -> SlotState:
+        """What the next program must know of it."""
+        return SlotState(
+            number=self.number,
+            env=self.env,
+            generation=self.generation.number,
+            restarts=self.restarts,
+            incumbent=None if self.incumbent is None else self.incumbent.id,
+        )
+
     # ---- when its worker dies
 
     async def keep(self) -> None:
         """Keep the slot filled, until a worker goes that is not to be replaced."""
         try:
-            self.incumbent = await self._hire(self.generation, self.restarts)
+            if self.incumbent is None:  # else another program has filled it
+                self.incumbent = await self._hire(self.generation, self.restarts)
             self.first.set_result(self.incumbent)
             while is_replaced(exited := await self._vacancy(), self._restart):
                 self.restarts += 1

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiocluster.errors import BootError, ChannelClosed
+from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.messages import Fork
 from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.interpreter import StartedZygote
@@ -67,6 +68,46 @@ class ZygoteSpawner:
         except OSError as error:
             raise BootError(f"no new interpreter could be started: {error}") from error
         self._keeper = start_task(self._keep_zygote(boot_timeout), "keeping a zygote")
+
+    @property
+    def worker_ids(self) -> set[int]:
+        """Those of its workers whose end is still to be told."""
+        return {*self._processes}
+
+    @property
+    def is_forking(self) -> bool:
+        """True while the zygote has not answered an order."""
+        return self._zygote is not None and self._zygote.is_forking
+
+    def state(self) -> ZygoteState | None:
+        """What the next program must know of its zygote; None when it is to start a new one."""
+        if self._zygote is None or not self._ready.is_set():
+            return None
+        return self._zygote.state()
+
+    def drop_unready(self) -> None:
+        """Kill a zygote that is not ready yet: nobody would wait for it any more."""
+        if self._zygote is not None and not self._ready.is_set():
+            self._zygote.give_up()
+
+    def adopt(self, state: GenerationState, boot_timeout: float) -> None:
+        """Go on with a zygote that another program started; or start one, if there is none."""
+        self.zygote_pids |= {*state.zygote_pids}
+        self._retired = state.is_retired
+        if state.zygote is not None:
+            sock = socket.socket(fileno=state.zygote.fd)
+            started = StartedZygote(state.zygote.pid, sock)
+            self._zygote = ZygoteHandle(started, self._on_forked, self._on_exited)
+            self._zygote.adopt()
+            self._ready.set()
+        if self._zygote is not None or not self._retired:
+            self._keeper = start_task(self._keep_zygote(boot_timeout), "keeping a zygote")
+
+    def adopt_worker(self, worker_id: int, pid: int, pidfd: int) -> WorkerProcess:
+        """Watch a worker that another program had."""
+        process = WorkerProcess(pid, pidfd)
+        self._on_forked(worker_id, process)
+        return process
 
     async def spawn(
         self, fork: Fork, handoff: int, channel: socket.socket, files: tuple[int, int]

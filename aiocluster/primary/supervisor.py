@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import BootError, ClusterStopping
-from aiocluster.events import Event, StopBegan, WorkerForked
+from aiocluster.events import Event, StopBegan, WorkerForked, WorkerMessage
+from aiocluster.ipc.estate import CrewState, SlotState, WorkerState
+from aiocluster.ipc.framing import decode_user, encode_user
 from aiocluster.ipc.messages import Subscribe, Unready, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.breaker import Breaker
@@ -63,7 +65,7 @@ class Supervisor:
         self._breaker = Breaker(_ROLE, restarts, self.publish)
         self._scoreboard = reporter.scoreboard
         self._loop = asyncio.get_running_loop()
-        self._ids = itertools.count(1)
+        self._next_id = 1
         self._slots: dict[int, Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
@@ -102,11 +104,59 @@ class Supervisor:
         self._first_start_over.set()
         self._exit_log.release()
 
+    def state(self) -> CrewState:
+        """What the next program must know; only while there is no `unrest`."""
+        return CrewState(
+            next_worker_id=self._next_id,
+            workers=[worker.state() for worker in self.workers.values()],
+            slots=[slot.state() for slot in self._slots.values()],
+            due=self._recycler.due,
+            unread=self._unread(),
+            failures=self._breaker.state(),
+        )
+
+    async def adopt(self, state: CrewState) -> None:
+        """Take over the workers of another program; those that died meanwhile are replaced."""
+        self._next_id = state.next_worker_id
+        self._first_start_over.set()
+        self._exit_log.release()
+        self._breaker.adopt(state.failures)
+        processes = [self._adopt_process(one) for one in state.workers]
+        for one, process in zip(state.workers, processes, strict=True):
+            self.workers[one.worker_id] = await self._hiring.adopt(one, process)
+        adopted = dict(self.workers)
+        # From here on nothing waits, so that what they said before comes before what they say.
+        for worker_id, frame in state.unread:
+            self.publish(WorkerMessage(adopted[worker_id], decode_user(frame)))
+        for worker, process in zip(adopted.values(), processes, strict=True):
+            self._look_after(worker, process)
+            if worker.phase is Phase.READY and worker.is_connected:
+                self._enter_service(worker)
+        for slot in state.slots:
+            incumbent = None if slot.incumbent is None else adopted[slot.incumbent]
+            self._reopen_slot(slot, incumbent)
+        for worker_id, reason in state.due:
+            if worker_id in adopted:
+                self._recycle(adopted[worker_id], reason)
+
+    @property
+    def unrest(self) -> str:
+        """What is half done, and must be over before an upgrade; or ""."""
+        forked = self._generations.worker_ids
+        if self._generations.is_forking or not forked <= self.workers.keys():
+            return "a worker is being forked"
+        return next((worker.unrest for worker in self.workers.values() if worker.unrest), "")
+
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
         """Add a slot whose worker has `env`; return the worker as soon as it is forked."""
         if self._stopping:
             raise ClusterStopping("cannot fork: the cluster is stopping")
         return await asyncio.shield(self._open_slot(env).first)
+
+    @property
+    def turns(self) -> tuple[asyncio.Lock, asyncio.Lock]:
+        """Whoever holds them is the only one who replaces workers that serve."""
+        return self._reloader.turn, self._recycler.turn
 
     async def reload(self) -> None:
         """See Reloader.reload."""
@@ -157,8 +207,9 @@ class Supervisor:
 
     async def hire(self, slot: Slot, generation: Generation, restarts: int) -> WorkerHandle:
         """See Crew."""
+        worker_id, self._next_id = self._next_id, self._next_id + 1
         spec = WorkerSpec(
-            worker_id=next(self._ids),
+            worker_id=worker_id,
             slot=slot.number,
             role=_ROLE,
             generation=generation.number,
@@ -212,9 +263,7 @@ class Supervisor:
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         log.info("%s is ready", worker)
-        self._dispatcher.add(worker.outbox)
-        self._update_dispatcher()
-        self._upkeep.on_ready(worker)
+        self._enter_service(worker)
 
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
@@ -252,12 +301,21 @@ class Supervisor:
     def _open_slot(self, env: dict[str, str]) -> Slot:
         number = next(n for n in itertools.count() if n not in self._slots)
         slot = Slot(number, env, self._generations.current, self, self._settings.restart)
-        self._slots[number] = slot
+        self._fill(slot)
+        return slot
+
+    def _reopen_slot(self, state: SlotState, incumbent: WorkerHandle | None) -> None:
+        generation = self._generations.numbered(state.generation)
+        slot = Slot(state.number, state.env, generation, self, self._settings.restart)
+        slot.restarts, slot.incumbent = state.restarts, incumbent
+        self._fill(slot)
+
+    def _fill(self, slot: Slot) -> None:
+        self._slots[slot.number] = slot
         self.empty.clear()
         task = self._loop.create_task(self._keep(slot))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return slot
 
     async def _keep(self, slot: Slot) -> None:
         try:
@@ -280,13 +338,32 @@ class Supervisor:
             self.empty.set()
 
     def _enlist(self, worker: WorkerHandle, process: Process) -> None:
-        """The worker lives: watch it from here to its end."""
+        """The worker lives: look after it from here to its end."""
         worker.began(process, time.time(), self._loop.time())
         self.workers[worker.id] = worker
         self.publish(WorkerForked(worker))
+        self._look_after(worker, process)
+        if self._stopping:
+            worker.begin_drain("stop", 0.0)
+
+    def _adopt_process(self, state: WorkerState) -> Process:
+        generation = self._generations.numbered(state.generation)
+        self._generations.joined(generation)
+        return generation.nursery.adopt_worker(state.worker_id, state.pid, state.pidfd)
+
+    def _unread(self) -> list[tuple[int, bytes]]:
+        """Return the messages that nobody has read yet, of the workers that still live."""
+        unread = [(event.worker.id, event.message) for event in self._bus.unread]
+        kept = [(number, encode_user(one)) for number, one in unread if number in self.workers]
+        if len(kept) < len(unread):
+            log.warning("%d unread messages of workers that are gone", len(unread) - len(kept))
+        return kept
+
+    def _look_after(self, worker: WorkerHandle, process: Process) -> None:
         worker.announced()
         process.on_death(lambda: self._on_death(worker))
-        boot = self._loop.call_later(self._settings.boot_timeout, self._on_boot_timeout, worker)
+        boot_until = worker.born + self._settings.boot_timeout
+        boot = self._loop.call_at(boot_until, self._on_boot_timeout, worker)
         worker.settled.add_done_callback(lambda _: boot.cancel())
         end = start_task(self._see_off(worker, process), f"seeing off {worker}")
         self._ends.add(end)
@@ -295,6 +372,11 @@ class Supervisor:
             worker.channel.post(Unready())
         if self._stopping:
             worker.begin_drain("stop", 0.0)
+
+    def _enter_service(self, worker: WorkerHandle) -> None:
+        self._dispatcher.add(worker.outbox)
+        self._update_dispatcher()
+        self._upkeep.on_ready(worker)
 
     def _on_boot_timeout(self, worker: WorkerHandle) -> None:
         worker.kill_for("boot_timeout")

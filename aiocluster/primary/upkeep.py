@@ -43,7 +43,8 @@ class Upkeep:
     def on_ready(self, worker: WorkerHandle) -> None:
         """It serves from now on."""
         if self._settings.max_age:
-            due = self._loop.call_later(self._settings.max_age, self._recycle, worker, "max_age")
+            at = worker.ready_at + self._settings.max_age
+            due = self._loop.call_at(at, self._recycle, worker, "max_age")
             worker.exited.add_done_callback(lambda _: due.cancel())
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 
 from aiocluster.errors import BootError, ChannelClosed, ProtocolError, WorkerGone
+from aiocluster.ipc.estate import ZygoteState
 from aiocluster.ipc.messages import (
     Exited,
     Fork,
@@ -71,6 +72,21 @@ class ZygoteHandle:
                 return (await asyncio.shield(self._prepared)).note
         except TimeoutError:
             raise BootError(f"importing the app took longer than {boot_timeout:g} s") from None
+
+    @property
+    def is_forking(self) -> bool:
+        """True while it has not answered an order."""
+        return any(not forked.done() for forked in self._forks.values())
+
+    def state(self) -> ZygoteState | None:
+        """What the next program must know of it; None when it is lost."""
+        if self.lost.is_set():
+            return None
+        return ZygoteState(pid=self.pid, fd=self._sock.fileno())
+
+    def adopt(self) -> None:
+        """It is known to have imported the app: another program has heard that from it."""
+        self._prepared.set_result(Prepared(True, ""))
 
     def order(self, fork: Fork, fds: tuple[int, int, int, int]) -> "asyncio.Future[WorkerProcess]":
         """Ask for a worker that gets duplicates of `fds`, which can be closed on return."""

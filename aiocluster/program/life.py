@@ -46,8 +46,8 @@ class Life:
         self._guard = guard
         self._stop = asyncio.Event()
         self._serving = False
-        self._reload_wanted = False
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._wanted: list[Callable[[], Awaitable[None]]] = []
+        self._replacements: set[asyncio.Task[None]] = set()
         self._timeout = cluster.settings.graceful_timeout
         self._interrupted_at: float | None = None
         self._exit_code = EXIT_OK
@@ -61,6 +61,7 @@ class Life:
                 signal.SIGQUIT: self._on_quit,
                 signal.SIGHUP: self._on_reload,
                 signal.SIGUSR2: self._on_reload,
+                signal.SIGRTMIN: self._on_upgrade,
             }
         )
         whole = self._whole_stop()
@@ -68,7 +69,8 @@ class Life:
         try:
             if not await self._start():
                 return self._code_after(await self._cluster.stop(0.0))
-            say_where(self._cluster)
+            if not self._cluster.is_heir:
+                say_where(self._cluster)
             return await self._serve()
         except (BootError, ConfigError) as error:
             return boot_failed(error)
@@ -81,6 +83,9 @@ class Life:
 
     async def _start(self) -> bool:
         """Start the cluster; False when told to stop before it was up."""
+        if self._cluster.is_heir:
+            await self._take_over()
+            return True
         starting = asyncio.ensure_future(self._cluster.start())
         stopping = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -93,11 +98,26 @@ class Life:
         await starting
         return True
 
+    async def _take_over(self) -> None:
+        """Quick, and never given up half way: a stop comes after it."""
+        try:
+            await self._cluster.start()
+        except BaseException:
+            # Our end is what tells the workers to finish; the zygotes see to it that they do.
+            log.exception("could not go on after the upgrade: leaving")
+            logging.shutdown()
+            os._exit(EXIT_BOOT_FAILED)
+        log.info("upgrade: this program goes on with %d workers", len(self._cluster.workers))
+
     async def _serve(self) -> int:
         self._serving = True
-        if self._reload_wanted:
-            self._on_reload()
+        wanted, self._wanted = self._wanted, []
+        for what in wanted:
+            self._begin(what)
         hook = asyncio.create_task(self._run_on_start())
+        await asyncio.sleep(0)
+        # The hook has come to its first wait, and has said before what it wants to hear.
+        self._cluster.announce()
         emptied = asyncio.create_task(self._wait_until_empty(hook))
         await self._stop.wait()
         emptied.cancel()
@@ -146,19 +166,24 @@ class Life:
         self._stop.set()
 
     def _on_reload(self) -> None:
-        if not self._serving:
-            # The code may have changed since it was imported.
-            self._reload_wanted = True
-            log.info("told to reload while starting: it will follow")
-            return
-        reload = asyncio.create_task(self._reload())
-        self._reloads.add(reload)
-        reload.add_done_callback(self._reloads.discard)
+        self._ask_for(self._cluster.reload, "reload")
 
-    async def _reload(self) -> None:
-        # Why it failed is logged already.
-        with contextlib.suppress(BootError, ClusterStopping):
-            await self._cluster.reload()
+    def _on_upgrade(self) -> None:
+        self._ask_for(self._cluster.upgrade, "upgrade")
+
+    def _ask_for(self, replace: Callable[[], Awaitable[None]], name: str) -> None:
+        if self._serving:
+            self._begin(replace)
+            return
+        # The code may have changed since it was imported.
+        log.info("told to %s while starting: it will follow", name)
+        if replace not in self._wanted:
+            self._wanted.append(replace)
+
+    def _begin(self, replace: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(_without_failure(replace))
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
 
     def _on_int(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -176,6 +201,12 @@ class Life:
         self._timeout = 0.0
         self._cluster.hurry()
         self._stop.set()
+
+
+async def _without_failure(replace: Callable[[], Awaitable[None]]) -> None:
+    # Why it failed is logged already.
+    with contextlib.suppress(BootError, ClusterStopping):
+        await replace()
 
 
 def boot_failed(error: BootError | ConfigError) -> int:

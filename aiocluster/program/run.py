@@ -21,15 +21,23 @@ from aiocluster.children import (
     zygote_socket_from_environment,
 )
 from aiocluster.cluster import Cluster, raise_fd_limit, refuse_in_child
-from aiocluster.config.settings import settings_from
+from aiocluster.config.settings import Settings, settings_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
 from aiocluster.primary.inherited import take_inherited
-from aiocluster.primary.interpreter import StartedZygote, this_program
+from aiocluster.primary.interpreter import Interpreter, StartedZygote, this_program
 from aiocluster.primary.scheduling import workers_preferred
 from aiocluster.program.guard import Guard, leave
-from aiocluster.program.life import EXIT_CUT, EXIT_OK, Life, OnStart, boot_failed, close
+from aiocluster.program.life import (
+    EXIT_BOOT_FAILED,
+    EXIT_CUT,
+    EXIT_OK,
+    Life,
+    OnStart,
+    boot_failed,
+    close,
+)
 from aiocluster.program.output import (
     discard_unwritable_output,
     open_standard_files,
@@ -40,6 +48,13 @@ from aiocluster.program.signals import (
     hold_signals,
     interruptible,
     release_signals,
+)
+from aiocluster.program.succession import (
+    Heir,
+    Summons,
+    answer,
+    inherit,
+    summons_from_environment,
 )
 
 log = logging.getLogger("aiocluster")
@@ -96,11 +111,23 @@ def main_run(
         if again.call < wanted:
             return EXIT_OK  # as it ended when the program itself came here
         become_zygote(zygote_socket_from_environment(), app, checked, again)
+    if summons := summons_from_environment():
+        return _succeed(summons, app, on_start, checked, again)
     try:
         _check_app(app)
         inherited = take_inherited(os.environ)
     except ConfigError as error:
         return boot_failed(error)
+    return _begin(app, on_start, checked, again, inherited)
+
+
+def _begin(
+    app: object,
+    on_start: OnStart | str | None,
+    checked: Settings,
+    again: Interpreter,
+    inherited: list[socket.socket],
+) -> int:
     _set_up_process()
     zygote = fork_zygote(app, checked, again, inherited)
     try:
@@ -114,7 +141,46 @@ def main_run(
     except BaseException as error:
         _drop(zygote, inherited)
         return boot_failed(BootError(*describe(error)))
-    return _live(Cluster.of_program(checked, zygote, again, inherited), hook)
+    return _live(Cluster.of_program(checked, zygote, again, Heir(again), inherited), hook)
+
+
+def _check(app: object, on_start: OnStart | str | None) -> None:
+    """Find out what a start would: raise what it would end with."""
+    _check_app(app)
+    if isinstance(app, str):
+        import_target(app)
+    _on_start_from(on_start)
+
+
+def _succeed(
+    summons: Summons,
+    app: object,
+    on_start: OnStart | str | None,
+    settings: Settings,
+    again: Interpreter,
+) -> int:
+    """Do what a program does that is to come, or has come, in the place of another."""
+    if again.call < summons.call:
+        return EXIT_OK  # as it ended when the program before us came here
+    if summons.kind == "trial":
+        answer(summons, lambda: _check(app, on_start))
+    return _inherit(summons, settings, again, on_start)
+
+
+def _inherit(
+    summons: Summons, settings: Settings, again: Interpreter, on_start: OnStart | str | None
+) -> int:
+    """Go on in the place of the program that was here before."""
+    _set_up_process()
+    try:
+        estate = inherit(summons)
+        hook = _on_start_from(on_start)
+        cluster = Cluster.of_program(settings, estate, again, Heir(again), [])
+    except BaseException:
+        # Our end is what tells the workers to finish.
+        log.exception("could not go on after the upgrade: leaving")
+        return EXIT_BOOT_FAILED
+    return _live(cluster, hook)
 
 
 def _set_up_process() -> None:

@@ -51,6 +51,16 @@ def release_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
 
 
+@contextlib.contextmanager
+def holding_signals() -> Iterator[None]:
+    """Let them wait meanwhile; an exec inside keeps them waiting, for the next program."""
+    hold_signals()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
+
+
 def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
     """Let the running loop hear them from now on; one without a meaning is logged."""
     loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from aiocluster.errors import BootError, ProtocolError, WorkerGone
 from aiocluster.events import Event
 from aiocluster.ipc.channel import Channel, open_channel
+from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.handoff import handoff_pair, take_all
 from aiocluster.ipc.messages import (
     BootFailed,
@@ -44,6 +45,7 @@ class FakeProcess:
 
     def __init__(self) -> None:
         self.pid = next(_pids)
+        self.pidfd = -1
         self.signals: asyncio.Queue[int] = asyncio.Queue()
         self.is_stubborn = False
         self.on_end: Callable[[], None] = lambda: None
@@ -156,6 +158,10 @@ class FakeSpawner:
         self.is_killed = False
         self.closed = asyncio.Event()
         self.zygote_pids: set[int] = set()
+        self.is_forking = False
+        self.zygote: ZygoteState | None = None
+        self.adopted: GenerationState | None = None
+        self.is_dropped = False
         self.workers: list[FakeWorker] = []
         self._spawned: asyncio.Queue[FakeWorker] = asyncio.Queue()
 
@@ -181,6 +187,29 @@ class FakeSpawner:
     def knows(self, pid: int) -> bool:
         """See Nursery."""
         return any(worker.process.pid == pid for worker in self.workers)
+
+    @property
+    def worker_ids(self) -> set[int]:
+        """See Nursery."""
+        return {one.fork.worker_id for one in self.workers if not one.process.is_dead}
+
+    def state(self) -> ZygoteState | None:
+        """See Nursery."""
+        return self.zygote
+
+    def drop_unready(self) -> None:
+        """See Nursery."""
+        self.is_dropped = True
+
+    def adopt(self, state: GenerationState, boot_timeout: float) -> None:
+        """See Nursery."""
+        self.adopted = state
+
+    def adopt_worker(self, worker_id: int, pid: int, pidfd: int) -> FakeProcess:
+        """See Nursery."""
+        process = FakeProcess()
+        process.pid, process.pidfd = pid, pidfd
+        return process
 
     def retire(self) -> None:
         """See Nursery."""

@@ -1,0 +1,179 @@
+"""What a program leaves to the one that takes its place, by exec, in the same process.
+
+Descriptors are numbers: exec keeps them. Times are those of the monotonic clock, which goes
+on; only `started_at` is the calendar's.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from aiocluster.errors import BootError
+from aiocluster.ipc.messages import BootFailed
+from aiocluster.metrics.snapshot import LedgerState
+
+# Changes when a program with this file could not read the estate of one with another.
+RECORD = 1
+
+
+class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of it."""
+
+
+class ChannelState(_Record, frozen=True):
+    """One of our ends of a channel; nothing that was to be sent is left unsent."""
+
+    fd: int
+    half: bytes  # the start of a message whose end has not come
+    window: int  # bytes that our user may send
+    owed: int  # bytes that our user has read, or will, and the other side was not told of
+
+
+class OutboxState(_Record, frozen=True):
+    """The primary's side of a handoff."""
+
+    sender: int
+    receiver: int
+    sent: int
+    untaken: list[tuple[int, float]]
+
+
+class WorkerState(_Record, frozen=True):
+    """A worker that lives, or died unnoticed."""
+
+    worker_id: int
+    slot: int
+    role: str
+    generation: int
+    restarts: int
+    env: dict[str, str]
+    row: int
+    pid: int
+    pidfd: int
+    stacks: int
+    outbox: OutboxState
+    channel: ChannelState | None  # None: it is disconnected
+    phase: str
+    started_at: float
+    born: float
+    ready_at: float
+    was_ready: bool
+    boot_failure: BootFailed | None
+    cut: list[str]
+    killed: bool
+    reason: str | None
+    sent_signal: int | None
+    deadline: tuple[float, str] | None  # when it is killed, and for which reason
+
+
+class SlotState(_Record, frozen=True):
+    """A place for a worker; `incumbent` is the id of the one in it."""
+
+    number: int
+    env: dict[str, str]
+    generation: int
+    restarts: int
+    incumbent: int | None
+
+
+class ZygoteState(_Record, frozen=True):
+    """A zygote that has imported the app."""
+
+    pid: int
+    fd: int
+
+
+class GenerationState(_Record, frozen=True):
+    """One import of the code; without a `zygote` a new one is to be started."""
+
+    number: int
+    is_retired: bool
+    zygote: ZygoteState | None
+    zygote_pids: list[int]
+
+
+class GenerationsState(_Record, frozen=True):
+    """All that have workers or may get some."""
+
+    begun: int
+    current: int
+    past_zygotes: list[int]
+    living: list[GenerationState]
+
+
+class ListenerState(_Record, frozen=True):
+    """A listening socket; `is_shared` when somebody else has it too, who handed it down."""
+
+    fd: int
+    is_shared: bool
+
+
+class SubscriptionState(_Record, frozen=True):
+    """A worker wants a snapshot every `interval` seconds."""
+
+    worker_id: int
+    subscription_id: int
+    interval: float
+
+
+class FailuresState(_Record, frozen=True):
+    """How many failures counted at `last`."""
+
+    count: float
+    last: float
+
+
+class CrewState(_Record, frozen=True):
+    """The workers and their places."""
+
+    next_worker_id: int
+    workers: list[WorkerState]
+    slots: list[SlotState]
+    due: list[tuple[int, str]]  # workers that are to be replaced, and why
+    unread: list[tuple[int, bytes]]  # messages of workers: id, frame
+    failures: FailuresState
+
+
+class Estate(_Record, frozen=True):
+    """All of it."""
+
+    bind: list[str]  # what the listeners were asked for
+    workers: str  # how many were asked for
+    listeners: list[ListenerState]
+    scoreboard: int
+    generations: GenerationsState
+    crew: CrewState
+    ledger: LedgerState
+    subscriptions: list[SubscriptionState]
+    waiting: list[tuple[int, int]]  # connections that nobody had room for: fd, listener
+
+    def descriptors(self) -> Iterator[int]:
+        """Iterate over the descriptors that belong to it."""
+        yield self.scoreboard
+        yield from (listener.fd for listener in self.listeners)
+        yield from (fd for fd, _ in self.waiting)
+        for worker in self.crew.workers:
+            yield from (worker.pidfd, worker.stacks)
+            yield from (worker.outbox.sender, worker.outbox.receiver)
+            if worker.channel is not None:
+                yield worker.channel.fd
+        for generation in self.generations.living:
+            if generation.zygote is not None:
+                yield generation.zygote.fd
+
+
+def to_bytes(estate: Estate) -> bytes:
+    """Write it down."""
+    return msgspec.msgpack.encode((RECORD, estate))
+
+
+def from_bytes(data: bytes) -> Estate:
+    """Read what `to_bytes` wrote; BootError when that was another version."""
+    try:
+        record, raw = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw])
+        if record != RECORD:
+            raise BootError(f"an estate of version {record}; this program reads {RECORD}")
+        return msgspec.msgpack.decode(raw, type=Estate)
+    except msgspec.DecodeError as error:
+        raise BootError(f"not an estate: {error}") from None

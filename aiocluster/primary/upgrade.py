@@ -1,0 +1,163 @@
+"""Puts another program in the place of this one: the same process, and all that is in it.
+
+    try it as a child ▶ wait for a quiet moment ▶ write down the estate ▶ exec
+
+The moment is quiet when nothing is half done that could not be written down: a fork, the end
+of a worker, bytes that a channel still has to write. From then to the exec nothing of the
+loop runs. Connections wait in the kernel's accept queue, messages in their sockets.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from aiocluster.errors import BootError, ClusterStopping
+from aiocluster.events import UpgradeFailed
+from aiocluster.ipc.estate import Estate
+from aiocluster.primary.bus import EventBus
+
+log = logging.getLogger("aiocluster.upgrade")
+
+# Seconds until a moment must have been quiet. A worker's end takes up to one.
+_QUIET_TIMEOUT = 3.0
+
+# Seconds that subscribers get to read the messages that came before. What is unread then is
+# handed on.
+_READING_TIMEOUT = 1.0
+
+# Seconds between two looks.
+_LOOK_INTERVAL = 0.005
+
+# Beside boot_timeout, what the replacement of a worker may take until it is forked.
+_FORK_PATIENCE = 15.0
+
+# Turns of the loop in which a signal that came before is heard and can begin a stop.
+_SIGNAL_TURNS = 20
+
+
+class Successor(Protocol):
+    """The program as it is now on the disk."""
+
+    async def try_out(self, boot_timeout: float) -> None:
+        """See whether it starts; BootError when it does not."""
+        ...
+
+    def holding_signals(self) -> contextlib.AbstractContextManager[None]:
+        """Let signals wait, for it or, when it does not come, for us."""
+        ...
+
+    def take_over(self, estate: Estate) -> None:
+        """Put it in our place. Returns never; OSError when that is not possible."""
+        ...
+
+
+class Crew(Protocol):
+    """The part of the supervisor that an upgrade needs."""
+
+    @property
+    def turns(self) -> tuple[asyncio.Lock, asyncio.Lock]: ...
+    @property
+    def unrest(self) -> str: ...
+
+
+class Upgrader:
+    """Upgrades in turn with reloads; never while a worker that serves is being replaced."""
+
+    def __init__(
+        self,
+        successor: Successor,
+        crew: Crew,
+        bus: EventBus,
+        boot_timeout: float,
+        bequeath: Callable[[], Estate],
+    ) -> None:
+        """`bequeath()` returns the estate; nothing of the loop may run from there to the exec."""
+        self._successor = successor
+        self._crew = crew
+        self._bus = bus
+        self._boot_timeout = boot_timeout
+        self._bequeath = bequeath
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def upgrade(self) -> None:
+        """See Cluster.upgrade."""
+        if self._closed:
+            raise ClusterStopping("cannot upgrade: the cluster is stopping")
+        task = self._loop.create_task(self._upgrade())
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise ClusterStopping("the upgrade was given up: the cluster is stopping")
+        task.result()
+
+    def close(self) -> None:
+        """Give up what is under way. Idempotent."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
+
+    async def _upgrade(self) -> None:
+        reload_turn, recycling_turn = self._crew.turns
+        async with reload_turn:
+            try:
+                log.info("upgrade: trying the new program")
+                await self._successor.try_out(self._boot_timeout)
+                async with self._nobody_is_replaced(recycling_turn):
+                    await self._take_over()
+            except BootError as error:
+                self._tell(error)
+                raise
+
+    def _tell(self, error: BootError) -> None:
+        if error.traceback and not error.is_shown:
+            log.error("%s", error.traceback.rstrip())
+        log.error("upgrade: it is given up, nothing has changed: %s", error)
+        self._bus.publish(UpgradeFailed(error.cause, error.traceback))
+
+    @contextlib.asynccontextmanager
+    async def _nobody_is_replaced(self, turn: asyncio.Lock) -> AsyncIterator[None]:
+        limit = self._boot_timeout + _FORK_PATIENCE
+        try:
+            async with asyncio.timeout(limit):
+                await turn.acquire()
+        except TimeoutError:
+            raise BootError(f"a worker has been in replacement for {limit:g} s") from None
+        try:
+            yield
+        finally:
+            turn.release()
+
+    async def _take_over(self) -> None:
+        await self._until(lambda: self._bus.is_idle, _READING_TIMEOUT)
+        until = self._loop.time() + _QUIET_TIMEOUT
+        while await self._until(lambda: not self._crew.unrest, until - self._loop.time()):
+            with self._successor.holding_signals():
+                # One that came before is heard now: exec would forget it.
+                for _ in range(_SIGNAL_TURNS):
+                    await asyncio.sleep(0)
+                if not self._crew.unrest:
+                    self._leave_the_process()
+        raise BootError(f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._crew.unrest}")
+
+    def _leave_the_process(self) -> None:
+        try:
+            self._successor.take_over(self._bequeath())
+        except OSError as error:
+            raise BootError(f"the new program could not be executed: {error}") from error
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for a fact that nothing tells; return whether it came true."""
+        until = self._loop.time() + seconds
+        while not (true := condition()) and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_INTERVAL)
+        return true
