@@ -22,6 +22,8 @@ PUBLIC = {
     "Snapshot",
     "StopBegan",
     "WorkerBlocked",
+    "UpgradeFailed",
+    "Upgraded",
     "WorkerContext",
     "WorkerDisconnected",
     "WorkerEvent",

@@ -133,6 +133,7 @@ class CrewState(_Record, frozen=True):
     due: list[tuple[int, str]]  # workers that are to be replaced, and why
     unread: list[tuple[int, bytes]]  # messages of workers: id, frame
     failures: FailuresState
+    reload_wanted: bool
 
 
 class Estate(_Record, frozen=True):

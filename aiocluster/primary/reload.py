@@ -69,15 +69,24 @@ class Reloader:
         """
         if self._closed:
             raise ClusterStopping("cannot reload: the cluster is stopping")
-        if self._next is None:
-            self._next = self._loop.create_task(self._in_turn())
-            self._tasks.add(self._next)
-            self._next.add_done_callback(self._over)
-        mine = self._next
+        mine = self.ask()
         await asyncio.wait({mine})
         if mine.cancelled():
             raise ClusterStopping("the reload was given up: the cluster is stopping")
         mine.result()
+
+    @property
+    def is_wanted(self) -> bool:
+        """True while one waits for its turn."""
+        return self._next is not None
+
+    def ask(self) -> asyncio.Task[None]:
+        """Let one follow; return the task that is it."""
+        if self._next is None:
+            self._next = self._loop.create_task(self._in_turn())
+            self._tasks.add(self._next)
+            self._next.add_done_callback(self._over)
+        return self._next
 
     def close(self) -> None:
         """Give up what is under way; the workers are another's to end. Idempotent."""

@@ -113,6 +113,7 @@ class Supervisor:
             due=self._recycler.due,
             unread=self._unread(),
             failures=self._breaker.state(),
+            reload_wanted=self._reloader.is_wanted,
         )
 
     async def adopt(self, state: CrewState) -> None:
@@ -138,6 +139,8 @@ class Supervisor:
         for worker_id, reason in state.due:
             if worker_id in adopted:
                 self._recycle(adopted[worker_id], reason)
+        if state.reload_wanted:
+            self._reloader.ask()
 
     @property
     def unrest(self) -> str:

@@ -18,6 +18,7 @@ class FakeHandle:
 
     def __init__(self) -> None:
         self.pid = 4711
+        self.ready_at = asyncio.get_running_loop().time()
         self.was_ready, self.is_leaving, self.is_dead, self.killed = True, False, False, False
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.killed_for: asyncio.Queue[str] = asyncio.Queue()

@@ -27,6 +27,8 @@ class FakeCluster:
         self.done: list[str] = []
         self.cut: list[str] = []
         self.start_error: Exception | None = None
+        self.is_heir = False
+        self.announced = asyncio.Event()
         self.reload_error: Exception | None = None
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
         self.may_start, self.may_stop = asyncio.Event(), asyncio.Event()
@@ -51,6 +53,14 @@ class FakeCluster:
         self.done.append("reload")
         if self.reload_error is not None:
             raise self.reload_error
+
+    async def upgrade(self) -> None:
+        self.done.append("upgrade")
+        if self.reload_error is not None:
+            raise self.reload_error
+
+    def announce(self) -> None:
+        self.announced.set()
 
     async def wait_empty(self) -> None:
         await self.empty.wait()
