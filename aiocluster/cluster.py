@@ -24,7 +24,6 @@ from aiocluster.config.settings import (
 from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed, Upgraded
 from aiocluster.ipc.estate import Estate
-from aiocluster.ipc.messages import Subscribe
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.policies.round_robin import RoundRobin
@@ -33,6 +32,7 @@ from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.farewell import Farewell
 from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.heritage import Heritage
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, unpickling
 from aiocluster.primary.listeners import Listeners
@@ -307,14 +307,14 @@ class Cluster:
         parts.push_async_callback(self._stop_workers, supervisor)
         self._farewell = Farewell(listeners, self._dispatcher, supervisor.empty)
         parts.push_async_callback(self._say_farewell, supervisor)
-        await (self._begin(supervisor) if self._estate is None else self._adopt(supervisor))
+        heritage = Heritage(
+            settings, listeners, self._dispatcher, reporter, generations, supervisor
+        )
+        await (self._begin(supervisor) if self._estate is None else self._adopt(heritage))
         listeners.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
         if self._successor is not None:
-            self._upgrader = Upgrader(
-                self._successor, supervisor, self._bus, settings.boot_timeout, self._bequeath
-            )
-            parts.callback(self._upgrader.close)
+            self._be_upgradable(self._successor, heritage)
 
     async def _begin(self, supervisor: Supervisor) -> None:
         # Bound before anything is imported: a port that is taken is told at once. Clients
@@ -324,45 +324,21 @@ class Cluster:
         await self._generations.begin()
         await self._start_workers(supervisor)
 
+    async def _adopt(self, heritage: Heritage) -> None:
+        assert self._estate is not None
+        self._bus.publish(Upgraded())
+        await heritage.adopt(self._estate, self._loop.time())
+
+    def _be_upgradable(self, successor: Successor, heritage: Heritage) -> None:
+        self._upgrader = Upgrader(
+            successor, heritage.supervisor, self._bus, self.settings.boot_timeout, heritage.state
+        )
+        self._parts.callback(self._upgrader.close)
+
     def _scoreboard(self) -> Scoreboard:
         if (estate := self._estate) is None:
             return Scoreboard()
         return Scoreboard(estate.scoreboard, {worker.row for worker in estate.crew.workers})
-
-    def _bequeath(self) -> Estate:
-        """Return all that the next program needs to go on."""
-        assert self._supervisor is not None
-        assert self._reporter is not None
-        self._generations.drop_unready()
-        return Estate(
-            **_asked_for(self.settings),
-            listeners=self._listeners.state(),
-            scoreboard=self._reporter.scoreboard.fd,
-            generations=self._generations.state(),
-            crew=self._supervisor.state(),
-            ledger=self._reporter.state(),
-            subscriptions=self._reporter.subscriptions,
-            waiting=[(one.fd, one.listener) for one in self._dispatcher.state()],
-        )
-
-    async def _adopt(self, supervisor: Supervisor) -> None:
-        """Go on with what another program left to us."""
-        estate = self._estate
-        assert estate is not None
-        assert self._reporter is not None
-        self._bus.publish(Upgraded())
-        _warn_of_what_stays(estate, self.settings)
-        self._reporter.adopt(estate.ledger)
-        self._listeners.adopt(estate.listeners, tcp_keepalive=self.settings.tcp_keepalive)
-        supervisor.listen_on(self._listeners)
-        self._generations.adopt(estate.generations)
-        await supervisor.adopt(estate.crew)
-        for one in estate.subscriptions:
-            if (worker := self.workers.get(one.worker_id)) is not None:
-                request = Subscribe(one.subscription_id, one.interval)
-                self._reporter.serve(worker.id, worker.channel, request)
-        waiting = [Connection(*pair) for pair in estate.waiting]
-        self._dispatcher.dispatch(waiting, self._loop.time())
 
     def _watch(self, supervisor: Supervisor, scoreboard: Scoreboard) -> None:
         watchdog = Watchdog(
@@ -438,17 +414,6 @@ class Cluster:
             os.close(connection.fd)
         if unserved:
             log.warning("%d connections closed unserved: no worker had room", len(unserved))
-
-
-def _asked_for(settings: Settings) -> dict[str, Any]:
-    """What only a start can change."""
-    return {"bind": [*map(str, settings.bind)], "workers": str(settings.workers)}
-
-
-def _warn_of_what_stays(estate: Estate, settings: Settings) -> None:
-    for name, value in _asked_for(settings).items():
-        if (before := getattr(estate, name)) != value:
-            log.warning("%s stays %s: to make it %s takes a stop and a start", name, before, value)
 
 
 def raise_fd_limit() -> None:

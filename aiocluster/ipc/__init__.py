@@ -2,6 +2,7 @@
 
 messages.py    every message, and who may send it                        pure
 framing.py     messages to bytes and back                                pure
+estate.py      what a program leaves to the one that takes its place     pure
 channel.py     a stream of messages between the primary and one worker
 handoff.py     accepted connections, as file descriptors, to one worker
 scoreboard.py  counters that a worker writes and the primary reads, in shared memory

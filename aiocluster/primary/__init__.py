@@ -22,6 +22,12 @@ exit_log.py       what the log says of its end
 watchdog.py       what a blocked one holds up goes to others; one that hangs goes
 stalls.py         how long a loop has not turned, and what that calls for   pure
 
+When the program is replaced:
+
+upgrade.py        tries the next one out, waits for a quiet moment, lets it take over
+trial.py          the next one, as a child that only checks whether it would start
+heritage.py       what the parts leave to those of the next one
+
 Processes:
 
 spawner.py        the one door to new ones: keeps a zygote alive

@@ -134,13 +134,8 @@ class Supervisor:
             if worker.phase is Phase.READY and worker.is_connected:
                 self._enter_service(worker)
         for slot in state.slots:
-            incumbent = None if slot.incumbent is None else adopted[slot.incumbent]
-            self._reopen_slot(slot, incumbent)
-        for worker_id, reason in state.due:
-            if worker_id in adopted:
-                self._recycle(adopted[worker_id], reason)
-        if state.reload_wanted:
-            self._reloader.ask()
+            self._reopen_slot(slot, adopted)
+        self._take_up(state, adopted)
 
     @property
     def unrest(self) -> str:
@@ -307,10 +302,19 @@ class Supervisor:
         self._fill(slot)
         return slot
 
-    def _reopen_slot(self, state: SlotState, incumbent: WorkerHandle | None) -> None:
+    def _take_up(self, state: CrewState, adopted: dict[int, WorkerHandle]) -> None:
+        """What was asked for and had not had its turn."""
+        for worker_id, reason in state.due:
+            if worker_id in adopted:
+                self._recycle(adopted[worker_id], reason)
+        if state.reload_wanted:
+            self._reloader.ask()
+
+    def _reopen_slot(self, state: SlotState, adopted: dict[int, WorkerHandle]) -> None:
         generation = self._generations.numbered(state.generation)
         slot = Slot(state.number, state.env, generation, self, self._settings.restart)
-        slot.restarts, slot.incumbent = state.restarts, incumbent
+        slot.restarts = state.restarts
+        slot.incumbent = None if state.incumbent is None else adopted[state.incumbent]
         self._fill(slot)
 
     def _fill(self, slot: Slot) -> None:

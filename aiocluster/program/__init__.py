@@ -4,5 +4,6 @@ run.py        run(): what is checked, who is forked, in which order
 life.py       from the start to the exit code
 signals.py    which signals mean what
 guard.py      ends what was told to stop and is blocked
+succession.py the next program in the same process: a trial, then an exec
 output.py     what it prints and logs, also where nobody reads it
 """

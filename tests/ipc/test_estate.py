@@ -1,0 +1,113 @@
+"""What a program leaves: written down, and read again."""
+
+import msgspec
+import pytest
+
+from aiocluster.errors import BootError
+from aiocluster.ipc.estate import (
+    RECORD,
+    ChannelState,
+    CrewState,
+    Estate,
+    FailuresState,
+    GenerationsState,
+    GenerationState,
+    OutboxState,
+    SlotState,
+    SubscriptionState,
+    WorkerState,
+    ZygoteState,
+    from_bytes,
+    to_bytes,
+)
+from aiocluster.ipc.messages import BootFailed
+from aiocluster.metrics.snapshot import Counters, LedgerState, Report
+
+WORKER = WorkerState(
+    worker_id=7,
+    slot=0,
+    role="web",
+    generation=2,
+    restarts=3,
+    env={"A": "ä"},
+    row=5,
+    pid=70,
+    pidfd=20,
+    outbox=OutboxState(sender=21, receiver=22, sent=9, untaken=[(8, 0.5), (9, 0.75)]),
+    channel=ChannelState(fd=23, half=b"\x92\x14", window=100, owed=5),
+    phase="draining",
+    started_at=1.5e9,
+    born=10.0,
+    ready_at=11.5,
+    was_ready=True,
+    boot_failure=BootFailed("cause", "trace"),
+    cut=["GET /"],
+    killed=False,
+    reason="reload",
+    sent_signal=15,
+    deadline=(99.5, "reload"),
+)
+
+ESTATE = Estate(
+    bind=["127.0.0.1:0"],
+    workers="auto",
+    listeners=[10, 11],
+    scoreboard=12,
+    generations=GenerationsState(
+        begun=3,
+        current=2,
+        past_zygotes=[1],
+        living=[
+            GenerationState(
+                number=2,
+                is_retired=False,
+                zygote=ZygoteState(pid=60, fd=13),
+                zygote_pids=[60],
+            ),
+            GenerationState(number=1, is_retired=True, zygote=None, zygote_pids=[50]),
+        ],
+    ),
+    crew=CrewState(
+        next_worker_id=8,
+        workers=[WORKER, msgspec.structs.replace(WORKER, channel=None, deadline=None)],
+        slots=[SlotState(number=0, env={}, generation=2, restarts=3, incumbent=7)],
+        due=[(7, "max_age")],
+        unread=[(7, b"\x92\x14\x01")],
+        failures=FailuresState(count=1.5, last=9.0),
+        reload_wanted=True,
+    ),
+    ledger=LedgerState(
+        started_at=1.0,
+        retired=Counters(requests_begun=5),
+        restarts=2,
+        restarts_of_slot={0: 2},
+        reports={7: Report(latency={400: 3}, rss_bytes=5)},
+    ),
+    subscriptions=[SubscriptionState(worker_id=7, subscription_id=1, interval=0.5)],
+    waiting=[(30, 0), (31, 1)],
+)
+
+
+def test_all_of_it_comes_back() -> None:
+    """Every field, of every part."""
+    assert from_bytes(to_bytes(ESTATE)) == ESTATE
+
+
+def test_every_descriptor_is_named_once_a_use() -> None:
+    """One that is forgotten would be closed by the exec."""
+    both = [20, 21, 22, 23, 20, 21, 22]  # the second worker has no channel
+    assert sorted(ESTATE.descriptors()) == sorted([10, 11, 12, 13, 30, 31, *both])
+
+
+def test_another_version_is_refused() -> None:
+    """Before anything of it is looked at."""
+    other = msgspec.msgpack.encode((RECORD + 1, {"quite": "different"}))
+    with pytest.raises(BootError, match=f"version {RECORD + 1}; this program reads {RECORD}"):
+        from_bytes(other)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", msgspec.msgpack.encode((RECORD, {"bind": 5}))])
+def test_what_is_none_is_refused(data: bytes) -> None:
+    """With what is wrong."""
+    with pytest.raises(BootError, match="not an estate: "):
+        from_bytes(data)

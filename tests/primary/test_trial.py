@@ -1,0 +1,74 @@
+"""A program tried out as a child: what it says, and what becomes of it."""
+
+import os
+import sys
+
+import pytest
+
+from aiocluster.errors import BootError
+from aiocluster.ipc.estate import RECORD
+from aiocluster.ipc.messages import PROTOCOL
+from aiocluster.primary.interpreter import Interpreter
+from aiocluster.primary.trial import SUCCESSION, try_out
+from tests.support.connections import open_fds
+from tests.support.waiting import soon
+
+SAY = f"import os; os.write(int(os.environ['{SUCCESSION}'].split(':')[2]), b'%s')"
+GOOD = f'{{"record": {RECORD}, "protocol": {PROTOCOL}, "more": 5}}'
+
+
+def program(source: str) -> Interpreter:
+    return Interpreter([sys.executable, "-c", source], call=3)
+
+
+async def test_one_that_would_start_is_good() -> None:
+    """A later version may say more; no child and no descriptor is left."""
+    before = open_fds()
+    await soon(try_out(program(SAY % GOOD), 60.0))
+    assert open_fds() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # noqa: ASYNC222
+
+
+async def test_it_knows_which_call_it_is() -> None:
+    """Of the calls of `run` that the program makes."""
+    check = f"assert os.environ['{SUCCESSION}'].startswith('trial:3:')"
+    await soon(try_out(program(f"import os; {check}; {SAY % GOOD}"), 60.0))
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("no Python", "SyntaxError: invalid syntax"),
+        ("raise OSError('no file')", "OSError: no file"),
+        ("pass", "ended before it called aiocluster.run"),
+        (SAY % '{"record"', "ended before it called aiocluster.run"),
+        (SAY % '{"record": 1, "protocol": 1, "cause": "ImportError: x"}', "ImportError: x"),
+        (SAY % f'{{"record": 99, "protocol": {PROTOCOL}}}', "record 99 and"),
+        (SAY % f'{{"record": {RECORD}, "protocol": 99}}', "protocol 99 and"),
+    ],
+)
+async def test_one_that_would_not_is_told(source: str, cause: str) -> None:
+    """By its own words, by its standard error, or by its versions."""
+    before = open_fds()
+    with pytest.raises(BootError, match=cause):
+        await soon(try_out(program(source), 60.0))
+    assert open_fds() == before
+
+
+async def test_one_that_takes_too_long_is_killed() -> None:
+    """And reaped."""
+    with pytest.raises(BootError, match=r"longer than 0\.1 s"):
+        await soon(try_out(program("import threading; threading.Event().wait()"), 0.1))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # noqa: ASYNC222
+
+
+async def test_a_long_traceback_does_not_stop_it() -> None:
+    """More than a pipe holds."""
+    source = f"import os, json; fd = int(os.environ['{SUCCESSION}'].split(':')[2]); "
+    source += "open(fd, 'w').write(json.dumps(dict(record=1, protocol=1, cause='x', "
+    source += "traceback='y' * 300_000)))"
+    with pytest.raises(BootError) as caught:
+        await soon(try_out(program(source), 60.0))
+    assert len(caught.value.traceback) == 300_000
