@@ -1,22 +1,27 @@
-"""A crew leaves what it has, and another takes it: both in this process, workers played."""
+"""What a crew leaves, and what another takes; workers are adopted in tests/e2e."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+import socket
+from typing import Any
 
+import msgspec
 import pytest
 
 from aiocluster.config.settings import settings_from
-from aiocluster.ipc.estate import Estate, from_bytes, to_bytes
+from aiocluster.ipc.messages import Subscribe
 from aiocluster.primary.heritage import Heritage
-from aiocluster.primary.lifecycle import Phase
 from aiocluster.primary.listeners import Listeners
+from tests.ipc.test_estate import ESTATE
+from tests.support.connections import connections
 from tests.support.supervision import Stage
 from tests.support.waiting import turns_until
 
 
-def heritage(stage: Stage, **settings: object) -> Heritage:
+def heritage(stage: Stage, **settings: Any) -> Heritage:
+    """Return the parts of this stage."""
     return Heritage(
-        settings_from(settings),
+        settings_from({"bind": "127.0.0.1:0", **settings}),
         Listeners(lambda batch: None),
         stage.dispatcher,
         stage.reporter,
@@ -25,68 +30,63 @@ def heritage(stage: Stage, **settings: object) -> Heritage:
     )
 
 
-def duplicated(estate: Estate) -> Estate:
-    """What exec does for the next program: the same descriptors, and nobody else has them."""
-    text = estate
-    crew = [
-        _with(
-            one,
-            outbox=_with(
-                one.outbox,
-                sender=os.dup(one.outbox.sender),
-                receiver=os.dup(one.outbox.receiver),
-            ),
-            channel=one.channel and _with(one.channel, fd=os.dup(one.channel.fd)),
-        )
-        for one in text.crew.workers
+async def test_all_parts_leave_what_they_have() -> None:
+    """Workers and slots, subscriptions, connections that wait, and what comes next."""
+    stage = Stage()
+    await stage.generations.begin()
+    first, second = await stage.start(2)
+    second.say(Subscribe(5, 0.25))
+    await turns_until(lambda: bool(stage.reporter.subscriptions))
+    for worker in (first, second):
+        stage.handle(worker).drain()
+    await stage.dispatch(3)
+    await turns_until(lambda: not stage.supervisor.unrest)
+
+    estate = heritage(stage, workers=2).state()
+    assert (estate.bind, estate.workers) == (["127.0.0.1:0"], "2")
+    assert [(one.worker_id, one.slot, one.phase) for one in estate.crew.workers] == [
+        (1, 0, "draining"),
+        (2, 1, "draining"),
     ]
-    waiting = [(os.dup(fd), listener) for fd, listener in text.waiting]
-    return _with(text, crew=_with(text.crew, workers=crew), waiting=waiting)
+    assert [(one.number, one.incumbent) for one in estate.crew.slots] == [(0, 1), (1, 2)]
+    assert estate.crew.next_worker_id == 3
+    assert [(one.worker_id, one.interval) for one in estate.subscriptions] == [(2, 0.25)]
+    assert len(estate.waiting) == 3
+    assert estate.generations.begun == estate.generations.current == 1
+    assert stage.spawner.is_dropped  # a zygote that is not ready would be nobody's
+    await stage.close()
 
 
-def _with(record, **fields):  # type: ignore[no-untyped-def]
-    import msgspec
+async def test_another_crew_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """With the sockets, the totals and the connections; what stays as it was is told."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = listening.getsockname()
+    waiting = connections(2)
+    left = msgspec.structs.replace(
+        ESTATE,
+        bind=["127.0.0.1:0"],
+        listeners=[os.dup(listening.fileno())],
+        crew=msgspec.structs.replace(ESTATE.crew, workers=[], slots=[], due=[], unread=[]),
+        subscriptions=[],
+        waiting=[(one.fd, one.listener) for one in waiting],
+    )
+    left = msgspec.structs.replace(
+        left, crew=msgspec.structs.replace(left.crew, reload_wanted=False)
+    )
+    stage = Stage()
+    parts = heritage(stage, workers=5)
+    await parts.adopt(left, asyncio.get_running_loop().time())
 
-    return msgspec.structs.replace(record, **fields)
+    assert stage.supervisor.addresses == (address,)
+    assert stage.reporter.state() == ESTATE.ledger
+    assert stage.dispatcher.state() == waiting
+    assert stage.supervisor.state().next_worker_id == 8
+    assert stage.generations.current.number == 2
+    assert stage.generations.next_number == 4
+    assert stage.generations.zygote_pids == {1}
+    assert "workers stays auto: to make it 5 takes a stop and a start" in caplog.text
+    assert "bind stays" not in caplog.text
 
-
-@pytest.fixture
-async def stages() -> AsyncIterator[tuple[Stage, Stage]]:
-    """The program that goes, and the one that comes."""
-    old, new = Stage(), Stage()
-    await old.generations.begin()
-    yield old, new
-
-
-async def hand_over(old: Stage, new: Stage) -> None:
-    """Do what an upgrade does, but for the exec."""
-    await turns_until(lambda: not old.supervisor.unrest)
-    estate = from_bytes(to_bytes(heritage(old).state()))
-    taken = duplicated(estate)
-    for worker in old.supervisor.workers.values():
-        worker.channel._transport.pause_reading()  # type: ignore[union-attr]
-    new.scoreboard = new.reporter.scoreboard = new.supervisor._scoreboard = old.scoreboard
-    new.supervisor._hiring._scoreboard = old.scoreboard
-    new.bus.hold()
-    await heritage(new).adopt(taken, 0.0)
-    new.bus.release()
-
-
-async def test_workers_and_slots_go_on(stages: tuple[Stage, Stage]) -> None:
-    """Who they are, how they are, and the ids of those to come."""
-    old, new = stages
-    await old.start(2)
-    await hand_over(old, new)
-
-    assert [*new.supervisor.workers] == [1, 2]
-    for number, worker in new.supervisor.workers.items():
-        before = old.supervisor.workers[number]
-        assert (worker.slot, worker.pid, worker.row) == (before.slot, before.pid, before.row)
-        assert (worker.phase, worker.was_ready) == (Phase.READY, True)
-        assert worker.settled.done()
-        assert (worker.born, worker.ready_at) == (before.born, before.ready_at)
-    assert {slot.number: slot.incumbent for slot in new.supervisor.slots} == {
-        worker.slot: worker for worker in new.supervisor.workers.values()
-    }
-    assert new.supervisor.state().next_worker_id == 3
-    await old.close()
+    parts.listeners.close()
+    listening.close()
+    await stage.close()
