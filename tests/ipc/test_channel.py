@@ -1,4 +1,5 @@
 import asyncio
+import os
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -612,3 +613,40 @@ async def test_a_socket_that_cannot_be_used_is_closed() -> None:
         await open_channel(sock, Side(FromWorker).channel)
 
     assert sock.fileno() == -1
+
+
+async def test_another_end_goes_on_where_one_left_off() -> None:
+    """With half a message, what may still be sent, and what the other side is to be told."""
+    async with connected_to_socket() as (first, theirs):
+        loop = asyncio.get_running_loop()
+        frame = encode_user("whole")
+        await loop.sock_sendall(theirs, encode(Online()) + frame[:3])
+        await first.channel.send("x" * 1000)
+        async with asyncio.timeout(PATIENCE):
+            while not (first.heard and first.channel.state(0).half):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert first.channel.unsent == 0
+        state = first.channel.state(500)
+        assert state.window < WINDOW_BYTES - 1000
+        assert (state.half, state.owed) == (frame[:3], 500)
+
+        second = Side(FromWorker)
+        second.channel.adopt(state)
+        await second.open(socket.socket(fileno=os.dup(state.fd)))
+        first.channel.abort()
+        await loop.sock_sendall(theirs, frame[3:])
+        async with asyncio.timeout(PATIENCE):
+            while not second.heard:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert second.payloads == ["whole"]
+        second.channel.abort()
+        await second.until_closed()
+
+
+async def test_what_is_unsent_is_told() -> None:
+    """The kernel has not taken it, so it would be lost with this end."""
+    async with connected_to_socket() as (side, _):
+        assert side.channel.unsent == 0
+        side.channel.post(Unsubscribe(1))
+        await side.channel.send("x" * (WINDOW_BYTES - 100))
+        assert side.channel.unsent > 0

@@ -13,6 +13,7 @@ from aiocluster.ipc.framing import (
     MAX_FRAME_BYTES,
     READ_BYTES,
     FrameDecoder,
+    decode_user,
     encode,
     encode_user,
     message_from,
@@ -452,3 +453,26 @@ def test_a_refused_message_leaves_nothing_behind() -> None:
         encode_user(["the first half", {1}])
 
     assert echo("next") == "next"
+
+
+@given(st.lists(st.integers(1, 400), max_size=4), st.data())
+def test_another_decoder_goes_on_with_a_half_frame(sizes: list[int], data: st.DataObject) -> None:
+    """Wherever the stream is cut, and however it was cut before: each message comes once."""
+    stream = b"".join(encode_user([size, "x" * size]) for size in sizes)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    at = data.draw(st.integers(0, len(stream)))
+    before, after = FrameDecoder(ToWorker), FrameDecoder(ToWorker)
+    heard = []
+    for start, end in pairwise([0, *(cut for cut in cuts if cut < at), at]):
+        heard += [message for message, _ in before.feed(stream[start:end])]
+    assert [*after.feed(before.half)] == []
+    heard += [message for message, _ in after.feed(stream[at:])]
+
+    assert heard == [UserMessage([size, "x" * size]) for size in sizes]
+    assert after.half == b""
+
+
+def test_a_users_message_can_be_kept_as_its_frame() -> None:
+    """And read again."""
+    payload = {"a": [1, 2.5, None, b"x", datetime(2026, 1, 1, tzinfo=UTC)]}
+    assert decode_user(encode_user(payload)) == payload

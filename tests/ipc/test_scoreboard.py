@@ -227,3 +227,15 @@ def test_processes_see_each_others_numbers_at_once(board: Scoreboard) -> None:
         process.kill()
 
     assert board.read(row, CONNECTIONS_CLOSED) == LARGEST
+
+
+def test_another_goes_on_with_the_same_rows() -> None:
+    """What is in use is not given away, and what workers have written is there."""
+    first = Scoreboard()
+    rows = [first.claim(), first.claim()]
+    open_row(first.fd, rows[1])[REQUESTS_BEGUN] = 7
+    second = Scoreboard(os.dup(first.fd), rows)
+    assert second.counters(rows[1]).requests_begun == 7
+    assert second.claim() not in rows
+    first.close()
+    second.close()

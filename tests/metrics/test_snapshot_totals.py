@@ -168,3 +168,18 @@ def test_rates_are_never_negative(life: Life) -> None:
 def test_each_restart_is_counted_once(life: Life) -> None:
     """However slots come and go, the total of restarts is the number of crashes."""
     assert life.snapshots[-1].total.restarts == life.crashes
+
+
+def test_another_ledger_goes_on() -> None:
+    """Nothing goes backwards: what the dead had done, restarts, the uptime."""
+    first = Ledger(START)
+    first.report(1, Report(rss_bytes=5), START)
+    first.snapshot([worker(1, restarts=3)], now=START, wall=0.0)
+    first.retire(2, Counters(requests_begun=7, connections_total=4))
+    second = Ledger.of(first.state())
+    before = first.snapshot([worker(1, restarts=3)], now=START + 5, wall=0.0)
+    after = second.snapshot([worker(1, restarts=3)], now=START + 5, wall=0.0)
+
+    assert replace(after.total, latency=before.total.latency) == before.total
+    assert (after.total.requests_total, after.total.restarts, after.total.uptime) == (7, 3, 5.0)
+    assert after.workers[1].rss_bytes == 5

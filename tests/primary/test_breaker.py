@@ -61,3 +61,21 @@ async def test_while_degraded_one_at_a_time_may_start() -> None:
 
     (await soon(second))()
     role.close()
+
+
+async def test_another_program_goes_on_counting() -> None:
+    """A role that is degraded stays so, and that is not told again."""
+    heard: asyncio.Queue[Event] = asyncio.Queue()
+    first, second, calm = breaker(heard), breaker(heard), breaker(heard)
+    for _ in range(3):
+        first.delay_after_failure(1.0)
+    heard.get_nowait()
+    second.adopt(first.state())
+    calm.adopt(breaker(heard).state())
+
+    assert second.is_degraded
+    assert not calm.is_degraded
+    assert second.delay_after_failure(1.0) > 0.0
+    assert heard.empty()
+    for role in (first, second):
+        role.close()

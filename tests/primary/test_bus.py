@@ -414,3 +414,71 @@ async def test_callbacks_that_run_end_with_the_bus() -> None:
     bus.close()
 
     await soon(cancelled.wait())
+
+
+# ---- from one program to the next
+
+
+async def test_what_is_published_too_early_is_kept() -> None:
+    """Whoever asks before the release hears all of it, in its order."""
+    bus = EventBus()
+    heard: list[Event] = []
+    bus.hold()
+    bus.publish(numbered(1))
+    events = bus.events()
+    bus.on(WorkerMessage, heard.append)
+    bus.publish(numbered(2))
+    assert heard == []
+    bus.release()
+    bus.release()
+    bus.publish(numbered(3))
+
+    assert heard == [numbered(1), numbered(2), numbered(3)]
+    assert [await soon(anext(events)) for _ in range(3)] == heard
+    bus.close()
+
+
+async def test_much_that_is_kept_makes_workers_wait() -> None:
+    """Until it is released."""
+    bus = EventBus()
+    relieved: list[bool] = []
+    bus.hold()
+    for number in range(CONGESTED_UNREAD + 1):
+        bus.publish(numbered(number))
+    assert bus.congested
+    bus.when_relieved(lambda: relieved.append(True))
+    bus.release()
+    assert not bus.congested
+    assert relieved == [True]
+
+
+async def test_messages_that_the_slowest_has_not_read_are_unread() -> None:
+    """Other events are not handed on: the next program's subscribers are others."""
+    bus = EventBus()
+    slow, quick = bus.events(), bus.events()
+    assert bus.is_idle
+    for event in (WorkerForked(WORKER), numbered(1), numbered(2)):
+        bus.publish(event)
+    for _ in range(3):
+        await soon(anext(quick))
+    assert bus.unread == [numbered(1), numbered(2)]
+    assert not bus.is_idle
+    for _ in range(3):
+        await soon(anext(slow))
+    assert bus.is_idle
+    bus.close()
+
+
+async def test_while_a_callback_runs_it_is_not_idle() -> None:
+    """An exec would end it."""
+    bus, may_end = EventBus(), asyncio.Event()
+
+    async def callback(event: Event) -> None:
+        await may_end.wait()
+
+    bus.on(WorkerMessage, callback)
+    bus.publish(numbered(1))
+    assert not bus.is_idle
+    may_end.set()
+    await turns()
+    assert bus.is_idle

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from aiocluster.errors import MessageError, WorkerGone
@@ -33,10 +34,10 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.stacks import STACKS_SIGNAL
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.exits import ExitStatus
-from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.lifecycle import Phase
 from tests.support.waiting import soon, turns, turns_until
-from tests.support.workers import FakeOwner, FakeWorker, let_go, play_worker
+from tests.support.workers import FakeOwner, FakeProcess, FakeWorker, let_go, play_worker
 
 REPORT = Report(latency={}, lag_mean=0.0, lag_max=0.0, cpu_percent=0.0, rss_bytes=1, pss_bytes=1)
 
@@ -550,3 +551,61 @@ async def test_a_second_drain_never_moves_the_deadline_away(stage: Stage) -> Non
     stage.handle.drain(0.5)
     assert stage.handle._deadline is not None
     assert stage.handle._deadline.when() < first.when()
+
+
+async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
+    """Its phase, its deadline, why it goes, and what it could not finish."""
+    await stage.ready()
+    stage.handle.begin_drain("reload", 5.0)
+    stage.worker.say(Drained(["GET /slow"]))
+    await turns_until(lambda: bool(stage.handle.cut) and not stage.handle.unrest)
+    state = stage.handle.state()
+    other, far = await play_worker(stage.owner, worker_id=1)
+    let_go(other, far)
+    adopted = WorkerHandle(WorkerSpec(1, 0, "web", 1, 0), other.outbox, state.row, stage.owner)
+    adopted.adopt(msgspec.structs.replace(state, channel=None), FakeProcess())
+
+    assert adopted.phase is Phase.DRAINING
+    assert adopted.was_ready
+    assert adopted.settled.done()
+    assert adopted.cut == ["GET /slow"]
+    assert not adopted.is_connected
+    again = msgspec.structs.replace(adopted.state(), outbox=state.outbox, channel=state.channel)
+    (when, reason), (was, _) = adopted.state().deadline or (0, ""), state.deadline or (0, "")
+    assert when == pytest.approx(was, abs=0.1)
+    assert reason == "reload"
+    assert (
+        msgspec.structs.replace(again, deadline=state.deadline, pid=state.pid, pidfd=state.pidfd)
+        == state
+    )
+    assert adopted.ended(ExitStatus(0, None)).reason == "reload"
+
+
+async def test_what_must_be_over_before_an_upgrade(stage: Stage) -> None:
+    """A worker that does not read, one that is being disconnected, one that is dying."""
+    await stage.ready()
+    assert stage.handle.unrest == ""
+    transport = stage.worker.channel._transport
+    assert transport is not None
+    transport.pause_reading()
+    await stage.handle.send("x" * 900_000)
+    assert "does not read what is sent to it" in stage.handle.unrest
+    transport.resume_reading()
+    await turns_until(lambda: not stage.handle.unrest)
+    stage.handle.channel.close()
+    assert "is being disconnected" in stage.handle.unrest
+    await turns_until(lambda: not stage.handle.unrest)
+    stage.worker.exit(0)
+    assert "is ending" in stage.handle.unrest
+
+
+async def test_messages_that_nobody_has_heard_are_owed(stage: Stage) -> None:
+    """Or the worker's window would be smaller after each upgrade."""
+    await stage.ready()
+    await stage.worker.channel.send("x" * 100)
+    await turns_until(lambda: bool(stage.owner.unheard))
+    state = stage.handle.state()
+    assert state.channel is not None
+    assert state.channel.owed > 100
+    stage.owner.unheard.pop()()
+    assert stage.handle.state().channel == state.channel

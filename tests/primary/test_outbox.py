@@ -455,3 +455,16 @@ def _room_for_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_another_one_goes_on_with_the_same_ends(make_side: Callable[..., Side]) -> None:
+    """What was sent and not taken counts, and how long it has lain there."""
+    first, second = make_side(), make_side()
+    first.outbox.hand_over(connections(2), NOW)
+    state = first.outbox.state()
+    second.outbox.adopt(state)
+
+    assert (state.sent, state.untaken) == (2, [(2, NOW)])
+    assert second.outbox.queued == 2
+    assert not second.outbox.is_behind(NOW)
+    assert second.outbox.is_behind(NOW + 1.0)

@@ -98,3 +98,18 @@ async def test_closed_it_replaces_nobody() -> None:
     await turns(20)
 
     assert not places[1].begun.is_set()
+
+
+async def test_who_is_due_is_known_until_it_is_replaced() -> None:
+    """So that the next program can go on with it."""
+    recycler, places = Recycler(), [FakePlace(1), FakePlace(2)]
+    async with recycler.turn:
+        for place, reason in zip(places, ("max_age", "max_requests"), strict=True):
+            recycler.recycle(place, place.worker, reason)
+        await turns()
+        assert recycler.due == [(1, "max_age"), (2, "max_requests")]
+        assert [place.done for place in places] == [[], []]
+    for place in places:
+        place.may_end.set()
+    await turns(20)
+    assert recycler.due == []

@@ -43,3 +43,20 @@ def forbidden(*_): raise PermissionError
 os.sched_setscheduler = forbidden
 """
     assert policies(forbid) == [os.SCHED_OTHER] * 3
+
+
+def test_what_comes_in_our_place_is_as_we_were() -> None:
+    """And we give way again when it did not come."""
+    source = f"""
+import os
+from aiocluster.primary.scheduling import workers_not_preferred, workers_preferred
+with workers_not_preferred():
+    {SHOW}
+with workers_preferred():
+    with workers_not_preferred():
+        {SHOW}
+    {SHOW}
+"""
+    done = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True)
+    found = [int(line) for line in done.stdout.split()]
+    assert found == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_BATCH]

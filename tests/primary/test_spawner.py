@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiocluster.errors import BootError, WorkerGone
+from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.messages import (
     Exited,
     Fork,
@@ -22,7 +23,7 @@ from aiocluster.primary.interpreter import StartedZygote
 from aiocluster.primary.process import WorkerProcess
 from aiocluster.primary.spawner import ZygoteSpawner
 from tests.support.connections import open_fds
-from tests.support.processes import is_reaped, reap
+from tests.support.processes import is_reaped, reap, start_process
 from tests.support.waiting import readable, soon, turns, turns_until
 from tests.support.zygotes import FakeZygote
 
@@ -79,6 +80,15 @@ class Stage:
         ours, channel = socket.socketpair()
         ours.close()
         return await self.spawner.spawn(ORDER, handoff, channel, (board, stacks))
+
+    async def hand_over(self) -> None:
+        """Hear and do nothing more, as a program that is not there any more."""
+        handle, self.spawner._zygote = self.spawner._zygote, None
+        assert handle is not None
+        asyncio.get_running_loop().remove_reader(handle._sock.fileno())
+        handle._sock.close()
+        os.close(handle._pidfd)
+        await self.spawner.close()
 
     async def close(self) -> None:
         for zygote in self.starter.all:
@@ -425,3 +435,55 @@ async def test_no_descriptor_is_left_behind() -> None:
     await stage.close()
 
     assert open_fds() <= before
+
+
+async def test_another_goes_on_with_the_zygote_and_its_workers(stage: Stage) -> None:
+    """It forks for the new one, and tells it how those it had forked for the old one end."""
+    zygote = await stage.start()
+    assert stage.spawner.state() is not None
+    assert not stage.spawner.is_forking
+    process = start_process("exit 5")
+    pidfd = os.pidfd_open(process)
+    other = ZygoteSpawner(stage.starter, None)
+    left = GenerationState(
+        number=1,
+        is_retired=False,
+        zygote=ZygoteState(pid=zygote.pid, fd=os.dup(zygote.theirs.fileno())),
+        zygote_pids=[zygote.pid],
+    )
+    await stage.hand_over()
+    other.adopt(left, 60.0)
+    adopted = other.adopt_worker(3, process, pidfd)
+
+    assert other.worker_ids == {3}
+    assert other.knows(process)
+    assert other.zygote_pids == {zygote.pid}
+    zygote.say(Exited(3, 5 << 8))
+    assert await soon(adopted.wait()) == ExitStatus(5, None)
+    await turns_until(lambda: not other.worker_ids)
+    reap(process)
+    zygote.close()
+    await soon(other.close())
+
+
+async def test_without_a_zygote_another_starts_one(stage: Stage) -> None:
+    """Unless nothing more is to be forked."""
+    alone = GenerationState(number=1, is_retired=False, zygote=None, zygote_pids=[])
+    retired = GenerationState(number=1, is_retired=True, zygote=None, zygote_pids=[])
+    other = ZygoteSpawner(stage.starter, None)
+    other.adopt(retired, 60.0)
+    stage.spawner.adopt(alone, 60.0)
+    zygote = await stage.starter.next()
+    zygote.say(Prepared(True, ""))
+    assert zygote.pid in stage.spawner.zygote_pids
+    assert other.zygote_pids == set()
+
+
+async def test_a_zygote_that_is_not_ready_is_left_to_nobody(stage: Stage) -> None:
+    """It is killed: the next program starts its own."""
+    starting = asyncio.create_task(stage.spawner.start(60.0))
+    await stage.starter.next()
+    assert stage.spawner.state() is None
+    stage.spawner.drop_unready()
+    with pytest.raises(BootError):
+        await soon(starting)

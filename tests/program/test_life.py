@@ -285,6 +285,61 @@ async def test_a_reload_asked_for_while_starting_follows_the_start(stage: Stage)
     assert stage.cluster.done.count("reload") == 1
 
 
+# ---- upgrade
+
+
+async def test_rtmin_upgrades(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """One that fails ends nothing; one asked for while it starts follows the start."""
+    stage.cluster.reload_error = BootError("SyntaxError: nope")
+    stage.cluster.may_start.clear()
+    life = stage.begin()
+    await turns()
+    press(signal.SIGRTMIN)
+    await turns(20)
+    assert stage.cluster.done == []
+    stage.cluster.may_start.set()
+    await turns_until(lambda: stage.cluster.done == ["upgrade"])
+    press(signal.SIGRTMIN)
+    await turns_until(lambda: stage.cluster.done == ["upgrade"] * 2)
+    press(signal.SIGTERM)
+
+    assert await soon(life) == 0
+    assert "Traceback" not in caplog.text
+
+
+async def test_an_heir_goes_on_in_silence(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it serves is known; events come when on_start has said what it wants to hear."""
+    stage.cluster.is_heir = True
+    announced_before_hook: list[bool] = []
+
+    async def hook(cluster: Any) -> None:
+        announced_before_hook.append(stage.cluster.announced.is_set())
+
+    stage.hook = hook
+    life = stage.begin()
+    await soon(stage.cluster.announced.wait())
+    press(signal.SIGTERM)
+
+    assert await soon(life) == 0
+    assert announced_before_hook == [False]
+    assert "serving on" not in capsys.readouterr().out
+
+
+async def test_an_heir_that_is_told_to_stop_takes_over_first(stage: Stage) -> None:
+    """A start that is given up half way would cut what the workers do."""
+    stage.cluster.is_heir = True
+    stage.cluster.may_start.clear()
+    life = stage.begin()
+    await turns()
+    press(signal.SIGTERM)
+    await turns(20)
+    assert stage.cluster.done == []
+    stage.cluster.may_start.set()
+
+    assert await soon(life) == 0
+    assert stage.cluster.done == ["stop 30"]
+
+
 # ---- on_start
 
 

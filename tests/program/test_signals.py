@@ -9,6 +9,7 @@ from aiocluster.program.signals import (
     Interrupted,
     handled_signals,
     hold_signals,
+    holding_signals,
     ignore,
     interruptible,
     release_signals,
@@ -66,3 +67,16 @@ def test_what_takes_long_can_be_interrupted(number: signal.Signals) -> None:
         release_signals()
 
     assert signal.getsignal(number) is meaning
+
+
+def test_a_signal_that_comes_while_they_are_held_is_heard_afterwards() -> None:
+    """Unless there is an exec in between: then by the next program."""
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        with holding_signals():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert heard == []
+        assert heard == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
