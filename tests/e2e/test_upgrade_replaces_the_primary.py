@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from aiocluster import ConfigError
 from tests.e2e.upgrading import Upgradable
 from tests.e2e.wire import Wire
+from tests.support.cluster import serving
 from tests.support.program import until
 
 
@@ -151,14 +153,13 @@ async def test_new_settings_take_effect(tmp_path: Path) -> None:
         ("import os; os._exit(9)", "ended before it called aiocluster.run"),
         ("import aiocluster.ipc.messages as m; m.PROTOCOL = 99", "protocol 99 and 1"),
         ("import aiocluster.ipc.estate as e; e.RECORD = 99", "record 99 and 1"),
-        ("import time; time.sleep(99)", "took longer than 1 s"),
     ],
 )
 async def test_a_program_that_does_not_start_changes_nothing(
     tmp_path: Path, extra: str, cause: str
 ) -> None:
     """The cause is told, in the log and by an event, and a good one comes afterwards."""
-    async with Upgradable(tmp_path, boot_timeout=1.0 if "sleep" in extra else 60.0) as program:
+    async with Upgradable(tmp_path) as program:
         await program.url()
         before = program.pids()
         program.release(extra)
@@ -167,8 +168,20 @@ async def test_a_program_that_does_not_start_changes_nothing(
         assert program.pids() == before
         assert ["UpgradeFailed"] in program.told("events")
 
-        program.release(boot_timeout=60.0)
+        program.release()
         await program.upgrade()
+        assert program.pids() == before
+        assert await program.stop() == 0
+        assert program.left_behind() == []
+
+
+async def test_a_program_that_takes_too_long_changes_nothing(tmp_path: Path) -> None:
+    """It has boot_timeout, and is ended after that."""
+    async with Upgradable(tmp_path, boot_timeout=1.0) as program:
+        await program.url()
+        before = program.pids()
+        program.release("import time; time.sleep(99)")
+        assert "took longer than 1 s" in await program.fails_to_upgrade()
         assert program.pids() == before
         assert await program.stop() == 0
         assert program.left_behind() == []
@@ -385,3 +398,44 @@ async def test_the_command_is_upgraded(tmp_path: Path) -> None:
         await program.upgrade()
         assert await program.who() in before
         assert await program.stop() == 0
+
+
+async def test_a_worker_that_does_not_read_stays_what_it_is(tmp_path: Path) -> None:
+    """It is stopped before the upgrade, and goes on after it with all that was sent to it."""
+    async with Upgradable(tmp_path) as program, Wire(await program.url()) as wire:
+        stopped = int((await wire.get()).body)
+        os.kill(stopped, signal.SIGSTOP)
+        await wire.ask("/heard")
+        await program.upgrade()
+        sent = len(program.told("sent"))
+        await until(lambda: len(program.told("sent")) > sent + 20, "the hook goes on")
+        os.kill(stopped, signal.SIGCONT)
+        await wire.response()
+        while len((await heard(wire))[0]) < sent:
+            pass
+        said, _ = await heard(wire)
+        assert sorted({*said}) == [*range(max(said) + 1)]
+        assert stopped in program.pids()
+        assert await program.stop() == 0
+
+
+async def test_a_cluster_in_a_loop_cannot_be_upgraded() -> None:
+    """Its program is the user's."""
+    async with serving(workers=1) as (cluster, _):
+        with pytest.raises(ConfigError, match=r"start the cluster with aiocluster\.run"):
+            await cluster.upgrade()
+
+
+async def test_what_cannot_be_taken_over_ends_with_3(tmp_path: Path) -> None:
+    """A request that had begun is answered by its worker; then nothing is left."""
+    async with Upgradable(tmp_path) as program, Wire(await program.url()) as wire:
+        await wire.ask("/hold")
+        await program.until_exists("holding")
+        broken = "import aiocluster.primary.heritage as h; h.Heritage.adopt = None"
+        program.release(AT_ONCE.format(what=broken))
+        program.send_signal(signal.SIGRTMIN)
+        await program.line("could not go on after the upgrade: leaving")
+        program.write("release")
+        assert (await wire.response()).body == b"held"
+        assert await program.exit_code() == 3
+        await until(lambda: program.left_behind() == [], "all are gone")
