@@ -12,6 +12,7 @@ from aiocluster.ipc.estate import (
     FailuresState,
     GenerationsState,
     GenerationState,
+    ListenerState,
     OutboxState,
     SlotState,
     SubscriptionState,
@@ -33,6 +34,7 @@ WORKER = WorkerState(
     row=5,
     pid=70,
     pidfd=20,
+    stacks=24,
     outbox=OutboxState(sender=21, receiver=22, sent=9, untaken=[(8, 0.5), (9, 0.75)]),
     channel=ChannelState(fd=23, half=b"\x92\x14", window=100, owed=5),
     phase="draining",
@@ -51,7 +53,7 @@ WORKER = WorkerState(
 ESTATE = Estate(
     bind=["127.0.0.1:0"],
     workers="auto",
-    listeners=[10, 11],
+    listeners=[ListenerState(fd=10, is_shared=False), ListenerState(fd=11, is_shared=True)],
     scoreboard=12,
     generations=GenerationsState(
         begun=3,

@@ -31,7 +31,7 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
     UserMessage,
 )
-from aiocluster.ipc.stacks import STACKS_SIGNAL
+from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.handle import WorkerHandle, WorkerSpec
@@ -562,7 +562,8 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     state = stage.handle.state()
     other, far = await play_worker(stage.owner, worker_id=1)
     let_go(other, far)
-    adopted = WorkerHandle(WorkerSpec(1, 0, "web", 1, 0), other.outbox, state.row, stage.owner)
+    spec, stacks = WorkerSpec(1, 0, "web", 1, 0), StackFile(state.stacks)
+    adopted = WorkerHandle(spec, other.outbox, state.row, stacks, stage.owner)
     adopted.adopt(msgspec.structs.replace(state, channel=None), FakeProcess())
 
     assert adopted.phase is Phase.DRAINING

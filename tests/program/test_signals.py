@@ -75,7 +75,7 @@ def test_a_signal_that_comes_while_they_are_held_is_heard_afterwards() -> None:
     before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
     try:
         with holding_signals():
-            os.kill(os.getpid(), signal.SIGUSR1)
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
             assert heard == []
         assert heard == [signal.SIGUSR1]
     finally:
