@@ -46,6 +46,7 @@ _NOT_ITS_OWN = (
     signal.SIGQUIT,
     signal.SIGUSR1,
     signal.SIGUSR2,
+    signal.SIGRTMIN,
 )
 
 

@@ -28,6 +28,7 @@ _IGNORED = (
     signal.SIGQUIT,
     signal.SIGUSR1,
     signal.SIGUSR2,
+    signal.SIGRTMIN,
     signal.SIGALRM,
 )
 

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     aiocluster.run(make_app, workers=2, bind="127.0.0.1:0")
 """
 
-RELOAD = {signal.SIGHUP, signal.SIGUSR2}
+RELOAD = {signal.SIGHUP, signal.SIGUSR2, signal.SIGRTMIN}  # or upgrade
 STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 JOB_CONTROL = {signal.SIGTSTP, signal.SIGCONT}

@@ -327,6 +327,18 @@ async def test_a_reload_asked_for_meanwhile_is_not_forgotten(tmp_path: Path) -> 
         assert await program.stop() == 0
 
 
+async def test_a_signal_to_all_processes_upgrades_the_primary_alone(tmp_path: Path) -> None:
+    """As `pkill -RTMIN` sends it."""
+    async with Upgradable(tmp_path) as program:
+        await program.url()
+        before = {process.pid for process in program.descendants()}
+        program.signal_group(signal.SIGRTMIN)
+        await program.line("this program goes on with 2 workers")
+        assert await program.who() in program.pids()
+        assert {process.pid for process in program.descendants()} == before
+        assert await program.stop() == 0
+
+
 async def test_a_stop_ends_the_trial(tmp_path: Path) -> None:
     """At once, and nothing is left of it."""
     async with Upgradable(tmp_path) as program:
