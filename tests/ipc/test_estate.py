@@ -97,7 +97,7 @@ def test_all_of_it_comes_back() -> None:
 
 def test_every_descriptor_is_named_once_a_use() -> None:
     """One that is forgotten would be closed by the exec."""
-    both = [20, 21, 22, 23, 20, 21, 22]  # the second worker has no channel
+    both = [20, 21, 22, 23, 24, 20, 21, 22, 24]  # the second worker has no channel
     assert sorted(ESTATE.descriptors()) == sorted([10, 11, 12, 13, 30, 31, *both])
 
 

@@ -562,7 +562,7 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     state = stage.handle.state()
     other, far = await play_worker(stage.owner, worker_id=1)
     let_go(other, far)
-    spec, stacks = WorkerSpec(1, 0, "web", 1, 0), StackFile(state.stacks)
+    spec, stacks = WorkerSpec(1, 0, "web", 1, 0), StackFile(os.dup(state.stacks))
     adopted = WorkerHandle(spec, other.outbox, state.row, stacks, stage.owner)
     adopted.adopt(msgspec.structs.replace(state, channel=None), FakeProcess())
 
@@ -571,7 +571,9 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     assert adopted.settled.done()
     assert adopted.cut == ["GET /slow"]
     assert not adopted.is_connected
-    again = msgspec.structs.replace(adopted.state(), outbox=state.outbox, channel=state.channel)
+    again = msgspec.structs.replace(
+        adopted.state(), outbox=state.outbox, channel=state.channel, stacks=state.stacks
+    )
     (when, reason), (was, _) = adopted.state().deadline or (0, ""), state.deadline or (0, "")
     assert when == pytest.approx(was, abs=0.1)
     assert reason == "reload"

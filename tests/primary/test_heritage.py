@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from aiocluster.config.settings import settings_from
+from aiocluster.ipc.estate import ListenerState
 from aiocluster.ipc.messages import Subscribe
 from aiocluster.primary.heritage import Heritage
 from aiocluster.primary.listeners import Listeners
@@ -65,7 +66,7 @@ async def test_another_crew_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     left = msgspec.structs.replace(
         ESTATE,
         bind=["127.0.0.1:0"],
-        listeners=[os.dup(listening.fileno())],
+        listeners=[ListenerState(fd=os.dup(listening.fileno()), is_shared=False)],
         crew=msgspec.structs.replace(ESTATE.crew, workers=[], slots=[], due=[], unread=[]),
         subscriptions=[],
         waiting=[(one.fd, one.listener) for one in waiting],

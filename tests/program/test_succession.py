@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from aiocluster.errors import ConfigError
-from aiocluster.ipc.estate import RECORD, Estate, to_bytes
+from aiocluster.ipc.estate import RECORD, Estate, ListenerState, to_bytes
 from aiocluster.ipc.messages import PROTOCOL
 from aiocluster.primary.interpreter import Interpreter
 from aiocluster.primary.trial import SUCCESSION, Verdict
@@ -24,7 +24,7 @@ def without_workers(fds: list[int]) -> Estate:
     return msgspec.structs.replace(
         ESTATE,
         scoreboard=fds[0],
-        listeners=fds[1:],
+        listeners=[ListenerState(fd=fd, is_shared=False) for fd in fds[1:]],
         waiting=[],
         generations=generations,
         crew=crew,
