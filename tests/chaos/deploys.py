@@ -8,12 +8,12 @@ The program reloads when a file asks for it, and writes what came of it into ano
 
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.scene import WORKERS, Scene, program_of, under_load
+from tests.chaos.scene import CONNECTIONS, WORKERS, Scene, program_of, under_load
 from tests.e2e.wire import Wire
 from tests.support.program import until
 
@@ -61,11 +61,17 @@ def shop(version: int, *, before: str = "", in_factory: str = "pass", at_end: st
 
 
 @contextlib.asynccontextmanager
-async def deployed(folder: Path, dice: Random, **settings: Any) -> AsyncIterator[Scene]:
+async def deployed(
+    folder: Path,
+    dice: Random,
+    *,
+    connections: Mapping[str, int] = CONNECTIONS,
+    **settings: Any,
+) -> AsyncIterator[Scene]:
     """Version 1 of the shop under load."""
     (folder / "shop.py").write_text(shop(1))
     program = program_of(folder, more=_RELOADING, on_start="reload_when_asked", **settings)
-    async with under_load(folder, dice, program=program) as scene:
+    async with under_load(folder, dice, connections=connections, program=program) as scene:
         yield scene
 
 

@@ -118,7 +118,7 @@ class Scene:
 
     def assert_nothing_lost(self) -> None:
         """Every request of every mode was answered, and well."""
-        assert self.seen.failures == {}, self.seen.lost[:10]
+        assert self.seen.failures == {}, (self.seen.failures, self.seen.lost[:10])
         assert min(self.seen.answered.values()) > 0
 
     def assert_lost_only_in(self, killed: set[int]) -> None:
