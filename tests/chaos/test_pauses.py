@@ -7,11 +7,16 @@ from random import Random
 import psutil
 import pytest
 
+from tests.chaos.client import load_on
 from tests.chaos.scene import ANSWERS, SCALE, Scene, paused, resume, suspend, under_load
 from tests.e2e.wire import Wire
-from tests.support.program import until
+from tests.support.program import is_running, until
 
 ROUNDS = 3 * SCALE
+
+# Above what a busy machine may keep a worker from running, below a pause of PAUSE seconds.
+HANG_TIMEOUT = 3.0
+PAUSE = 4.5
 
 
 async def test_blocked_workers_lose_nothing(tmp_path: Path, dice: Random) -> None:
@@ -27,6 +32,47 @@ async def test_blocked_workers_lose_nothing(tmp_path: Path, dice: Random) -> Non
                 assert int((await wire.response()).body) == scene.begun()[gate]
             await scene.go_on()
     scene.assert_nothing_lost()
+
+
+async def test_a_crowd_goes_on_while_a_worker_is_blocked(tmp_path: Path, dice: Random) -> None:
+    """Of those that come now none waits for it: what it does not take is stolen back."""
+    async with under_load(tmp_path, dice, connections={"keepalive": 1}) as scene:
+        for number in range(ROUNDS):
+            gate = f"gate{number}"
+            async with Wire(scene.url) as wire:
+                await wire.ask(f"/block/{gate}")
+                await until(partial(_has_begun, scene, gate), "no worker blocks")
+                crowd = {"close": dice.randint(6, 24)}
+                async with load_on(scene.url, crowd, dice.getrandbits(32)) as load:
+                    await load.each(ANSWERS)
+                    seen = await load.stop()  # which waits for the last of them
+                assert seen.failures == {}
+                scene.program.write(gate)
+                await wire.response()
+            await scene.go_on()
+    scene.assert_nothing_lost()
+
+
+async def test_who_is_stopped_alone_hangs_and_who_pauses_with_all_does_not(
+    tmp_path: Path, dice: Random
+) -> None:
+    """With a hang_timeout that both exceed: the one is replaced, of the others nobody is."""
+    async with under_load(tmp_path, dice, hang_timeout=HANG_TIMEOUT) as scene:
+        before = scene.pids_started()
+        everybody = scene.everybody()
+        suspend(everybody)
+        await paused(PAUSE)
+        resume(everybody)
+        await scene.go_on()
+        assert scene.pids_started() == before
+
+        victim = dice.choice(scene.workers())
+        scene.killed.add(victim.pid)
+        suspend([victim])
+        await until(lambda: not is_running(victim), "it lives on")
+        await scene.go_on()
+        assert len(scene.pids_started() - before) == 1
+    scene.assert_lost_only_in(scene.killed)
 
 
 async def test_stopped_workers_lose_nothing(tmp_path: Path, dice: Random) -> None:
