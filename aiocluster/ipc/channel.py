@@ -155,6 +155,9 @@ class Channel(asyncio.Protocol):
         self._closed = True
         # asyncio's transport, once it is done, cannot even be aborted.
         self._transport = None
+        # Its buffer is large, and who has heard the last may be kept for long: by a user, or
+        # only by the collector, which counts objects and not their bytes.
+        del self._decoder
         self._release_waiting()
         self._on_closed(self._error)
 

@@ -2,6 +2,7 @@ import asyncio
 import os
 import random
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -509,6 +510,18 @@ async def test_either_side_may_end_it_and_both_hear_it_once(end: Callable[[Chann
 
     assert pair.primary.ends == [None]
     assert pair.worker.ends == [None]
+
+
+async def test_a_channel_that_has_ended_keeps_no_buffer() -> None:
+    """Somebody may keep the handle of a dead worker, if only the collector."""
+    async with connected() as pair:
+        await pair.round_trip()
+        decoders = [weakref.ref(side.channel._decoder) for side in (pair.primary, pair.worker)]
+        pair.worker.channel.close()
+        await pair.primary.until_closed()
+        await pair.worker.until_closed()
+
+        assert [decoder() for decoder in decoders] == [None, None]
 
 
 async def test_what_was_sent_before_a_close_still_arrives() -> None:
