@@ -202,6 +202,7 @@ async def test_a_pause_holds_through_a_trouble(
     await front.until_accepted(1)
 
 
+# node: accept-fail
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.ENETUNREACH])
 async def test_a_client_that_gave_up_is_skipped(
     number: int, front: Front, caplog: pytest.LogCaptureFixture

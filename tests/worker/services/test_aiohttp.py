@@ -614,6 +614,7 @@ async def test_who_does_not_ask_in_that_time_is_closed(
     assert stage.service.cut == []
 
 
+# node: worker-handle-close
 async def test_a_connection_that_cannot_be_adopted_is_closed(make_stage: MakeStage) -> None:
     """A client that is gone already leaves no descriptor behind."""
     stage = await make_stage(App().application)
