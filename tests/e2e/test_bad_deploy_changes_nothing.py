@@ -13,6 +13,7 @@ from tests.support.cluster import Heard
 FAILS_TO_IMPORT = "raise ImportError('no such thing')"
 FACTORY_RAISES = "def make_app(): raise ValueError('no database')"
 EXITS_WHILE_STARTING = "def make_app(): os._exit(9)"
+EXITS_AS_IF_ALL_WERE_WELL = "def make_app(): os._exit(0)"
 DIES_SOON = "import threading; threading.Timer(0.3, os._exit, [9]).start()"
 NEVER_READY = "async def make_app(): await asyncio.Event().wait()"
 ONLY_ONE_STARTS = """
@@ -27,12 +28,14 @@ def make_app():
 """
 
 
+# node: E5
 @pytest.mark.parametrize(
     ("extra", "cause", "settings"),
     [
         (FAILS_TO_IMPORT, "ImportError: no such thing", {}),
         ("this is no Python", "SyntaxError: invalid syntax", {}),
         (EXITS_WHILE_STARTING, "exited with code 9 before it was ready", {}),
+        (EXITS_AS_IF_ALL_WERE_WELL, "exited with code 0 before it was ready", {}),
         (FACTORY_RAISES, "ValueError: no database", {}),
         (NEVER_READY, "was not ready after 1 s", {"boot_timeout": 1}),
         (DIES_SOON, "exited with code 9", {"min_uptime": 60, "preload": False}),
@@ -96,6 +99,7 @@ async def test_a_failure_half_way_puts_the_old_code_back(tmp_path: Path) -> None
         assert await program.stop() == 0
 
 
+# node: E5 (adapted: no command ends with a code, reload() raises)
 async def test_the_caller_hears_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`reload()` raises it, with the traceback, and the event carries both."""
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -73,6 +73,7 @@ async def hog(cluster):
 """
 
 
+# node: accept-fail
 async def test_while_there_is_no_descriptor_nothing_spins_and_one_line_is_logged(
     tmp_path: Path,
 ) -> None:

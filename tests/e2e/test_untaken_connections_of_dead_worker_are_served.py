@@ -28,6 +28,7 @@ async def test_clients_sent_to_a_blocked_worker_are_answered_after_its_death() -
     assert blocked.id not in answers
 
 
+# node: E4
 async def test_all_workers_die_at_once_and_waiting_clients_are_served() -> None:
     """Every worker is blocked and killed; who waits is served by the replacements."""
     async with serving(**NEVER_BEHIND) as (cluster, _heard):
