@@ -27,7 +27,8 @@ async def test_a_signal_reloads(tmp_path: Path, number: int) -> None:
 
         assert {version for version, _ in before} == {1}
         assert {version for version, _ in after} == {2}
-        await until(lambda: {p.pid for p in program.workers()} == {pid for _, pid in after}, "gone")
+        await until(lambda: len(program.descendants()) == 3, "the old ones are gone")
+        assert {process.pid for process in program.workers()} == {pid for _, pid in after}
         assert await program.stop() == 0
         assert program.left_behind() == []
         assert "Traceback" not in await program.all_output()
