@@ -165,8 +165,8 @@ class _Crowd:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._waiting is not None and not self._waiting.cancel():
+            self.clients.append(self._waiting.result())  # it has come in after all
         for client in self.clients:
             await client.__aexit__()
 
