@@ -14,4 +14,5 @@ same harm and sends the same requests, though the machine may interleave them ot
 
     AIOCLUSTER_CHAOS_SEED=7 pytest tests/chaos     that run again
     AIOCLUSTER_CHAOS_SCALE=20 pytest tests/chaos   a soak: twenty times the rounds and requests
+    AIOCLUSTER_CHAOS_SCALE=100 pytest -s tests/chaos/soak.py   each mode alone, ten reloads
 """

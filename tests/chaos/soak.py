@@ -1,6 +1,6 @@
 """Reloads under a load of one kind: how many requests, how many lost. A soak, by flag only.
 
-    AIOCLUSTER_CHAOS_SCALE=100 pytest -s tests/chaos/test_soak.py
+    AIOCLUSTER_CHAOS_SCALE=100 pytest -s tests/chaos/soak.py
 
 With that each mode has 100,000 requests and more, those that take long a tenth, over 10 reloads.
 """
@@ -22,7 +22,6 @@ _SHARES = {"slow": 0.1, "websocket": 0.1}
 _CONNECTIONS = 16
 
 
-@pytest.mark.skipif(SCALE == 1, reason="test_reload.py shows it in short, all modes at once")
 @pytest.mark.parametrize("mode", CONNECTIONS)
 async def test_no_mode_loses_a_request_in_reloads(tmp_path: Path, dice: Random, mode: str) -> None:
     """The requests are spread evenly over the reloads, and go on during each."""
