@@ -33,7 +33,7 @@ async def test_a_bad_deploy_changes_nothing(tmp_path: Path, dice: Random, what: 
         assert outcome != "ok"
         if "bad deploy" in BAD[what]:
             assert "bad deploy" in outcome
-            assert "bad deploy" in scene.program.output
+            await scene.program.line("bad deploy")
         await scene.go_on()
         assert {worker.pid for worker in scene.workers()} == before
         assert await versions(scene) == {"1"}

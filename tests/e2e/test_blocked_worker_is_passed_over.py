@@ -26,7 +26,9 @@ def make_app():
     return app
 
 if __name__ == "__main__":
-    aiocluster.run(make_app, workers=2, bind="127.0.0.1:0", behind_after={behind_after})
+    # What was given to it stays: that it would be stolen back is shown elsewhere.
+    settings = dict(behind_after={behind_after}, steal_after=3600)
+    aiocluster.run(make_app, workers=2, bind="127.0.0.1:0", **settings)
 """
 
 BEHIND_AFTER = 0.05
