@@ -27,8 +27,17 @@ _FORK_RETRY = 0.5
 class Crew(Protocol):
     """What a slot needs from the supervisor."""
 
-    async def hire(self, slot: "Slot", generation: Generation, restarts: int) -> WorkerHandle:
-        """Fork a worker for the slot; WorkerGone when that failed this time."""
+    async def hire(
+        self, slot: "Slot", generation: Generation, restarts: int, *, held: bool = False
+    ) -> WorkerHandle:
+        """Fork a worker for the slot; WorkerGone when that failed this time.
+
+        One that is `held` is given no connection until it is admitted.
+        """
+        ...
+
+    def admit(self, worker: WorkerHandle) -> None:
+        """Give it connections from now on."""
         ...
 
     def delay_after_failure(self, weight: float) -> float:
@@ -142,7 +151,8 @@ class Slot:
     async def renew(self, generation: Generation, reason: str, hold: float = 0.0) -> None:
         """Replace its worker by one of `generation`, which drains the old one for `reason`.
 
-        The old one goes only when the new one is ready, and has been so for `hold` seconds.
+        The old one goes only when the new one is ready, and has been so for `hold` seconds, in
+        which it is given nothing: what crashes as soon as it runs has lost nobody's request.
         Raises BootError, and nothing has changed, when the new one does not come that far.
         """
         async with self._renewing:
@@ -159,7 +169,7 @@ class Slot:
         return worker is self.incumbent and not worker.is_leaving and self._restart != "never"
 
     async def _renew(self, generation: Generation, reason: str, hold: float) -> None:
-        successor = await self._hire(generation, self.restarts + 1)
+        successor = await self._hire(generation, self.restarts + 1, held=hold > 0)
         try:
             await self._proven(successor, hold)
         except BaseException:
@@ -168,6 +178,7 @@ class Slot:
         if self.closed:
             successor.begin_drain(reason)
             return
+        self._crew.admit(successor)
         self.generation = generation
         before, self.incumbent = self.incumbent, successor
         self.restarts += 1
@@ -194,10 +205,12 @@ class Slot:
 
     # ---- inside
 
-    async def _hire(self, generation: Generation, restarts: int) -> WorkerHandle:
+    async def _hire(
+        self, generation: Generation, restarts: int, *, held: bool = False
+    ) -> WorkerHandle:
         while True:
             try:
-                return await self._crew.hire(self, generation, restarts)
+                return await self._crew.hire(self, generation, restarts, held=held)
             except WorkerGone as error:
                 self.trouble = str(error)
                 log.error("slot %d: %s; next try in %g s", self.number, error, _FORK_RETRY)

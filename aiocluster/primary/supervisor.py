@@ -70,6 +70,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
         self._first_start_over = asyncio.Event()
+        self._held: set[int] = set()  # workers that are given nothing yet
         self._leaving = False  # a stop was announced
         self._stopping = False
         self._exit_log = ExitLog(settings.boot_timeout)
@@ -203,9 +204,13 @@ class Supervisor:
 
     # ---- Crew
 
-    async def hire(self, slot: Slot, generation: Generation, restarts: int) -> WorkerHandle:
+    async def hire(
+        self, slot: Slot, generation: Generation, restarts: int, *, held: bool = False
+    ) -> WorkerHandle:
         """See Crew."""
         worker_id, self._next_id = self._next_id, self._next_id + 1
+        if held:
+            self._held.add(worker_id)
         spec = WorkerSpec(
             worker_id=worker_id,
             slot=slot.number,
@@ -219,9 +224,18 @@ class Supervisor:
             worker, process = await self._hiring.hire(spec, generation.nursery)
         except BaseException:
             self._generations.left(generation.number)
+            self._held.discard(worker_id)
             raise
         self._enlist(worker, process)
         return worker
+
+    def admit(self, worker: WorkerHandle) -> None:
+        """See Crew."""
+        if worker.id in self._held:
+            self._held.discard(worker.id)
+            # Its death may be seen, and not be told yet.
+            if worker.phase is Phase.READY and not worker.outbox.is_closed:
+                self._enter_service(worker)
 
     def delay_after_failure(self, weight: float) -> float:
         """See Crew."""
@@ -255,13 +269,15 @@ class Supervisor:
     def others_serve(self) -> bool:
         """See Owner."""
         return any(
-            worker.phase is Phase.READY and worker.is_connected for worker in self.workers.values()
+            worker.phase is Phase.READY and worker.is_connected and worker.id not in self._held
+            for worker in self.workers.values()
         )
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         log.info("%s is ready", worker)
-        self._enter_service(worker)
+        if worker.id not in self._held:
+            self._enter_service(worker)
 
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
@@ -411,6 +427,7 @@ class Supervisor:
         self._reporter.retire(worker)
         self._scoreboard.release(worker.row)
         del self.workers[worker.id]
+        self._held.discard(worker.id)
         exited = worker.ended(status)
         self._exit_log.tell(worker, exited)
         self.publish(exited)

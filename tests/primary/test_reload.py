@@ -8,6 +8,8 @@ import pytest
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed, WorkerExited
 from aiocluster.ipc.messages import Drain
+from aiocluster.primary.dispatcher import Connection
+from tests.support.connections import close_all
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FakeSpawner, FakeWorker
@@ -102,6 +104,26 @@ async def test_the_first_of_them_must_last_before_the_old_one_goes(make_stage: M
 
     await spawner.ready(1)
     await end_drained(olds)
+    await soon(reloading)
+
+
+async def test_who_must_last_first_is_given_nothing_until_then(make_stage: MakeStage) -> None:
+    """So one that crashes as soon as it runs has lost nobody's request."""
+    stage = await make_stage(min_uptime=0.2)
+    (old,) = await stage.start(1)
+    reloading, spawner = await begin(stage)
+    (new,) = await spawner.ready(1)
+    handle = stage.supervisor.workers[new.fork.worker_id]
+    await turns_until(lambda: handle.was_ready)
+    await stage.dispatch(4)
+    old_handle = stage.handle(old)
+    assert (old_handle.outbox.queued, handle.outbox.queued) == (4, 0)
+
+    assert isinstance(await old.hear(), Drain)
+    await stage.dispatch(2)
+    assert handle.outbox.queued == 2
+    close_all([Connection(*pair) for worker in (old, new) for pair in worker.taken()])
+    old.exit(0)
     await soon(reloading)
 
 

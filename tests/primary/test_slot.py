@@ -26,13 +26,20 @@ class FakeCrew:
         self.hired: asyncio.Queue[tuple[WorkerHandle, FakeWorker]] = asyncio.Queue()
         self.all: list[tuple[WorkerHandle, FakeWorker]] = []
         self.refusals = 0
+        self.admitted: list[WorkerHandle] = []
         self.delays: list[float] = []
         self.weights: list[float] = []
         self.start_over = asyncio.Event()
         self.turn = asyncio.Semaphore(1000)
         self._ends: list[asyncio.Task[None]] = []
 
-    async def hire(self, slot: Slot, generation: Generation, restarts: int) -> WorkerHandle:
+    def admit(self, worker: WorkerHandle) -> None:
+        """See Crew."""
+        self.admitted.append(worker)
+
+    async def hire(
+        self, slot: Slot, generation: Generation, restarts: int, *, held: bool = False
+    ) -> WorkerHandle:
         """See Crew."""
         if self.refusals:
             self.refusals -= 1
