@@ -67,7 +67,8 @@ class Dispatcher:
         return len(self._waiting)
 
     def add(self, recipient: Recipient) -> None:
-        """This worker may be given connections from now on."""
+        """This worker may be given connections from now on. Idempotent."""
+        self.remove(recipient)
         self._recipients = sorted([*self._recipients, recipient], key=lambda r: r.slot)
 
     def remove(self, recipient: Recipient) -> None:

@@ -111,7 +111,7 @@ class WorkerHandle:
         self._reason: str | None = None
         self._sent_signal: int | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._deadline_reason = ""
+        self._doom = (float("inf"), "")  # when that is, and for which reason it is killed
         self._stack = ""
         self._unpaid = 0  # bytes of its messages that are not heard yet
         self._disconnected = asyncio.Event()
@@ -276,7 +276,6 @@ class WorkerHandle:
     def state(self) -> WorkerState:
         """What the next program must know of it."""
         assert self._process is not None
-        deadline = self._deadline
         return WorkerState(
             worker_id=self.id,
             slot=self.slot,
@@ -300,7 +299,7 @@ class WorkerHandle:
             killed=self.killed,
             reason=self._reason,
             sent_signal=self._sent_signal,
-            deadline=(deadline.when(), self._deadline_reason) if deadline else None,
+            deadline=self._doom if self._deadline is not None else None,
         )
 
     def adopt(self, state: WorkerState, process: Process) -> None:
@@ -336,12 +335,13 @@ class WorkerHandle:
     def _kill_at_latest_in(self, seconds: float, reason: str) -> None:
         """Set the deadline, or bring it nearer; it is never moved away."""
         loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
         if self._deadline is not None:
-            if self._deadline.when() <= loop.time() + seconds:
+            if self._doom[0] <= when:
                 return
             self._deadline.cancel()
         self._deadline = loop.call_later(seconds, self.kill_for, reason)
-        self._deadline_reason = reason
+        self._doom = (when, reason)
 
     def _on_message(self, message: Message, size: int) -> None:
         if self._early is not None:

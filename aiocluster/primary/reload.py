@@ -144,18 +144,21 @@ class Reloader:
     # ---- forward
 
     async def _roll(self, new: Generation, trial: "_Trial") -> None:
-        """Renew every slot, also those that come meanwhile, and see that it lasts."""
+        """Renew every slot, and see that it lasts; nobody is of another generation on return."""
         settings = self._settings
         # The first ones show whether the code lasts; the others need not wait for that again.
         hold = max(settings.min_ready_seconds, settings.min_uptime)
-        while batch := [slot for slot in self._roster.slots if slot.generation is not new]:
-            batch = batch[: settings.reload_surge]
+        # Slots may be opened meanwhile, and are the old generation's as long as that serves.
+        while todo := self._to_be_renewed(new):
+            batch = todo[: settings.reload_surge]
             limit = settings.boot_timeout + hold + _FORK_PATIENCE
             await _all_of([slot.renew(new, "reload", hold) for slot in batch], trial, limit)
             hold = settings.min_ready_seconds
-        while (left := self._until_lasted(new)) > 0:
-            await trial.last(left)
-        await trial.last(0.0)  # the youngest may be dead already, and not be counted
+            if not self._to_be_renewed(new):
+                await trial.last(max(self._until_lasted(new), 0.0))
+
+    def _to_be_renewed(self, new: Generation) -> list[Slot]:
+        return [slot for slot in self._roster.slots if slot.generation is not new]
 
     def _until_lasted(self, new: Generation) -> float:
         """Return the seconds until the youngest of them has lasted."""
@@ -166,8 +169,9 @@ class Reloader:
     async def _until_only(self, number: int) -> None:
         """Wait until all workers of other generations are gone; each has a deadline."""
         workers = self._roster.workers.values()
-        if exits := [worker.exited for worker in workers if worker.generation != number]:
-            await asyncio.wait(exits)
+        old = [worker for worker in workers if worker.generation != number and worker.is_leaving]
+        if old:
+            await asyncio.wait([worker.exited for worker in old])
 
     # ---- back
 

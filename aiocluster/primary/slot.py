@@ -85,12 +85,13 @@ class Slot:
 
     def state(self) -> SlotState:
         """What the next program must know of it."""
+        gone = self.incumbent is None or self.incumbent.is_dead
         return SlotState(
             number=self.number,
             env=self.env,
             generation=self.generation.number,
             restarts=self.restarts,
-            incumbent=None if self.incumbent is None else self.incumbent.id,
+            incumbent=None if gone or self.incumbent is None else self.incumbent.id,
         )
 
     # ---- when its worker dies

@@ -330,7 +330,7 @@ class Supervisor:
         generation = self._generations.numbered(state.generation)
         slot = Slot(state.number, state.env, generation, self, self._settings.restart)
         slot.restarts = state.restarts
-        slot.incumbent = None if state.incumbent is None else adopted[state.incumbent]
+        slot.incumbent = None if state.incumbent is None else adopted.get(state.incumbent)
         self._fill(slot)
 
     def _fill(self, slot: Slot) -> None:
@@ -366,8 +366,6 @@ class Supervisor:
         self.workers[worker.id] = worker
         self.publish(WorkerForked(worker))
         self._look_after(worker, process)
-        if self._stopping:
-            worker.begin_drain("stop", 0.0)
 
     def _adopt_process(self, state: WorkerState) -> Process:
         generation = self._generations.numbered(state.generation)
@@ -385,9 +383,10 @@ class Supervisor:
     def _look_after(self, worker: WorkerHandle, process: Process) -> None:
         worker.announced()
         process.on_death(lambda: self._on_death(worker))
-        boot_until = worker.born + self._settings.boot_timeout
-        boot = self._loop.call_at(boot_until, self._on_boot_timeout, worker)
-        worker.settled.add_done_callback(lambda _: boot.cancel())
+        if not worker.settled.done():  # one that another program had may serve for long
+            boot_until = worker.born + self._settings.boot_timeout
+            boot = self._loop.call_at(boot_until, self._on_boot_timeout, worker)
+            worker.settled.add_done_callback(lambda _: boot.cancel())
         end = start_task(self._see_off(worker, process), f"seeing off {worker}")
         self._ends.add(end)
         end.add_done_callback(self._ends.discard)

@@ -37,6 +37,7 @@ class Upkeep:
     ) -> None:
         self._settings = settings
         self._recycle = recycle
+        self._rss = measure or rss_bytes
         self._measure = measure or (rss_bytes if settings.memory_measure == "rss" else pss_bytes)
         self._loop = asyncio.get_running_loop()
 
@@ -64,9 +65,10 @@ class Upkeep:
 
     def _look_at(self, worker: WorkerHandle) -> None:
         limit = self._settings.max_memory_hard
-        if worker.is_dead or worker.killed or (size := self._measure(worker.pid)) is None:
+        # RSS is the cheaper to read, and never the smaller.
+        if worker.is_dead or worker.killed or (self._rss(worker.pid) or 0) <= limit:
             return
-        if size > limit:
+        if (size := self._measure(worker.pid)) is not None and size > limit:
             log.error("%s has %d bytes, more than max_memory_hard (%d)", worker, size, limit)
             worker.kill_for("memory_limit")
 

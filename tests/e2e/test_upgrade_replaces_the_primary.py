@@ -14,6 +14,9 @@ from tests.e2e.wire import Wire
 from tests.support.cluster import serving
 from tests.support.program import until
 
+# Seconds: as much as a new program takes to be tried out on a busy machine.
+BOOT_TIMEOUT = 6.0
+
 
 class Load:
     """Clients that ask without a pause, until told to stop; any failure is an exception."""
@@ -81,6 +84,21 @@ async def test_three_upgrades_under_load_lose_nothing(tmp_path: Path) -> None:
         assert await program.stop() == 0
         assert program.left_behind() == []
         assert "Traceback" not in await program.all_output()
+
+
+async def test_workers_that_are_older_than_the_boot_timeout_go_on(tmp_path: Path) -> None:
+    """They have booted long ago, whatever time has passed since their fork."""
+    async with Upgradable(tmp_path, boot_timeout=BOOT_TIMEOUT) as program:
+        await program.url()
+        before = program.pids()
+        # No event tells that they are as old as that.
+        await asyncio.sleep(BOOT_TIMEOUT + 0.5)
+        await program.upgrade()
+        async with Wire(await program.url()) as wire:
+            assert (await wire.get("/heard")).status == 200
+        assert program.pids() == before
+        assert await program.stop() == 0
+        assert "boot_timeout" not in await program.all_output()
 
 
 async def test_messages_arrive_once_and_in_order(tmp_path: Path) -> None:

@@ -146,6 +146,34 @@ async def test_a_slot_that_is_opened_meanwhile_is_renewed_as_well(make_stage: Ma
     assert generations(stage) == [2, 2]
 
 
+async def test_a_slot_that_is_opened_while_the_last_must_last_is_renewed(
+    make_stage: MakeStage,
+) -> None:
+    """It is the old generation's, as long as that serves; and the reload ends."""
+    stage = await make_stage(min_uptime=0.1)
+    (old,) = await stage.start(1)
+    second = asyncio.create_task(stage.supervisor.fork({}))
+    second_old = await stage.spawner.next()
+    second_old.boot()
+    await soon(second)
+    reloading, spawner = await begin(stage)
+    await spawner.ready(1)
+    await end_drained([old])
+    (new,) = await spawner.ready(1)
+    await end_drained([second_old])
+    handle = stage.supervisor.workers[new.fork.worker_id]
+    await turns_until(lambda: handle.was_ready)
+    late = asyncio.create_task(stage.supervisor.fork({}))
+    late_old = await stage.spawners[0].next()
+    late_old.boot()
+    assert (await soon(late)).generation == 1
+    await spawner.ready(1)
+    await end_drained([late_old])
+
+    await soon(reloading)
+    assert generations(stage) == [2, 2, 2]
+
+
 async def test_a_new_slot_gets_the_new_code_afterwards(make_stage: MakeStage) -> None:
     """And so does the replacement of a worker that crashes."""
     stage = await make_stage(min_uptime=0)
