@@ -140,6 +140,7 @@ async def test_they_are_told_one_after_the_other_until_hurried(tmp_path: Path) -
         program.send_signal(signal.SIGQUIT)
 
         assert {await task for task in told} == {(1001, "the service stops")}
+        await asyncio.gather(*(socket.close() for socket, _ in sockets))
         assert await program.exit_code() == 0
 
 

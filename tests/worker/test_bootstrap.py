@@ -184,7 +184,7 @@ async def test_a_blocked_worker_dies_of_one_term_after_a_grace(stage: Stage) -> 
 
 async def test_a_blocked_worker_that_is_to_drain_does_not_die_of_term(stage: Stage) -> None:
     """Its primary has set it a deadline, and a stop sends TERM to all: it finishes."""
-    process = await stage.start(BLOCKED.replace("time.sleep, 1000", "time.sleep, 2.5"))
+    process = await stage.start(BLOCKED.replace("time.sleep(1000)", "time.sleep(2.5)"))
     await stage.hear(Ready)
     stage.scoreboard.order_drain(stage.row)
     stage.primary.channel.post(Drain(1000.0, moving=False))
