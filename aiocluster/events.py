@@ -61,6 +61,8 @@ class WorkerOnline(WorkerEvent):
 class WorkerListening(WorkerEvent):
     """Its app has started: it is given connections that come to `addresses`.
 
+    The first workers of a reload are given none until they have lasted `min_uptime`.
+
     Each address is (host, port) with the real port, also where port 0 was asked for.
     """
 

@@ -1,8 +1,9 @@
 """A role whose workers keep failing is degraded: its starts are fewer and slower, and loud.
 
 Each role counts for itself, so one that fails takes nothing from the others. While a role is
-degraded one of its workers at a time may be starting, after the wait that its failures
-demand; it has recovered when most of them have faded.
+degraded one of its dead workers at a time is being replaced, after the wait that its failures
+demand; it has recovered when most of them have faded. A reload, which may bring the mend, does
+not wait for that.
 """
 
 import asyncio
