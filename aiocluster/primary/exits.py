@@ -16,7 +16,7 @@ _INVOLUNTARY = (None, "boot_timeout", "disconnected", "hang", "memory_limit")
 _OUR_WISH = ("max_age", "max_requests", "reload", "stop")
 
 # Killed by us, and its code's own fault.
-_OUR_KILLS = ("hang", "memory_limit")
+OUR_KILLS = ("hang", "memory_limit")
 
 # KILL and TERM: what an operator, or an out-of-memory killer, sends.
 _SIGNALS_FROM_OUTSIDE = (9, 15)
@@ -72,7 +72,7 @@ def weight_of(exited: WorkerExited, *, was_ready: bool) -> float:
     """How much this end says against the code, for the back-off."""
     if exited.reason in _OUR_WISH:
         return 0.0
-    if exited.reason in _OUR_KILLS:
+    if exited.reason in OUR_KILLS:
         return CRASH_WEIGHT
     # One that asks to go as soon as it has come must not spin either.
     from_outside = exited.voluntary or exited.signal in _SIGNALS_FROM_OUTSIDE

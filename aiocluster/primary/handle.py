@@ -37,7 +37,7 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.exits import ExitStatus, finished_all, is_voluntary, reason_of
+from aiocluster.primary.exits import OUR_KILLS, ExitStatus, finished_all, is_voluntary, reason_of
 from aiocluster.primary.lifecycle import Phase, Signal, advance
 from aiocluster.primary.outbox import Outbox
 from aiocluster.primary.process import Process
@@ -216,7 +216,9 @@ class WorkerHandle:
 
     def kill_for(self, reason: str, stack: str = "") -> None:
         """Kill it, because it did not do in time what it had to; `stack` is what it did."""
-        self._reason, self._stack = self._reason or reason, self._stack or stack
+        # What is its code's own fault is told, whatever it was asked to go for.
+        self._reason = reason if reason in OUR_KILLS else self._reason or reason
+        self._stack = self._stack or stack
         self.killed = True
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)

@@ -51,13 +51,14 @@ class Recycler:
             recycling.cancel()
 
     async def _recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
-        async with self.turn:
-            while place.holds(worker):
-                try:
+        while place.holds(worker):
+            try:
+                async with self.turn:
                     await place.replace(worker, reason)
-                except BootError as error:
-                    log.error("%s is due (%s), and goes on: %s", worker, reason, error)
-                    await place.pause(CRASH_WEIGHT)
+            except BootError as error:
+                log.error("%s is due (%s), and goes on: %s", worker, reason, error)
+                # Others may have their turn meanwhile.
+                await place.pause(CRASH_WEIGHT)
 
     def _forget(self, worker_id: int) -> None:
         self._due.pop(worker_id, None)

@@ -130,12 +130,14 @@ class Supervisor:
         # From here on nothing waits, so that what they said before comes before what they say.
         for worker_id, frame in state.unread:
             self.publish(WorkerMessage(adopted[worker_id], decode_user(frame)))
-        for worker, process in zip(adopted.values(), processes, strict=True):
-            self._look_after(worker, process)
-            if worker.phase is Phase.READY and worker.is_connected:
-                self._enter_service(worker)
+        # All is in its place before what they said meanwhile is heard.
         for slot in state.slots:
             self._reopen_slot(slot, adopted)
+        for worker in adopted.values():
+            if worker.phase is Phase.READY and worker.is_connected:
+                self._enter_service(worker)
+        for worker, process in zip(adopted.values(), processes, strict=True):
+            self._look_after(worker, process)
         self._take_up(state, adopted)
 
     @property

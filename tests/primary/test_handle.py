@@ -553,6 +553,18 @@ async def test_a_second_drain_never_moves_the_deadline_away(stage: Stage) -> Non
     assert stage.handle._deadline.when() < first.when()
 
 
+@pytest.mark.parametrize("fault", ["hang", "memory_limit"])
+async def test_a_fault_of_its_own_is_told_also_while_it_drains(stage: Stage, fault: str) -> None:
+    """Whatever it was told to go for, that is not why it ended."""
+    await stage.ready()
+    stage.handle.begin_drain("reload")
+
+    stage.handle.kill_for(fault)
+    exited = stage.handle.ended(ExitStatus(None, signal.SIGKILL))
+
+    assert (exited.reason, exited.voluntary) == (fault, False)
+
+
 async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     """Its phase, its deadline, why it goes, and what it could not finish."""
     await stage.ready()

@@ -23,6 +23,7 @@ class FakePlace:
         self.failures = 0
         self.begun = asyncio.Event()
         self.may_end = asyncio.Event()
+        self.may_go_on: asyncio.Event | None = None
 
     def holds(self, worker: Any) -> bool:
         return worker is self.worker
@@ -38,6 +39,8 @@ class FakePlace:
 
     async def pause(self, weight: float) -> None:
         self.done.append(f"pause {weight:g}")
+        if self.may_go_on is not None:
+            await self.may_go_on.wait()
 
 
 async def test_one_at_a_time() -> None:
@@ -85,6 +88,18 @@ async def test_a_successor_that_fails_is_tried_again_as_slowly_as_a_crash() -> N
     await turns(20)
 
     assert place.done == ["max_age", "pause 1", "max_age", "pause 1", "max_age"]
+
+
+async def test_one_whose_successors_fail_does_not_hold_up_the_others() -> None:
+    """It waits as slowly as a crash demands, and its turn goes on."""
+    recycler, failing, other = Recycler(), FakePlace(1), FakePlace(2)
+    failing.failures, failing.may_go_on = 1, asyncio.Event()
+    recycler.recycle(failing, failing.worker, "max_age")
+    recycler.recycle(other, other.worker, "max_age")
+
+    await soon(other.begun.wait())
+    assert failing.done == ["max_age", "pause 1"]
+    recycler.close()
 
 
 async def test_closed_it_replaces_nobody() -> None:
