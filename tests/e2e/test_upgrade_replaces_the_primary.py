@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -420,7 +421,8 @@ async def test_a_live_application_is_upgraded(tmp_path: Path) -> None:
 async def test_the_command_is_upgraded(tmp_path: Path) -> None:
     """`aiocluster run app:make_app`."""
     program = Upgradable(tmp_path)
-    program._command = ["aiocluster", "run", "app:make_app", "-w", "2", "-b", "127.0.0.1:0"]
+    command = str(Path(sys.executable).with_name("aiocluster"))
+    program._command = [command, "run", "app:make_app", "-w", "2", "-b", "127.0.0.1:0"]
     program._command = [*program._command, "--on-start", "hook:on_start"]
     async with program:
         await program.url()
