@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from aiocluster.errors import BootError, ClusterStopping, WorkerGone
+from aiocluster.patience import patience
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.slot import Slot
 
@@ -41,7 +42,7 @@ async def _settled(slot: Slot) -> bool:
     It is not when it died before, took too long, or could not be forked.
     """
     try:
-        async with asyncio.timeout(_FORK_PATIENCE):
+        async with patience(_FORK_PATIENCE):
             worker = await asyncio.shield(slot.first)
     except (TimeoutError, WorkerGone, ClusterStopping):
         return False

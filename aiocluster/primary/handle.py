@@ -37,6 +37,7 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.deadline import Deadline
 from aiocluster.primary.exits import OUR_KILLS, ExitStatus, finished_all, is_voluntary, reason_of
 from aiocluster.primary.lifecycle import Phase, Signal, advance
 from aiocluster.primary.outbox import Outbox
@@ -110,8 +111,7 @@ class WorkerHandle:
         self._process: Process | None = None
         self._reason: str | None = None
         self._sent_signal: int | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._doom = (float("inf"), "")  # when that is, and for which reason it is killed
+        self._deadline = Deadline(self.kill_for)
         self._stack = ""
         self._unpaid = 0  # bytes of its messages that are not heard yet
         self._disconnected = asyncio.Event()
@@ -252,8 +252,7 @@ class WorkerHandle:
     def ended(self, status: ExitStatus) -> WorkerExited:
         """Its process is gone; return the event, which is the last of this worker."""
         self.phase = advance(self.phase, Signal.EXIT)
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._deadline.cancel()
         self.stacks.close()
         asked, sent = self._reason, self._sent_signal
         reason = reason_of(status, asked, sent, boot_failed=self.boot_failure is not None)
@@ -301,7 +300,7 @@ class WorkerHandle:
             killed=self.killed,
             reason=self._reason,
             sent_signal=self._sent_signal,
-            deadline=self._doom if self._deadline is not None else None,
+            deadline=self._deadline.state(),
         )
 
     def adopt(self, state: WorkerState, process: Process) -> None:
@@ -314,9 +313,7 @@ class WorkerHandle:
         self.outbox.adopt(state.outbox)
         if self.was_ready:
             self.settled.set_result(None)
-        if state.deadline is not None:
-            when, reason = state.deadline
-            self._kill_at_latest_in(when - asyncio.get_running_loop().time(), reason)
+        self._deadline.adopt(state.deadline)
         if state.channel is not None:
             self.channel.adopt(state.channel)
         else:
@@ -332,18 +329,7 @@ class WorkerHandle:
         self._reason = self._reason or reason
         self.phase = advance(self.phase, Signal.DRAIN)
         self._owner.on_unready(self)
-        self._kill_at_latest_in(timeout + KILL_GRACE, reason)
-
-    def _kill_at_latest_in(self, seconds: float, reason: str) -> None:
-        """Set the deadline, or bring it nearer; it is never moved away."""
-        loop = asyncio.get_running_loop()
-        when = loop.time() + seconds
-        if self._deadline is not None:
-            if self._doom[0] <= when:
-                return
-            self._deadline.cancel()
-        self._deadline = loop.call_later(seconds, self.kill_for, reason)
-        self._doom = (when, reason)
+        self._deadline.at_latest_in(timeout + KILL_GRACE, reason)
 
     def _on_message(self, message: Message, size: int) -> None:
         if self._early is not None:
@@ -419,4 +405,4 @@ class WorkerHandle:
     def _on_lost_channel(self) -> None:
         """Mostly the process is dying; if not, it drains by itself, within the usual time."""
         self._owner.on_unready(self)
-        self._kill_at_latest_in(self._owner.graceful_timeout + KILL_GRACE, "disconnected")
+        self._deadline.at_latest_in(self._owner.graceful_timeout + KILL_GRACE, "disconnected")

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aiocluster.config.settings import Settings
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed, WorkerExited
+from aiocluster.patience import patience
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.generations import Generation, Generations
@@ -239,7 +240,7 @@ async def _all_of(
 ) -> None:
     """Wait for all; when one fails, or the trial does, give up the others and raise why."""
     try:
-        async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
+        async with patience(limit), asyncio.TaskGroup() as group:
             watching = group.create_task(trial.failure())
             await asyncio.wait([group.create_task(renewal) for renewal in renewals])
             watching.cancel()

@@ -1,11 +1,13 @@
 """Keeps every slot filled; starts and stops all workers."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import BootError, ClusterStopping
@@ -14,6 +16,7 @@ from aiocluster.ipc.estate import CrewState, SlotState, WorkerState
 from aiocluster.ipc.framing import decode_user, encode_user
 from aiocluster.ipc.messages import Subscribe, Unready, Unsubscribe
 from aiocluster.metrics.snapshot import Report
+from aiocluster.patience import Countdown, patience
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
@@ -177,9 +180,9 @@ class Supervisor:
         workers = [*self.workers.values()]
         exits = [worker.begin_drain("stop", timeout) for worker in workers]
         if exits:
-            await asyncio.wait(exits, timeout=timeout + KILL_GRACE + _DEATH_TIMEOUT)
+            await _all_in(timeout + KILL_GRACE + _DEATH_TIMEOUT, exits)
         if self._ends:
-            await asyncio.wait(self._ends, timeout=_DEATH_TIMEOUT)
+            await _all_in(_DEATH_TIMEOUT, self._ends)
         return [str(worker) for worker in workers if not worker.ended_well]
 
     def hurry(self) -> None:
@@ -386,8 +389,8 @@ class Supervisor:
         worker.announced()
         process.on_death(lambda: self._on_death(worker))
         if not worker.settled.done():  # one that another program had may serve for long
-            boot_until = worker.born + self._settings.boot_timeout
-            boot = self._loop.call_at(boot_until, self._on_boot_timeout, worker)
+            left = worker.born + self._settings.boot_timeout - self._loop.time()
+            boot = Countdown(left, lambda: worker.kill_for("boot_timeout"))
             worker.settled.add_done_callback(lambda _: boot.cancel())
         end = start_task(self._see_off(worker, process), f"seeing off {worker}")
         self._ends.add(end)
@@ -401,9 +404,6 @@ class Supervisor:
         self._dispatcher.add(worker.outbox)
         self._update_dispatcher()
         self._upkeep.on_ready(worker)
-
-    def _on_boot_timeout(self, worker: WorkerHandle) -> None:
-        worker.kill_for("boot_timeout")
 
     def _on_death(self, worker: WorkerHandle) -> None:
         """At once: what it had not taken goes to others."""
@@ -436,3 +436,10 @@ class Supervisor:
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
+
+
+async def _all_in(seconds: float, futures: "Iterable[asyncio.Future[Any]]") -> None:
+    """Wait for all, or as long as that."""
+    with contextlib.suppress(TimeoutError):
+        async with patience(seconds):
+            await asyncio.wait(futures)

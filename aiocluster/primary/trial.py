@@ -14,6 +14,7 @@ from msgspec import Struct
 from aiocluster.errors import BootError
 from aiocluster.ipc.estate import RECORD
 from aiocluster.ipc.messages import PROTOCOL
+from aiocluster.patience import patience
 from aiocluster.primary.interpreter import Interpreter
 from aiocluster.primary.stderr_tail import StderrTail
 
@@ -44,7 +45,7 @@ async def try_out(program: Interpreter, boot_timeout: float) -> None:
         os.close(theirs)
     trial = _watched(pid, ours, tail)
     try:
-        async with asyncio.timeout(boot_timeout):
+        async with patience(boot_timeout):
             await trial.dead.wait()
         trial.judge()
     except TimeoutError:

@@ -16,6 +16,7 @@ from typing import Protocol
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import UpgradeFailed
 from aiocluster.ipc.estate import Estate
+from aiocluster.patience import patience
 from aiocluster.primary.bus import EventBus
 
 log = logging.getLogger("aiocluster.upgrade")
@@ -128,7 +129,7 @@ class Upgrader:
     async def _nobody_is_replaced(self, turn: asyncio.Lock) -> AsyncIterator[None]:
         limit = self._boot_timeout + _FORK_PATIENCE
         try:
-            async with asyncio.timeout(limit):
+            async with patience(limit):
                 await turn.acquire()
         except TimeoutError:
             raise BootError(f"a worker has been in replacement for {limit:g} s") from None

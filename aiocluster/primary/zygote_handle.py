@@ -25,6 +25,7 @@ from aiocluster.ipc.messages import (
     Watch,
 )
 from aiocluster.ipc.packets import receive_packet, send_packet
+from aiocluster.patience import Countdown, patience
 from aiocluster.primary.interpreter import StartedZygote
 from aiocluster.primary.process import WorkerProcess
 
@@ -68,7 +69,7 @@ class ZygoteHandle:
         Raises BootError, with the cause, when it cannot be.
         """
         try:
-            async with asyncio.timeout(boot_timeout):
+            async with patience(boot_timeout):
                 return (await asyncio.shield(self._prepared)).note
         except TimeoutError:
             raise BootError(f"importing the app took longer than {boot_timeout:g} s") from None
@@ -97,7 +98,7 @@ class ZygoteHandle:
         except (ChannelClosed, OSError) as error:
             raise WorkerGone(f"the zygote takes no more orders: {error}") from error
         forked = self._forks[fork.worker_id] = self._loop.create_future()
-        unanswered = self._loop.call_later(_ANSWER_TIMEOUT, self._on_no_answer)
+        unanswered = Countdown(_ANSWER_TIMEOUT, self._on_no_answer)
         forked.add_done_callback(lambda _: unanswered.cancel())
         return forked
 

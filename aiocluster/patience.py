@@ -1,0 +1,67 @@
+"""Deadlines that count only the time in which this process could run.
+
+Where a whole container is paused, or everything in it stopped, a deadline that passed
+meanwhile says nothing about those who were waited for: they could not run either. So time is
+counted in ticks, and a tick that comes late counts little more than one that does not.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+# Seconds between two looks at the clock.
+_TICK = 0.5
+
+# A tick so many seconds late is a busy machine's, and counts whole; what is beyond was a pause.
+_LATE = 0.5
+
+
+class Countdown:
+    """Calls `callback` once, after `seconds` in which this process could run, unless cancelled."""
+
+    def __init__(
+        self,
+        seconds: float,
+        callback: Callable[[], object],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._loop = loop or asyncio.get_running_loop()
+        self._callback = callback
+        self._left = max(seconds, 0.0)
+        self._tick()
+
+    def left(self) -> float:
+        """Return the seconds until its end; 0.0 when that is due."""
+        return max(self._left - self._passed(), 0.0)
+
+    def cancel(self) -> None:
+        """Never call back. Idempotent."""
+        self._timer.cancel()
+
+    def _passed(self) -> float:
+        return min(self._loop.time() - self._looked, self._due + _LATE)
+
+    def _tick(self) -> None:
+        self._looked = self._loop.time()
+        self._due = min(self._left, _TICK)
+        self._timer = self._loop.call_at(self._looked + self._due, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._left -= self._passed()
+        # The clock may be a rounding short of what was asked for.
+        if self._left > 1e-6:
+            self._tick()
+        else:
+            self._callback()
+
+
+@asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """End what is inside with TimeoutError after such a countdown."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        countdown = Countdown(seconds, lambda: timeout.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            countdown.cancel()
