@@ -22,6 +22,12 @@ exit_log.py       what the log says of its end
 watchdog.py       what a blocked one holds up goes to others; one that hangs goes
 stalls.py         how long a loop has not turned, and what that calls for   pure
 
+When the code is replaced:
+
+generations.py    each is one import of the code, and the workers of it
+reload.py         a new generation in the place of the old, slot by slot
+probation.py      whether the new one lasts
+
 When the program is replaced:
 
 upgrade.py        tries the next one out, waits for a quiet moment, lets it take over

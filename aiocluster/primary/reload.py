@@ -10,17 +10,18 @@ generation, which can still be forked: its zygote is kept until then.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import BootError, ClusterStopping
-from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed, WorkerExited
+from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed
 from aiocluster.patience import patience
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.probation import Probation
 from aiocluster.primary.restarts import CRASH_WEIGHT
 from aiocluster.primary.slot import Slot
 
@@ -126,9 +127,10 @@ class Reloader:
             if error.traceback and not error.is_shown:
                 log.error("%s", error.traceback.rstrip())
             raise
+        probation = Probation(new.number, self._settings.min_uptime, self._bus, self._exit_log)
         try:
-            with _Trial(new.number, self._settings.min_uptime, self._bus, self._exit_log) as trial:
-                await self._roll(new, trial)
+            with probation:
+                await self._roll(new, probation)
         except BootError as error:
             log.error("reload: %s; going back to generation %d", error, self._current.number)
             await self._roll_back(new)
@@ -144,7 +146,7 @@ class Reloader:
 
     # ---- forward
 
-    async def _roll(self, new: Generation, trial: "_Trial") -> None:
+    async def _roll(self, new: Generation, probation: Probation) -> None:
         """Renew every slot, and see that it lasts; nobody is of another generation on return."""
         settings = self._settings
         # The first ones show whether the code lasts; the others need not wait for that again.
@@ -153,10 +155,10 @@ class Reloader:
         while todo := self._to_be_renewed(new):
             batch = todo[: settings.reload_surge]
             limit = settings.boot_timeout + hold + _FORK_PATIENCE
-            await _all_of([slot.renew(new, "reload", hold) for slot in batch], trial, limit)
+            await _all_of([slot.renew(new, "reload", hold) for slot in batch], probation, limit)
             hold = settings.min_ready_seconds
             if not self._to_be_renewed(new):
-                await trial.last(max(self._until_lasted(new), 0.0))
+                await probation.last(max(self._until_lasted(new), 0.0))
 
     def _to_be_renewed(self, new: Generation) -> list[Slot]:
         return [slot for slot in self._roster.slots if slot.generation is not new]
@@ -196,52 +198,13 @@ class Reloader:
                 return
 
 
-class _Trial:
-    """Hears of workers of a new generation that die too soon; a context manager."""
-
-    def __init__(self, number: int, min_uptime: float, bus: EventBus, exit_log: ExitLog) -> None:
-        self._number = number
-        self._min_uptime = min_uptime
-        self._exit_log = exit_log
-        self._loop = asyncio.get_running_loop()
-        self._failed: asyncio.Future[BootError] = self._loop.create_future()
-        self._bus = bus
-        self._off: Callable[[], None] | None = None
-
-    def __enter__(self) -> "_Trial":
-        self._off = self._bus.on(WorkerExited, self._on_exited)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._off is not None:
-            self._off()
-
-    async def failure(self) -> None:
-        """Wait for one that dies too soon; raise the BootError that says so."""
-        raise await asyncio.shield(self._failed)
-
-    async def last(self, seconds: float) -> None:
-        """Wait this long; BootError when one dies too soon meanwhile."""
-        await asyncio.wait({self._failed}, timeout=seconds)
-        if self._failed.done():
-            raise self._failed.result()
-
-    def _on_exited(self, exited: WorkerExited) -> None:
-        worker = exited.worker
-        assert isinstance(worker, WorkerHandle)
-        if worker.generation != self._number or exited.voluntary or self._failed.done():
-            return
-        if not worker.was_ready or self._loop.time() - worker.ready_at < self._min_uptime:
-            self._failed.set_result(self._exit_log.why_not_ready(worker))
-
-
 async def _all_of(
-    renewals: Sequence[Coroutine[Any, Any, None]], trial: _Trial, limit: float
+    renewals: Sequence[Coroutine[Any, Any, None]], probation: Probation, limit: float
 ) -> None:
-    """Wait for all; when one fails, or the trial does, give up the others and raise why."""
+    """Wait for all; when one fails, or the probation does, give up the others and raise why."""
     try:
         async with patience(limit), asyncio.TaskGroup() as group:
-            watching = group.create_task(trial.failure())
+            watching = group.create_task(probation.failure())
             await asyncio.wait([group.create_task(renewal) for renewal in renewals])
             watching.cancel()
     except TimeoutError:

@@ -1,0 +1,141 @@
+"""A new generation on probation; its workers die when the test says so."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from aiocluster.errors import BootError
+from aiocluster.events import WorkerExited
+from aiocluster.ipc.messages import BootFailed
+from aiocluster.primary.bus import EventBus
+from aiocluster.primary.exit_log import ExitLog
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.probation import Probation
+from tests.support.waiting import soon, turns
+from tests.support.workers import FakeOwner, FakeWorker, let_go, play_worker
+
+FOR_EVER = 1e6
+
+NEW = 2
+
+Meet = Callable[[int], Awaitable[WorkerHandle]]
+
+
+@pytest.fixture
+async def meet() -> AsyncIterator[Meet]:
+    """Return what makes a worker of a generation."""
+    owner, pairs = FakeOwner(), list[tuple[WorkerHandle, FakeWorker]]()
+
+    async def worker_of(generation: int) -> WorkerHandle:
+        pairs.append(await play_worker(owner, generation=generation))
+        return pairs[-1][0]
+
+    yield worker_of
+    for pair in pairs:
+        let_go(*pair)
+    await turns()
+
+
+def ready(worker: WorkerHandle, *, seconds_ago: float) -> WorkerHandle:
+    worker.was_ready = True
+    worker.ready_at = asyncio.get_running_loop().time() - seconds_ago
+    return worker
+
+
+class Stage:
+    """A probation of generation 2: each must last for a hundred seconds."""
+
+    def __init__(self) -> None:
+        self.bus = EventBus()
+        self.probation = Probation(NEW, 100.0, self.bus, ExitLog(60.0))
+
+    def die(self, worker: WorkerHandle, *, voluntary: bool = False) -> None:
+        exited = WorkerExited(worker, 1, None, voluntary, "crash")
+        worker.exited.set_result(exited)
+        self.bus.publish(exited)
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    return Stage()
+
+
+async def test_one_that_dies_too_soon_fails_it(stage: Stage, meet: Meet) -> None:
+    """Whoever waits hears why: for the failure, and for the time to pass."""
+    worker = ready(await meet(NEW), seconds_ago=99.0)
+    with stage.probation as probation:
+        waiting = [asyncio.create_task(probation.failure()) for _ in range(2)]
+        lasting = asyncio.create_task(probation.last(FOR_EVER))
+        await turns()
+        stage.die(worker)
+
+        for task in (*waiting, lasting):
+            with pytest.raises(BootError, match=r"exited with code 1 \(crash\) soon after its"):
+                await soon(task)
+
+
+async def test_one_that_dies_before_it_is_ready_fails_it(stage: Stage, meet: Meet) -> None:
+    """With the cause that it gave; asked late, it is still told."""
+    worker = await meet(NEW)
+    worker.boot_failure = BootFailed("ValueError: no database", "Traceback …")
+    with stage.probation as probation:
+        stage.die(worker)
+
+        with pytest.raises(BootError, match="ValueError: no database"):
+            await soon(probation.last(0.0))
+
+
+async def test_only_the_first_failure_counts(stage: Stage, meet: Meet) -> None:
+    """The others mostly die of the same."""
+    first, second = await meet(NEW), await meet(NEW)
+    first.boot_failure, second.boot_failure = BootFailed("first", ""), BootFailed("second", "")
+    with stage.probation as probation:
+        stage.die(first)
+        stage.die(second)
+
+        with pytest.raises(BootError, match="first"):
+            await soon(probation.failure())
+
+
+@pytest.mark.parametrize(
+    ("generation", "seconds_ago", "voluntary"),
+    [
+        (NEW - 1, 0.0, False),  # not on probation
+        (NEW, 101.0, False),  # it has lasted
+        (NEW, 0.0, True),  # somebody sent it away
+    ],
+)
+async def test_other_deaths_do_not_count(
+    stage: Stage, meet: Meet, generation: int, seconds_ago: float, voluntary: bool
+) -> None:
+    """They say nothing of the new code."""
+    worker = ready(await meet(generation), seconds_ago=seconds_ago)
+    with stage.probation as probation:
+        stage.die(worker, voluntary=voluntary)
+
+        await soon(probation.last(0.0))
+
+
+async def test_who_gives_up_waiting_takes_it_from_nobody(stage: Stage, meet: Meet) -> None:
+    """A batch that is through waits no more; the next one does."""
+    worker = await meet(NEW)
+    with stage.probation as probation:
+        given_up = asyncio.create_task(probation.failure())
+        await turns()
+        given_up.cancel()
+        await turns()
+        stage.die(worker)
+
+        with pytest.raises(BootError):
+            await soon(probation.failure())
+
+
+async def test_afterwards_a_death_is_no_failure(stage: Stage, meet: Meet) -> None:
+    """The generation serves, and its workers are replaced as usual."""
+    worker = await meet(NEW)
+    with stage.probation as probation:
+        pass
+    stage.die(worker)
+
+    await soon(probation.last(0.0))
