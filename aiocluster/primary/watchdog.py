@@ -86,7 +86,7 @@ class Watchdog:
         for watch in self._watches.values():
             if elapsed > passed:
                 watch.worker.outbox.forgive(elapsed - passed, now)
-            if watch.is_on:
+            if watch.must_beat:
                 due = min(due, self._look_at(watch, now, passed))
         self._pause = max(due, _SHORTEST_PAUSE)
         return self._pause
@@ -163,7 +163,7 @@ class Watchdog:
         worker, seconds = watch.worker, watch.pulse.stalled
         async with watch.examining:  # it has one file to answer to
             stack = await _stacks_of(worker)
-        if not watch.is_on:  # it died meanwhile, and that is the last that is told of it
+        if not watch.must_beat:  # it died meanwhile, and that is the last that is told of it
             return
         end = ", which is too long (hang_timeout)" if alarm is Alarm.HANGS else ""
         log.warning(
@@ -192,7 +192,7 @@ class _Watch:
         self.examining = asyncio.Lock()
 
     @property
-    def is_on(self) -> bool:
+    def must_beat(self) -> bool:
         """Is it past its boot, which has its own limit, and alive?"""
         return self.worker.was_ready and not self.worker.outbox.is_closed
 
