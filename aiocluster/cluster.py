@@ -221,7 +221,7 @@ class Cluster:
 
     def end_wait(self) -> bool:
         """Let a `stop` that is in its `pre_drain_wait` go on; False when there is none."""
-        if self._supervisor is None or not self._farewell.waiting:
+        if self._supervisor is None or not self._farewell.in_pre_drain_wait:
             return False
         self._farewell.end_wait()
         return True

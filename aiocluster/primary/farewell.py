@@ -31,7 +31,7 @@ class Farewell:
     def __init__(
         self, listeners: Listeners, dispatcher: Dispatcher, nobody_is_left: asyncio.Event
     ) -> None:
-        self.waiting = False  # is this the time in which load balancers look away?
+        self.in_pre_drain_wait = False  # when load balancers are to look away
         self._listeners = listeners
         self._dispatcher = dispatcher
         self._nobody_is_left = nobody_is_left
@@ -53,11 +53,11 @@ class Farewell:
         if seconds <= 0 or self._hurried:
             return
         log.info("not ready any more; serving on for %g s (pre_drain_wait)", seconds)
-        self.waiting = True
+        self.in_pre_drain_wait = True
         over = asyncio.ensure_future(self._wait_over.wait())
         await asyncio.wait({over}, timeout=seconds)
         over.cancel()
-        self.waiting = False
+        self.in_pre_drain_wait = False
 
     async def close_doors(self, seconds: float) -> None:
         """Accept who has come, let nobody come any more, and hand all of them to workers.

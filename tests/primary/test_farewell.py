@@ -65,13 +65,13 @@ async def test_it_serves_on_until_the_wait_is_ended(stage: Stage) -> None:
     waiting = asyncio.create_task(stage.farewell.wait(FOR_EVER))
     await turns(20)
     assert not waiting.done()
-    assert stage.farewell.waiting
+    assert stage.farewell.in_pre_drain_wait
 
     stage.farewell.end_wait()
     stage.farewell.end_wait()
 
     await soon(waiting)
-    assert not stage.farewell.waiting
+    assert not stage.farewell.in_pre_drain_wait
     assert stage.door.done == []
 
 
@@ -79,7 +79,7 @@ async def test_the_wait_has_an_end_of_its_own(stage: Stage) -> None:
     """Nobody need end it."""
     await soon(stage.farewell.wait(0.001))
 
-    assert not stage.farewell.waiting
+    assert not stage.farewell.in_pre_drain_wait
 
 
 async def test_the_door_closes_when_nobody_comes_any_more(stage: Stage) -> None:
