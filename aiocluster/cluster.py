@@ -290,7 +290,7 @@ class Cluster:
         parts.callback(self._bus.close)
         self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
         parts.callback(reporter.close)  # which ends every subscription
-        self._generations = generations = Generations(self._new_nursery, settings.boot_timeout)
+        self._generations = generations = Generations(self._new_spawner, settings.boot_timeout)
         parts.callback(self._reap_what_is_left)
         parts.push_async_callback(generations.close)
         patience = _OWN_PATIENCE if self._interpreter.own_group else _STRANGERS_PATIENCE
@@ -347,7 +347,7 @@ class Cluster:
         self._parts.callback(watchdog.close)
         watchdog.start()
 
-    def _new_nursery(self) -> ZygoteSpawner:
+    def _new_spawner(self) -> ZygoteSpawner:
         first, self._zygote = self._zygote, None
         return ZygoteSpawner(self._interpreter.start_zygote, first)
 

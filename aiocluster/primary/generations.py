@@ -15,7 +15,7 @@ from aiocluster.primary.spawner import Spawner
 from aiocluster.primary.tasks import start_task
 
 
-class Nursery(Spawner, Protocol):
+class GenerationSpawner(Spawner, Protocol):
     """A spawner with a life of its own: what a generation is forked by."""
 
     @property
@@ -43,7 +43,7 @@ class Generation:
     """One import of the code."""
 
     number: int
-    nursery: Nursery
+    spawner: GenerationSpawner
     members: int = 0  # workers that live, or are being forked
     is_retired: bool = False
 
@@ -51,8 +51,8 @@ class Generation:
 class Generations:
     """All generations that have workers or may get some; `current` is what serves."""
 
-    def __init__(self, new_nursery: Callable[[], Nursery], boot_timeout: float) -> None:
-        self._new_nursery = new_nursery
+    def __init__(self, new_spawner: Callable[[], GenerationSpawner], boot_timeout: float) -> None:
+        self._new_spawner = new_spawner
         self._boot_timeout = boot_timeout
         self._begun = 0
         self._living: dict[int, Generation] = {}
@@ -74,16 +74,16 @@ class Generations:
     @property
     def zygote_pids(self) -> set[int]:
         """Those of all zygotes there ever were."""
-        living = (generation.nursery.zygote_pids for generation in self._living.values())
+        living = (generation.spawner.zygote_pids for generation in self._living.values())
         return self._past_zygotes.union(*living)
 
     async def begin(self) -> Generation:
         """Import the code as it is now; BootError, and nothing left, when that fails."""
         self._begun += 1
-        generation = Generation(self._begun, self._new_nursery())
+        generation = Generation(self._begun, self._new_spawner())
         self._living[generation.number] = generation
         try:
-            await generation.nursery.start(self._boot_timeout)
+            await generation.spawner.start(self._boot_timeout)
         except BaseException:
             await self._ended(generation)
             raise
@@ -99,7 +99,7 @@ class Generations:
     def retire(self, generation: Generation) -> None:
         """Fork nothing more from it; it ends with its last worker. Idempotent."""
         generation.is_retired = True
-        generation.nursery.retire()
+        generation.spawner.retire()
         self._end_if_done(generation)
 
     def joined(self, generation: Generation) -> None:
@@ -119,17 +119,17 @@ class Generations:
     @property
     def worker_ids(self) -> set[int]:
         """Those of all workers whose end is still to be told."""
-        return set().union(*(one.nursery.worker_ids for one in self._living.values()))
+        return set().union(*(one.spawner.worker_ids for one in self._living.values()))
 
     @property
     def is_forking(self) -> bool:
         """True while a zygote has not answered an order."""
-        return any(generation.nursery.is_forking for generation in self._living.values())
+        return any(generation.spawner.is_forking for generation in self._living.values())
 
     def state(self) -> GenerationsState:
         """What the next program must know. Those that are ending end by themselves."""
         living = [one for one in self._living.values() if one.number not in self._ends]
-        pids = {one.number: one.nursery.zygote_pids for one in living}
+        pids = {one.number: one.spawner.zygote_pids for one in living}
         return GenerationsState(
             begun=self._begun,
             current=self.current.number,
@@ -138,7 +138,7 @@ class Generations:
                 GenerationState(
                     number=one.number,
                     is_retired=one.is_retired,
-                    zygote=one.nursery.state(),
+                    zygote=one.spawner.state(),
                     zygote_pids=sorted(pids[one.number]),
                 )
                 for one in living
@@ -148,26 +148,26 @@ class Generations:
     def drop_unready(self) -> None:
         """Kill the zygotes that are not ready yet; the next program starts others."""
         for generation in self._living.values():
-            generation.nursery.drop_unready()
+            generation.spawner.drop_unready()
 
     def adopt(self, state: GenerationsState) -> None:
         """Go on with those of another program; their workers join one by one."""
         self._begun = state.begun
         self._past_zygotes = {*state.past_zygotes}
         for one in state.living:
-            generation = Generation(one.number, self._new_nursery(), is_retired=one.is_retired)
+            generation = Generation(one.number, self._new_spawner(), is_retired=one.is_retired)
             self._living[one.number] = generation
-            generation.nursery.adopt(one, self._boot_timeout)
+            generation.spawner.adopt(one, self._boot_timeout)
         self._current = self._living[state.current]
 
     def knows(self, pid: int) -> bool:
         """Is this a zygote, or a worker whose end is still to be told?"""
-        return any(generation.nursery.knows(pid) for generation in self._living.values())
+        return any(generation.spawner.knows(pid) for generation in self._living.values())
 
     def kill(self) -> None:
         """Kill all zygotes and workers, from any thread; nobody goes on after that."""
         for generation in [*self._living.values()]:
-            generation.nursery.kill()
+            generation.spawner.kill()
 
     async def close(self) -> None:
         """End all; their workers must be gone already. Idempotent."""
@@ -188,6 +188,6 @@ class Generations:
         return self._ends[number]
 
     async def _end(self, generation: Generation) -> None:
-        await generation.nursery.close()
-        self._past_zygotes |= generation.nursery.zygote_pids
+        await generation.spawner.close()
+        self._past_zygotes |= generation.spawner.zygote_pids
         self._living.pop(generation.number, None)

@@ -226,7 +226,7 @@ class Supervisor:
         )
         self._generations.joined(generation)
         try:
-            worker, process = await self._hiring.hire(spec, generation.nursery)
+            worker, process = await self._hiring.hire(spec, generation.spawner)
         except BaseException:
             self._generations.left(generation.number)
             self._held.discard(worker_id)
@@ -375,7 +375,7 @@ class Supervisor:
     def _adopt_process(self, state: WorkerState) -> Process:
         generation = self._generations.numbered(state.generation)
         self._generations.joined(generation)
-        return generation.nursery.adopt_worker(state.worker_id, state.pid, state.pidfd)
+        return generation.spawner.adopt_worker(state.worker_id, state.pid, state.pidfd)
 
     def _unread(self) -> list[tuple[int, bytes]]:
         """Return the messages that nobody has read yet, of the workers that still live."""

@@ -27,7 +27,7 @@ class Stage:
     def __init__(self, **settings: Any) -> None:
         self.spawners: list[FakeSpawner] = []
         self.boot_error: BootError | None = None  # of the next generation
-        self.generations = Generations(self._new_nursery, 60.0)
+        self.generations = Generations(self._new_spawner, 60.0)
         self.bus = EventBus()
         self.events = self.bus.events()
         self.scoreboard = Scoreboard()
@@ -45,7 +45,7 @@ class Stage:
             RestartPolicy(RestartConfig(max_failures=1000.0), lambda: 1.0),
         )
 
-    def _new_nursery(self) -> FakeSpawner:
+    def _new_spawner(self) -> FakeSpawner:
         spawner = FakeSpawner()
         spawner.boot_error = self.boot_error
         self.spawners.append(spawner)

@@ -180,43 +180,43 @@ class FakeSpawner:
         return worker.process
 
     async def start(self, boot_timeout: float) -> None:
-        """See Nursery."""
+        """See GenerationSpawner."""
         if self.boot_error is not None:
             raise self.boot_error
 
     def knows(self, pid: int) -> bool:
-        """See Nursery."""
+        """See GenerationSpawner."""
         return any(worker.process.pid == pid for worker in self.workers)
 
     @property
     def worker_ids(self) -> set[int]:
-        """See Nursery."""
+        """See GenerationSpawner."""
         return {one.fork.worker_id for one in self.workers if not one.process.is_dead}
 
     def state(self) -> ZygoteState | None:
-        """See Nursery."""
+        """See GenerationSpawner."""
         return self.zygote
 
     def drop_unready(self) -> None:
-        """See Nursery."""
+        """See GenerationSpawner."""
         self.is_dropped = True
 
     def adopt(self, state: GenerationState, boot_timeout: float) -> None:
-        """See Nursery."""
+        """See GenerationSpawner."""
         self.adopted = state
 
     def adopt_worker(self, worker_id: int, pid: int, pidfd: int) -> FakeProcess:
-        """See Nursery."""
+        """See GenerationSpawner."""
         process = FakeProcess()
         process.pid, process.pidfd = pid, pidfd
         return process
 
     def retire(self) -> None:
-        """See Nursery."""
+        """See GenerationSpawner."""
         self.is_retired = True
 
     def kill(self) -> None:
-        """See Nursery."""
+        """See GenerationSpawner."""
         self.is_killed = True
 
     def refuse(self, times: int) -> None:
@@ -240,7 +240,7 @@ class FakeSpawner:
             worker.close()
 
     async def close(self) -> None:
-        """See Nursery."""
+        """See GenerationSpawner."""
         self.closed.set()
 
 
