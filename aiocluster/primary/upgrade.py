@@ -54,8 +54,8 @@ class Successor(Protocol):
         ...
 
 
-class Crew(Protocol):
-    """The part of the supervisor that an upgrade needs."""
+class Predecessor(Protocol):
+    """What is here now: the part of the supervisor that an upgrade needs."""
 
     @property
     def turns(self) -> tuple[asyncio.Lock, asyncio.Lock]: ...
@@ -69,14 +69,14 @@ class Upgrader:
     def __init__(
         self,
         successor: Successor,
-        crew: Crew,
+        predecessor: Predecessor,
         bus: EventBus,
         boot_timeout: float,
         bequeath: Callable[[], Estate],
     ) -> None:
         """`bequeath()` returns the estate; nothing of the loop may run from there to the exec."""
         self._successor = successor
-        self._crew = crew
+        self._predecessor = predecessor
         self._bus = bus
         self._boot_timeout = boot_timeout
         self._bequeath = bequeath
@@ -108,7 +108,7 @@ class Upgrader:
             task.exception()  # perhaps nobody waits for it any more
 
     async def _upgrade(self) -> None:
-        reload_turn, recycling_turn = self._crew.turns
+        reload_turn, recycling_turn = self._predecessor.turns
         async with reload_turn:
             try:
                 log.info("upgrade: trying the new program")
@@ -141,14 +141,16 @@ class Upgrader:
     async def _take_over(self) -> None:
         await self._until(lambda: self._bus.is_idle, _READING_TIMEOUT)
         until = self._loop.time() + _QUIET_TIMEOUT
-        while await self._until(lambda: not self._crew.unrest, until - self._loop.time()):
+        while await self._until(lambda: not self._predecessor.unrest, until - self._loop.time()):
             with self._successor.holding_signals():
                 # One that came before is heard now: exec would forget it.
                 for _ in range(_SIGNAL_TURNS):
                     await asyncio.sleep(0)
-                if not self._crew.unrest:
+                if not self._predecessor.unrest:
                     self._leave_the_process()
-        raise BootError(f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._crew.unrest}")
+        raise BootError(
+            f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._predecessor.unrest}"
+        )
 
     def _leave_the_process(self) -> None:
         try:

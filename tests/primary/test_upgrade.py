@@ -51,7 +51,7 @@ class FakeSuccessor:
         raise self.exec_error
 
 
-class FakeCrew:
+class FakePredecessor:
     """Restless as long as told."""
 
     def __init__(self) -> None:
@@ -61,10 +61,10 @@ class FakeCrew:
 
 class Stage:
     def __init__(self) -> None:
-        self.successor, self.crew, self.bus = FakeSuccessor(), FakeCrew(), EventBus()
+        self.successor, self.predecessor, self.bus = FakeSuccessor(), FakePredecessor(), EventBus()
         self.failures: list[UpgradeFailed] = []
         self.bus.on(UpgradeFailed, self.failures.append)
-        self.upgrader = Upgrader(self.successor, self.crew, self.bus, 60.0, lambda: ESTATE)
+        self.upgrader = Upgrader(self.successor, self.predecessor, self.bus, 60.0, lambda: ESTATE)
 
     @property
     def done(self) -> list[str]:
@@ -117,7 +117,7 @@ async def test_an_exec_that_fails_changes_nothing(stage: Stage) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 async def test_it_waits_for_its_turn(stage: Stage, which: int) -> None:
     """While a reload, or the replacement of one worker, is under way."""
-    async with stage.crew.turns[which]:
+    async with stage.predecessor.turns[which]:
         upgrading = stage.begin()
         await turns()
         assert "exec" not in stage.done
@@ -130,18 +130,18 @@ async def test_a_replacement_that_never_ends_is_told(
 ) -> None:
     """Every wait has an end."""
     monkeypatch.setattr(upgrade, "_FORK_PATIENCE", -60.0)
-    async with stage.crew.turns[1]:
+    async with stage.predecessor.turns[1]:
         with pytest.raises(BootError, match="a worker has been in replacement for 0 s"):
             await soon(stage.upgrader.upgrade())
 
 
 async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
     """What is half done is finished first."""
-    stage.crew.unrest = "a worker is being forked"
+    stage.predecessor.unrest = "a worker is being forked"
     upgrading = stage.begin()
     await turns()
     assert stage.done == ["try out"]
-    stage.crew.unrest = ""
+    stage.predecessor.unrest = ""
     with pytest.raises(Executed):
         await soon(upgrading)
 
@@ -149,7 +149,7 @@ async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
 async def test_no_quiet_moment_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what is restless: a worker that does not read, by its name."""
     monkeypatch.setattr(upgrade, "_QUIET_TIMEOUT", 0.0)
-    stage.crew.unrest = "worker 7 (pid 70) does not read what is sent to it"
+    stage.predecessor.unrest = "worker 7 (pid 70) does not read what is sent to it"
     with pytest.raises(BootError, match=r"no quiet moment in 0 s: worker 7 .* does not read"):
         await soon(stage.upgrader.upgrade())
     assert "exec" not in stage.done
@@ -158,7 +158,7 @@ async def test_no_quiet_moment_is_told(stage: Stage, monkeypatch: pytest.MonkeyP
 async def test_a_moment_that_passes_while_signals_are_heard_is_not_used(stage: Stage) -> None:
     """It is looked for again."""
 
-    class Once(FakeCrew):
+    class Once(FakePredecessor):
         looks = 0
 
         @property
