@@ -14,7 +14,7 @@ from aiocluster.ipc.messages import BootFailed
 from aiocluster.metrics.snapshot import LedgerState
 
 # Changes when a program with this file could not read the estate of one with another.
-RECORD = 1
+RECORD = 2
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +75,7 @@ class SlotState(_Record, frozen=True):
     generation: int
     restarts: int
     incumbent: int | None
+    not_before: float  # when it may be filled if its worker is dead
 
 
 class ZygoteState(_Record, frozen=True):

@@ -7,7 +7,7 @@ replaces a worker that died, `renew` one that serves, which goes only when the n
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from aiocluster.config.settings import Restart
@@ -76,10 +76,12 @@ class Slot:
         self.trouble = ""  # why the last fork failed
         self.first: asyncio.Future[WorkerHandle] = asyncio.get_running_loop().create_future()
         self.incumbent: WorkerHandle | None = None
+        self.not_before = 0.0  # on the loop's clock, when a dead worker's place may be filled
         self.closed = False
         self._crew = crew
         self._restart = restart
         self._sleep = sleep
+        self._loop = asyncio.get_running_loop()
         self._renewing = asyncio.Lock()
         self._renewed = asyncio.Event()
 
@@ -92,7 +94,13 @@ class Slot:
             generation=self.generation.number,
             restarts=self.restarts,
             incumbent=None if gone or self.incumbent is None else self.incumbent.id,
+            not_before=self.not_before,
         )
+
+    def adopt(self, state: SlotState, incumbent: WorkerHandle | None) -> None:
+        """Go on with the one of another program; without an incumbent, as after its death."""
+        self.restarts, self.incumbent = state.restarts, incumbent
+        self.not_before = state.not_before
 
     # ---- when its worker dies
 
@@ -100,11 +108,12 @@ class Slot:
         """Keep the slot filled, until a worker goes that is not to be replaced."""
         try:
             if self.incumbent is None:  # else another program has filled it
-                self.incumbent = await self._hire(self.generation, self.restarts)
-            self.first.set_result(self.incumbent)
+                self.first.set_result(await self._fill(self._start_in_turn()))
+            else:
+                self.first.set_result(self.incumbent)
             while is_replaced(exited := await self._vacancy(), self._restart):
                 self.restarts += 1
-                await self._refill(exited)
+                await self._fill(self._start_after(exited))
         finally:
             self.closed = True
 
@@ -119,10 +128,10 @@ class Slot:
                 self.incumbent = None
                 return incumbent.exited.result()
 
-    async def _refill(self, exited: WorkerExited) -> None:
-        """Start another, unless a renewal that is under way is quicker."""
+    async def _fill(self, start: Coroutine[Any, Any, WorkerHandle]) -> WorkerHandle:
+        """Let this start a worker, unless a renewal is quicker; return who is in the slot."""
         self._renewed.clear()
-        starting = asyncio.ensure_future(self._start_after(exited))
+        starting = asyncio.ensure_future(start)
         try:
             await _first_of(self._renewed.wait(), starting)
             if self.incumbent is None:
@@ -131,16 +140,23 @@ class Slot:
                 starting.result().begin_drain("reload")
         finally:
             starting.cancel()
+        return self.incumbent
 
     async def _start_after(self, exited: WorkerExited) -> WorkerHandle:
         worker = exited.worker
         assert isinstance(worker, WorkerHandle)
         if not worker.was_ready:
             await self._crew.first_start_over()
-        await self.pause(weight_of(exited, was_ready=worker.was_ready))
+        delay = self._count_failure(weight_of(exited, was_ready=worker.was_ready))
+        self.not_before = self._loop.time() + delay
+        return await self._start_in_turn()
+
+    async def _start_in_turn(self) -> WorkerHandle:
+        if (delay := self.not_before - self._loop.time()) > 0:
+            await self._sleep(delay)
         end_turn = await self._crew.take_turn()
         try:
-            successor = await self._hire(self.generation, self.restarts)
+            successor = await self._hire()
         except BaseException:
             end_turn()
             raise
@@ -170,7 +186,7 @@ class Slot:
         return worker is self.incumbent and not worker.is_leaving and self._restart != "never"
 
     async def _renew(self, generation: Generation, reason: str, hold: float) -> None:
-        successor = await self._hire(generation, self.restarts + 1, held=hold > 0)
+        successor = await self._hire(generation, held=hold > 0)
         try:
             await self._proven(successor, hold)
         except BaseException:
@@ -197,19 +213,26 @@ class Slot:
 
     async def pause(self, weight: float) -> None:
         """Count a failure; wait as long as it, and those before it, demand."""
+        if (delay := self._count_failure(weight)) > 0:
+            await self._sleep(delay)
+
+    # ---- inside
+
+    def _count_failure(self, weight: float) -> float:
         delay = self._crew.delay_after_failure(weight)
         if delay > 0:
             log.warning(
                 "slot %d: too many failures lately, next start in %.1f s", self.number, delay
             )
-            await self._sleep(delay)
-
-    # ---- inside
+        return delay
 
     async def _hire(
-        self, generation: Generation, restarts: int, *, held: bool = False
+        self, successors: Generation | None = None, *, held: bool = False
     ) -> WorkerHandle:
+        """Have a worker forked of these, or in the place of one that is dead, of the slot's own."""
         while True:
+            generation = successors or self.generation
+            restarts = self.restarts + (successors is not None)
             try:
                 return await self._crew.hire(self, generation, restarts, held=held)
             except WorkerGone as error:

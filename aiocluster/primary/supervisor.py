@@ -334,8 +334,7 @@ class Supervisor:
     def _reopen_slot(self, state: SlotState, adopted: dict[int, WorkerHandle]) -> None:
         generation = self._generations.numbered(state.generation)
         slot = Slot(state.number, state.env, generation, self, self._settings.restart)
-        slot.restarts = state.restarts
-        slot.incumbent = None if state.incumbent is None else adopted.get(state.incumbent)
+        slot.adopt(state, None if state.incumbent is None else adopted.get(state.incumbent))
         self._fill(slot)
 
     def _fill(self, slot: Slot) -> None:

@@ -72,7 +72,7 @@ ESTATE = Estate(
     crew=CrewState(
         next_worker_id=8,
         workers=[WORKER, msgspec.structs.replace(WORKER, channel=None, deadline=None)],
-        slots=[SlotState(number=0, env={}, generation=2, restarts=3, incumbent=7)],
+        slots=[SlotState(number=0, env={}, generation=2, restarts=3, incumbent=7, not_before=0.0)],
         due=[(7, "max_age")],
         unread=[(7, b"\x92\x14\x01")],
         failures=FailuresState(count=1.5, last=9.0),

@@ -9,6 +9,7 @@ import pytest
 
 from aiocluster.config.settings import Restart
 from aiocluster.errors import BootError, WorkerGone
+from aiocluster.ipc.estate import SlotState
 from aiocluster.ipc.messages import Drain
 from aiocluster.primary.generations import Generation
 from aiocluster.primary.handle import WorkerHandle
@@ -98,7 +99,7 @@ async def _see_off(handle: WorkerHandle, worker: FakeWorker) -> None:
 class Stage:
     """A slot that is being kept."""
 
-    def __init__(self, crew: FakeCrew, restart: Restart) -> None:
+    def __init__(self, crew: FakeCrew, restart: Restart, state: SlotState | None) -> None:
         self.crew = crew
         self.slept: list[float] = []
         self.sleeping = asyncio.Event()
@@ -106,6 +107,8 @@ class Stage:
         self.wake.set()
         self.generation = Generation(1, FakeSpawner())
         self.slot = Slot(5, {"ROLE": "x"}, self.generation, crew, restart, self._sleep)
+        if state is not None:
+            self.slot.adopt(state, None)
         self.keeping = asyncio.create_task(self.slot.keep())
 
     async def _sleep(self, seconds: float) -> None:
@@ -122,9 +125,11 @@ async def make_stage() -> AsyncIterator[MakeStage]:
     crew = FakeCrew()
     stages: list[Stage] = []
 
-    async def make(restart: Restart = "always", refusals: int = 0) -> Stage:
+    async def make(
+        restart: Restart = "always", refusals: int = 0, state: SlotState | None = None
+    ) -> Stage:
         crew.refusals = refusals
-        stages.append(Stage(crew, restart))
+        stages.append(Stage(crew, restart, state))
         return stages[-1]
 
     yield make
@@ -171,7 +176,7 @@ async def test_after_too_many_failures_the_next_start_waits(
     stage.wake.set()
     await stage.crew.next()
 
-    assert stage.slept == [7.5]
+    assert stage.slept == [pytest.approx(7.5, abs=1.0)]
     assert "slot 5: too many failures lately, next start in 7.5 s" in caplog.text
 
 
@@ -284,8 +289,8 @@ async def test_an_exit_weighs_what_it_says_against_the_code(
 async def test_a_start_waits_for_its_turn_and_ends_it_when_settled(make_stage: MakeStage) -> None:
     """While a role is degraded, one at a time."""
     stage = await make_stage()
-    stage.crew.turn = asyncio.Semaphore(0)
     _, worker = await stage.crew.next_ready()
+    stage.crew.turn = asyncio.Semaphore(0)
     worker.exit(1)
     await turns(20)
     assert stage.crew.hired.empty()
@@ -295,6 +300,57 @@ async def test_a_start_waits_for_its_turn_and_ends_it_when_settled(make_stage: M
     assert stage.crew.turn.locked()
     worker.boot()
     await turns_until(lambda: not stage.crew.turn.locked())
+
+
+async def test_a_renewal_may_be_quicker_than_the_first_start(make_stage: MakeStage) -> None:
+    """A slot whose own code cannot be forked is not left to two workers."""
+    stage = await make_stage(refusals=1)
+    stage.wake.clear()
+    await soon(stage.sleeping.wait())
+    renewing = asyncio.create_task(stage.slot.renew(Generation(2, FakeSpawner()), "reload"))
+    successor, worker = await stage.crew.next()
+    worker.boot()
+    await soon(renewing)
+    assert await soon(stage.slot.first) is successor
+
+    stage.wake.set()
+    await turns(20)
+    assert stage.crew.hired.empty()
+    assert stage.slot.holds(successor)
+
+
+async def test_a_start_that_fails_goes_on_with_the_code_that_serves_then(
+    make_stage: MakeStage,
+) -> None:
+    """What a reload gave up meanwhile is not forked from for ever."""
+    stage = await make_stage(refusals=1)
+    stage.wake.clear()
+    await soon(stage.sleeping.wait())
+    stage.slot.generation = Generation(7, FakeSpawner())
+    stage.wake.set()
+    assert (await stage.crew.next())[0].generation == 7
+
+
+# ---- from one program to the next
+
+
+async def test_a_wait_goes_on_in_the_next_program(make_stage: MakeStage) -> None:
+    """A crash loop is not started anew by each upgrade."""
+    stage = await make_stage()
+    stage.crew.delays = [600.0]
+    stage.wake.clear()
+    _, worker = await stage.crew.next_ready()
+    worker.exit(1)
+    await soon(stage.sleeping.wait())
+    state = stage.slot.state()
+    stage.keeping.cancel()
+
+    heir = await make_stage(state=state)
+    heir.wake.clear()
+    await soon(heir.sleeping.wait())
+    assert heir.slept == [pytest.approx(600.0, abs=60.0)]
+    assert stage.crew.hired.empty()
+    assert heir.slot.restarts == 1
 
 
 # ---- renewal
