@@ -138,8 +138,6 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._closed:
-            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -221,4 +219,6 @@ async def open_channel(sock: socket.socket, channel: Channel) -> Channel:
         # No stream socket: refused before there was a transport.
         sock.close()
         raise
+    if channel.closed:  # meanwhile
+        channel.abort()
     return channel

@@ -663,3 +663,27 @@ async def test_what_is_unsent_is_told() -> None:
         side.channel.post(Unsubscribe(1))
         await side.channel.send("x" * (WINDOW_BYTES - 100))
         assert side.channel.unsent > 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "aborted", "both", "closed"])
+@pytest.mark.parametrize("turn", range(1, 6))
+async def test_an_opening_that_is_given_up_leaves_no_descriptor(how: str, turn: int) -> None:
+    """At whichever turn of the loop; a descriptor that is closed twice may be another's."""
+    ours, theirs = socket.socketpair()
+    side = Side(FromWorker)
+    opening = asyncio.create_task(side.open(ours))
+    for _ in range(turn):
+        await asyncio.sleep(0)
+    if how in ("cancelled", "both"):
+        opening.cancel()
+    if how in ("aborted", "both"):
+        side.channel.abort()
+    if how == "closed":
+        side.channel.close()
+    await asyncio.wait({opening})
+    side.channel.abort()
+    with theirs:
+        theirs.settimeout(PATIENCE)
+        assert await asyncio.to_thread(theirs.recv, 1) == b""
+    del opening, side
+    assert ours.fileno() == -1
