@@ -10,6 +10,7 @@ generation, which can still be forked: its zygote is kept until then.
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -131,13 +132,12 @@ class Reloader:
         try:
             with probation:
                 await self._roll(new, probation)
-        except BootError as error:
-            log.error("reload: %s; going back to generation %d", error, self._current.number)
+        except Exception as error:
+            failure = _as_boot_error(error)
+            log.error("reload: %s; going back to generation %d", failure, self._current.number)
             await self._roll_back(new)
-            raise
-        except BaseException:
-            self._generations.retire(new)
-            raise
+            raise failure from error
+        # A stop that comes between leaves both: until it ends them they replace their dead.
         self._generations.retire(self._generations.serve(new))
 
     @property
@@ -179,15 +179,27 @@ class Reloader:
     # ---- back
 
     async def _roll_back(self, new: Generation) -> None:
+        """Let the old code have every slot again, and see to it as long as a start may take."""
         renewed = [slot for slot in self._roster.slots if slot.generation is new]
-        async with asyncio.TaskGroup() as group:
-            for slot in renewed:
-                group.create_task(self._restore(slot))
+        for slot in renewed:
+            slot.generation = self._current
+        limit = self._settings.boot_timeout + _FORK_PATIENCE
+        try:
+            async with patience(limit), asyncio.TaskGroup() as group:
+                for slot in renewed:
+                    group.create_task(self._restore(slot))
+        except TimeoutError:
+            log.error(
+                "reload: workers of generation %d serve until they end: none of generation %d"
+                " came up in %g s",
+                new.number,
+                self._current.number,
+                limit,
+            )
         self._generations.retire(new)
 
     async def _restore(self, slot: Slot) -> None:
-        """Put a worker of the old generation back; this code has served, so it is not given up."""
-        slot.generation = self._current
+        """Put a worker of the old generation back. This code has served, so it is tried again."""
         while not slot.closed:
             try:
                 await slot.renew(self._current, "reload")
@@ -210,15 +222,16 @@ async def _all_of(
     except TimeoutError:
         raise BootError(f"no worker could be started in {limit:g} s") from None
     except BaseExceptionGroup as group:
-        failures = group.subgroup(BootError)
-        if failures is None:
-            raise
-        raise _first(failures) from None
+        raise _first(group.subgroup(BootError) or group) from None
 
 
-def _first(group: BaseExceptionGroup[BootError]) -> BootError:
-    error: BaseException = group
+def _as_boot_error(error: Exception) -> BootError:
+    if isinstance(error, BootError):
+        return error
+    return BootError(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+
+def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, BootError)
     return error

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from aiocluster.errors import BootError, ChannelClosed
+from aiocluster.errors import BootError, ChannelClosed, WorkerGone
 from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.messages import Fork
 from aiocluster.primary.exits import ExitStatus
@@ -54,7 +54,7 @@ class ZygoteSpawner:
         self._first = first
         self._loop = asyncio.get_running_loop()
         self._zygote: ZygoteHandle | None = None
-        self._ready = asyncio.Event()
+        self._ready = asyncio.Event()  # there is a zygote that forks, or never will be again
         self._processes: dict[int, WorkerProcess] = {}
         self._unwanted: set[asyncio.Task[ExitStatus]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -100,8 +100,7 @@ class ZygoteSpawner:
             self._zygote = ZygoteHandle(started, self._on_forked, self._on_exited)
             self._zygote.adopt()
             self._ready.set()
-        if self._zygote is not None or not self._retired:
-            self._keeper = start_task(self._keep_zygote(boot_timeout), "keeping a zygote")
+        self._keeper = start_task(self._keep_zygote(boot_timeout), "keeping a zygote")
 
     def adopt_worker(self, worker_id: int, pid: int, pidfd: int) -> WorkerProcess:
         """Watch a worker that another program had."""
@@ -148,6 +147,7 @@ class ZygoteSpawner:
         if self._zygote is not None:
             await self._zygote.close()
             self._zygote = None
+        self._ready.set()
 
     async def _begin(self, boot_timeout: float) -> None:
         first, self._first = self._first, None
@@ -163,7 +163,8 @@ class ZygoteSpawner:
     async def _living_zygote(self) -> ZygoteHandle:
         while True:
             await self._ready.wait()
-            assert self._zygote is not None
+            if self._zygote is None:
+                raise WorkerGone("its generation is over")
             if not self._zygote.lost.is_set():
                 return self._zygote
             # Its keeper has not heard of it yet, and will start the next.
@@ -184,15 +185,12 @@ class ZygoteSpawner:
                 await self._zygote.lost.wait()
                 self._ready.clear()
                 await self._zygote.close()
-                if self._retired:
-                    log.warning("the zygote (pid %d) of old workers is gone", self._zygote.pid)
-                    self._zygote = None
-                    return
-                log.warning(
-                    "the zygote (pid %d) is gone; starting a new one, workers go on",
-                    self._zygote.pid,
-                )
+                new = "" if self._retired else "starting a new one, "
+                log.warning("the zygote (pid %d) is gone; %sworkers go on", self._zygote.pid, new)
                 self._zygote = None
+            if self._retired:
+                self._ready.set()
+                return
             try:
                 await self._begin(boot_timeout)
                 pause = _ZYGOTE_PAUSE

@@ -274,7 +274,10 @@ class Supervisor:
     def others_serve(self) -> bool:
         """See Owner."""
         return any(
-            worker.phase is Phase.READY and worker.is_connected and worker.id not in self._held
+            worker.phase is Phase.READY
+            and worker.is_connected
+            and not worker.outbox.is_closed
+            and worker.id not in self._held
             for worker in self.workers.values()
         )
 
@@ -283,10 +286,12 @@ class Supervisor:
         log.info("%s is ready", worker)
         if worker.id not in self._held:
             self._enter_service(worker)
+        self._leave_nobody_waiting()
 
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         self._dispatcher.remove(worker.outbox)
+        self._leave_nobody_waiting()
         self._update_dispatcher()
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
@@ -404,10 +409,18 @@ class Supervisor:
         self._update_dispatcher()
         self._upkeep.on_ready(worker)
 
+    def _leave_nobody_waiting(self) -> None:
+        """One that is to show first that it lasts is better than none at all."""
+        if self._held and not self.others_serve():
+            for worker_id in [*self._held]:
+                if (worker := self.workers.get(worker_id)) is not None and worker.was_ready:
+                    self.admit(worker)
+
     def _on_death(self, worker: WorkerHandle) -> None:
         """At once: what it had not taken goes to others."""
         self._dispatcher.remove(worker.outbox)
         left = worker.outbox.close()
+        self._leave_nobody_waiting()
         self._update_dispatcher()
         if left:
             log.info("%d connections of %s go to others", len(left), worker)

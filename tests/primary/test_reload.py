@@ -127,6 +127,24 @@ async def test_who_must_last_first_is_given_nothing_until_then(make_stage: MakeS
     await soon(reloading)
 
 
+async def test_who_must_last_first_is_better_than_nobody(make_stage: MakeStage) -> None:
+    """The old one dies meanwhile, and its own replacement is not there yet."""
+    stage = await make_stage(min_uptime=1000)
+    (old,) = await stage.start(1)
+    _, spawner = await begin(stage)
+    (new,) = await spawner.ready(1)
+    handle = stage.handle(new)
+    await turns_until(lambda: handle.was_ready)
+    await stage.dispatch(2)
+    assert handle.outbox.queued == 0
+
+    old.exit(1)
+    await stage.spawners[0].next()
+    await stage.dispatch(2)
+    assert handle.outbox.queued == 2
+    close_all([Connection(*pair) for pair in new.taken()])
+
+
 async def test_a_slot_that_is_opened_meanwhile_is_renewed_as_well(make_stage: MakeStage) -> None:
     """Nobody is left with the old code."""
     stage = await make_stage(min_uptime=0)
@@ -308,6 +326,47 @@ async def test_the_old_code_is_tried_until_it_serves_again(
     assert "slot 0: no worker of the old generation: OSError: for a moment" in caplog.text
 
 
+async def test_old_code_that_never_serves_again_holds_nothing_up(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the new code has renewed goes on with it, and the next reload may come."""
+    monkeypatch.setattr("aiocluster.primary.reload._FORK_PATIENCE", 0.0)
+    stage = await make_stage(min_uptime=0, boot_timeout=0.5)
+    olds = await stage.start(2)
+    reloading, spawner = await begin(stage)
+    (new,) = await spawner.ready(1)
+    await end_drained([olds[0]])
+    stage.spawners[0].refuse(1000)
+    (await spawner.next()).fail_to_boot("ValueError: full")
+
+    with pytest.raises(BootError, match="ValueError: full"):
+        await soon(reloading)
+    assert "workers of generation 2 serve until they end" in caplog.text
+    assert generations(stage) == [2, 1]
+    assert new.said_to_it.empty()
+
+    stage.spawners[0].refusals.clear()
+    new.exit(1)
+    back = await stage.spawners[0].next()
+    assert (back.fork.slot, back.fork.generation) == (0, 1)
+    await soon(spawner.closed.wait())
+
+
+async def test_an_error_of_ours_puts_the_old_back_as_well(make_stage: MakeStage) -> None:
+    """And is told like any other failure."""
+    stage = await make_stage(min_uptime=0)
+    (old,) = await stage.start(1)
+    reloading, spawner = await begin(stage)
+    spawner.refusals.append(RuntimeError("unexpected"))
+    with pytest.raises(BootError, match="RuntimeError: unexpected"):
+        await soon(reloading)
+    failed = await stage.event(ReloadFailed)
+    assert failed.cause == "RuntimeError: unexpected"
+    assert "Traceback" in failed.traceback
+    assert old.said_to_it.empty()
+    await soon(spawner.closed.wait())
+
+
 # ---- beside other things
 
 
@@ -368,6 +427,27 @@ async def test_a_stop_gives_a_reload_up(make_stage: MakeStage) -> None:
     with pytest.raises(ClusterStopping, match="cannot reload"):
         await soon(stage.supervisor.reload())
     assert stage.supervisor.workers == {}
+
+
+async def test_both_generations_replace_their_dead_until_a_stop_ends_them(
+    make_stage: MakeStage,
+) -> None:
+    """A stop that was announced gives the reload up; its workers serve on for a while."""
+    stage = await make_stage(min_uptime=0)
+    olds = await stage.start(2)
+    reloading, spawner = await begin(stage)
+    (new,) = await spawner.ready(1)
+    await end_drained([olds[0]])
+    await spawner.next()
+    stage.supervisor.announce_stop()
+    with pytest.raises(ClusterStopping):
+        await soon(reloading)
+
+    new.exit(1)
+    olds[1].exit(1)
+    assert (await spawner.next()).fork.slot == 0
+    assert (await stage.spawners[0].next()).fork.slot == 1
+    assert not spawner.is_retired
 
 
 async def test_who_asked_may_stop_waiting(make_stage: MakeStage) -> None:

@@ -387,7 +387,46 @@ async def test_a_new_zygote_that_cannot_import_is_tried_again(
     assert is_reaped(broken.pid)
 
 
+async def test_who_is_retired_gets_no_new_zygote(stage: Stage) -> None:
+    """Who still asks it to fork hears that its time is over, and waits for nothing."""
+    zygote = await stage.start()
+    stage.spawner.retire()
+    zygote.close()
+    await turns_until(lambda: not stage.spawner.knows(zygote.pid))
+    with pytest.raises(WorkerGone, match="its generation is over"):
+        await soon(stage.order())
+    assert stage.starter.started.empty()
+
+
+async def test_tries_for_a_new_zygote_end_with_its_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have failed to start until then."""
+    monkeypatch.setattr("aiocluster.primary.spawner._ZYGOTE_PAUSE", 0.01)
+    zygote = await stage.start()
+    stage.starter.failures = 1
+    zygote.close()
+    await turns_until(lambda: not stage.starter.failures)
+    stage.spawner.retire()
+    with pytest.raises(WorkerGone, match="its generation is over"):
+        await soon(stage.order())
+
+
 # ---- the end
+
+
+async def test_who_waits_for_a_zygote_hears_that_there_will_be_none(stage: Stage) -> None:
+    """Also who asks afterwards."""
+    zygote = await stage.start()
+    stage.starter.failures = 1000
+    zygote.close()
+    await turns_until(lambda: stage.starter.failures < 1000)
+    waiting = asyncio.create_task(stage.order())
+    await turns()
+    await soon(stage.spawner.close())
+    for order in (waiting, stage.order()):
+        with pytest.raises(WorkerGone, match="its generation is over"):
+            await soon(order)
 
 
 async def test_close_lets_the_zygote_go_and_reaps_it(stage: Stage) -> None:
