@@ -36,12 +36,11 @@ from aiocluster.primary.heritage import Heritage
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, unpickling
 from aiocluster.primary.listeners import Listeners
-from aiocluster.primary.orphans import become_subreaper, reap, reap_strays, zombie_children
+from aiocluster.primary.orphans import Reaper, become_subreaper
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
 from aiocluster.primary.spawner import ZygoteSpawner
 from aiocluster.primary.supervisor import Supervisor
-from aiocluster.primary.tasks import start_task
 from aiocluster.primary.upgrade import Successor, Upgrader
 from aiocluster.primary.watchdog import Watchdog
 from aiocluster.worker.context import is_primary
@@ -51,11 +50,6 @@ log = logging.getLogger("aiocluster")
 E = TypeVar("E", bound=Event)
 
 _POLICIES = {"round_robin": RoundRobin}
-
-# Seconds that a dead child is left to whoever may ask for its status: hardly any where its
-# process group tells that it is ours; where it may be the user's, as long as nobody minds.
-_OWN_PATIENCE = 1.0
-_STRANGERS_PATIENCE = 5.0
 
 
 class Cluster:
@@ -291,11 +285,12 @@ class Cluster:
         self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
         parts.callback(reporter.close)  # which ends every subscription
         self._generations = generations = Generations(self._new_spawner, settings.boot_timeout)
-        parts.callback(self._reap_what_is_left)
+        own_group = self._interpreter.own_group
+        reaper = Reaper(generations, own_group=own_group, is_heir=self.is_heir)
+        parts.callback(reaper.reap_rest)
         parts.push_async_callback(generations.close)
-        patience = _OWN_PATIENCE if self._interpreter.own_group else _STRANGERS_PATIENCE
-        strays = start_task(reap_strays(self._is_stray, patience), "reaping orphans")
-        parts.callback(strays.cancel)
+        parts.callback(reaper.close)
+        reaper.start()
         self._listeners = listeners = Listeners(self._on_connections)
         self._dispatcher = Dispatcher(
             _POLICIES[settings.policy](), listeners.pause, listeners.resume
@@ -367,26 +362,6 @@ class Cluster:
                 raise
         if self._stopped is not None:
             raise BootError("the cluster was stopped while it started")
-
-    def _is_stray(self, pid: int) -> bool:
-        """Is this zombie child one that only we can reap?"""
-        zygotes = self._generations.zygote_pids
-        if self._generations.knows(pid):
-            return False
-        if not self._interpreter.own_group:
-            # An orphan is the zygote's, as long as that lives. What is left is the user's own,
-            # unless we are process 1, which gets everybody's, or it was the last program's.
-            return os.getpid() == 1 or len(zygotes) > 1 or self.is_heir
-        try:
-            return os.getpgid(pid) in zygotes
-        except ProcessLookupError:  # somebody else has reaped it
-            return False
-
-    def _reap_what_is_left(self) -> None:
-        """Reap those that nobody else will, now that no more can come."""
-        if self._interpreter.own_group:
-            for pid in filter(self._is_stray, zombie_children()):
-                reap(pid)
 
     def _worker_count(self) -> int:
         cpus = available_cpus()

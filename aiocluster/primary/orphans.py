@@ -15,11 +15,71 @@ import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+from aiocluster.primary.tasks import start_task
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 # Seconds between two looks.
 _INTERVAL = 1.0
+
+# Seconds that a dead child is left to whoever may ask for its status: hardly any where its
+# process group tells that it is ours; where it may be the user's, as long as nobody minds.
+_OWN_PATIENCE = 1.0
+_STRANGERS_PATIENCE = 5.0
+
+
+class KnownProcesses(Protocol):
+    """The part of Generations that tells whose a child is."""
+
+    @property
+    def zygote_pids(self) -> set[int]: ...
+    def knows(self, pid: int) -> bool: ...
+
+
+class Reaper:
+    """Reaps the orphans that only we can reap.
+
+    With `own_group` each zygote has a process group of its own, by which they are known.
+    `is_heir`: another program was here before, whose orphans are ours as well.
+    """
+
+    def __init__(self, known: KnownProcesses, *, own_group: bool, is_heir: bool) -> None:
+        self._known = known
+        self._own_group = own_group
+        self._is_heir = is_heir
+        self._reaping: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Reap from now on those that have been dead for a while."""
+        patience = _OWN_PATIENCE if self._own_group else _STRANGERS_PATIENCE
+        self._reaping = start_task(reap_strays(self.is_stray, patience), "reaping orphans")
+
+    def close(self) -> None:
+        """Reap no more as time goes by. Idempotent."""
+        if self._reaping is not None:
+            self._reaping.cancel()
+
+    def reap_rest(self) -> None:
+        """Reap those that nobody else will, now that no more can come."""
+        if self._own_group:
+            for pid in filter(self.is_stray, zombie_children()):
+                reap(pid)
+
+    def is_stray(self, pid: int) -> bool:
+        """Is this zombie child one that only we can reap?"""
+        zygotes = self._known.zygote_pids
+        if self._known.knows(pid):
+            return False
+        if not self._own_group:
+            # An orphan is the zygote's, as long as that lives. What is left is the user's own,
+            # unless we are process 1, which gets everybody's, or it was the last program's.
+            return os.getpid() == 1 or len(zygotes) > 1 or self._is_heir
+        try:
+            return os.getpgid(pid) in zygotes
+        except ProcessLookupError:  # somebody else has reaped it
+            return False
 
 
 def become_subreaper() -> None:
