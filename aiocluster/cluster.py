@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import random
-import resource
 import socket
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -30,6 +29,7 @@ from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.farewell import Farewell
+from aiocluster.primary.fd_limit import raise_fd_limit
 from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.heritage import Heritage
@@ -389,12 +389,6 @@ class Cluster:
             os.close(connection.fd)
         if unserved:
             log.warning("%d connections closed unserved: no worker had room", len(unserved))
-
-
-def raise_fd_limit() -> None:
-    """Raise the soft limit of open files to the hard one; every child inherits it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _restarts(settings: Settings) -> RestartPolicy:

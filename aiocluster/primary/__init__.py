@@ -41,6 +41,7 @@ zygote_handle.py  one zygote, seen from here
 interpreter.py    how a new interpreter starts that becomes one
 process.py        a worker's process: signalled, watched, asked how it ended
 orphans.py        those whose parent has died
+fd_limit.py       how many descriptors they may have
 scheduling.py     whom the kernel lets run first
 
 What is heard:

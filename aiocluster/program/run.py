@@ -20,11 +20,12 @@ from aiocluster.children import (
     zygote_call_from_environment,
     zygote_socket_from_environment,
 )
-from aiocluster.cluster import Cluster, raise_fd_limit, refuse_in_child
+from aiocluster.cluster import Cluster, refuse_in_child
 from aiocluster.config.settings import Settings, settings_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
+from aiocluster.primary.fd_limit import raise_fd_limit
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, this_program
 from aiocluster.primary.scheduling import workers_preferred

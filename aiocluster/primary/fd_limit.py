@@ -1,0 +1,9 @@
+"""How many descriptors we and our children may have open."""
+
+import resource
+
+
+def raise_fd_limit() -> None:
+    """Raise the soft limit of open files to the hard one; every child inherits it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
