@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import random
-import socket
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -34,12 +33,12 @@ from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.heritage import Heritage
 from aiocluster.primary.inherited import take_inherited
-from aiocluster.primary.interpreter import Interpreter, StartedZygote, unpickling
+from aiocluster.primary.interpreter import unpickling
 from aiocluster.primary.listeners import Listeners
+from aiocluster.primary.origin import Origin
 from aiocluster.primary.orphans import Reaper, become_subreaper
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
-from aiocluster.primary.spawner import ZygoteSpawner
 from aiocluster.primary.supervisor import Supervisor
 from aiocluster.primary.upgrade import Successor, Upgrader
 from aiocluster.primary.watchdog import Watchdog
@@ -66,50 +65,30 @@ class Cluster:
     def __init__(self, app: object, **settings: Any) -> None:
         refuse_in_child("a Cluster was made")
         self.settings = settings_from(settings)
-        self._inherited: list[socket.socket] = []
-        self._begin_with(unpickling(app, self.settings), None)
+        self._begin_with(Origin(unpickling(app, self.settings)))
 
     @classmethod
-    def of_program(
-        cls,
-        settings: Settings,
-        origin: StartedZygote | Estate,
-        again: Interpreter,
-        successor: Successor,
-        inherited: list[socket.socket],
-    ) -> Self:
-        """Make the cluster of `run`: from its first zygote, or from what a program left to it.
-
-        `again` starts the next zygote; `successor` is the program that may take our place. It
-        serves the `inherited` sockets if there are any.
-        """
+    def of_program(cls, settings: Settings, origin: Origin) -> Self:
+        """Make the cluster of `run`."""
         cluster = cls.__new__(cls)
         cluster.settings = settings
-        cluster._inherited = inherited
-        if isinstance(origin, Estate):
-            cluster._begin_with(again, None)
-            cluster._estate = origin
-            cluster._bus.hold()
-        else:
-            cluster._begin_with(again, origin)
-        cluster._successor = successor
+        cluster._begin_with(origin)
         return cluster
 
-    def _begin_with(self, interpreter: Interpreter, zygote: StartedZygote | None) -> None:
-        self._interpreter = interpreter
-        self._zygote = zygote
+    def _begin_with(self, origin: Origin) -> None:
+        self._origin = origin
         self._parts = AsyncExitStack()
-        self._parts.callback(interpreter.close)
-        weakref.finalize(self, interpreter.close)  # of one that is neither started nor stopped
+        self._parts.callback(origin.close)
+        weakref.finalize(self, origin.close)  # of one that is neither started nor stopped
         self._stop_timeout = self.settings.graceful_timeout
         self._stopped: asyncio.Task[None] | None = None
         self._cut: list[str] = []
         # There from the beginning, so that nobody need miss the first event.
         self._bus = EventBus()
+        if self.is_heir:
+            self._bus.hold()
         self._supervisor: Supervisor | None = None
         self._reporter: Reporter | None = None
-        self._estate: Estate | None = None
-        self._successor: Successor | None = None
         self._upgrader: Upgrader | None = None
 
     # ---- what the user asks
@@ -176,7 +155,7 @@ class Cluster:
         Raises BootError, with the cause, when it does not, and then nothing has changed;
         ClusterStopping when a stop comes between.
         """
-        if self._successor is None:
+        if self._origin.successor is None:
             raise ConfigError(
                 "upgrade: this Cluster is part of a program of yours, which cannot be replaced"
                 " without its consent; start the cluster with aiocluster.run"
@@ -260,14 +239,14 @@ class Cluster:
             await self._start()
         except BaseException:
             # Workers that were another program's know by themselves what to do when we end.
-            if self._estate is None:
+            if not self.is_heir:
                 await self.stop(0.0)
             raise
 
     @property
     def is_heir(self) -> bool:
         """True when it goes on with the workers of the program that was here before."""
-        return self._estate is not None
+        return self._origin.estate is not None
 
     def announce(self) -> None:
         """Whoever wants to hear of an upgrade listens: let the events out. Idempotent."""
@@ -279,13 +258,15 @@ class Cluster:
         raise_fd_limit()
         become_subreaper()
         settings, parts = self.settings, self._parts
-        scoreboard = self._scoreboard()
+        scoreboard = self._origin.scoreboard()
         parts.callback(scoreboard.close)
         parts.callback(self._bus.close)
         self._reporter = reporter = Reporter(scoreboard, lambda: self.workers.values())
         parts.callback(reporter.close)  # which ends every subscription
-        self._generations = generations = Generations(self._new_spawner, settings.boot_timeout)
-        own_group = self._interpreter.own_group
+        self._generations = generations = Generations(
+            self._origin.new_spawner, settings.boot_timeout
+        )
+        own_group = self._origin.interpreter.own_group
         reaper = Reaper(generations, own_group=own_group, is_heir=self.is_heir)
         parts.callback(reaper.reap_rest)
         parts.push_async_callback(generations.close)
@@ -305,11 +286,15 @@ class Cluster:
         heritage = Heritage(
             settings, listeners, self._dispatcher, reporter, generations, supervisor
         )
-        await (self._begin(supervisor) if self._estate is None else self._adopt(heritage))
+        await (
+            self._begin(supervisor)
+            if self._origin.estate is None
+            else self._adopt(heritage, self._origin.estate)
+        )
         listeners.listen(settings.backlog)
         self._dispatcher.update(self._loop.time())
-        if self._successor is not None:
-            self._be_upgradable(self._successor, heritage)
+        if self._origin.successor is not None:
+            self._be_upgradable(self._origin.successor, heritage)
 
     async def _begin(self, supervisor: Supervisor) -> None:
         # Bound before anything is imported: a port that is taken is told at once. Clients
@@ -319,21 +304,15 @@ class Cluster:
         await self._generations.begin()
         await self._start_workers(supervisor)
 
-    async def _adopt(self, heritage: Heritage) -> None:
-        assert self._estate is not None
+    async def _adopt(self, heritage: Heritage, estate: Estate) -> None:
         self._bus.publish(Upgraded())
-        await heritage.adopt(self._estate, self._loop.time())
+        await heritage.adopt(estate, self._loop.time())
 
     def _be_upgradable(self, successor: Successor, heritage: Heritage) -> None:
         self._upgrader = Upgrader(
             successor, heritage.supervisor, self._bus, self.settings.boot_timeout, heritage.state
         )
         self._parts.callback(self._upgrader.close)
-
-    def _scoreboard(self) -> Scoreboard:
-        if (estate := self._estate) is None:
-            return Scoreboard()
-        return Scoreboard(estate.scoreboard, {worker.row for worker in estate.crew.workers})
 
     def _watch(self, supervisor: Supervisor, scoreboard: Scoreboard) -> None:
         watchdog = Watchdog(
@@ -342,13 +321,9 @@ class Cluster:
         self._parts.callback(watchdog.close)
         watchdog.start()
 
-    def _new_spawner(self) -> ZygoteSpawner:
-        first, self._zygote = self._zygote, None
-        return ZygoteSpawner(self._interpreter.start_zygote, first)
-
     def _open(self, listeners: Listeners) -> None:
         keepalive = self.settings.tcp_keepalive
-        if sockets := self._inherited or take_inherited(os.environ):
+        if sockets := self._origin.inherited or take_inherited(os.environ):
             log.info("serving the sockets that were handed down (LISTEN_FDS) in the place of bind")
             listeners.inherit(sockets, tcp_keepalive=keepalive)
         else:

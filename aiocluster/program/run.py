@@ -28,6 +28,7 @@ from aiocluster.ipc.failures import describe
 from aiocluster.primary.fd_limit import raise_fd_limit
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, this_program
+from aiocluster.primary.origin import Origin
 from aiocluster.primary.scheduling import workers_preferred
 from aiocluster.program.guard import Guard, leave
 from aiocluster.program.life import (
@@ -142,7 +143,8 @@ def _begin(
     except BaseException as error:
         _drop(zygote, inherited)
         return boot_failed(BootError(*describe(error)))
-    return _live(Cluster.of_program(checked, zygote, again, Heir(again), inherited), hook)
+    origin = Origin(again, zygote, successor=Heir(again), inherited=inherited)
+    return _live(Cluster.of_program(checked, origin), hook)
 
 
 def _check(app: object, on_start: OnStart | str | None) -> None:
@@ -176,7 +178,8 @@ def _inherit(
     try:
         estate = inherit(summons)
         hook = _on_start_from(on_start)
-        cluster = Cluster.of_program(settings, estate, again, Heir(again), [])
+        origin = Origin(again, estate=estate, successor=Heir(again))
+        cluster = Cluster.of_program(settings, origin)
     except BaseException:
         # Our end is what tells the workers to finish.
         log.exception("could not go on after the upgrade: leaving")
