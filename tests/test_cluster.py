@@ -2,15 +2,20 @@
 
 import gc
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
 from aiocluster.cluster import Cluster
 from aiocluster.config.addresses import Address
+from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
-from aiocluster.events import Event
+from aiocluster.events import Event, Upgraded
+from aiocluster.primary.interpreter import Interpreter
+from aiocluster.primary.origin import Origin
+from aiocluster.primary.upgrade import Successor
+from tests.ipc.test_estate import ESTATE
 from tests.support.connections import open_fds
 
 
@@ -59,6 +64,44 @@ async def test_before_it_starts_it_has_nothing_and_can_be_subscribed_to() -> Non
     cluster.kill()
     assert await cluster.stop() == []
     del events
+
+
+@pytest.mark.parametrize("asked", ["reload", "wait_empty"])
+async def test_what_takes_workers_is_refused_before_it_starts(asked: str) -> None:
+    """By the name of what was asked."""
+    cluster = Cluster(factory)
+
+    with pytest.raises(ConfigError, match=f"{asked}: the cluster has not started yet"):
+        await getattr(cluster, asked)()
+
+
+async def test_a_program_that_is_not_ours_is_not_replaced() -> None:
+    """Whoever wrote it has not consented."""
+    with pytest.raises(ConfigError, match=r"start the cluster with aiocluster\.run"):
+        await Cluster(factory).upgrade()
+
+
+async def test_of_a_program_it_can_be_upgraded_once_it_has_started() -> None:
+    """Not before."""
+    origin = Origin(Interpreter([]), successor=cast(Successor, object()))
+    cluster = Cluster.of_program(settings_from({}), origin)
+
+    with pytest.raises(ConfigError, match="upgrade: the cluster has not started yet"):
+        await cluster.upgrade()
+
+
+async def test_an_heir_keeps_its_events_until_it_is_announced() -> None:
+    """Whoever wants to hear of the upgrade listens first."""
+    heard: list[Event] = []
+    cluster = Cluster.of_program(settings_from({}), Origin(Interpreter([]), estate=ESTATE))
+    assert cluster.is_heir
+    cluster.on(Event, heard.append)
+    cluster._bus.publish(Upgraded())
+    assert heard == []
+
+    cluster.announce()
+
+    assert heard == [Upgraded()]
 
 
 async def test_a_child_that_imports_the_program_makes_no_cluster(

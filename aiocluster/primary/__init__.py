@@ -1,5 +1,11 @@
 """The process that accepts, dispatches and supervises. No request is ever handled here.
 
+How all of it begins and ends:
+
+parts.py          built together, started in order, stopped in reverse
+origin.py         what they start from
+farewell.py       what a stop does before any worker is told to go
+
 How a connection goes:
 
 listeners.py      all listening sockets, as one
