@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from aiocluster.errors import BootError
 from aiocluster.ipc.messages import BootFailed
-from aiocluster.metrics.snapshot import LedgerState
+from aiocluster.metrics.ledger import LedgerState
 
 # Changes when a program with this file could not read the estate of one with another.
 RECORD = 2

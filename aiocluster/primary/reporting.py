@@ -13,7 +13,8 @@ from aiocluster.ipc.estate import SubscriptionState
 from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.feed import paced
-from aiocluster.metrics.snapshot import Ledger, LedgerState, Report, Snapshot, WorkerFacts
+from aiocluster.metrics.ledger import Ledger, LedgerState, WorkerFacts
+from aiocluster.metrics.snapshot import Report, Snapshot
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.tasks import start_task
 

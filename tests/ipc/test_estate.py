@@ -22,7 +22,8 @@ from aiocluster.ipc.estate import (
     to_bytes,
 )
 from aiocluster.ipc.messages import BootFailed
-from aiocluster.metrics.snapshot import Counters, LedgerState, Report
+from aiocluster.metrics.ledger import LedgerState
+from aiocluster.metrics.snapshot import Counters, Report
 
 WORKER = WorkerState(
     worker_id=7,

@@ -19,7 +19,8 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
     UserMessage,
 )
-from aiocluster.metrics.snapshot import Counters, Ledger, Snapshot, WorkerFacts
+from aiocluster.metrics.ledger import Ledger, WorkerFacts
+from aiocluster.metrics.snapshot import Counters, Snapshot
 from aiocluster.worker.mail import Mail
 from tests.support.waiting import soon, turns
 from tests.support.workers import FarEnd

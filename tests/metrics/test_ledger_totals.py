@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from aiocluster.metrics.instruments import FIRST_BUCKET
-from aiocluster.metrics.snapshot import Counters, Ledger, Metrics, Report, Snapshot, WorkerFacts
+from aiocluster.metrics.ledger import Ledger, WorkerFacts
+from aiocluster.metrics.snapshot import Counters, Metrics, Report, Snapshot
 
 START = 100.0
 
