@@ -86,7 +86,9 @@ async def test_one_that_dies_before_it_is_ready_fails_it(stage: Stage, meet: Mee
             await soon(probation.last(0.0))
 
 
-async def test_only_the_first_failure_counts(stage: Stage, meet: Meet) -> None:
+async def test_only_the_first_failure_counts(
+    stage: Stage, meet: Meet, caplog: pytest.LogCaptureFixture
+) -> None:
     """The others mostly die of the same."""
     first, second = await meet(NEW), await meet(NEW)
     first.boot_failure, second.boot_failure = BootFailed("first", ""), BootFailed("second", "")
@@ -96,6 +98,7 @@ async def test_only_the_first_failure_counts(stage: Stage, meet: Meet) -> None:
 
         with pytest.raises(BootError, match="first"):
             await soon(probation.failure())
+    assert caplog.text == ""  # nor is the second an error
 
 
 @pytest.mark.parametrize(
