@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Upkeep:
         self._rss = measure or rss_bytes
         self._measure = measure or (rss_bytes if settings.memory_measure == "rss" else pss_bytes)
         self._loop = asyncio.get_running_loop()
+        self._too_large: weakref.WeakSet[WorkerHandle] = weakref.WeakSet()
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """It serves from now on."""
@@ -52,7 +54,9 @@ class Upkeep:
         """It has said how large it is."""
         by_rss = self._settings.memory_measure == "rss"
         size = report.rss_bytes if by_rss else report.pss_bytes
-        if 0 < self._settings.max_memory < size and worker.was_ready and not worker.is_leaving:
+        is_known = worker in self._too_large or worker.is_leaving
+        if 0 < self._settings.max_memory < size and worker.was_ready and not is_known:
+            self._too_large.add(worker)
             log.warning("%s has %d bytes, more than max_memory", worker, size)
             self._recycle(worker, "memory_limit")
 

@@ -84,6 +84,19 @@ async def test_one_on_its_way_out_is_not_due_again() -> None:
     assert stage.due.empty()
 
 
+async def test_one_that_waits_for_its_turn_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It reports on, each time too much; another that is too large is told of too."""
+    stage = Stage(max_memory=100)
+    other: Any = FakeHandle()
+    for worker in (stage.worker, stage.worker, other, stage.worker):
+        stage.upkeep.on_report(worker, Report(rss_bytes=200))
+
+    assert [stage.due.get_nowait()[0] for _ in range(stage.due.qsize())] == [stage.worker, other]
+    assert caplog.text.count("more than max_memory") == 2
+
+
 async def test_past_the_hard_limit_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once; it need not report for that."""
     monkeypatch.setattr(upkeep, "_LOOK_INTERVAL", 0.001)
