@@ -114,8 +114,9 @@ class WorkerExited(WorkerEvent):
     or asked to. `reason` is one of "crash" (an exit code that is not 0), "exit" (0, unasked),
     "signal", "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
     was killed), "hang" (its loop did not turn for `hang_timeout`, and it was killed),
-    "memory_limit" (it was too large), "reload", "max_requests", "max_age", "drain", "kill",
-    "stop". `stack` is what a WorkerBlocked told of one that hung; "" for others.
+    "memory_limit" (it was too large; voluntary unless it was killed for that), "reload",
+    "max_requests", "max_age", "drain", "kill", "stop". `stack` is what a WorkerBlocked told of
+    one that hung; "" for others.
     """
 
     code: int | None

@@ -10,10 +10,10 @@ from aiocluster.events import WorkerExited
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 
 # A worker told to go for one of these did not want to, nor did anybody want it to.
-_INVOLUNTARY = (None, "boot_timeout", "disconnected", "hang", "memory_limit")
+_INVOLUNTARY = (None, "boot_timeout", "disconnected", "hang")
 
 # Ends that we bring about in the ordinary course of things.
-_OUR_WISH = ("max_age", "max_requests", "reload", "stop")
+_OUR_WISH = ("max_age", "max_requests", "memory_limit", "reload", "stop")
 
 # Killed by us, and its code's own fault.
 OUR_KILLS = ("hang", "memory_limit")
@@ -30,9 +30,15 @@ class ExitStatus:
     signal: int | None
 
 
-def is_voluntary(asked: str | None, sent_signal: int | None, died_of: int | None) -> bool:
-    """Was it told to go (`asked`: for which reason), or did it die of a signal of our user's?"""
-    return asked not in _INVOLUNTARY or (died_of is not None and died_of == sent_signal)
+def is_voluntary(
+    asked: str | None, sent_signal: int | None, died_of: int | None, *, killed: bool
+) -> bool:
+    """Was it told to go (`asked`: for which reason), or did it die of a signal of our user's?
+
+    `killed` by us for a memory_limit it was not told to go, and had no time to.
+    """
+    told = asked not in _INVOLUNTARY and not (killed and asked in OUR_KILLS)
+    return told or (died_of is not None and died_of == sent_signal)
 
 
 def reason_of(
@@ -70,10 +76,10 @@ def is_replaced(exited: WorkerExited, restart: Restart) -> bool:
 
 def weight_of(exited: WorkerExited, *, was_ready: bool) -> float:
     """How much this end says against the code, for the back-off."""
+    if exited.reason in OUR_KILLS and not exited.voluntary:
+        return CRASH_WEIGHT
     if exited.reason in _OUR_WISH:
         return 0.0
-    if exited.reason in OUR_KILLS:
-        return CRASH_WEIGHT
     # One that asks to go as soon as it has come must not spin either.
     from_outside = exited.voluntary or exited.signal in _SIGNALS_FROM_OUTSIDE
     return KILLED_WEIGHT if from_outside and was_ready else CRASH_WEIGHT

@@ -256,7 +256,7 @@ class WorkerHandle:
         self.stacks.close()
         asked, sent = self._reason, self._sent_signal
         reason = reason_of(status, asked, sent, boot_failed=self.boot_failure is not None)
-        voluntary = is_voluntary(asked, sent, status.signal)
+        voluntary = is_voluntary(asked, sent, status.signal, killed=self.killed)
         event = WorkerExited(self, status.code, status.signal, voluntary, reason, self._stack)
         if not self.settled.done():
             self.settled.set_result(None)
@@ -399,7 +399,7 @@ class WorkerHandle:
         self._disconnected.set()
         sent = self._sent_signal
         died_of = sent if sent == signal.SIGKILL else None
-        voluntary = is_voluntary(self._reason, sent, died_of)
+        voluntary = is_voluntary(self._reason, sent, died_of, killed=self.killed)
         self._owner.publish(WorkerDisconnected(self, voluntary))
 
     def _on_lost_channel(self) -> None:

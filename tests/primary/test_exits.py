@@ -20,25 +20,31 @@ WORKER: Any = object()
 
 
 @pytest.mark.parametrize(
-    ("asked", "sent", "died_of", "voluntary"),
+    ("asked", "sent", "died_of", "killed", "voluntary"),
     [
-        ("stop", None, None, True),
-        ("drain", None, 9, True),
-        ("boot_timeout", None, 9, False),
-        ("disconnected", None, 9, False),
-        ("hang", None, 9, False),
-        (None, 9, 9, True),
-        (None, 9, None, False),
-        (None, 15, 9, False),
-        (None, None, 9, False),
-        (None, None, None, False),
+        ("stop", None, None, False, True),
+        ("drain", None, 9, True, True),
+        ("max_age", None, 9, True, True),
+        ("boot_timeout", None, 9, True, False),
+        ("disconnected", None, 9, True, False),
+        ("hang", None, 9, True, False),
+        ("memory_limit", None, None, False, True),
+        ("memory_limit", None, 9, False, True),
+        ("memory_limit", None, 9, True, False),
+        ("memory_limit", None, None, True, False),
+        ("memory_limit", 9, 9, True, True),
+        (None, 9, 9, False, True),
+        (None, 9, None, False, False),
+        (None, 15, 9, False, False),
+        (None, None, 9, False, False),
+        (None, None, None, False, False),
     ],
 )
 def test_voluntary_is_who_was_told_to_go(
-    asked: str | None, sent: int | None, died_of: int | None, voluntary: bool
+    asked: str | None, sent: int | None, died_of: int | None, killed: bool, voluntary: bool
 ) -> None:
-    """By us or by a signal of our user's that it died of; not for being too late."""
-    assert is_voluntary(asked, sent, died_of) == voluntary
+    """By us or by a signal of our user's that it died of; not for being too late, or killed."""
+    assert is_voluntary(asked, sent, died_of, killed=killed) == voluntary
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,9 @@ def test_who_is_replaced(
         ("signal", 15, False, True, KILLED_WEIGHT),
         ("signal", 9, False, False, CRASH_WEIGHT),
         ("hang", 9, False, True, CRASH_WEIGHT),
+        ("hang", 9, True, True, KILLED_WEIGHT),
+        ("memory_limit", 9, False, True, CRASH_WEIGHT),
+        ("memory_limit", None, True, True, 0.0),
         ("drain", None, True, True, KILLED_WEIGHT),
         ("drain", None, True, False, CRASH_WEIGHT),
     ],

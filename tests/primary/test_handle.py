@@ -510,8 +510,10 @@ async def test_one_that_could_not_boot_says_so(stage: Stage) -> None:
         (lambda handle: handle.drain(), True),
         (lambda handle: handle.kill(signal.SIGKILL), True),
         (lambda handle: handle.kill_for("boot_timeout"), False),
+        (lambda handle: handle.begin_drain("memory_limit"), True),
+        (lambda handle: handle.kill_for("memory_limit"), False),
     ],
-    ids=["crash", "drain", "kill", "boot timeout"],
+    ids=["crash", "drain", "kill", "boot timeout", "too large", "far too large"],
 )
 async def test_both_ends_of_a_life_agree_on_voluntary(
     stage: Stage, ask: Any, voluntary: bool
