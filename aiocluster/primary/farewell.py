@@ -6,7 +6,9 @@ come through, all that waits is accepted, the listeners close, and the workers g
 """
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 from aiocluster.primary.dispatcher import Dispatcher
@@ -21,23 +23,36 @@ _KNOCKING_PATIENCE = 1.5
 # The share of a stop's time that may go by until somebody has room for what was accepted.
 _HAND_OUT_SHARE = 0.5
 
-# Seconds between two looks at what no event tells.
+# Seconds between two looks at what no event tells, at least.
 _LOOK_INTERVAL = 0.01
+
+# The share of a core that the looks may take. One of them reads the kernel's table of all
+# sockets, which on a large machine is long, and the loop stands still meanwhile.
+_LOOK_SHARE = 0.1
+
+
+def pause_after(look: float) -> float:
+    """Return the seconds until the next look, when one has taken `look` seconds."""
+    return max(_LOOK_INTERVAL, look / _LOOK_SHARE)
 
 
 class Farewell:
     """The first part of a stop; each step waits for nothing more once it is hurried."""
 
     def __init__(
-        self, listeners: Listeners, dispatcher: Dispatcher, nobody_is_left: asyncio.Event
+        self,
+        listeners: Listeners,
+        dispatcher: Dispatcher,
+        nobody_is_left: asyncio.Event,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.in_pre_drain_wait = False  # when load balancers are to look away
         self._listeners = listeners
         self._dispatcher = dispatcher
         self._nobody_is_left = nobody_is_left
-        self._loop = asyncio.get_running_loop()
+        self._now = now  # the loop's clock stands still while the loop does
         self._wait_over = asyncio.Event()
-        self._hurried = False
+        self._hurried = asyncio.Event()
 
     def end_wait(self) -> None:
         """Let `wait` return now. Idempotent."""
@@ -45,18 +60,16 @@ class Farewell:
 
     def hurry(self) -> None:
         """Wait for nothing more. Idempotent."""
-        self._hurried = True
+        self._hurried.set()
         self.end_wait()
 
     async def wait(self, seconds: float) -> None:
         """Serve on for `seconds`."""
-        if seconds <= 0 or self._hurried:
+        if seconds <= 0 or self._hurried.is_set():
             return
         log.info("not ready any more; serving on for %g s (pre_drain_wait)", seconds)
         self.in_pre_drain_wait = True
-        over = asyncio.ensure_future(self._wait_over.wait())
-        await asyncio.wait({over}, timeout=seconds)
-        over.cancel()
+        await _wait(self._wait_over, seconds)
         self.in_pre_drain_wait = False
 
     async def close_doors(self, seconds: float) -> None:
@@ -80,6 +93,13 @@ class Farewell:
 
     async def _while(self, condition: Callable[[], bool], seconds: float) -> None:
         """Return when `condition()` is false, after `seconds`, or when hurried."""
-        end = self._loop.time() + seconds
-        while condition() and not self._hurried and self._loop.time() < end:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_INTERVAL)
+        end = self._now() + seconds
+        while not self._hurried.is_set() and (begun := self._now()) < end and condition():
+            await _wait(self._hurried, min(pause_after(self._now() - begun), end - begun))
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Return when `event` is set, or after `seconds`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

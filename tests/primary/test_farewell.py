@@ -1,13 +1,14 @@
 """The first part of a stop; the test plays the door and the clients."""
 
 import asyncio
+import time
 from typing import cast
 
 import pytest
 
 from aiocluster.primary import farewell as module
 from aiocluster.primary.dispatcher import Dispatcher
-from aiocluster.primary.farewell import Farewell
+from aiocluster.primary.farewell import Farewell, pause_after
 from aiocluster.primary.listeners import Listeners
 from tests.support.waiting import soon, turns, turns_until
 
@@ -30,6 +31,23 @@ class FakeDoor:
 
     def close(self) -> None:
         self.done.append("close")
+
+
+class SlowDoor(FakeDoor):
+    """Somebody always knocks; to see that takes `seconds`, on the clock that it keeps."""
+
+    def __init__(self, seconds: float) -> None:
+        self.done = []
+        self.looks = 0
+        self._seconds = seconds
+
+    @property
+    def are_awaited(self) -> bool:  # type: ignore[override]
+        self.looks += 1
+        return True
+
+    def now(self) -> float:
+        return time.perf_counter() + self.looks * self._seconds
 
 
 class FakeDispatcher:
@@ -103,6 +121,27 @@ async def test_it_closes_at_last_on_who_never_comes(
     stage.door.are_awaited = True
 
     await soon(stage.farewell.close_doors(FOR_EVER))
+
+
+@pytest.mark.parametrize(
+    ("look", "pause"), [(0.0, 0.01), (0.001, 0.01), (0.002, 0.02), (0.15, 1.5)]
+)
+def test_looking_takes_a_tenth_of_a_core_at_most(look: float, pause: float) -> None:
+    """A hundred times a second where it is cheap."""
+    assert pause_after(look) == pytest.approx(pause)
+
+
+async def test_a_slow_look_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's table of sockets may be long, and nothing else is done meanwhile."""
+    monkeypatch.setattr(module, "_KNOCKING_PATIENCE", 0.05)
+    door = SlowDoor(0.01)
+    farewell = Farewell(
+        cast(Listeners, door), cast(Dispatcher, FakeDispatcher()), asyncio.Event(), door.now
+    )
+
+    await soon(farewell.close_doors(FOR_EVER))
+
+    assert door.looks == 1
 
 
 async def test_it_waits_until_a_worker_has_room(stage: Stage) -> None:
