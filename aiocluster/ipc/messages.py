@@ -16,7 +16,7 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 1
+PROTOCOL = 2
 
 DrainReason = Literal["drain", "max_requests"]
 
@@ -100,11 +100,13 @@ class Drain(_Wire, frozen=True, tag=40):
     """Take nothing new, finish what is open, exit; cut what is left after `timeout` seconds.
 
     If `moving`, others serve: give idle keep-alive connections back on the handoff, and they
-    go on there. Otherwise close them.
+    go on there. Otherwise close them. If `stopping`, the whole service ends: a client that is
+    told to go need not come back.
     """
 
     timeout: float
     moving: bool
+    stopping: bool = False
 
 
 class SnapshotFor(_Wire, frozen=True, tag=41):

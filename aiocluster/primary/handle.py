@@ -205,7 +205,9 @@ class WorkerHandle:
         self._leave(reason, seconds)
         if not self.is_dead:
             self.outbox.order_drain()
-        self.channel.post(Drain(seconds, reason != "stop" and self._owner.others_serve()))
+        stopping = reason == "stop"
+        moving = not stopping and self._owner.others_serve()
+        self.channel.post(Drain(seconds, moving, stopping))
         return asyncio.shield(self.exited)
 
     def ask_for_stacks(self) -> None:

@@ -99,7 +99,7 @@ class Runtime:
     def ask_to_drain(self, reason: DrainReason) -> None:
         """Somebody other than the primary wants this worker to finish."""
         if self._channel.closed:
-            self._on_drain(Drain(self._settings.graceful_timeout, moving=False))
+            self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=True))
         else:
             self.mail.ask_to_drain(reason)
 
@@ -205,13 +205,15 @@ class Runtime:
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         self._disconnected.set()
         self.mail.close()
-        if self.is_draining or self._leaving:
+        if self._leaving:
             return
         if error is not None:
             log.error("the primary sent nonsense: %s; finishing", error)
         else:
             log.warning("the channel to the primary is closed; finishing what is open")
-        self._on_drain(Drain(self._settings.graceful_timeout, moving=False))
+        # One that sends nonsense lives, and has this worker replaced.
+        gone = error is None
+        self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=gone))
 
     # ---- metrics
 
@@ -249,13 +251,18 @@ class Runtime:
         if self._drain is not None:
             # Asked again it may only get quicker.
             drain = Drain(
-                min(drain.timeout, self._drain.timeout), drain.moving and self._drain.moving
+                min(drain.timeout, self._drain.timeout),
+                moving=drain.moving and self._drain.moving,
+                stopping=drain.stopping or self._drain.stopping,
             )
         self._drain = drain
         self.standing.leave()
         self._drain_ordered.set()
         if self._service is not None:
-            self._service.hurry(drain.timeout, moving=drain.moving)
+            self._hurry(self._service, drain)
+
+    def _hurry(self, service: Service, drain: Drain) -> None:
+        service.hurry(drain.timeout, moving=drain.moving, stopping=drain.stopping)
 
     async def _finish(self) -> int:
         """Take what the primary had already given, finish everything, shut the app down."""
@@ -263,7 +270,7 @@ class Runtime:
             return EXIT_OK
         self._loop.remove_reader(self._handoff.fileno())
         self._adopt(take_all(self._handoff, self._on_lost))
-        self._service.hurry(self._drain.timeout, moving=self._drain.moving)
+        self._hurry(self._service, self._drain)
         await self._service.drain()
         self._report()
         cut = self._service.cut

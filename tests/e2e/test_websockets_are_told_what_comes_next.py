@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.e2e.wire import Wire
 from tests.support.program import PATIENCE, Program
@@ -114,14 +115,29 @@ async def test_a_worker_that_is_replaced_says_come_back(tmp_path: Path) -> None:
         assert await program.stop() == 0
 
 
-async def test_a_drain_of_one_worker_says_come_back(tmp_path: Path) -> None:
-    """The others go on, so there is somebody to come back to."""
-    async with program_of(tmp_path) as program, aiohttp.ClientSession() as session:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_drain_of_one_worker_says_come_back(tmp_path: Path, workers: int) -> None:
+    """The others go on, or a successor will, so there is somebody to come back to."""
+    program = program_of(tmp_path, workers=workers)
+    async with program, aiohttp.ClientSession() as session:
         sockets = await connect(session, await program.url(), 4)
         program.write("drain")
         for socket, worker in sockets:
             if worker == "1":
                 assert await goodbye(socket) == (1012, "this worker is being replaced")
+        assert await program.stop() == 0
+
+
+async def test_a_worker_that_gets_term_says_come_back(tmp_path: Path) -> None:
+    """From a shell, and though it is the only one: another will take its place."""
+    program = program_of(tmp_path, workers=1)
+    async with program, aiohttp.ClientSession() as session:
+        ((socket, _),) = await connect(session, await program.url(), 1)
+        (worker,) = program.workers()
+        worker.terminate()
+
+        assert await goodbye(socket) == (1012, "this worker is being replaced")
+        await program.line("worker 2 .* is ready")
         assert await program.stop() == 0
 
 

@@ -291,6 +291,16 @@ async def test_drain_has_the_usual_timeout(stage: Stage) -> None:
     assert await stage.worker.hear() == Drain(30.0, moving=False)
 
 
+@pytest.mark.parametrize("reason", ["stop", "drain", "reload", "max_requests", "kill"])
+async def test_only_a_stop_ends_the_whole_service(stage: Stage, reason: str) -> None:
+    """Whether others serve at that moment says nothing about it: a successor may follow."""
+    await stage.ready()
+    stage.handle.begin_drain(reason, 5.0)
+
+    stopping = reason == "stop"
+    assert await stage.worker.hear() == Drain(5.0, moving=False, stopping=stopping)
+
+
 async def test_who_stops_waiting_for_a_drain_does_not_stop_the_drain(stage: Stage) -> None:
     """A cancelled wait is nobody else's business."""
     await stage.ready()

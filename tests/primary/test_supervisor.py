@@ -303,14 +303,14 @@ async def test_what_is_given_back_during_a_stop_is_closed(stage: Stage) -> None:
     stage.handle(first).drain()
     before = len(open_fds())
     stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
-    assert await second.hear() == Drain(1000.0, moving=False)
+    assert await second.hear() == Drain(1000.0, moving=False, stopping=True)
 
     give_back(first, 3)
     await turns(20)
 
     assert len(open_fds()) == before
     assert stage.dispatcher.waiting == 0
-    assert [await first.hear() for _ in range(2)][1] == Drain(1000.0, moving=False)
+    assert [await first.hear() for _ in range(2)][1] == Drain(1000.0, moving=False, stopping=True)
     for worker in (first, second):
         worker.exit(0)
     await soon(stopping)
@@ -517,7 +517,7 @@ async def test_stop_drains_all_and_replaces_nobody(stage: Stage) -> None:
     workers = await stage.start(3)
     stopping = asyncio.create_task(stage.supervisor.stop(5.0))
     for worker in workers:
-        assert await worker.hear() == Drain(5.0, moving=False)
+        assert await worker.hear() == Drain(5.0, moving=False, stopping=True)
         worker.exit(0)
 
     assert await soon(stopping) == []
@@ -589,7 +589,7 @@ async def test_a_stop_during_the_start_ends_those_that_are_starting(stage: Stage
     starting.cancel()
     stopping = asyncio.create_task(stage.supervisor.stop(0.0))
     for worker in workers:
-        assert await worker.hear() == Drain(0.0, moving=False)
+        assert await worker.hear() == Drain(0.0, moving=False, stopping=True)
         worker.exit(0)
 
     assert await soon(stopping) == []

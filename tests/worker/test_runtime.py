@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from aiocluster.ipc.scoreboard import (
     REQUESTS_BEGUN,
 )
 from aiocluster.worker.runtime import Runtime
+from tests.chaos.websocket import close_code, upgrade
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FarEnd
@@ -134,6 +136,7 @@ class App:
         self.application = web.Application()
         self.application.router.add_get("/", self._hello)
         self.application.router.add_get("/wait", self._wait)
+        self.application.router.add_get("/ws", self._websocket)
         self.application.on_cleanup.append(self._clean)
 
     async def _hello(self, request: web.Request) -> web.Response:
@@ -143,6 +146,12 @@ class App:
         self.begun.set()
         await self.go.wait()
         return web.Response(text="done")
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        await websocket.receive()
+        return websocket
 
     async def _clean(self, application: web.Application) -> None:
         self.cleaned += 1
@@ -410,6 +419,46 @@ async def test_it_drains_by_itself_when_the_primary_is_gone(
     assert await stage.code() == 0
     assert "the channel to the primary is closed; finishing what is open" in caplog.text
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "end", "code"),
+    [
+        (None, "dies", 1001),
+        (Drain(1000.0, moving=True), "dies", 1001),
+        (None, "says nonsense", 1012),
+        (None, "drains it", 1012),
+        (None, "stops", 1001),
+    ],
+)
+async def test_websockets_are_told_whether_anybody_goes_on(
+    make_stage: MakeStage, before: Drain | None, end: str, code: int
+) -> None:
+    """Nobody does when the primary is gone, or says that it stops."""
+    stage, goodbye = await make_stage(graceful_timeout=1000.0), asyncio.Event()
+    await stage.ready(App().application)
+    client = stage.connect()
+    client.send(upgrade("/ws", Random(1)))
+    await read(client)
+    stage.runtime.standing.on_drain(goodbye.wait)
+    if before is not None:
+        stage.say(before)
+    await turns_until(lambda: stage.runtime._drain == before)
+
+    match end:
+        case "dies":
+            stage.primary.channel.abort()
+        case "says nonsense":
+            stage.say(Ready())
+        case "drains it" | "stops":
+            stage.say(Drain(1000.0, moving=False, stopping=end == "stops"))
+    await turns_until(lambda: stage.runtime._drain != before)
+    goodbye.set()
+
+    frame = await read(client)
+    assert close_code(frame[2:]) == code
+    client.close()
+    await stage.code()
 
 
 async def test_nonsense_from_the_primary_counts_as_its_end(

@@ -67,6 +67,7 @@ class AiohttpService:
         self._server: MeteredServer | None = None
         self._deadline = float("inf")
         self._moving = True
+        self._stopping = False
         self._moving_until = float("inf")
         self._patient_until = float("inf")
         self._hurried: asyncio.Future[None] = self._loop.create_future()
@@ -101,17 +102,18 @@ class AiohttpService:
             self._row[CONNECTIONS_CLOSED] += 1
             log.exception("a connection could not be served")
 
-    def hurry(self, timeout: float, *, moving: bool) -> None:
+    def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
         """See Service.hurry."""
         now = self._loop.time()
         patience = timeout if moving else 0.0
         nearer = now + timeout < self._deadline
         self._moving = self._moving and moving
+        self._stopping = self._stopping or stopping
         self._deadline = min(self._deadline, now + timeout)
         self._moving_until = min(self._moving_until, now + patience * _MOVING_SHARE)
         self._patient_until = min(self._patient_until, now + patience * _PATIENT_SHARE)
         if self._server is not None:
-            self._server.websockets.code = close_code(others_go_on=self._moving)
+            self._server.websockets.code = close_code(stopping=self._stopping)
             if nearer:
                 self._server.websockets.hurry()
         # Whoever waits looks at the deadline again, and waits for the next time.

@@ -18,11 +18,11 @@ class Service(Protocol):
         """Finish what is open and shut the app down; its hooks run once."""
         ...
 
-    def hurry(self, timeout: float, *, moving: bool) -> None:
+    def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
         """End `drain` within `timeout` seconds from now; may be called again, before it too.
 
         What is idle moves to another worker if `moving` (each time), and is closed if not.
-        What is unfinished then is cut.
+        What is unfinished then is cut. If `stopping` (once) nobody goes on with the service.
         """
         ...
 

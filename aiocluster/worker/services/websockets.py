@@ -33,9 +33,9 @@ _WORDS = {
 }
 
 
-def close_code(*, others_go_on: bool) -> WSCloseCode:
-    """Return what to tell a client: come back, or that there is nobody to come back to."""
-    return WSCloseCode.SERVICE_RESTART if others_go_on else WSCloseCode.GOING_AWAY
+def close_code(*, stopping: bool) -> WSCloseCode:
+    """Return what to tell a client: that there will be nobody to come back to, or come back."""
+    return WSCloseCode.GOING_AWAY if stopping else WSCloseCode.SERVICE_RESTART
 
 
 def telling_times(count: int, seconds: float) -> list[float]:

@@ -181,7 +181,8 @@ class Stage:
         return streams
 
     async def drain(self, seconds: float) -> None:
-        self.service.hurry(seconds, moving=False)
+        """End as in a stop."""
+        self.service.hurry(seconds, moving=False, stopping=True)
         await soon(self.service.drain())
 
     def close(self) -> None:
@@ -536,18 +537,37 @@ async def test_websockets_are_told_even_while_on_shutdown_hangs(
     assert stage.service.cut == []
 
 
-async def test_websockets_of_a_worker_in_no_hurry_are_told_first(make_stage: MakeStage) -> None:
-    """Its drain would wait for them: on_shutdown comes when they are gone."""
+@pytest.mark.parametrize("moving", [True, False])
+async def test_websockets_of_a_worker_that_has_a_successor_are_told_to_come_back(
+    make_stage: MakeStage, moving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others serve already its drain waits for them: on_shutdown comes when they are gone."""
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._OWN_WORDS_SHARE", 0.0)
     app = App()
     app.application.router.add_get("/ws", echo)
     stage = await make_stage(app.application)
     reader = await open_websocket(stage)
-    stage.service.hurry(1000.0, moving=True)
+    stage.service.hurry(1000.0, moving=moving)
 
     await soon(stage.service.drain())
 
     assert b"\x03\xf4this worker is being replaced" in await soon(reader.read())
     assert stage.service.cut == []
+
+
+async def test_a_stop_that_follows_a_drain_says_that_this_was_all(make_stage: MakeStage) -> None:
+    """And a drain that crosses the stop on its way does not take that back."""
+    app = App()
+    app.application.router.add_get("/ws", echo)
+    stage = await make_stage(app.application)
+    reader = await open_websocket(stage)
+    stage.service.hurry(1000.0, moving=True)
+    stage.service.hurry(1000.0, moving=False, stopping=True)
+    stage.service.hurry(1000.0, moving=True)
+
+    await soon(stage.service.drain())
+
+    assert b"\x03\xe9the service stops" in await soon(reader.read())
 
 
 async def test_a_hook_that_raises_is_logged_and_the_drain_goes_on(

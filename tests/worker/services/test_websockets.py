@@ -15,9 +15,9 @@ from tests.support.waiting import soon, turns
 
 
 def test_the_code_says_whether_to_come_back() -> None:
-    """1012 when somebody else serves on, 1001 when nobody does."""
-    assert close_code(others_go_on=True) == 1012
-    assert close_code(others_go_on=False) == 1001
+    """1012 when somebody will serve, though it be later; 1001 when nobody will."""
+    assert close_code(stopping=False) == 1012
+    assert close_code(stopping=True) == 1001
 
 
 def test_few_are_told_within_moments() -> None:
