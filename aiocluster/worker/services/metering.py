@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_websocket import WebSocketReader
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
@@ -33,6 +34,7 @@ _NEEDED = {
     "_force_close",
     "_keepalive",
     "_logging_enabled",
+    "_manager",
     "_message_tail",
     "_messages",
     "_parser",
@@ -71,10 +73,20 @@ class _Accepted(BaseProtocol):
 class MeteredHandler(FollowedHandler, _Accepted):
     """One connection. `begun_ns` is when its current request began; 0 when it has none."""
 
-    __slots__ = ("begun_ns", "done")
+    __slots__ = ("becoming", "begun_ns", "done")
 
     begun_ns: int
+    becoming: web.WebSocketResponse | None  # until that is open
     done: Callable[[int, int], None]
+
+    def set_parser(
+        self, parser: WebSocketReader, data_received_cb: Callable[[], None] | None = None
+    ) -> None:
+        """Hear of a WebSocket that it is open: this is what aiohttp does last for that."""
+        super().set_parser(parser, data_received_cb)
+        opened, self.becoming = self.becoming, None
+        if opened is not None:
+            cast(MeteredServer, self._manager).websockets.note(opened)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
@@ -108,6 +120,7 @@ class MeteredServer(web.Server):
     def __call__(self) -> RequestHandler:
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
+        handler.becoming = None
         handler.done = self._done
         handler.in_doubt = False
         handler.begun_body = EMPTY_PAYLOAD
@@ -201,7 +214,7 @@ class MeteredServer(web.Server):
         """Return what aiohttp calls for each request: its own factory, and we count."""
         make: Any = server.request_factory
         row = self._row
-        make_upgrade = partial(make, _cls=upgrade_request(self.websockets.note))
+        make_upgrade = partial(make, _cls=upgrade_request(_become))
 
         def begin(
             message: RawRequestMessage,
@@ -221,6 +234,12 @@ class MeteredServer(web.Server):
             return make(message, payload, protocol, writer, task)
 
         return begin
+
+
+def _become(request: web.Request, websocket: web.WebSocketResponse) -> None:
+    # Kept by its connection: the app may have made itself another request of this one.
+    if isinstance(handler := request.protocol, MeteredHandler):
+        handler.becoming = websocket
 
 
 def _is_idle(handler: RequestHandler) -> bool:

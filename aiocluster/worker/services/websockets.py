@@ -2,7 +2,7 @@
 
 Their clients come back at once when they are told, so they are told one after the other. An
 ordinary request pays nothing for this: only one that asks for an upgrade is made as a request
-that notes the WebSocket it becomes.
+that tells its connection which WebSocket it becomes, and that tells us when it is open.
 """
 
 import asyncio
@@ -44,14 +44,20 @@ def telling_times(count: int, seconds: float) -> list[float]:
     return [span * index / count for index in range(count)]
 
 
-def upgrade_request(note: Callable[[web.WebSocketResponse], None]) -> type[web.Request]:
-    """Return the class of requests that may become WebSockets; `note` hears of each that does."""
+Begin = Callable[[web.Request, web.WebSocketResponse], None]
+
+
+def upgrade_request(begin: Begin) -> type[web.Request]:
+    """Return the class of requests that may become WebSockets; `begin` hears what each becomes.
+
+    Not what it is: it has yet to open, and may fail to.
+    """
 
     class UpgradeRequest(web.Request):
         async def _prepare_hook(self, response: web.StreamResponse) -> None:
             await super()._prepare_hook(response)
             if isinstance(response, web.WebSocketResponse):
-                note(response)
+                begin(self, response)
 
     return UpgradeRequest
 
@@ -69,11 +75,10 @@ class WebSockets:
         self._closing: set[asyncio.Task[None]] = set()
 
     def note(self, websocket: web.WebSocketResponse) -> None:
-        """It is about to open. One that comes after the others were told is told at once."""
+        """It is open. One that comes after the others were told is told at once."""
         self._open.add(websocket)
         if self._telling is not None:
-            # As soon as it is open: until then it can be told nothing.
-            self._loop.call_soon(self._tell, websocket)
+            self._tell(websocket)
 
     def begin_telling(self, seconds: float) -> None:
         """Tell all that are open, in a drain that may take `seconds` from now. Idempotent."""
@@ -111,7 +116,7 @@ class WebSockets:
 
     def _tell(self, websocket: web.WebSocketResponse) -> None:
         """Close it, in a task of its own: its client may be slow to answer, or never do."""
-        if websocket.prepared and not websocket.closed:
+        if not websocket.closed:
             request = websocket._req
             if request is not None and isinstance(request.protocol, FollowedHandler):
                 # It may be sending, and will answer: it shall not meet a reset instead.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, TCPConnector, web
+from aiohttp import ClientSession, TCPConnector, WSServerHandshakeError, web
 
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
@@ -33,6 +33,8 @@ class Stage:
         app.router.add_get("/found", self._found)
         app.router.add_get("/slow", self._slow)
         app.router.add_get("/ws", self._websocket)
+        app.router.add_get("/ws/slow", self._slow_websocket)
+        app.router.add_get("/ws/failing", self._failing_websocket)
         app.router.add_get("/wait", self._wait)
         self.go = asyncio.Event()
         self.adopted = 0
@@ -115,6 +117,37 @@ class Stage:
         async for message in websocket:
             await websocket.send_str(message.data)
         return websocket
+
+    async def _slow_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        websocket = SlowWebSocket(self)
+        await websocket.prepare(request.clone())
+        await websocket.receive()
+        return websocket
+
+    async def _failing_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        websocket = FailingWebSocket()
+        await websocket.prepare(request)
+        return websocket
+
+
+class SlowWebSocket(web.WebSocketResponse):
+    """One that is held while it opens."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._stage = stage
+
+    async def _write_headers(self) -> None:
+        self._stage.begun.set()
+        await self._stage.go.wait()
+        await super()._write_headers()
+
+
+class FailingWebSocket(web.WebSocketResponse):
+    """One that does not get to open."""
+
+    async def _write_headers(self) -> None:
+        raise RuntimeError("the user's mistake")
 
 
 MakeStage = Callable[..., Awaitable[Stage]]
@@ -262,6 +295,34 @@ async def test_a_websocket_is_known_from_its_opening_to_its_end(stage: Stage) ->
         del websocket
     gc.collect()
     await turns_until(lambda: not len(known))
+
+
+async def test_a_websocket_that_opens_while_others_are_told_is_told_when_it_is_open(
+    stage: Stage,
+) -> None:
+    """Before that it cannot hear it, and afterwards nobody else would say it."""
+    async with stage.client.ws_connect(f"http://127.0.0.1:{stage.port}/ws") as first:
+        await soon(stage.begun.wait())
+        stage.begun.clear()
+        opening = asyncio.create_task(
+            stage.client.ws_connect(f"http://127.0.0.1:{stage.port}/ws/slow")
+        )
+        await soon(stage.begun.wait())
+        stage.service.server.websockets.begin_telling(0.0)
+        assert (await soon(first.receive())).data == 1001
+
+        stage.go.set()
+
+        async with await soon(opening) as second:
+            assert (await soon(second.receive())).data == 1001
+
+
+async def test_a_websocket_that_fails_to_open_is_not_known(stage: Stage) -> None:
+    """There is nobody to be told."""
+    with pytest.raises(WSServerHandshakeError):
+        await stage.client.ws_connect(f"http://127.0.0.1:{stage.port}/ws/failing")
+
+    assert len(stage.service.server.websockets._open) == 0
 
 
 @pytest.mark.parametrize("cancellation", [True, False])

@@ -53,8 +53,7 @@ def test_times_only_go_forward_and_end_in_time(count: int, seconds: float) -> No
 class FakeSocket:
     """A WebSocket as far as it is looked at; its client answers when the test says so."""
 
-    def __init__(self, *, prepared: bool = True) -> None:
-        self.prepared = prepared
+    def __init__(self) -> None:
         self.closed = False
         self._req = None
         self.told: list[Any] = []
@@ -138,27 +137,25 @@ async def test_one_that_opens_late_is_told_at_once() -> None:
     websockets = WebSockets()
     websockets.begin_telling(0.0)
     await turns()
-    late = FakeSocket(prepared=False)
+    late = FakeSocket()
 
     note(websockets, late)
-    late.prepared = True
     await turns()
 
     assert len(late.told) == 1
     await soon(websockets.give_up())
 
 
-async def test_what_is_closed_or_never_opened_is_not_told() -> None:
+async def test_what_is_closed_is_not_told() -> None:
     """The app may have closed it in its own words."""
     websockets = WebSockets()
-    closed, unopened = noted(websockets, 2)
+    (closed,) = noted(websockets, 1)
     closed.closed = True
-    unopened.prepared = False
 
     websockets.begin_telling(0.0)
     await turns()
 
-    assert closed.told == unopened.told == []
+    assert closed.told == []
     await soon(websockets.give_up())
 
 
