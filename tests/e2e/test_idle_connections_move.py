@@ -1,6 +1,7 @@
 """A draining worker's idle connections go on at another worker, and their clients see nothing."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -228,13 +229,32 @@ async def test_a_moved_connection_is_not_kept_for_ever() -> None:
 
 
 async def test_a_stop_during_a_drain_closes_what_is_idle() -> None:
-    """Half a head holds up a drain in which connections move, and not a stop."""
+    """What may hold half a head holds up a drain in which connections move, and not a stop."""
+    body = gzip.compress(b"hello")
+    head = "POST /length HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+    async with serving(**PATIENT) as (cluster, _), Wire(url_of(cluster, "")) as wire:
+        old = await of(wire, cluster)
+        (other,) = {*cluster.workers.values()} - {old}
+        await wire.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert (await wire.response()).body == b"5"
+        exiting = old.drain()
+        await begun(cluster, other=other)
+        assert not exiting.done()
+        assert await cluster.stop() == []
+        assert await wire.rest() == b""
+
+
+async def test_a_stop_during_a_drain_reads_half_a_head_to_its_end() -> None:
+    """It is answered where it began, and told to go."""
     async with serving(**PATIENT) as (cluster, _), Wire(url_of(cluster, "")) as wire:
         old = await of(wire, cluster)
         (other,) = {*cluster.workers.values()} - {old}
         await wire.send(HEAD[:9])
         exiting = old.drain()
         await begun(cluster, other=other)
+        stopping = asyncio.create_task(cluster.stop())
+        await other.exited
         assert not exiting.done()
-        assert await cluster.stop() == []
-        assert await wire.rest() == b""
+        await wire.send(HEAD[9:])
+        assert (await wire.response()).headers["connection"] == "close"
+        assert await stopping == []

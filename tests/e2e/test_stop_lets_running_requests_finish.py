@@ -57,7 +57,7 @@ if __name__ == "__main__":
 async def test_running_requests_finish_while_idle_connections_close(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Slow, streamed and half-uploaded requests end whole; idle and silent clients go first."""
+    """Slow, streamed and half-sent requests end whole; idle and silent clients go first."""
     async with Program(tmp_path, SOURCE) as program:
         url = await program.url()
         async with (
@@ -81,8 +81,10 @@ async def test_running_requests_finish_while_idle_connections_close(
 
             program.send_signal(number)
             # Those that have nothing to wait for end now, while the others still run.
-            for wire in (idle, silent, half):
+            for wire in (idle, silent):
                 assert await wire.rest() == b""
+            await half.send(b"st: x\r\n\r\n")
+            assert (await half.response()).headers["connection"] == "close"
             program.send_signal(signal.SIGTERM)  # again: nobody minds
 
             program.write("gate")

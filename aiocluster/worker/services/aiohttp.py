@@ -12,7 +12,7 @@ from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.services.adopt import adopt
-from aiocluster.worker.services.metering import MeteredHandler, MeteredServer
+from aiocluster.worker.services.metering import MeteredHandler, MeteredServer, Sign
 from aiocluster.worker.services.moving import GiveBack, Mover
 from aiocluster.worker.services.websockets import close_code
 
@@ -39,7 +39,7 @@ _CLOSE_GRACE = 0.25
 _OWN_WORDS_SHARE = 0.25
 
 # A client that has just connected is about to send its request: at a stop it has these seconds
-# for that.
+# for that, and so has one of whom nobody can tell whether it has begun.
 _FIRST_REQUEST_GRACE = 1.0
 
 # Seconds between two looks for connections that have become idle during a drain.
@@ -186,10 +186,17 @@ class AiohttpService:
         await _turns()  # a request that has already arrived is begun first
         patient_until = self._loop.time() + _FIRST_REQUEST_GRACE
         while True:
-            # The deadline may yet come nearer.
-            spare_new = self._loop.time() < min(patient_until, self._deadline)
-            self.server.close_idle(spare_new=spare_new)
+            self.server.close_idle(self._spared(patient_until))
             await asyncio.sleep(_SWEEP_INTERVAL)
+
+    def _spared(self, patient_until: float) -> Sign | None:
+        """Return which sign of a request lets an idle connection stay open at this moment."""
+        now = self._loop.time()
+        if now >= self._deadline:  # which may yet come nearer
+            return None
+        if self._moving:  # in vain, and for long enough
+            return Sign.UNREAD
+        return Sign.PERHAPS if now < patient_until else Sign.PART
 
     async def _until_deadline(
         self, what: str, step: Callable[[], Awaitable[None]], grace: float

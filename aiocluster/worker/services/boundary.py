@@ -28,9 +28,13 @@ which the parser sees only when that is declined.
 In doubt, a connection is not between requests. That costs a client its connection and nothing
 else: it is told `Connection: close`, as in any drain. The next chunk that ends with CRLF CRLF
 ends the doubt.
+
+The doubt is none the other way round when a chunk, more than CR and LF, comes after the last
+body has ended, and no message with it: that is a part of a head, and stays one for as long as
+no message is emitted.
 """
 
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestHandler
 
 _EMPTY_LINE = b"\r\n\r\n"
@@ -45,13 +49,26 @@ class FollowedHandler(RequestHandler):
     """A connection that knows whether it is between two requests.
 
     `in_doubt` is False while the last byte that arrived lies as said above, and before the
-    first one; `begun_body` is the body of the request that was begun last.
+    first one; `begun_body` is the body of the request that was begun last; `head_begun_after`
+    is how many requests there had been when a part of a head came alone, or -1.
     """
 
-    __slots__ = ("begun_body", "in_doubt")
+    __slots__ = ("begun_body", "head_begun_after", "in_doubt")
 
     begun_body: StreamReader
+    head_begun_after: int
     in_doubt: bool
+
+    def begin(self) -> None:
+        """Nothing has arrived yet."""
+        self.in_doubt = False
+        self.begun_body = EMPTY_PAYLOAD
+        self.head_begun_after = -1
+
+    @property
+    def is_within_head(self) -> bool:
+        """True when a part of a request's head is here for sure, and its end is not."""
+        return self.head_begun_after == self._request_count
 
     def is_between_requests(self) -> bool:
         """True when its socket holds all of its state: another server could go on with it."""
@@ -87,7 +104,8 @@ class FollowedHandler(RequestHandler):
     def _receive_body(self, data: bytes) -> None:
         """Take a chunk that ends in a body, or within a head."""
         body = self._messages[-1][1] if self._messages else self.begun_body
-        was_empty = not self.in_doubt and body.is_eof()
+        was_over = body.is_eof()
+        was_empty = not self.in_doubt and was_over
         before, count = body.total_bytes, self._request_count
         expected = len(data)
         _receive(self, data)
@@ -96,6 +114,8 @@ class FollowedHandler(RequestHandler):
             # The first head's. Of several, the others count as body, and are too many; so
             # are empty lines before the first.
             expected -= data.find(_EMPTY_LINE) + len(_EMPTY_LINE)
+        elif was_over and not begun and not self._upgraded and data.strip(b"\r\n"):
+            self.head_begun_after = count
         self.in_doubt = (
             self._upgraded
             # Only of a chunk that begins with a request do we know where the head ends.

@@ -47,7 +47,7 @@ class LingeringTransport:
 
     def _client_may_be_sending(self) -> bool:
         handler = self._handler
-        return handler.in_doubt or bool(handler._messages) or _unread(self._transport) > 0
+        return handler.in_doubt or bool(handler._messages) or unread_bytes(self._transport) > 0
 
     def _linger(self) -> None:
         self.is_lingering = True
@@ -75,7 +75,7 @@ def is_lingering(handler: FollowedHandler) -> bool:
     return isinstance(transport, LingeringTransport) and transport.is_lingering
 
 
-def _unread(transport: asyncio.Transport) -> int:
+def unread_bytes(transport: asyncio.Transport) -> int:
     """Return how many bytes lie in its socket."""
     fd = transport.get_extra_info("socket").fileno()
     (count,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))

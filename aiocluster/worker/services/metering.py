@@ -6,6 +6,7 @@ log. A middleware would cost a coroutine a request, ten times as much.
 
 import asyncio
 from collections.abc import Callable
+from enum import IntEnum
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, cast
@@ -16,13 +17,13 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_websocket import WebSocketReader
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
 from aiocluster.metrics.instruments import Histogram
 from aiocluster.worker.services.boundary import FollowedHandler
-from aiocluster.worker.services.lingering import is_lingering, let_linger
+from aiocluster.worker.services.lingering import is_lingering, let_linger, unread_bytes
 from aiocluster.worker.services.websockets import WebSockets, upgrade_request
 
 # What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
@@ -55,6 +56,15 @@ _SWITCHING_PROTOCOLS = 101
 # What was cut is named in one line of the log: enough to see what it was.
 _MAX_NAMED = 20
 _MAX_PATH_CHARS = 200
+
+
+class Sign(IntEnum):
+    """What shows that an idle connection's next request is on its way; the surest is last."""
+
+    NONE = 0
+    PERHAPS = 1  # it is new, or nobody can tell what its parser holds
+    PART = 2  # of its head
+    UNREAD = 3  # the loop will read it in its next turn
 
 
 class _Accepted(BaseProtocol):
@@ -122,8 +132,7 @@ class MeteredServer(web.Server):
         handler.begun_ns = 0
         handler.becoming = None
         handler.done = self._done
-        handler.in_doubt = False
-        handler.begun_body = EMPTY_PAYLOAD
+        handler.begin()
         return handler
 
     async def wait_empty(self) -> None:
@@ -156,15 +165,15 @@ class MeteredServer(web.Server):
         """Every open connection, as what it is."""
         return cast("list[MeteredHandler]", self.connections)
 
-    def close_idle(self, *, spare_new: bool = False) -> None:
+    def close_idle(self, spared: Sign | None = None) -> None:
         """Close connections that wait for a request. Unsent parts of a response still go out.
 
-        `spare_new` leaves those whose first request is still to come.
+        Those stay that show this sign of a request, or a surer one; None: none.
 
         aiohttp's own pre_shutdown would also stop reading bodies that are on their way.
         """
-        for handler in self.connections:
-            if _is_idle(handler) and not (spare_new and not handler._request_count):
+        for handler in self.metered:
+            if _is_idle(handler) and (spared is None or _sign(handler) < spared):
                 handler.force_close()
 
     def unfinished(self) -> list[str]:
@@ -245,6 +254,17 @@ def _become(request: web.Request, websocket: web.WebSocketResponse) -> None:
 def _is_idle(handler: RequestHandler) -> bool:
     waiter = handler._waiter
     return waiter is not None and not waiter.done() and not handler._messages
+
+
+def _sign(handler: MeteredHandler) -> Sign:
+    transport = handler.transport
+    if transport is not None and transport.is_reading() and unread_bytes(transport):
+        return Sign.UNREAD
+    if handler.is_within_head:
+        return Sign.PART
+    if not handler._request_count or not handler.is_between_requests():
+        return Sign.PERHAPS
+    return Sign.NONE
 
 
 def _name(handler: RequestHandler) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gzip
 import logging
 import socket
 import struct
@@ -627,6 +628,110 @@ async def test_who_does_not_ask_in_that_time_is_closed(
     monkeypatch.setattr("aiocluster.worker.services.aiohttp._FIRST_REQUEST_GRACE", 0.0)
     stage = await make_stage(App().application)
     reader, _ = await stage.connect()
+
+    await stage.drain(1000.0)
+
+    assert await soon(reader.read()) == b""
+    assert stage.service.cut == []
+
+
+async def in_part(stage: Stage) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request and a part of another."""
+    reader, writer = await get(stage)
+    await response(reader)
+    writer.write(b"GET / HTTP/1.1\r\nHo")
+    await turns_until(lambda: any(one.is_within_head for one in stage.service.server.metered))
+    return reader, writer
+
+
+async def test_half_a_head_is_waited_for_at_a_stop(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client is answered and told to go; others that are idle go at once."""
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._FIRST_REQUEST_GRACE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._SWEEP_INTERVAL", 0.0)
+    stage = await make_stage(App().application)
+    reader, writer = await in_part(stage)
+    idle, _ = await get(stage)
+    await response(idle)
+    draining = asyncio.create_task(stage.drain(1000.0))
+    assert await soon(idle.read()) == b""
+    await turns(20)
+    assert not draining.done()
+
+    writer.write(b"st: x\r\n\r\n")
+
+    assert "Connection: close" in await response(reader)
+    assert await soon(reader.read()) == b""
+    await soon(draining)
+    assert stage.service.cut == []
+
+
+async def test_half_a_head_is_waited_for_until_the_deadline(make_stage: MakeStage) -> None:
+    """As half a body is; a client that has gone silent does not hold up a stop for ever."""
+    stage = await make_stage(App().application)
+    reader, _ = await in_part(stage)
+    draining = asyncio.create_task(stage.drain(1000.0))
+    await turns(20)
+    assert not draining.done()
+
+    stage.service.hurry(0.0, moving=False)
+
+    await soon(draining)
+    assert await soon(reader.read()) == b""
+
+
+async def test_half_a_head_has_had_its_time_when_moving_is_over(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was waited for all the while."""
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._PATIENT_SHARE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._MOVING_SHARE", 0.0)
+    stage = await make_stage(App().application)
+    reader, _ = await in_part(stage)
+    stage.service.hurry(1000.0, moving=True)
+
+    await soon(stage.service.drain())
+
+    assert await soon(reader.read()) == b""
+    assert stage.service.cut == []
+
+
+async def in_doubt(stage: Stage) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request after which nobody can tell where the next one begins."""
+    reader, writer = await stage.connect()
+    body = gzip.compress(b"hello")
+    writer.write(
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body) + body
+    )
+    await response(reader)
+    (handler,) = stage.service.server.metered
+    assert handler.in_doubt
+    return reader, writer
+
+
+async def test_one_in_doubt_has_time_to_ask(make_stage: MakeStage) -> None:
+    """What it sends may be the rest of a request."""
+    stage = await make_stage(App().application)
+    reader, writer = await in_doubt(stage)
+    draining = asyncio.create_task(stage.drain(1000.0))
+    await turns(20)
+    assert not draining.done()
+
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert "Connection: close" in await response(reader)
+    await soon(draining)
+
+
+async def test_one_in_doubt_is_not_waited_for_longer(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most likely there is nothing to wait for."""
+    monkeypatch.setattr("aiocluster.worker.services.aiohttp._FIRST_REQUEST_GRACE", 0.0)
+    stage = await make_stage(App().application)
+    reader, _ = await in_doubt(stage)
 
     await stage.drain(1000.0)
 

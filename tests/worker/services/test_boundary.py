@@ -217,6 +217,56 @@ async def test_not_provably_between_requests(line: Line, pieces: list[bytes]) ->
     assert not line.is_between
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"G"],
+        [b"\r\nG"],
+        cut(GET, 5, -1)[:2],
+        [GET, GET[:-2]],
+        [GET, GET[:3], GET[3:5]],
+        [post(b"hello"), b"G"],
+        [*cut(post(b"hello"), -5), b"G"],
+        [CHUNKED + b"\r\n", b"G"],
+        [ZIPPED, b"G"],  # in doubt before, and not any more
+        [UPGRADE, b"G"],
+        [*cut(GET * 2, 5), b"G"],
+    ],
+    ids=repr,
+)
+async def test_surely_within_a_head(line: Line, pieces: list[bytes]) -> None:
+    """More will come, or the client has given up: until then it is known that it asks."""
+    await line.feed(*pieces)
+
+    assert line.handler.is_within_head
+    assert not line.is_between
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [],
+        [b"\r\n"],
+        [GET],
+        cut(GET, 5),
+        [*cut(GET, 5), GET],
+        [GET, b"\r\n"],
+        [post(b"hello")[:-1]],
+        cut(post(b"hello"), -5, -1)[:2],
+        [CHUNKED],
+        [ZIPPED],
+        [GET[:5], ZIPPED[5:]],
+        [UPGRADE + b"\x81\x00"],
+    ],
+    ids=repr,
+)
+async def test_not_surely_within_a_head(line: Line, pieces: list[bytes]) -> None:
+    """What is complete, or a body, or nothing at all."""
+    await line.feed(*pieces)
+
+    assert not line.handler.is_within_head
+
+
 async def test_a_request_that_is_handled_is_not_between(line: Line) -> None:
     """From the moment in which its head is complete to the end of its response."""
     await line.feed(GET.replace(b"/", b"/slow", 1), rhythm=[0])

@@ -13,6 +13,7 @@ from aiocluster.config.settings import settings_from
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
 from aiocluster.metrics.instruments import count, mean
 from aiocluster.worker.services.aiohttp import AiohttpService
+from aiocluster.worker.services.metering import Sign
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 
@@ -391,6 +392,54 @@ async def test_empty_means_no_connection_and_no_handler(stage: Stage) -> None:
     stage.go.set()
 
     await soon(empty)
+
+
+@pytest.mark.parametrize("spared", [None, *Sign])
+@pytest.mark.parametrize(
+    ("pieces", "sign"),
+    [
+        ([], Sign.PERHAPS),
+        ([HELLO], Sign.NONE),
+        ([b"GET /"], Sign.PART),
+        ([HELLO, b"GET /"], Sign.PART),
+        ([HELLO + b"GET /"], Sign.PERHAPS),
+        ([HELLO, HELLO], Sign.NONE),
+    ],
+)
+async def test_idle_connections_are_closed_but_for_some_that_show_a_sign(
+    stage: Stage, pieces: list[bytes], sign: Sign, spared: Sign | None
+) -> None:
+    """Of their next request; those that show none, or none that counts, are not waited for."""
+    client, accepted = tcp_pair()
+    with client:
+        stage.adopt(accepted)
+        await turns(20)
+        for piece in pieces:
+            client.sendall(piece)
+            await turns(20)
+
+        stage.service.server.close_idle(spared)
+        await turns(20)
+
+        assert stage.open == (spared is not None and sign >= spared)
+
+
+async def test_a_request_that_nobody_has_read_yet_is_a_sign_too(stage: Stage) -> None:
+    """It came after the loop had looked; to close the connection now would lose it."""
+    client, accepted = tcp_pair()
+    with client:
+        stage.adopt(accepted)
+        client.sendall(HELLO)
+        await turns_until(lambda: stage.counted == (1, 1))
+        await turns(20)
+        client.sendall(HELLO)
+
+        stage.service.server.close_idle(Sign.UNREAD)
+
+        await turns_until(lambda: stage.counted == (2, 2))
+        await turns(20)
+        stage.service.server.close_idle(Sign.UNREAD)
+        await turns_until(lambda: stage.open == 0)
 
 
 async def test_the_unfinished_are_named(stage: Stage) -> None:
