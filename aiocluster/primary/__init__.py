@@ -10,6 +10,8 @@ How a connection goes:
 
 listeners.py      all listening sockets, as one
 listener.py       one of them: accepts in batches; pauses and resumes
+backlog.py        how one closes without a reset for those who are just connecting
+inherited.py      those that were handed down to us (LISTEN_FDS)
 binding.py        from an address to bound sockets
 dispatcher.py     gives each connection to a worker the policy chooses     pure
 outbox.py         the sending side of one worker's handoff
@@ -17,13 +19,20 @@ returns.py        what comes back there, for others
 
 How a worker lives:
 
-supervisor.py     keeps every slot filled; starts and stops all workers
-slot.py           one place for a worker: who comes when this one goes
-hiring.py         what a new worker needs: wires, row, handle, process
+supervisor.py     decides who is started, replaced and stopped
+first_start.py    which of the first came up, and if none did, why
+slots.py          all places for workers
+slot.py           one of them: who comes when its worker goes
+workers.py        all workers, from their fork to their end
+hiring.py         what a new one needs: wires, row, handle, process
 handle.py         one worker, seen from here
+deadline.py       when it is killed at the latest
 lifecycle.py      the phases of a worker                                   pure
 exits.py          what its end means                                       pure
 restarts.py       may a dead worker start again, and when?                 pure
+breaker.py        a role that keeps failing is degraded
+upkeep.py         who has grown too large or too old
+recycling.py      who is due is replaced in its turn
 exit_log.py       what the log says of its end
 watchdog.py       what a blocked one holds up goes to others; one that hangs goes
 stalls.py         how long a loop has not turned, and what that calls for   pure
@@ -45,6 +54,7 @@ Processes:
 spawner.py        the one door to new ones: keeps a zygote alive
 zygote_handle.py  one zygote, seen from here
 interpreter.py    how a new interpreter starts that becomes one
+stderr_tail.py    what it said at last
 process.py        a worker's process: signalled, watched, asked how it ended
 orphans.py        those whose parent has died
 fd_limit.py       how many descriptors they may have

@@ -1,0 +1,86 @@
+"""All slots of a cluster, each kept filled by a task of its own."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Collection, Mapping
+
+from aiocluster.config.settings import Restart
+from aiocluster.errors import ClusterStopping
+from aiocluster.ipc.estate import SlotState
+from aiocluster.primary.generations import Generation
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.slot import Crew, Slot
+
+log = logging.getLogger("aiocluster.supervisor")
+
+
+class Slots:
+    """Numbered from 0; a number is used again once its slot is closed."""
+
+    def __init__(self, crew: Crew, restart: Restart) -> None:
+        self.empty = asyncio.Event()  # none is left to be filled
+        self._crew = crew
+        self._restart = restart
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[int, Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def all(self) -> Collection[Slot]:
+        """Those that are open."""
+        return self._open.values()
+
+    def open(self, env: dict[str, str], generation: Generation) -> Slot:
+        """Open one more, whose workers have `env`; its first is being started."""
+        number = next(n for n in itertools.count() if n not in self._open)
+        slot = Slot(number, env, generation, self._crew, self._restart)
+        self._fill(slot)
+        return slot
+
+    def reopen(
+        self, state: SlotState, generation: Generation, workers: Mapping[int, WorkerHandle]
+    ) -> None:
+        """Open one that another program had, with the one of `workers` that was in it."""
+        slot = Slot(state.number, state.env, generation, self._crew, self._restart)
+        slot.adopt(state, None if state.incumbent is None else workers.get(state.incumbent))
+        self._fill(slot)
+
+    def place_of(self, worker: WorkerHandle) -> Slot | None:
+        """Return the slot in which it serves, if another would come in its place."""
+        slot = self._open.get(worker.slot)
+        return slot if slot is not None and slot.holds(worker) else None
+
+    def close(self) -> None:
+        """Fill none any more. Idempotent."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _fill(self, slot: Slot) -> None:
+        self._open[slot.number] = slot
+        self.empty.clear()
+        task = self._loop.create_task(self._keep(slot))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, slot: Slot) -> None:
+        try:
+            await slot.keep()
+        except Exception as error:
+            log.exception("slot %d is given up", slot.number)
+            if not slot.first.done():
+                slot.first.set_exception(error)
+        finally:
+            self._end(slot)
+
+    def _end(self, slot: Slot) -> None:
+        del self._open[slot.number]
+        if not slot.first.done():
+            slot.first.set_exception(ClusterStopping("the cluster is stopping"))
+            slot.first.exception()  # perhaps nobody waits for it
+        if not self._closed:
+            log.warning("slot %d stays empty: its worker is not replaced", slot.number)
+        if not self._open:
+            self.empty.set()

@@ -1,0 +1,303 @@
+"""All workers, from their fork to their end: who lives, who is given connections, who has gone."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from aiocluster.config.settings import Settings
+from aiocluster.events import Event, WorkerForked
+from aiocluster.ipc.estate import WorkerState
+from aiocluster.ipc.messages import Subscribe, Unready, Unsubscribe
+from aiocluster.metrics.snapshot import Report
+from aiocluster.patience import Countdown, patience
+from aiocluster.primary.bus import EventBus
+from aiocluster.primary.dispatcher import Connection, Dispatcher
+from aiocluster.primary.exit_log import ExitLog
+from aiocluster.primary.generations import Generation, Generations
+from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
+from aiocluster.primary.hiring import Hiring
+from aiocluster.primary.lifecycle import Phase
+from aiocluster.primary.listeners import Listeners
+from aiocluster.primary.process import Process
+from aiocluster.primary.reporting import Reporter
+from aiocluster.primary.tasks import start_task
+
+log = logging.getLogger("aiocluster.supervisor")
+
+# What a killed worker may take to be gone: only the kernel is left to wait for.
+_DEATH_TIMEOUT = 5.0
+
+
+class Care(Protocol):
+    """Who decides when a worker has served enough."""
+
+    def on_serving(self, worker: WorkerHandle) -> None:
+        """It is given connections from now on."""
+        ...
+
+    def on_report(self, worker: WorkerHandle, report: Report) -> None:
+        """It has said how it is."""
+        ...
+
+    def on_due(self, worker: WorkerHandle, reason: str) -> None:
+        """It says that it has served enough."""
+        ...
+
+
+class Workers:
+    """Those of all slots and generations: an Owner to their handles."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        generations: Generations,
+        dispatcher: Dispatcher,
+        bus: EventBus,
+        reporter: Reporter,
+        care: Care,
+    ) -> None:
+        self.all: dict[int, WorkerHandle] = {}
+        self.exit_log = ExitLog(settings.boot_timeout)
+        self.addresses: tuple[tuple[str, int], ...] = ()
+        self.graceful_timeout = settings.graceful_timeout
+        self.is_leaving = False  # a stop was announced
+        self._stopping = False
+        self._boot_timeout = settings.boot_timeout
+        self._generations = generations
+        self._dispatcher = dispatcher
+        self._bus = bus
+        self._reporter = reporter
+        self._care = care
+        self._loop = asyncio.get_running_loop()
+        self._held: set[int] = set()  # those that are given nothing yet
+        self._ends: set[asyncio.Task[None]] = set()
+        self._hiring = Hiring(
+            reporter.scoreboard,
+            self,
+            settings.behind_after,
+            self._update_dispatcher,
+            self._on_returned,
+        )
+
+    def listen_on(self, listeners: Listeners) -> None:
+        """From here their connections will come."""
+        self.addresses = listeners.addresses
+        self._hiring.families = listeners.families
+
+    # ---- they come
+
+    async def hire(
+        self, spec: WorkerSpec, generation: Generation, *, held: bool = False
+    ) -> WorkerHandle:
+        """Fork one; WorkerGone when that failed this time. See `admit` for one that is `held`."""
+        if held:
+            self._held.add(spec.worker_id)
+        self._generations.joined(generation)
+        try:
+            worker, process = await self._hiring.hire(spec, generation.spawner)
+        except BaseException:
+            self._generations.left(generation.number)
+            self._held.discard(spec.worker_id)
+            raise
+        worker.began(process, time.time(), self._loop.time())
+        self.all[worker.id] = worker
+        self.publish(WorkerForked(worker))
+        self._look_after(worker, process)
+        return worker
+
+    def admit(self, worker: WorkerHandle) -> None:
+        """Give it connections from now on: it was held back until it had lasted. Idempotent."""
+        if worker.id in self._held:
+            self._held.discard(worker.id)
+            # Its death may be seen, and not be told yet.
+            if worker.phase is Phase.READY and not worker.outbox.is_closed:
+                self._enter_service(worker)
+
+    async def adopt(self, states: Sequence[WorkerState]) -> Callable[[], None]:
+        """Take over those of another program; return what lets them be heard, and serve."""
+        processes = [self._adopt_process(state) for state in states]
+        for state, process in zip(states, processes, strict=True):
+            self.all[state.worker_id] = await self._hiring.adopt(state, process)
+        adopted = [*self.all.values()]
+
+        def begin() -> None:
+            for worker in adopted:
+                if worker.phase is Phase.READY and worker.is_connected:
+                    self._enter_service(worker)
+            for worker, process in zip(adopted, processes, strict=True):
+                self._look_after(worker, process)
+
+        return begin
+
+    @property
+    def unrest(self) -> str:
+        """What is half done, and must be over before an upgrade; or ""."""
+        forked = self._generations.worker_ids
+        if self._generations.is_forking or not forked <= self.all.keys():
+            return "a worker is being forked"
+        return next((worker.unrest for worker in self.all.values() if worker.unrest), "")
+
+    # ---- they go
+
+    def announce_stop(self) -> None:
+        """No worker calls itself ready any more."""
+        self.is_leaving = True
+        for worker in self.all.values():
+            worker.channel.post(Unready())
+
+    def stop_hiring(self) -> None:
+        """Whoever still comes goes at once. Idempotent."""
+        self._stopping = True
+
+    async def drain(self, seconds: float) -> list[str]:
+        """Drain all for at most `seconds`; name those that had to be cut."""
+        workers = [*self.all.values()]
+        exits = [worker.begin_drain("stop", seconds) for worker in workers]
+        if exits:
+            await _all_in(seconds + KILL_GRACE + _DEATH_TIMEOUT, exits)
+        if self._ends:
+            await _all_in(_DEATH_TIMEOUT, self._ends)
+        return [str(worker) for worker in workers if not worker.ended_well]
+
+    def hurry(self) -> None:
+        """Let none that drains wait any longer."""
+        for worker in self.all.values():
+            worker.begin_drain("stop", 0.0)
+
+    def kill(self) -> None:
+        """End every one now."""
+        for worker in self.all.values():
+            worker.kill_for("stop")
+
+    # ---- Owner
+
+    def publish(self, event: Event) -> None:
+        """See Owner."""
+        self._bus.publish(event)
+
+    def when_heard(self, heard: Callable[[], None]) -> None:
+        """See Owner."""
+        if self._bus.congested:
+            self._bus.when_relieved(heard)
+        else:
+            heard()
+
+    def others_serve(self) -> bool:
+        """See Owner."""
+        return any(
+            worker.phase is Phase.READY
+            and worker.is_connected
+            and not worker.outbox.is_closed
+            and worker.id not in self._held
+            for worker in self.all.values()
+        )
+
+    def on_ready(self, worker: WorkerHandle) -> None:
+        """See Owner."""
+        log.info("%s is ready", worker)
+        if worker.id not in self._held:
+            self._enter_service(worker)
+        self._leave_nobody_waiting()
+
+    def on_unready(self, worker: WorkerHandle) -> None:
+        """See Owner."""
+        self._dispatcher.remove(worker.outbox)
+        self._leave_nobody_waiting()
+        self._update_dispatcher()
+
+    def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
+        """See Owner."""
+        if self._stopping:  # it crossed the Drain on its way
+            return
+        if reason == "max_requests":
+            self._care.on_due(worker, reason)
+        else:
+            worker.begin_drain(reason)
+
+    def on_report(self, worker: WorkerHandle, report: Report) -> None:
+        """See Owner."""
+        self._reporter.report(worker.id, report)
+        self._care.on_report(worker, report)
+
+    def on_subscribe(self, worker: WorkerHandle, request: Subscribe | Unsubscribe) -> None:
+        """See Owner."""
+        self._reporter.serve(worker.id, worker.channel, request)
+
+    # ---- inside
+
+    def _adopt_process(self, state: WorkerState) -> Process:
+        generation = self._generations.numbered(state.generation)
+        self._generations.joined(generation)
+        return generation.spawner.adopt_worker(state.worker_id, state.pid, state.pidfd)
+
+    def _look_after(self, worker: WorkerHandle, process: Process) -> None:
+        """See to it from here to its end."""
+        worker.announced()
+        process.on_death(lambda: self._on_death(worker))
+        if not worker.settled.done():  # one that another program had may serve for long
+            left = worker.born + self._boot_timeout - self._loop.time()
+            boot = Countdown(left, lambda: worker.kill_for("boot_timeout"))
+            worker.settled.add_done_callback(lambda _: boot.cancel())
+        end = start_task(self._see_off(worker, process), f"seeing off {worker}")
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+        if self.is_leaving:
+            worker.channel.post(Unready())
+        if self._stopping:
+            worker.begin_drain("stop", 0.0)
+
+    def _enter_service(self, worker: WorkerHandle) -> None:
+        self._dispatcher.add(worker.outbox)
+        self._update_dispatcher()
+        self._care.on_serving(worker)
+
+    def _leave_nobody_waiting(self) -> None:
+        """One that is to show first that it lasts is better than none at all."""
+        if self._held and not self.others_serve():
+            for worker_id in [*self._held]:
+                if (worker := self.all.get(worker_id)) is not None and worker.was_ready:
+                    self.admit(worker)
+
+    def _on_death(self, worker: WorkerHandle) -> None:
+        """At once: what it had not taken goes to others."""
+        self._dispatcher.remove(worker.outbox)
+        left = worker.outbox.close()
+        self._leave_nobody_waiting()
+        self._update_dispatcher()
+        if left:
+            log.info("%d connections of %s go to others", len(left), worker)
+            self._dispatcher.dispatch(left, self._loop.time())
+
+    def _on_returned(self, connections: list[Connection]) -> None:
+        """A draining worker gave them back, idle."""
+        if not self._stopping:
+            self._dispatcher.dispatch(connections, self._loop.time())
+            return
+        for connection in connections:  # as every idle one is in a stop
+            os.close(connection.fd)
+
+    async def _see_off(self, worker: WorkerHandle, process: Process) -> None:
+        status = await process.wait()
+        await worker.read_last_words()
+        self._reporter.retire(worker)
+        self._reporter.scoreboard.release(worker.row)
+        del self.all[worker.id]
+        self._held.discard(worker.id)
+        exited = worker.ended(status)
+        self.exit_log.tell(worker, exited)
+        self.publish(exited)
+        self._generations.left(worker.generation)
+
+    def _update_dispatcher(self) -> None:
+        self._dispatcher.update(self._loop.time())
+
+
+async def _all_in(seconds: float, futures: "Iterable[asyncio.Future[Any]]") -> None:
+    """Wait for all, or as long as that."""
+    with contextlib.suppress(TimeoutError):
+        async with patience(seconds):
+            await asyncio.wait(futures)
