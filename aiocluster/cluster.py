@@ -220,6 +220,7 @@ class Cluster:
         if self._parts is not None:
             return self._parts.stop(timeout)
         self._origin.close()
+        self._bus.close()
         nobody_cut: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         nobody_cut.set_result([])
         return nobody_cut

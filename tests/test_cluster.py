@@ -1,5 +1,6 @@
 """Cluster, as far as it can be tested without workers."""
 
+import asyncio
 import gc
 import math
 from typing import Any, cast
@@ -132,6 +133,15 @@ async def test_a_stop_without_a_sensible_time_changes_nothing(given: Any) -> Non
         await cluster.stop(given)
 
     assert await cluster.stop(0) == []
+
+
+async def test_who_listens_to_one_that_is_never_started_hears_its_end() -> None:
+    """There is nothing to hear, and nothing to wait for."""
+    cluster = Cluster(factory)
+    events = cluster.events()
+    await cluster.stop()
+    async with asyncio.timeout(60.0):
+        assert [event async for event in events] == []
 
 
 async def test_one_that_is_never_started_leaves_nothing() -> None:
