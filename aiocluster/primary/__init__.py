@@ -27,6 +27,7 @@ workers.py        all workers, from their fork to their end
 hiring.py         what a new one needs: wires, row, handle, process
 handle.py         one worker, seen from here
 deadline.py       when it is killed at the latest
+ending.py         why it goes, as far as we know
 lifecycle.py      the phases of a worker                                   pure
 exits.py          what its end means                                       pure
 restarts.py       may a dead worker start again, and when?                 pure

@@ -35,11 +35,11 @@ class ExitLog:
             self._tell_boot_failure(worker)
         elif not worker.was_ready:
             log.info("%s %s while it started (%s)", worker, how, exited.reason)
-        elif worker.cut:
-            log.warning("%s %s; cut: %s", worker, how, ", ".join(worker.cut))
+        elif cut := worker.ending.cut:
+            log.warning("%s %s; cut: %s", worker, how, ", ".join(cut))
         elif exited.reason == "hang":
             log.error("%s was killed: its loop did not turn any more (hang)", worker)
-        elif worker.killed:
+        elif worker.ending.killed:
             log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
         else:
             level = logging.INFO if exited.voluntary and well else logging.WARNING

@@ -38,7 +38,8 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.deadline import Deadline
-from aiocluster.primary.exits import OUR_KILLS, ExitStatus, finished_all, is_voluntary, reason_of
+from aiocluster.primary.ending import Ending
+from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.lifecycle import Phase, Signal, advance
 from aiocluster.primary.outbox import Outbox
 from aiocluster.primary.process import Process
@@ -103,16 +104,12 @@ class WorkerHandle:
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
-        self.cut: list[str] = []
-        self.killed = False  # it did not end in time, and was killed for that
+        self.ending = Ending()
         self.settled: asyncio.Future[None] = asyncio.Future()  # ready, or dead before
         self.exited: asyncio.Future[WorkerExited] = asyncio.Future()
         self._owner = owner
         self._process: Process | None = None
-        self._reason: str | None = None
-        self._sent_signal: int | None = None
         self._deadline = Deadline(self.kill_for)
-        self._stack = ""
         self._unpaid = 0  # bytes of its messages that are not heard yet
         self._disconnected = asyncio.Event()
         # What its channel said before we heard that it was forked: nobody may hear of a
@@ -142,16 +139,18 @@ class WorkerHandle:
         return self.phase in (Phase.DRAINING, Phase.EXITED)
 
     @property
+    def cut(self) -> list[str]:
+        """Name what it had to give up at the end of a drain."""
+        return self.ending.cut
+
+    @property
     def ended_well(self) -> bool:
         """True when it is gone and nothing had to be killed or given up for that."""
         if not self.exited.done():
             return False
         if not self.was_ready:
             return True  # it had begun nothing
-        if self.killed or self.cut:
-            return False
-        exited = self.exited.result()
-        return finished_all(ExitStatus(exited.code, exited.signal))
+        return self.ending.is_clean(self.exited.result())
 
     @property
     def is_dead(self) -> bool:
@@ -185,7 +184,7 @@ class WorkerHandle:
 
         TERM makes it drain, and KILL ends it at once, as from a shell.
         """
-        self._sent_signal = number
+        self.ending.sent_signal = number
         if number == signal.SIGTERM:
             self._leave("kill", self._owner.graceful_timeout)
         if self._process is not None:
@@ -218,10 +217,7 @@ class WorkerHandle:
 
     def kill_for(self, reason: str, stack: str = "") -> None:
         """Kill it, because it did not do in time what it had to; `stack` is what it did."""
-        # What is its code's own fault is told, whatever it was asked to go for.
-        self._reason = reason if reason in OUR_KILLS else self._reason or reason
-        self._stack = self._stack or stack
-        self.killed = True
+        self.ending.kill(reason, stack)
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
 
@@ -256,10 +252,7 @@ class WorkerHandle:
         self.phase = advance(self.phase, Signal.EXIT)
         self._deadline.cancel()
         self.stacks.close()
-        asked, sent = self._reason, self._sent_signal
-        reason = reason_of(status, asked, sent, boot_failed=self.boot_failure is not None)
-        voluntary = is_voluntary(asked, sent, status.signal, killed=self.killed)
-        event = WorkerExited(self, status.code, status.signal, voluntary, reason, self._stack)
+        event = self.ending.event(self, status, boot_failed=self.boot_failure is not None)
         if not self.settled.done():
             self.settled.set_result(None)
         self.exited.set_result(event)
@@ -298,10 +291,10 @@ class WorkerHandle:
             ready_at=self.ready_at,
             was_ready=self.was_ready,
             boot_failure=self.boot_failure,
-            cut=self.cut,
-            killed=self.killed,
-            reason=self._reason,
-            sent_signal=self._sent_signal,
+            cut=self.ending.cut,
+            killed=self.ending.killed,
+            reason=self.ending.reason,
+            sent_signal=self.ending.sent_signal,
             deadline=self._deadline.state(),
         )
 
@@ -310,8 +303,8 @@ class WorkerHandle:
         self.began(process, state.started_at, state.born)
         self.phase = Phase(state.phase)
         self.ready_at, self.was_ready = state.ready_at, state.was_ready
-        self.boot_failure, self.cut, self.killed = state.boot_failure, state.cut, state.killed
-        self._reason, self._sent_signal = state.reason, state.sent_signal
+        self.boot_failure = state.boot_failure
+        self.ending.adopt(state)
         self.outbox.adopt(state.outbox)
         if self.was_ready:
             self.settled.set_result(None)
@@ -328,7 +321,7 @@ class WorkerHandle:
         """It is on its way out: nothing new for it, and an end to the waiting."""
         if self.is_dead:
             return
-        self._reason = self._reason or reason
+        self.ending.ask(reason)
         self.phase = advance(self.phase, Signal.DRAIN)
         self._owner.on_unready(self)
         self._deadline.at_latest_in(timeout + KILL_GRACE, reason)
@@ -366,7 +359,7 @@ class WorkerHandle:
             case DrainRequest(reason=reason):
                 self._owner.on_drain_request(self, reason)
             case Drained(cut=cut):
-                self.cut = cut
+                self.ending.cut = cut
             case _:
                 raise ProtocolError(f"a worker may not send {message!r}")
 
@@ -399,10 +392,9 @@ class WorkerHandle:
             # It crashed, or closed its channel: either way it cannot be talked to any more.
             self._on_lost_channel()
         self._disconnected.set()
-        sent = self._sent_signal
+        sent = self.ending.sent_signal
         died_of = sent if sent == signal.SIGKILL else None
-        voluntary = is_voluntary(self._reason, sent, died_of, killed=self.killed)
-        self._owner.publish(WorkerDisconnected(self, voluntary))
+        self._owner.publish(WorkerDisconnected(self, self.ending.is_voluntary(died_of)))
 
     def _on_lost_channel(self) -> None:
         """Mostly the process is dying; if not, it drains by itself, within the usual time."""

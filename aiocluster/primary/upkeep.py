@@ -70,7 +70,7 @@ class Upkeep:
     def _look_at(self, worker: WorkerHandle) -> None:
         limit = self._settings.max_memory_hard
         # RSS is the cheaper to read, and never the smaller.
-        if worker.is_dead or worker.killed or (self._rss(worker.pid) or 0) <= limit:
+        if worker.is_dead or worker.ending.killed or (self._rss(worker.pid) or 0) <= limit:
             return
         if (size := self._measure(worker.pid)) is not None and size > limit:
             log.error("%s has %d bytes, more than max_memory_hard (%d)", worker, size, limit)

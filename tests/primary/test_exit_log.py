@@ -80,7 +80,7 @@ async def test_what_was_cut_is_named(
 ) -> None:
     """Whose request it was is what the operator will be asked."""
     worker.was_ready = True
-    worker.cut = ["GET /a from 10.0.0.1", "GET /b from 10.0.0.2"]
+    worker.ending.cut = ["GET /a from 10.0.0.1", "GET /b from 10.0.0.2"]
 
     exit_log.tell(worker, ended(worker, 1, voluntary=True, reason="stop"))
 
@@ -91,7 +91,7 @@ async def test_one_that_had_to_be_killed_is_named_with_the_reason(
     worker: WorkerHandle, exit_log: ExitLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not as killed by somebody."""
-    worker.was_ready = worker.killed = True
+    worker.was_ready = worker.ending.killed = True
 
     exit_log.tell(worker, ended(worker, by=signal.SIGKILL, voluntary=True, reason="stop"))
 
@@ -102,7 +102,7 @@ async def test_one_that_hung_is_an_error(
     worker: WorkerHandle, exit_log: ExitLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody asked it to end: it is not too late for anything."""
-    worker.was_ready = worker.killed = True
+    worker.was_ready = worker.ending.killed = True
 
     exit_log.tell(worker, ended(worker, by=signal.SIGKILL, reason="hang"))
 
@@ -171,7 +171,7 @@ async def test_one_that_was_stopped_while_it_started_is_no_warning(
     worker: WorkerHandle, exit_log: ExitLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It had begun nothing."""
-    worker.killed = True
+    worker.ending.killed = True
 
     exit_log.tell(worker, ended(worker, by=signal.SIGKILL, voluntary=True, reason="stop"))
 

@@ -157,7 +157,7 @@ async def test_its_last_words_are_heard(stage: Stage) -> None:
     exited = await stage.exited()
 
     assert stage.owner.log.count("WorkerMessage") == 3
-    assert stage.handle.cut == ["GET /slow"]
+    assert stage.handle.ending.cut == ["GET /slow"]
     assert exited == WorkerExited(stage.handle, None, signal.SIGSEGV, False, "signal")
 
 
@@ -361,7 +361,7 @@ async def test_one_that_does_not_end_in_time_is_killed(
     getattr(stage.handle, ask)()
     exited = await stage.exited()
 
-    assert stage.handle.killed
+    assert stage.handle.ending.killed
     assert exited == WorkerExited(stage.handle, None, signal.SIGKILL, True, ask)
 
 
@@ -585,7 +585,7 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     await stage.ready()
     stage.handle.begin_drain("reload", 5.0)
     stage.worker.say(Drained(["GET /slow"]))
-    await turns_until(lambda: bool(stage.handle.cut) and not stage.handle.unrest)
+    await turns_until(lambda: bool(stage.handle.ending.cut) and not stage.handle.unrest)
     state = stage.handle.state()
     other, far = await play_worker(stage.owner, worker_id=1)
     let_go(other, far)
@@ -596,7 +596,7 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     assert adopted.phase is Phase.DRAINING
     assert adopted.was_ready
     assert adopted.settled.done()
-    assert adopted.cut == ["GET /slow"]
+    assert adopted.ending.cut == ["GET /slow"]
     assert not adopted.is_connected
     again = msgspec.structs.replace(
         adopted.state(), outbox=state.outbox, channel=state.channel, stacks=state.stacks

@@ -9,6 +9,7 @@ import pytest
 from aiocluster.config.settings import settings_from
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary import upkeep
+from aiocluster.primary.ending import Ending
 from aiocluster.primary.upkeep import Upkeep, pss_bytes, rss_bytes
 from tests.support.waiting import soon
 
@@ -19,12 +20,13 @@ class FakeHandle:
     def __init__(self) -> None:
         self.pid = 4711
         self.ready_at = asyncio.get_running_loop().time()
-        self.was_ready, self.is_leaving, self.is_dead, self.killed = True, False, False, False
+        self.was_ready, self.is_leaving, self.is_dead = True, False, False
+        self.ending = Ending()
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.killed_for: asyncio.Queue[str] = asyncio.Queue()
 
     def kill_for(self, reason: str) -> None:
-        self.killed = True
+        self.ending.kill(reason, "")
         self.killed_for.put_nowait(reason)
 
 

@@ -1,0 +1,48 @@
+"""Why a worker goes: what it was asked, killed and cut for, until its end can be told."""
+
+from aiocluster.events import WorkerExited, WorkerView
+from aiocluster.ipc.estate import WorkerState
+from aiocluster.primary.exits import OUR_KILLS, ExitStatus, finished_all, is_voluntary, reason_of
+
+
+class Ending:
+    """What is known of one worker's end; what is told of it is decided in exits.py."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None  # what it was told to go for
+        self.sent_signal: int | None = None  # by our user
+        self.killed = False  # it did not end in time, and was killed for that
+        self.stack = ""  # what it did then
+        self.cut: list[str] = []  # what it gave up
+
+    def ask(self, reason: str) -> None:
+        """It is told to go; the first reason is the one that counts."""
+        self.reason = self.reason or reason
+
+    def kill(self, reason: str, stack: str) -> None:
+        """It is killed."""
+        # What is its code's own fault is told, whatever it was asked to go for.
+        self.reason = reason if reason in OUR_KILLS else self.reason or reason
+        self.stack = self.stack or stack
+        self.killed = True
+
+    def is_voluntary(self, died_of: int | None) -> bool:
+        """Was it told to go, or did it die of our user's signal?"""
+        return is_voluntary(self.reason, self.sent_signal, died_of, killed=self.killed)
+
+    def is_clean(self, exited: WorkerExited) -> bool:
+        """Was nothing killed or given up?"""
+        if self.killed or self.cut:
+            return False
+        return finished_all(ExitStatus(exited.code, exited.signal))
+
+    def event(self, worker: WorkerView, status: ExitStatus, *, boot_failed: bool) -> WorkerExited:
+        """Return what is told of it, now that its process is gone."""
+        reason = reason_of(status, self.reason, self.sent_signal, boot_failed=boot_failed)
+        voluntary = self.is_voluntary(status.signal)
+        return WorkerExited(worker, status.code, status.signal, voluntary, reason, self.stack)
+
+    def adopt(self, state: WorkerState) -> None:
+        """Go on with what another program knew."""
+        self.reason, self.sent_signal = state.reason, state.sent_signal
+        self.killed, self.cut = state.killed, state.cut
