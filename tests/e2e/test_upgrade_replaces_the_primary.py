@@ -439,7 +439,12 @@ async def test_a_worker_that_does_not_read_stays_what_it_is(tmp_path: Path) -> N
         stopped = int((await wire.get()).body)
         os.kill(stopped, signal.SIGSTOP)
         await wire.ask("/heard")
+        sent = len(program.told("sent"))
+        await until(lambda: len(program.told("sent")) > sent + 20, "it is sent more")
+        # Not so much that it does not fit into the kernel's buffer: that would be unrest.
+        (tmp_path / "pause").touch()
         await program.upgrade()
+        (tmp_path / "pause").unlink()
         sent = len(program.told("sent"))
         await until(lambda: len(program.told("sent")) > sent + 20, "the hook goes on")
         os.kill(stopped, signal.SIGCONT)

@@ -11,7 +11,7 @@ from tests.support.program import PATIENCE, Program
 
 # `/` tells the pid, `/hold` answers when there is a file "release", `/said` tells what the
 # primary has sent to this worker. Each worker sends numbers without a pause while there is a file
-# "talk", and subscribes to snapshots.
+# "talk", and subscribes to snapshots. The primary sends numbers unless there is a file "pause".
 APP = """
 import asyncio, itertools, json, os, pathlib
 from aiohttp import web
@@ -88,6 +88,8 @@ async def on_start(cluster):
     begun = pathlib.Path("sent").read_text().count("\\n") if pathlib.Path("sent").exists() else 0
     for number in itertools.count(begun):
         await asyncio.sleep(0.002)
+        while pathlib.Path("pause").exists():
+            await asyncio.sleep(0.002)
         if not await cluster.broadcast(number):
             return
         write("sent", number)
