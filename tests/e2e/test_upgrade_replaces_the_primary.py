@@ -11,6 +11,7 @@ import pytest
 
 from aiocluster import ConfigError
 from aiocluster.ipc.estate import RECORD
+from aiocluster.ipc.messages import PROTOCOL
 from tests.e2e.upgrading import Upgradable
 from tests.e2e.wire import Wire
 from tests.support.cluster import serving
@@ -171,7 +172,7 @@ async def test_new_settings_take_effect(tmp_path: Path) -> None:
         ("raise SystemExit('no config file')", "no config file"),
         ("import sys; sys.exit()", "ended before it called aiocluster.run"),
         ("import os; os._exit(9)", "ended before it called aiocluster.run"),
-        ("import aiocluster.ipc.messages as m; m.PROTOCOL = 99", "protocol 99 and 1"),
+        ("import aiocluster.ipc.messages as m; m.PROTOCOL = 99", f"protocol 99 and {PROTOCOL}"),
         ("import aiocluster.ipc.estate as e; e.RECORD = 99", f"record 99 and {RECORD}"),
     ],
 )
