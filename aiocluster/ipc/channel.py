@@ -38,9 +38,9 @@ _CONGESTED_BYTES = 64 * 1024
 class Channel(asyncio.Protocol):
     """One end of a channel. Create it with `open_channel`.
 
-    `on_message(message)` hears every message; for a UserMessage, the one who has consumed
-    it calls `consumed(size)` with the size given beside it. `on_closed()` is called once,
-    when the other side went away, sent nonsense, or `close` was called.
+    `on_message(message, size)` hears every message; for a UserMessage, the one who has consumed
+    it calls `consumed(size)`. `on_closed(error)` is called once, when the other side went away,
+    sent nonsense (then `error` says which), or `close` was called.
     """
 
     def __init__(

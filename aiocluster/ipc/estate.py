@@ -14,7 +14,7 @@ from aiocluster.ipc.messages import BootFailed
 from aiocluster.metrics.ledger import LedgerState
 
 # Changes when a program with this file could not read the estate of one with another.
-RECORD = 2
+RECORD = 3
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +64,7 @@ class WorkerState(_Record, frozen=True):
     killed: bool
     reason: str | None
     sent_signal: int | None
+    stack: str  # what it did when it was killed
     deadline: tuple[float, str] | None  # when it is killed, and for which reason
 
 
@@ -119,10 +120,11 @@ class SubscriptionState(_Record, frozen=True):
 
 
 class FailuresState(_Record, frozen=True):
-    """How many failures counted at `last`."""
+    """How many failures counted at `last`, and whether the role is degraded for them."""
 
     count: float
     last: float
+    is_degraded: bool
 
 
 class CrewState(_Record, frozen=True):

@@ -16,16 +16,16 @@ def describe(error: BaseException) -> tuple[str, str]:
     """Return what happened in one line, and the traceback ("" where it would not help)."""
     if isinstance(error, ConfigError):
         # Ours, and it says all there is to say: where we noticed does not help anybody.
-        return _sendable(str(error))[:MAX_CAUSE_CHARS], ""
+        return sendable(str(error))[:MAX_CAUSE_CHARS], ""
     # A SyntaxError first shows its code, indented; after the message may come notes.
     lines = "".join(tracebacks.format_exception_only(error)).splitlines()
     cause = next(line for line in lines if line[:1].strip())
     text = "".join(tracebacks.format_exception(type(error), error, _users_part(error)))
-    return _sendable(cause)[:MAX_CAUSE_CHARS], _sendable(text)[-MAX_TRACEBACK_CHARS:]
+    return sendable(cause)[:MAX_CAUSE_CHARS], sendable(text)[-MAX_TRACEBACK_CHARS:]
 
 
-def _sendable(text: str) -> str:
-    """Escape what UTF-8 cannot carry, such as the undecodable bytes of a file name."""
+def sendable(text: str) -> str:
+    """Escape what UTF-8, and so a message, cannot carry: a file name's undecodable bytes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

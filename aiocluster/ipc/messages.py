@@ -16,7 +16,7 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 2
+PROTOCOL = 3
 
 DrainReason = Literal["drain", "max_requests"]
 

@@ -31,12 +31,12 @@ class Breaker:
 
     def state(self) -> FailuresState:
         """What the next program must know."""
-        return self._policy.state()
+        return self._policy.state(is_degraded=self.is_degraded)
 
     def adopt(self, state: FailuresState) -> None:
         """Go on with what another program has counted; that the role is degraded was told."""
         self._policy.adopt(state)
-        self.is_degraded = self._policy.is_past_limit(self._loop.time())
+        self.is_degraded = state.is_degraded
         if self.is_degraded:
             self._look_again()
 

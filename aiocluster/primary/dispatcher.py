@@ -23,7 +23,7 @@ class Connection(NamedTuple):
 
 
 class Recipient(Candidate, Protocol):
-    """The part of a WorkerHandle that the dispatcher needs."""
+    """The part of an Outbox that the dispatcher needs."""
 
     @property
     def has_room(self) -> bool:

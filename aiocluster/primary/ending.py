@@ -11,7 +11,7 @@ class Ending:
     def __init__(self) -> None:
         self.reason: str | None = None  # what it was told to go for
         self.sent_signal: int | None = None  # by our user
-        self.killed = False  # it did not end in time, and was killed for that
+        self.killed = False  # by us
         self.stack = ""  # what it did then
         self.cut: list[str] = []  # what it gave up
 
@@ -45,4 +45,4 @@ class Ending:
     def adopt(self, state: WorkerState) -> None:
         """Go on with what another program knew."""
         self.reason, self.sent_signal = state.reason, state.sent_signal
-        self.killed, self.cut = state.killed, state.cut
+        self.killed, self.cut, self.stack = state.killed, state.cut, state.stack

@@ -39,6 +39,8 @@ class ExitLog:
             log.warning("%s %s; cut: %s", worker, how, ", ".join(cut))
         elif exited.reason == "hang":
             log.error("%s was killed: its loop did not turn any more (hang)", worker)
+        elif exited.reason == "memory_limit" and not exited.voluntary:
+            log.error("%s was killed: it had grown too large (memory_limit)", worker)
         elif worker.ending.killed:
             log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
         else:

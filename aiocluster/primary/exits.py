@@ -35,7 +35,7 @@ def is_voluntary(
 ) -> bool:
     """Was it told to go (`asked`: for which reason), or did it die of a signal of our user's?
 
-    `killed` by us for a memory_limit it was not told to go, and had no time to.
+    `killed` by us for a memory_limit it had no time to go, or did not use it.
     """
     told = asked not in _INVOLUNTARY and not (killed and asked in OUR_KILLS)
     return told or (died_of is not None and died_of == sent_signal)

@@ -8,16 +8,13 @@ from aiocluster.errors import BootError, ClusterStopping, WorkerGone
 from aiocluster.patience import patience
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.slot import Slot
+from aiocluster.primary.spawner import FORK_PATIENCE
 
 log = logging.getLogger("aiocluster.supervisor")
 
 # When the first worker is ready the others get this many seconds to be so too before
 # connections are accepted, so that the first one does not get them all.
 _START_TOGETHER = 5.0
-
-# A first worker that could not be forked in this many seconds has failed to start: enough for
-# a zygote that hangs to be replaced.
-_FORK_PATIENCE = 15.0
 
 
 async def first_start(slots: Sequence[Slot], exit_log: ExitLog) -> None:
@@ -42,7 +39,7 @@ async def _settled(slot: Slot) -> bool:
     It is not when it died before, took too long, or could not be forked.
     """
     try:
-        async with patience(_FORK_PATIENCE):
+        async with patience(FORK_PATIENCE):
             worker = await asyncio.shield(slot.first)
     except (TimeoutError, WorkerGone, ClusterStopping):
         return False

@@ -295,6 +295,7 @@ class WorkerHandle:
             killed=self.ending.killed,
             reason=self.ending.reason,
             sent_signal=self.ending.sent_signal,
+            stack=self.ending.stack,
             deadline=self._deadline.state(),
         )
 

@@ -9,8 +9,10 @@ import logging
 from typing import Protocol
 
 from aiocluster.errors import BootError
+from aiocluster.patience import patience
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.restarts import CRASH_WEIGHT
+from aiocluster.primary.spawner import FORK_PATIENCE
 from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -27,7 +29,8 @@ class Place(Protocol):
 class Recycler:
     """Takes the workers that are due, in the order in which it heard of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, boot_timeout: float) -> None:
+        self._limit = boot_timeout + FORK_PATIENCE
         self.turn = asyncio.Lock()
         self._due: dict[int, asyncio.Task[None]] = {}
         self._reasons: dict[int, str] = {}
@@ -54,11 +57,18 @@ class Recycler:
         while place.holds(worker):
             try:
                 async with self.turn:
-                    await place.replace(worker, reason)
+                    await self._replace(place, worker, reason)
             except BootError as error:
                 log.error("%s is due (%s), and goes on: %s", worker, reason, error)
                 # Others may have their turn meanwhile.
                 await place.pause(CRASH_WEIGHT)
+
+    async def _replace(self, place: Place, worker: WorkerHandle, reason: str) -> None:
+        try:
+            async with patience(self._limit):
+                await place.replace(worker, reason)
+        except TimeoutError:
+            raise BootError(f"no other could be started in {self._limit:g} s") from None
 
     def _forget(self, worker_id: int) -> None:
         self._due.pop(worker_id, None)

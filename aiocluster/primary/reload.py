@@ -25,11 +25,9 @@ from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.probation import Probation
 from aiocluster.primary.restarts import CRASH_WEIGHT
 from aiocluster.primary.slot import Slot
+from aiocluster.primary.spawner import FORK_PATIENCE
 
 log = logging.getLogger("aiocluster.reload")
-
-# Beside boot_timeout, what it may take until the kernel or the zygote lets a worker be forked.
-_FORK_PATIENCE = 15.0
 
 
 class Roster(Protocol):
@@ -114,7 +112,7 @@ class Reloader:
         try:
             await self._replace_generation()
         except BootError as error:
-            log.error("reload: generation %d is given up, nothing has changed: %s", number, error)
+            log.error("reload: generation %d is given up%s: %s", number, self._kept(number), error)
             self._bus.publish(ReloadFailed(number, error.cause, error.traceback))
             raise
         log.info("reload: generation %d serves, after %.1f s", number, self._loop.time() - began)
@@ -154,9 +152,11 @@ class Reloader:
         # Slots may be opened meanwhile, and are the old generation's as long as that serves.
         while todo := self._to_be_renewed(new):
             batch = todo[: settings.reload_surge]
-            limit = settings.boot_timeout + hold + _FORK_PATIENCE
+            limit = settings.boot_timeout + hold + FORK_PATIENCE
             await _all_of([slot.renew(new, "reload", hold) for slot in batch], probation, limit)
-            hold = settings.min_ready_seconds
+            if settings.restart == "always":
+                hold = settings.min_ready_seconds
+            # Else the slot of one that crashed is closed, and could not be given back.
             if not self._to_be_renewed(new):
                 await probation.last(max(self._until_lasted(new), 0.0))
 
@@ -178,12 +178,19 @@ class Reloader:
 
     # ---- back
 
+    def _kept(self, number: int) -> str:
+        """Say what a reload that failed has left of its generation."""
+        workers = self._roster.workers.values()
+        if any(worker.generation == number and not worker.is_leaving for worker in workers):
+            return ", but for workers that cannot be replaced"
+        return ", nothing has changed"
+
     async def _roll_back(self, new: Generation) -> None:
         """Let the old code have every slot again, and see to it as long as a start may take."""
         renewed = [slot for slot in self._roster.slots if slot.generation is new]
         for slot in renewed:
             slot.generation = self._current
-        limit = self._settings.boot_timeout + _FORK_PATIENCE
+        limit = self._settings.boot_timeout + FORK_PATIENCE
         try:
             async with patience(limit), asyncio.TaskGroup() as group:
                 for slot in renewed:
@@ -195,6 +202,11 @@ class Reloader:
                 new.number,
                 self._current.number,
                 limit,
+            )
+        except ExceptionGroup:
+            log.exception(
+                "reload: workers of generation %d serve until they end: they could not be replaced",
+                new.number,
             )
         self._generations.retire(new)
 

@@ -46,9 +46,9 @@ class RestartPolicy:
         self._failures = 0.0
         self._last_failure = 0.0
 
-    def state(self) -> FailuresState:
+    def state(self, *, is_degraded: bool) -> FailuresState:
         """What the next program must know."""
-        return FailuresState(count=self._failures, last=self._last_failure)
+        return FailuresState(count=self._failures, last=self._last_failure, is_degraded=is_degraded)
 
     def adopt(self, state: FailuresState) -> None:
         """Go on with what another program has counted."""

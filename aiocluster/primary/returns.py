@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from aiocluster.ipc.handoff import next_batch_size, take, take_all
+from aiocluster.ipc.handoff import TruncatedBatch, next_batch_size, take, take_all
 from aiocluster.primary.dispatcher import Connection
 
 log = logging.getLogger("aiocluster.dispatcher")
@@ -44,8 +44,15 @@ class Returns:
         if count and not _have_room_for(count, self._sock.fileno()):
             self._deafen()
             self._retry = self._loop.call_later(_FD_LIMIT_PAUSE, self._listen)
-        elif count and (batch := take(self._sock)):
-            self._on_returned([Connection(*pair) for pair in batch])
+        elif count:
+            self._on_returned([Connection(*pair) for pair in self._take()])
+
+    def _take(self) -> list[tuple[int, int]]:
+        try:
+            return take(self._sock) or []
+        except TruncatedBatch as truncated:  # another thread of the program's has opened some
+            _on_lost(truncated.lost)
+            return truncated.arrived
 
 
 def _have_room_for(count: int, fd: int) -> bool:

@@ -87,13 +87,12 @@ class Slot:
 
     def state(self) -> SlotState:
         """What the next program must know of it."""
-        gone = self.incumbent is None or self.incumbent.is_dead
         return SlotState(
             number=self.number,
             env=self.env,
             generation=self.generation.number,
             restarts=self.restarts,
-            incumbent=None if gone or self.incumbent is None else self.incumbent.id,
+            incumbent=None if self.incumbent is None else self.incumbent.id,
             not_before=self.not_before,
         )
 
@@ -207,7 +206,8 @@ class Slot:
         await asyncio.shield(worker.settled)
         if worker.was_ready:
             await asyncio.wait({worker.exited}, timeout=hold)
-        if not worker.was_ready or worker.exited.done():
+        # Told to go, or talking nonsense, it is as good as dead, and soon will be.
+        if not worker.was_ready or worker.is_leaving or not worker.is_connected:
             await asyncio.shield(worker.exited)
             raise self._crew.why_not_ready(worker)
 

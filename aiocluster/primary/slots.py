@@ -3,12 +3,12 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from aiocluster.config.settings import Restart
 from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.estate import SlotState
-from aiocluster.primary.generations import Generation
+from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.slot import Crew, Slot
 
@@ -39,13 +39,31 @@ class Slots:
         self._fill(slot)
         return slot
 
-    def reopen(
+    def adopt(
+        self,
+        states: Sequence[SlotState],
+        generations: Generations,
+        workers: Mapping[int, WorkerHandle],
+    ) -> None:
+        """Open those that another program had, with those of `workers` that were in them."""
+        for state in states:
+            self._reopen(state, generations.numbered(state.generation), workers)
+        if not self._open:
+            self.empty.set()
+
+    def _reopen(
         self, state: SlotState, generation: Generation, workers: Mapping[int, WorkerHandle]
     ) -> None:
-        """Open one that another program had, with the one of `workers` that was in it."""
         slot = Slot(state.number, state.env, generation, self._crew, self._restart)
         slot.adopt(state, None if state.incumbent is None else workers.get(state.incumbent))
         self._fill(slot)
+
+    @property
+    def unrest(self) -> str:
+        """What is half done, and must be over before an upgrade; or ""."""
+        workers = (slot.incumbent for slot in self._open.values())
+        dead = next((worker for worker in workers if worker is not None and worker.is_dead), None)
+        return "" if dead is None else f"{dead} is being replaced"
 
     def place_of(self, worker: WorkerHandle) -> Slot | None:
         """Return the slot in which it serves, if another would come in its place."""

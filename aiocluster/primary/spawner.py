@@ -22,6 +22,10 @@ log = logging.getLogger("aiocluster.spawner")
 _ZYGOTE_PAUSE = 1.0
 _MAX_ZYGOTE_PAUSE = 15.0
 
+# Seconds that whoever starts a worker waits for its fork, beside its boot_timeout: enough for a
+# zygote that hangs to be replaced, and for a kernel that is short of something.
+FORK_PATIENCE = 15.0
+
 # Seconds between two tries to tell a zygote of one more worker, when it does not read as fast
 # as we write.
 _WATCH_PAUSE = 0.01
@@ -143,6 +147,8 @@ class ZygoteSpawner:
         self._ready.clear()
         if self._keeper is not None:
             self._keeper.cancel()
+            # It may be about to reap the same zygote.
+            await asyncio.wait({self._keeper})
             self._keeper = None
         if self._zygote is not None:
             await self._zygote.close()
@@ -172,7 +178,7 @@ class ZygoteSpawner:
 
     async def _introduce(self, zygote: ZygoteHandle, worker_id: int) -> None:
         """Tell a new zygote of a worker, if it still lives: it must not outlive the cluster."""
-        while (process := self._processes.get(worker_id)) is not None:
+        while (process := self._processes.get(worker_id)) is not None and not process.is_dead:
             if zygote.watch(worker_id, process.pidfd):
                 break
             await asyncio.sleep(_WATCH_PAUSE)

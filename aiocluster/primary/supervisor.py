@@ -53,7 +53,7 @@ class Supervisor:
         self._breaker = Breaker(_ROLE, restarts, bus.publish)
         self._first_start_over = asyncio.Event()
         self._stopping = False
-        self._recycler = Recycler()
+        self._recycler = Recycler(settings.boot_timeout)
         self._upkeep = Upkeep(settings, self.on_due)
         self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
         self._reloader = Reloader(settings, generations, self, bus, self._workers.exit_log)
@@ -117,7 +117,7 @@ class Supervisor:
 
     def kill_all(self) -> None:
         """End every worker now. A stop that is under way then ends at once."""
-        if self._workers.is_leaving:
+        if self._workers.stop_is_announced:
             self._stop_hiring()
         self._workers.kill()
 
@@ -131,7 +131,7 @@ class Supervisor:
     @property
     def unrest(self) -> str:
         """What is half done, and must be over before an upgrade; or ""."""
-        return self._workers.unrest
+        return self._workers.unrest or self._slots.unrest
 
     def state(self) -> CrewState:
         """What the next program must know; only while there is no `unrest`."""
@@ -156,8 +156,7 @@ class Supervisor:
         for worker_id, frame in state.unread:
             self._bus.publish(WorkerMessage(adopted[worker_id], decode_user(frame)))
         # All is in its place before what they said meanwhile is heard.
-        for slot in state.slots:
-            self._slots.reopen(slot, self._generations.numbered(slot.generation), adopted)
+        self._slots.adopt(state.slots, self._generations, adopted)
         begin()
         # What was asked for and had not had its turn.
         for worker_id, reason in state.due:

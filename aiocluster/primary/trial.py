@@ -23,6 +23,9 @@ SUCCESSION = "AIOCLUSTER_SUCCESSION"
 
 _READ_BYTES = 64 * 1024
 
+# Seconds that the kernel may take to end what was killed.
+_EXIT_TIMEOUT = 5.0
+
 
 class Verdict(Struct, frozen=True):
     """What the child found out. Other versions read it: fields may be added, none may go."""
@@ -53,7 +56,7 @@ async def try_out(program: Interpreter, boot_timeout: float) -> None:
             f"the new program took longer than {boot_timeout:g} s to start (boot_timeout)"
         ) from None
     finally:
-        trial.close()
+        await trial.close()
 
 
 def _watched(pid: int, answers: int, tail: StderrTail | None) -> "_Trial":
@@ -98,14 +101,22 @@ class _Trial:
                 " a stop and a start"
             )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End it if it still runs, and reap it."""
-        for fd in (self._answers, self._pidfd):
-            self._loop.remove_reader(fd)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EXIT_TIMEOUT):
+                    await self.dead.wait()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for fd in (self._answers, self._pidfd):
+            self._loop.remove_reader(fd)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+            os.waitpid(self._pid, os.WNOHANG)
         os.close(self._answers)
         os.close(self._pidfd)
         if self._tail is not None:

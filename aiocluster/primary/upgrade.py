@@ -18,6 +18,7 @@ from aiocluster.events import UpgradeFailed
 from aiocluster.ipc.estate import Estate
 from aiocluster.patience import patience
 from aiocluster.primary.bus import EventBus
+from aiocluster.primary.spawner import FORK_PATIENCE
 
 log = logging.getLogger("aiocluster.upgrade")
 
@@ -30,9 +31,6 @@ _READING_TIMEOUT = 1.0
 
 # Seconds between two looks.
 _LOOK_INTERVAL = 0.005
-
-# Beside boot_timeout, what the replacement of a worker may take until it is forked.
-_FORK_PATIENCE = 15.0
 
 # Turns of the loop in which a signal that came before is heard and can begin a stop.
 _SIGNAL_TURNS = 20
@@ -127,7 +125,7 @@ class Upgrader:
 
     @contextlib.asynccontextmanager
     async def _nobody_is_replaced(self, turn: asyncio.Lock) -> AsyncIterator[None]:
-        limit = self._boot_timeout + _FORK_PATIENCE
+        limit = self._boot_timeout + FORK_PATIENCE
         try:
             async with patience(limit):
                 await turn.acquire()

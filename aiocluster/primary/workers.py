@@ -64,7 +64,7 @@ class Workers:
         self.exit_log = ExitLog(settings.boot_timeout)
         self.addresses: tuple[tuple[str, int], ...] = ()
         self.graceful_timeout = settings.graceful_timeout
-        self.is_leaving = False  # a stop was announced
+        self.stop_is_announced = False
         self._stopping = False
         self._boot_timeout = settings.boot_timeout
         self._generations = generations
@@ -113,8 +113,7 @@ class Workers:
         """Give it connections from now on: it was held back until it had lasted. Idempotent."""
         if worker.id in self._held:
             self._held.discard(worker.id)
-            # Its death may be seen, and not be told yet.
-            if worker.phase is Phase.READY and not worker.outbox.is_closed:
+            if _may_serve(worker):
                 self._enter_service(worker)
 
     async def adopt(self, states: Sequence[WorkerState]) -> Callable[[], None]:
@@ -126,7 +125,7 @@ class Workers:
 
         def begin() -> None:
             for worker in adopted:
-                if worker.phase is Phase.READY and worker.is_connected:
+                if _may_serve(worker):
                     self._enter_service(worker)
             for worker, process in zip(adopted, processes, strict=True):
                 self._look_after(worker, process)
@@ -145,7 +144,7 @@ class Workers:
 
     def announce_stop(self) -> None:
         """No worker calls itself ready any more."""
-        self.is_leaving = True
+        self.stop_is_announced = True
         for worker in self.all.values():
             worker.channel.post(Unready())
 
@@ -189,11 +188,7 @@ class Workers:
     def others_serve(self) -> bool:
         """See Owner."""
         return any(
-            worker.phase is Phase.READY
-            and worker.is_connected
-            and not worker.outbox.is_closed
-            and worker.id not in self._held
-            for worker in self.all.values()
+            _may_serve(worker) and worker.id not in self._held for worker in self.all.values()
         )
 
     def on_ready(self, worker: WorkerHandle) -> None:
@@ -245,7 +240,7 @@ class Workers:
         end = start_task(self._see_off(worker, process), f"seeing off {worker}")
         self._ends.add(end)
         end.add_done_callback(self._ends.discard)
-        if self.is_leaving:
+        if self.stop_is_announced:
             worker.channel.post(Unready())
         if self._stopping:
             worker.begin_drain("stop", 0.0)
@@ -294,6 +289,12 @@ class Workers:
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
+
+
+def _may_serve(worker: WorkerHandle) -> bool:
+    # Its death may be seen, and not be told yet.
+    seen_dead = worker.outbox.is_closed
+    return worker.phase is Phase.READY and worker.is_connected and not seen_dead
 
 
 async def _all_in(seconds: float, futures: "Iterable[asyncio.Future[Any]]") -> None:

@@ -135,15 +135,14 @@ class ZygoteHandle:
         dead = asyncio.Event()
         self._loop.add_reader(self._pidfd, dead.set)
         try:
-            async with asyncio.timeout(_EXIT_TIMEOUT):
-                await dead.wait()
-        except TimeoutError:
-            self._signal(signal.SIGKILL)
+            if not await _is_set(dead, _EXIT_TIMEOUT):
+                self._signal(signal.SIGKILL)
+                await _is_set(dead, _EXIT_TIMEOUT)
         finally:
             self._loop.remove_reader(self._pidfd)
         with contextlib.suppress(ChildProcessError):
-            # It is dead: this does not block.
-            os.waitpid(self.pid, 0)  # noqa: ASYNC222
+            # One that even now does not die is a matter of the kernel's; orphans.py reaps it.
+            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not block)
 
     def _signal(self, number: int) -> None:
         if self._pidfd >= 0:
@@ -237,3 +236,10 @@ def _pidfd(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
 from aiocluster.ipc.channel import Channel, open_channel
-from aiocluster.ipc.failures import describe
+from aiocluster.ipc.failures import describe, sendable
 from aiocluster.ipc.handoff import TruncatedBatch, give, take, take_all
 from aiocluster.ipc.messages import (
     BootFailed,
@@ -273,7 +273,7 @@ class Runtime:
         self._hurry(self._service, self._drain)
         await self._service.drain()
         self._report()
-        cut = self._service.cut
+        cut = [sendable(name) for name in self._service.cut]
         self._channel.post(Drained(cut))
         return EXIT_CUT if cut else EXIT_OK
 

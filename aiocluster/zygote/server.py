@@ -177,7 +177,7 @@ class ZygoteServer:
         for pidfd in self._watched.values():
             try:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            except ProcessLookupError:
+            except OSError:  # it is dead, or was a stranger's descriptor: the others come first
                 continue
         # After SIGKILL only the kernel can take its time.
         self._wait_for_workers(5.0)

@@ -24,6 +24,7 @@ from aiocluster.ipc.estate import (
 from aiocluster.ipc.messages import BootFailed
 from aiocluster.metrics.ledger import LedgerState
 from aiocluster.metrics.snapshot import Counters, Report
+from tests.support.schemas import fingerprint
 
 WORKER = WorkerState(
     worker_id=7,
@@ -48,6 +49,7 @@ WORKER = WorkerState(
     killed=False,
     reason="reload",
     sent_signal=15,
+    stack="in spin",
     deadline=(99.5, "reload"),
 )
 
@@ -76,7 +78,7 @@ ESTATE = Estate(
         slots=[SlotState(number=0, env={}, generation=2, restarts=3, incumbent=7, not_before=0.0)],
         due=[(7, "max_age")],
         unread=[(7, b"\x92\x14\x01")],
-        failures=FailuresState(count=1.5, last=9.0),
+        failures=FailuresState(count=1.5, last=9.0, is_degraded=False),
         reload_wanted=True,
     ),
     ledger=LedgerState(
@@ -114,3 +116,8 @@ def test_what_is_none_is_refused(data: bytes) -> None:
     """With what is wrong."""
     with pytest.raises(BootError, match="not an estate: "):
         from_bytes(data)
+
+
+def test_a_changed_record_has_a_number_of_its_own() -> None:
+    """Where this fails raise RECORD, then write the new pair: an upgrade compares the numbers."""
+    assert (RECORD, fingerprint(Estate)) == (3, "2002b5b0db29078d")

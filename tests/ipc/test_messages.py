@@ -3,8 +3,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiocluster.ipc.messages import FromWorker, FromZygote, Message, ToWorker, ToZygote
+from aiocluster.ipc.messages import (
+    PROTOCOL,
+    FromWorker,
+    FromZygote,
+    Message,
+    ToWorker,
+    ToZygote,
+)
 from tests.ipc.examples import EXAMPLES, kinds
+from tests.support.schemas import fingerprint
 
 TAGS = {
     "Online": 1,
@@ -72,3 +80,9 @@ def test_a_message_with_a_field_too_many_is_refused(message: Message) -> None:
 
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(fields, type(message), str_keys=False)
+
+
+def test_a_changed_message_has_a_number_of_its_own() -> None:
+    """Where this fails raise PROTOCOL, then write the new pair: an upgrade compares the numbers."""
+    spoken = fingerprint(FromWorker, ToWorker, FromZygote, ToZygote)
+    assert (PROTOCOL, spoken) == (3, "3e0e3acea29356b4")

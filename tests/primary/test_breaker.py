@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from aiocluster.events import Event, RoleDegraded, RoleRecovered
+from aiocluster.ipc.estate import FailuresState
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
 from tests.support.waiting import soon, turns
@@ -79,3 +80,18 @@ async def test_another_program_goes_on_counting() -> None:
     assert heard.empty()
     for role in (first, second):
         role.close()
+
+
+async def test_a_role_that_was_degraded_is_so_until_it_has_recovered() -> None:
+    """In the next program as well, though its failures would not degrade it any more."""
+    heard: asyncio.Queue[Event] = asyncio.Queue()
+    second = breaker(heard)
+    now = asyncio.get_running_loop().time()
+    second.adopt(FailuresState(count=1.5, last=now, is_degraded=True))
+    assert second.is_degraded
+    second.close()
+
+    third = breaker(heard)
+    third.adopt(FailuresState(count=0.0, last=now, is_degraded=True))
+    assert not third.is_degraded
+    assert isinstance(heard.get_nowait(), RoleRecovered)

@@ -78,6 +78,7 @@ async def test_another_crew_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     parts = heritage(stage, workers=5)
     await parts.adopt(left, asyncio.get_running_loop().time())
 
+    assert stage.supervisor.empty.is_set()
     assert stage.supervisor.addresses == (address,)
     assert stage.reporter.state() == ESTATE.ledger
     assert stage.dispatcher.state() == waiting

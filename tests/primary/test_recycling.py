@@ -6,6 +6,7 @@ from typing import Any, cast
 from aiocluster.errors import BootError
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.recycling import Recycler
+from aiocluster.primary.spawner import FORK_PATIENCE
 from tests.support.waiting import soon, turns
 
 
@@ -43,9 +44,20 @@ class FakePlace:
             await self.may_go_on.wait()
 
 
+async def test_one_that_does_not_come_ends_its_turn() -> None:
+    """Or nobody else would be replaced, and no upgrade come."""
+    recycler, places = Recycler(-FORK_PATIENCE), [FakePlace(1), FakePlace(2)]
+    for place in places:
+        place.may_go_on = asyncio.Event()
+        recycler.recycle(place, place.worker, "max_age")
+    await soon(places[1].begun.wait())
+    assert places[0].done == ["max_age", "pause 1"]
+    recycler.close()
+
+
 async def test_one_at_a_time() -> None:
     """Workers that started together are due together, and must not go together."""
-    recycler, places = Recycler(), [FakePlace(1), FakePlace(2)]
+    recycler, places = Recycler(60.0), [FakePlace(1), FakePlace(2)]
     for place in places:
         recycler.recycle(place, place.worker, "max_requests")
     await soon(places[0].begun.wait())
@@ -60,7 +72,7 @@ async def test_one_at_a_time() -> None:
 
 async def test_asked_twice_it_is_replaced_once() -> None:
     """A worker may be due for two reasons; the first counts."""
-    recycler, place = Recycler(), FakePlace()
+    recycler, place = Recycler(60.0), FakePlace()
     recycler.recycle(place, place.worker, "max_requests")
     recycler.recycle(place, place.worker, "max_age")
     place.may_end.set()
@@ -71,7 +83,7 @@ async def test_asked_twice_it_is_replaced_once() -> None:
 
 async def test_one_that_has_gone_meanwhile_is_nobodys_concern() -> None:
     """Its turn has come too late."""
-    recycler, place = Recycler(), FakePlace()
+    recycler, place = Recycler(60.0), FakePlace()
     gone = cast(WorkerHandle, FakeHandle(7))
     recycler.recycle(place, gone, "max_requests")
     await turns(20)
@@ -81,7 +93,7 @@ async def test_one_that_has_gone_meanwhile_is_nobodys_concern() -> None:
 
 async def test_a_successor_that_fails_is_tried_again_as_slowly_as_a_crash() -> None:
     """The old one goes on meanwhile."""
-    recycler, place = Recycler(), FakePlace()
+    recycler, place = Recycler(60.0), FakePlace()
     place.failures = 2
     place.may_end.set()
     recycler.recycle(place, place.worker, "max_age")
@@ -92,7 +104,7 @@ async def test_a_successor_that_fails_is_tried_again_as_slowly_as_a_crash() -> N
 
 async def test_one_whose_successors_fail_does_not_hold_up_the_others() -> None:
     """It waits as slowly as a crash demands, and its turn goes on."""
-    recycler, failing, other = Recycler(), FakePlace(1), FakePlace(2)
+    recycler, failing, other = Recycler(60.0), FakePlace(1), FakePlace(2)
     failing.failures, failing.may_go_on = 1, asyncio.Event()
     recycler.recycle(failing, failing.worker, "max_age")
     recycler.recycle(other, other.worker, "max_age")
@@ -104,7 +116,7 @@ async def test_one_whose_successors_fail_does_not_hold_up_the_others() -> None:
 
 async def test_closed_it_replaces_nobody() -> None:
     """What is under way is given up, and what waited does not begin."""
-    recycler, places = Recycler(), [FakePlace(1), FakePlace(2)]
+    recycler, places = Recycler(60.0), [FakePlace(1), FakePlace(2)]
     for place in places:
         recycler.recycle(place, place.worker, "max_requests")
     await soon(places[0].begun.wait())
@@ -117,7 +129,7 @@ async def test_closed_it_replaces_nobody() -> None:
 
 async def test_who_is_due_is_known_until_it_is_replaced() -> None:
     """So that the next program can go on with it."""
-    recycler, places = Recycler(), [FakePlace(1), FakePlace(2)]
+    recycler, places = Recycler(60.0), [FakePlace(1), FakePlace(2)]
     async with recycler.turn:
         for place, reason in zip(places, ("max_age", "max_requests"), strict=True):
             recycler.recycle(place, place.worker, reason)

@@ -30,6 +30,12 @@ async def end_drained(workers: Sequence[FakeWorker]) -> None:
         worker.exit(0)
 
 
+async def boot_all(spawner: FakeSpawner) -> None:
+    """Let whoever is started come up."""
+    while True:
+        (await spawner.next()).boot()
+
+
 def generations(stage: Stage) -> list[int]:
     """Return those of the workers that serve, in the order of their slots."""
     serving = [worker for worker in stage.supervisor.workers.values() if not worker.is_leaving]
@@ -293,17 +299,15 @@ async def test_one_of_the_first_that_dies_while_the_rest_start_fails_it(
     await end_drained([olds[0]])
     second = await spawner.next()
     second.boot()
-    await turns_until(lambda: stage.supervisor.workers[second.fork.worker_id].was_ready)
+    await end_drained([olds[1]])
     second.exit(1)
 
-    for _ in range(2):
-        (await stage.spawners[0].next()).boot()
+    booting = asyncio.create_task(boot_all(stage.spawners[0]))
     await end_drained([first])
-    for spare in spawner.workers[2:]:
-        spare.exit(0)
     with pytest.raises(BootError, match="soon after its start"):
         await soon(reloading)
     assert generations(stage) == [1, 1]
+    booting.cancel()
 
 
 async def test_the_old_code_is_tried_until_it_serves_again(
@@ -330,7 +334,7 @@ async def test_old_code_that_never_serves_again_holds_nothing_up(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the new code has renewed goes on with it, and the next reload may come."""
-    monkeypatch.setattr("aiocluster.primary.reload._FORK_PATIENCE", 0.0)
+    monkeypatch.setattr("aiocluster.primary.reload.FORK_PATIENCE", 0.0)
     stage = await make_stage(min_uptime=0, boot_timeout=0.5)
     olds = await stage.start(2)
     reloading, spawner = await begin(stage)
@@ -350,6 +354,51 @@ async def test_old_code_that_never_serves_again_holds_nothing_up(
     back = await stage.spawners[0].next()
     assert (back.fork.slot, back.fork.generation) == (0, 1)
     await soon(spawner.closed.wait())
+
+
+async def test_a_way_back_that_fails_is_told_and_ends(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The new generation forks nobody any more, and the failure is that of the way forward."""
+    stage = await make_stage(min_uptime=0)
+    olds = await stage.start(2)
+    reloading, spawner = await begin(stage)
+    (new,) = await spawner.ready(1)
+    await end_drained([olds[0]])
+    stage.spawners[0].refusals.append(RuntimeError("unexpected"))
+    (await spawner.next()).fail_to_boot("ValueError: full")
+
+    with pytest.raises(BootError, match="ValueError: full"):
+        await soon(reloading)
+    assert (await stage.event(ReloadFailed)).cause == "ValueError: full"
+    assert "RuntimeError: unexpected" in caplog.text
+    assert "given up, but for workers that cannot be replaced: ValueError: full" in caplog.text
+    assert spawner.is_retired
+    assert new.said_to_it.empty()
+
+
+@pytest.mark.parametrize("restart", ["never", "on_failure"])
+async def test_no_slot_is_lost_where_the_dead_are_not_replaced(
+    make_stage: MakeStage, restart: str
+) -> None:
+    """So each new one must last before its old one goes, and not only the first."""
+    stage = await make_stage(min_uptime=0.05, restart=restart)
+    olds = await stage.start(2)
+    reloading, spawner = await begin(stage)
+    await spawner.ready(1)
+    await end_drained([olds[0]])
+    second = await spawner.next()
+    second.boot()
+    await turns_until(lambda: stage.handle(second).was_ready)
+    second.exit(0)
+
+    back = await stage.spawners[0].next()
+    assert back.fork.slot == 0
+    back.boot()
+    await end_drained([spawner.workers[0]])
+    with pytest.raises(BootError):
+        await soon(reloading)
+    assert generations(stage) == [1, 1]
 
 
 async def test_an_error_of_ours_puts_the_old_back_as_well(make_stage: MakeStage) -> None:

@@ -96,3 +96,16 @@ async def test_closed_it_hears_of_nothing_more(side: Side) -> None:
     await turns(20)
 
     assert side.came == []
+
+
+async def test_what_another_thread_has_left_no_room_for_is_told(
+    side: Side, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has opened a file between our look and the reading: what came through goes on."""
+    monkeypatch.setattr("aiocluster.primary.returns._have_room_for", lambda count, fd: True)
+    side.give_back(connections(3))
+    with at_fd_limit(2):
+        await turns()
+
+    assert len(side.came) == 2
+    assert "1 connections lost: too many open files in the primary" in caplog.text

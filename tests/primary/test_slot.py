@@ -433,6 +433,32 @@ async def test_a_successor_that_fails_changes_nothing(make_stage: MakeStage, hol
     assert stage.crew.hired.empty()
 
 
+@pytest.mark.parametrize("how", ["drain", "nonsense"])
+async def test_a_successor_that_leaves_while_it_must_last_has_failed(
+    make_stage: MakeStage, how: str
+) -> None:
+    """Though it still lives when its time is over: the old one would leave nobody behind."""
+    stage = await make_stage()
+    old, old_worker = await stage.crew.next_ready()
+    renewing = asyncio.create_task(
+        stage.slot.renew(Generation(2, FakeSpawner()), "reload", hold=0.05)
+    )
+    new, leaving = await stage.crew.next_ready()
+    if how == "drain":
+        new.drain()
+    else:
+        leaving.channel.abort()
+        await turns_until(lambda: not new.is_connected)
+    done, _ = await asyncio.wait({renewing}, timeout=0.2)
+    assert not done
+    assert old_worker.said_to_it.empty()
+    leaving.exit(0)
+
+    with pytest.raises(BootError, match=r"worker 2 .* did not come up"):
+        await soon(renewing)
+    assert stage.slot.holds(old)
+
+
 async def test_an_old_one_that_dies_while_its_successor_starts_is_replaced_at_once(
     make_stage: MakeStage,
 ) -> None:

@@ -442,6 +442,18 @@ async def test_close_lets_the_zygote_go_and_reaps_it(stage: Stage) -> None:
     assert is_reaped(zygote.pid)
 
 
+async def test_close_may_meet_the_end_of_the_zygote(stage: Stage) -> None:
+    """Its keeper is about to reap it: neither waits in vain for what the other has heard."""
+    zygote = await stage.start()
+    began = asyncio.get_running_loop().time()
+    zygote.sock.close()
+    await turns_until(lambda: not stage.spawner._ready.is_set())
+    await soon(stage.spawner.close())
+
+    zygote.close()
+    assert asyncio.get_running_loop().time() - began < 5.0 * 0.9  # its _EXIT_TIMEOUT
+
+
 async def test_a_zygote_that_does_not_go_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wait has an end."""
     monkeypatch.setattr("aiocluster.primary.zygote_handle._EXIT_TIMEOUT", 0.01)

@@ -129,7 +129,7 @@ async def test_a_replacement_that_never_ends_is_told(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every wait has an end."""
-    monkeypatch.setattr(upgrade, "_FORK_PATIENCE", -60.0)
+    monkeypatch.setattr(upgrade, "FORK_PATIENCE", -60.0)
     async with stage.predecessor.turns[1]:
         with pytest.raises(BootError, match="a worker has been in replacement for 0 s"):
             await soon(stage.upgrader.upgrade())
