@@ -242,8 +242,11 @@ class _Runner(web.AppRunner):
 
 
 def _ends_in_doubt(handler: MeteredHandler) -> bool:
-    """Will nobody know, after this response, whether the next request has begun to arrive?"""
-    return handler.in_doubt and not handler._messages
+    """Will nobody know, after this response, whether the next request has begun to arrive?
+
+    Where it surely has, its end will come, and tell.
+    """
+    return handler.in_doubt and not handler._messages and not handler.is_within_head
 
 
 async def _turns() -> None:

@@ -3,19 +3,18 @@
 aiohttp's handler tells when it waits for the next request; it does not tell whether its parser
 holds the beginning of one. So each connection follows where the last byte that arrived lies:
 
-- the last chunk ended with an empty line (CRLF CRLF), or
-- each of its bytes, behind the one head that it began with if it did, went into the body of the
-  last message that the parser has emitted.
+- the last bytes that arrived are an empty line (CRLF CRLF), in whichever chunks, or
+- each byte of the last chunk, behind the one head that ended in it if one did, went into the body
+  of the last message that the parser has emitted.
 
 If so, and all messages emitted so far are handled to their end, bodies included, then the
 parser holds nothing. For suppose that bytes are left over after the last message. They are no
 part of a body, for that message would have been emitted, and its handling not be over. So they
 are the beginning of a head, and the last of them is the last byte that arrived; it was not
-counted into a body, so these are the end of a chunk that ended with CRLF CRLF. A head that is not
-complete has no empty line in it: the leftover is a tail of that CRLF CRLF, which came right
-after a body. The C parser skips CR and LF before a request, as if they had not come. The Python
-parser skips CRLF and takes an LF that follows a body for the beginning of a head; it shows
-what it holds, and is asked.
+counted into a body, so what arrived last is CRLF CRLF. A head that is not complete has no empty
+line in it: the leftover is a tail of that CRLF CRLF, which came right after a body. The C parser
+skips CR and LF before a request, as if they had not come. The Python parser skips CRLF and takes
+an LF that follows a body for the beginning of a head; it shows what it holds, and is asked.
 
 This needs a parser that has looked at all that came, and there are two cases where it has not.
 While reading is paused it may keep a rest: then nothing is believed. And it stops when too
@@ -26,12 +25,14 @@ or the rest that is parsed after a pause; and so does a chunk behind a request f
 which the parser sees only when that is declined.
 
 In doubt, a connection is not between requests. That costs a client its connection and nothing
-else: it is told `Connection: close`, as in any drain. The next chunk that ends with CRLF CRLF
+else: it is told `Connection: close`, as in any drain. The next CRLF CRLF at the end of what came
 ends the doubt.
 
 The doubt is none the other way round when a chunk, more than CR and LF, comes after the last
-body has ended, and no message with it: that is a part of a head, and stays one for as long as
-no message is emitted.
+body has ended, and no message with it; or when more than that is left in a chunk behind the
+last empty line, and the messages that it brought have no body. That is a part of a head, and
+stays one for as long as no message is emitted. It ends at the next empty line, so we know then
+which bytes are those of its body.
 """
 
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -50,20 +51,23 @@ class FollowedHandler(RequestHandler):
 
     `in_doubt` is False while the last byte that arrived lies as said above, and before the
     first one; `begun_body` is the body of the request that was begun last; `head_begun_after`
-    is how many requests there had been when a part of a head came alone, or -1.
+    is how many requests there had been when the beginning of a head was left over, or -1; `tail`
+    are the last bytes that arrived, while in doubt, if they are known.
     """
 
-    __slots__ = ("begun_body", "head_begun_after", "in_doubt")
+    __slots__ = ("begun_body", "head_begun_after", "in_doubt", "tail")
 
     begun_body: StreamReader
     head_begun_after: int
     in_doubt: bool
+    tail: bytes
 
     def begin(self) -> None:
         """Nothing has arrived yet."""
         self.in_doubt = False
         self.begun_body = EMPTY_PAYLOAD
         self.head_begun_after = -1
+        self.tail = b""
 
     @property
     def is_within_head(self) -> bool:
@@ -93,6 +97,12 @@ class FollowedHandler(RequestHandler):
         if data[-4:] == _EMPTY_LINE:
             _receive(self, data)
             self.in_doubt = self._upgraded or len(self._messages) >= _NEARLY_FULL
+            if self.in_doubt:
+                self.tail = b""
+        elif self.in_doubt and len(data) < 4 and (self.tail + data)[-4:] == _EMPTY_LINE:
+            _receive(self, data)
+            self.in_doubt = self._upgraded or len(self._messages) >= _NEARLY_FULL
+            self.tail = b""
         elif data:
             self._receive_body(data)
         else:
@@ -100,27 +110,48 @@ class FollowedHandler(RequestHandler):
             _receive(self, data)
             if self._upgraded or len(self._messages) >= _NEARLY_FULL:
                 self.in_doubt = True
+                self.tail = b""
 
     def _receive_body(self, data: bytes) -> None:
         """Take a chunk that ends in a body, or within a head."""
         body = self._messages[-1][1] if self._messages else self.begun_body
         was_over = body.is_eof()
-        was_empty = not self.in_doubt and was_over
+        # Only of a head that began where nothing was left, or is sure to have begun, do we know
+        # where it ends: at the first empty line.
+        head_is_known = was_over and (not self.in_doubt or self.is_within_head)
         before, count = body.total_bytes, self._request_count
+        recent = self.tail + data if self.in_doubt else data
         expected = len(data)
         _receive(self, data)
         if (begun := self._request_count - count) and self._messages:
             body, before = self._messages[-1][1], 0
             # The first head's. Of several, the others count as body, and are too many; so
             # are empty lines before the first.
-            expected -= data.find(_EMPTY_LINE) + len(_EMPTY_LINE)
-        elif was_over and not begun and not self._upgraded and data.strip(b"\r\n"):
-            self.head_begun_after = count
+            expected = len(recent) - (recent.find(_EMPTY_LINE) + len(_EMPTY_LINE))
+        if was_over or begun:
+            self._note_head(recent if begun else data, begun)
         self.in_doubt = (
             self._upgraded
-            # Only of a chunk that begins with a request do we know where the head ends.
-            or (begun > 0 and not was_empty)
+            or (begun > 0 and not head_is_known)
             or not 0 < expected == body.total_bytes - before
             # What was counted is what came out of the decompressor.
             or body.total_compressed_bytes is not None
         )
+        self.tail = recent[-3:]
+
+    def _note_head(self, recent: bytes, begun: int) -> None:
+        """Note the beginning of a head at the end of a chunk, where it is sure to be one.
+
+        It is behind the last empty line, when `begun` messages came with the chunk and none of
+        them has a body; without any, when the body before was over, it is all that came.
+        """
+        if begun:
+            messages = self._messages
+            bodies = [messages[-number - 1][1] for number in range(min(begun, len(messages)))]
+            if len(bodies) < begun or any(body is not EMPTY_PAYLOAD for body in bodies):
+                return
+            if _EMPTY_LINE not in recent:
+                return
+            recent = recent[recent.rfind(_EMPTY_LINE) + len(_EMPTY_LINE) :]
+        if recent.strip(b"\r\n") and not self._upgraded:
+            self.head_begun_after = self._request_count

@@ -136,6 +136,10 @@ def cut(data: bytes, *places: int) -> list[bytes]:
     ]
 
 
+def bytes_of(data: bytes) -> list[bytes]:
+    return [data[place : place + 1] for place in range(len(data))]
+
+
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
 ZIPPED_BODY = gzip.compress(b"z" * 60, mtime=0)
 ZIPPED = post(ZIPPED_BODY, b"Content-Encoding: gzip\r\n")
@@ -167,6 +171,19 @@ UPGRADE = GET.replace(b"\r\n\r\n", b"\r\nConnection: upgrade\r\nUpgrade: websock
         cut(CHUNKED + b"\r\n", -9, -5),
         [*cut(GET + post(b"in doubt, but not for long"), len(GET) + 3), GET],
         [UPGRADE, GET],
+        cut(GET, -1),
+        cut(GET, -2),
+        cut(GET, -3),
+        bytes_of(GET),
+        bytes_of(GET * 2),
+        [GET + GET[:3], *bytes_of(GET[3:])],
+        [ZIPPED, *bytes_of(GET)],
+        cut(CHUNKED + b"\r\n", -2),
+        bytes_of(CHUNKED + b"\r\n"),
+        cut(post(b"hello"), 5),  # the end of its head comes with its body
+        cut(post(b"hello"), 5, -7),  # and the middle of its empty line
+        [GET + b"POS", post(b"hello")[3:]],
+        [ZIPPED, b"P", post(b"hello")[1:]],
     ],
     ids=repr,
 )
@@ -231,6 +248,10 @@ async def test_not_provably_between_requests(line: Line, pieces: list[bytes]) ->
         [ZIPPED, b"G"],  # in doubt before, and not any more
         [UPGRADE, b"G"],
         [*cut(GET * 2, 5), b"G"],
+        [GET + b"GE"],
+        [GET * 3 + GET[:9]],
+        [GET[:5], GET[5:] + GET + b"\r\nGE"],
+        [ZIPPED, GET + b"G"],
     ],
     ids=repr,
 )
@@ -257,6 +278,11 @@ async def test_surely_within_a_head(line: Line, pieces: list[bytes]) -> None:
         [ZIPPED],
         [GET[:5], ZIPPED[5:]],
         [UPGRADE + b"\x81\x00"],
+        [GET + b"\r\n"],
+        [post(b"hello") + b"GE"],
+        [GET + post(b"hello") + b"GE"],
+        [ZIPPED, b"\r\n"],
+        cut(post(b"a\r\n\r\nb"), 9, -1)[:2],
     ],
     ids=repr,
 )
