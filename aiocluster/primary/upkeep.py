@@ -22,6 +22,12 @@ log = logging.getLogger("aiocluster.supervisor")
 # Seconds between two looks at the memory of all workers.
 _LOOK_INTERVAL = 0.5
 
+# A worker that is too large within so many seconds of its start was not made so by a leak.
+_YOUNG = 10.0
+
+# Seconds that the last of many such workers in a row goes on.
+_LONGEST_WAIT = 300.0
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Measure = Callable[[int], int | None]
@@ -42,6 +48,7 @@ class Upkeep:
         self._measure = measure or (rss_bytes if settings.memory_measure == "rss" else pss_bytes)
         self._loop = asyncio.get_running_loop()
         self._too_large: weakref.WeakSet[WorkerHandle] = weakref.WeakSet()
+        self._outgrown: dict[int, int] = {}  # slot: how many in a row that were young were so
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """It serves from now on."""
@@ -58,7 +65,29 @@ class Upkeep:
         if 0 < self._settings.max_memory < size and worker.was_ready and not is_known:
             self._too_large.add(worker)
             log.warning("%s has %d bytes, more than max_memory", worker, size)
+            self._replace_in(self._wait_for(worker), worker)
+
+    def _wait_for(self, worker: WorkerHandle) -> float:
+        """Return the seconds until it may go: one that is large from the start is no leak."""
+        if self._loop.time() - worker.ready_at >= _YOUNG:
+            self._outgrown.pop(worker.slot, None)
+            return 0.0
+        count = self._outgrown.get(worker.slot, 0)
+        self._outgrown[worker.slot] = count + 1
+        return min(_YOUNG * 2.0 ** min(count - 1, 20), _LONGEST_WAIT) if count else 0.0
+
+    def _replace_in(self, seconds: float, worker: WorkerHandle) -> None:
+        if not seconds:
             self._recycle(worker, "memory_limit")
+            return
+        log.error(
+            "slot %d: workers outgrow max_memory as soon as they serve: is it too low for this"
+            " app? the next is replaced in %g s",
+            worker.slot,
+            seconds,
+        )
+        due = self._loop.call_later(seconds, self._recycle, worker, "memory_limit")
+        worker.exited.add_done_callback(lambda _: due.cancel())
 
     async def watch(self, workers: Callable[[], Iterable[WorkerHandle]]) -> None:
         """Kill those that are past the hard limit, for ever; return when there is none."""

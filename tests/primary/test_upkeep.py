@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from aiocluster.metrics.snapshot import Report
 from aiocluster.primary import upkeep
 from aiocluster.primary.ending import Ending
 from aiocluster.primary.upkeep import Upkeep, pss_bytes, rss_bytes
-from tests.support.waiting import soon
+from tests.support.waiting import soon, turns
 
 
 class FakeHandle:
@@ -19,6 +20,7 @@ class FakeHandle:
 
     def __init__(self) -> None:
         self.pid = 4711
+        self.slot = 0
         self.ready_at = asyncio.get_running_loop().time()
         self.was_ready, self.is_leaving, self.is_dead = True, False, False
         self.ending = Ending()
@@ -92,11 +94,34 @@ async def test_one_that_waits_for_its_turn_is_told_of_once(
     """It reports on, each time too much; another that is too large is told of too."""
     stage = Stage(max_memory=100)
     other: Any = FakeHandle()
+    other.slot = 1
     for worker in (stage.worker, stage.worker, other, stage.worker):
         stage.upkeep.on_report(worker, Report(rss_bytes=200))
 
     assert [stage.due.get_nowait()[0] for _ in range(stage.due.qsize())] == [stage.worker, other]
     assert caplog.text.count("more than max_memory") == 2
+
+
+async def test_a_limit_that_is_too_low_replaces_ever_more_slowly(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh workers are as large: the first goes at once, the others wait, and it is told."""
+    stage = Stage(max_memory=100)
+    workers: list[Any] = [FakeHandle() for _ in range(4)]
+    for worker in workers:
+        stage.upkeep.on_report(worker, Report(rss_bytes=200))
+
+    assert [stage.due.get_nowait()[0] for _ in range(stage.due.qsize())] == [workers[0]]
+    waits = re.findall(r"slot 0: .* is replaced in (\d+) s", caplog.text)
+    assert waits == ["10", "20", "40"]
+
+    monkeypatch.setattr(upkeep, "_YOUNG", 0.0)
+    leaking: Any = FakeHandle()
+    stage.upkeep.on_report(leaking, Report(rss_bytes=200))
+    assert stage.due.get_nowait() == (leaking, "memory_limit")
+    for worker in workers:
+        worker.exited.set_result(None)
+    await turns()
 
 
 async def test_past_the_hard_limit_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
