@@ -42,7 +42,7 @@ class ExitLog:
         elif exited.reason == "memory_limit" and not exited.voluntary:
             log.error("%s was killed: it had grown too large (memory_limit)", worker)
         elif worker.ending.killed:
-            log.warning("%s did not end in time and was killed (%s)", worker, exited.reason)
+            log.warning("%s was killed before it had ended (%s)", worker, exited.reason)
         else:
             level = logging.INFO if exited.voluntary and well else logging.WARNING
             log.log(level, "%s %s (%s)", worker, how, exited.reason)
@@ -76,7 +76,7 @@ class ExitLog:
 def _how(exited: WorkerExited) -> str:
     if exited.signal is not None:
         # Real-time signals have no name.
-        return f"was killed by {signal.strsignal(exited.signal)} (signal {exited.signal})"
+        return f"was killed by signal {exited.signal} ({signal.strsignal(exited.signal)})"
     if exited.code is None:
         return "ended, and nobody could tell how"
     return f"exited with code {exited.code}"

@@ -91,6 +91,8 @@ class Reloader:
 
     def close(self) -> None:
         """Give up what is under way; the workers are another's to end. Idempotent."""
+        if self._tasks and not self._closed:
+            log.warning("reload: given up, for the cluster is stopping")
         self._closed = True
         for task in self._tasks:
             task.cancel()

@@ -172,6 +172,9 @@ class Life:
         self._ask_for(self._cluster.upgrade, "upgrade")
 
     def _ask_for(self, replace: Callable[[], Awaitable[None]], name: str) -> None:
+        if self._stop.is_set():
+            log.warning("told to %s while stopping, which changes nothing", name)
+            return
         if self._serving:
             self._begin(replace)
             return

@@ -112,5 +112,5 @@ async def test_a_death_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> N
         dead = first(cluster)
         kill(dead.pid, signal.SIGABRT)
         await heard.replacement_of(dead)
-        await logged(caplog, f"{dead} was killed by Aborted (signal 6)")
+        await logged(caplog, f"{dead} was killed by signal 6 (Aborted)")
         assert await ask(cluster, "/env/AIOCLUSTER_SLOT") == "0"

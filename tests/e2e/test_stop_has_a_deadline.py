@@ -67,7 +67,7 @@ async def begin(program: Program, wire: Wire, path: str, said: str) -> str:
     ("path", "said", "named"),
     [
         ("/wait", "waiting", "GET /wait from 127.0.0.1"),
-        ("/block", "blocking", "did not end in time and was killed"),
+        ("/block", "blocking", "was killed before it had ended"),
         ("/refuse", "refusing", "GET /refuse from 127.0.0.1"),
     ],
 )

@@ -252,7 +252,7 @@ async def test_a_worker_that_dies_during_the_exec_is_replaced(tmp_path: Path) ->
         victim = min(program.pids())
         program.release(AT_ONCE.format(what=f"os.kill({victim}, signal.SIGKILL)"))
         await program.upgrade()
-        await program.line(rf"worker \d \(pid {victim}\) was killed by Killed")
+        await program.line(rf"worker \d \(pid {victim}\) was killed by signal 9")
         await program.line("worker 3 .* is ready")
         assert {await program.who(), await program.who()} == program.pids()
         assert await program.stop() == 0

@@ -56,8 +56,8 @@ def ended(
     [
         ({"code": 0, "voluntary": True, "reason": "drain"}, "INFO", "exited with code 0 (drain)"),
         ({"code": 1}, "WARNING", "exited with code 1"),
-        ({"by": signal.SIGKILL, "reason": "signal"}, "WARNING", "killed by Killed (signal 9)"),
-        ({"by": 40, "reason": "signal"}, "WARNING", "(signal 40)"),
+        ({"by": signal.SIGKILL, "reason": "signal"}, "WARNING", "killed by signal 9 (Killed)"),
+        ({"by": 40, "reason": "signal"}, "WARNING", "killed by signal 40 "),
         ({"reason": "signal"}, "WARNING", "ended, and nobody could tell how"),
     ],
 )
@@ -95,7 +95,7 @@ async def test_one_that_had_to_be_killed_is_named_with_the_reason(
 
     exit_log.tell(worker, ended(worker, by=signal.SIGKILL, voluntary=True, reason="stop"))
 
-    assert "did not end in time and was killed (stop)" in caplog.text
+    assert "was killed before it had ended (stop)" in caplog.text
 
 
 async def test_one_that_hung_is_an_error(
@@ -143,7 +143,7 @@ async def test_the_same_traceback_is_told_once_running(
     ("exited", "cause"),
     [
         ({"code": 7}, "exited with code 7 before it was ready"),
-        ({"by": signal.SIGSEGV}, "(signal 11) before it was ready"),
+        ({"by": signal.SIGSEGV}, "(Segmentation fault) before it was ready"),
         ({"reason": "boot_timeout", "by": 9}, "was not ready after 60 s (boot_timeout)"),
     ],
 )

@@ -458,7 +458,9 @@ async def test_a_crash_during_a_reload_is_replaced_at_once(make_stage: MakeStage
     await soon(reloading)
 
 
-async def test_a_stop_gives_a_reload_up(make_stage: MakeStage) -> None:
+async def test_a_stop_gives_a_reload_up(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whoever waits for it hears why, also who asked for the next; so does who comes later."""
     stage = await make_stage()
     (old,) = await stage.start(1)
@@ -473,6 +475,7 @@ async def test_a_stop_gives_a_reload_up(make_stage: MakeStage) -> None:
     for reload in (reloading, queued):
         with pytest.raises(ClusterStopping, match="given up"):
             await soon(reload)
+    assert caplog.text.count("reload: given up, for the cluster is stopping") == 1
     with pytest.raises(ClusterStopping, match="cannot reload"):
         await soon(stage.supervisor.reload())
     assert stage.supervisor.workers == {}

@@ -72,9 +72,7 @@ async def test_when_all_die_without_a_word_start_says_how(
     worker.die_of(signal.SIGSEGV)
 
     pid = worker.process.pid
-    with pytest.raises(
-        BootError, match=rf"worker 1 \(pid {pid}\) was killed by Segm.* \(signal 11"
-    ):
+    with pytest.raises(BootError, match=rf"worker 1 \(pid {pid}\) was killed by signal 11 .Segm"):
         await soon(starting)
 
 

@@ -285,6 +285,22 @@ async def test_a_reload_asked_for_while_starting_follows_the_start(stage: Stage)
     assert stage.cluster.done.count("reload") == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGHUP, "reload"), (signal.SIGRTMIN, "upgrade")]
+)
+async def test_what_comes_too_late_is_told(
+    stage: Stage, number: int, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever deploys sees that this program does not take it any more."""
+    life = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGTERM)
+    press(number)
+    assert await soon(life) == 0
+    assert name not in stage.cluster.done
+    assert f"told to {name} while stopping, which changes nothing" in caplog.text
+
+
 # ---- upgrade
 
 
