@@ -1,6 +1,7 @@
 """run(): what is checked, who is forked, and in which order."""
 
 import asyncio
+import inspect
 import itertools
 import logging
 import os
@@ -8,8 +9,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, cast
 
 import uvloop
 from aiohttp import web
@@ -104,11 +105,12 @@ def main_run(
     clean end into another.
     """
     refuse_in_child("aiocluster.run was called")
-    checked = settings_from(settings)
+    call = next(_calls)
+    checked = _checked(settings, call)
     _check_place()
     open_standard_files()
     set_up_logging(checked)
-    again = this_program(next(_calls))
+    again = this_program(call)
     if wanted := zygote_call_from_environment():
         if again.call < wanted:
             return EXIT_OK  # as it ended when the program itself came here
@@ -121,6 +123,21 @@ def main_run(
     except ConfigError as error:
         return boot_failed(error)
     return _begin(app, on_start, checked, again, inherited)
+
+
+def _checked(settings: Mapping[str, Any], call: int) -> Settings:
+    try:
+        return settings_from(settings)
+    except ConfigError as error:
+        summons = summons_from_environment()
+        if summons is not None and (summons.kind, summons.call) == ("trial", call):
+            refused = error
+            answer(summons, lambda: _refuse(refused))
+        raise
+
+
+def _refuse(error: ConfigError) -> NoReturn:
+    raise error
 
 
 def _begin(
@@ -260,4 +277,16 @@ def _on_start_from(given: OnStart | str | None) -> OnStart | None:
     hook: Any = import_target(given, "on_start") if isinstance(given, str) else given
     if hook is not None and not callable(hook):
         raise ConfigError(f"on_start: {given!r:.80} is not a function that takes the cluster")
+    if hook is not None and not _takes_one_argument(hook):
+        raise ConfigError(f"on_start: {given!r:.80} must take one argument, the cluster")
     return cast(OnStart | None, hook)
+
+
+def _takes_one_argument(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to look at
+        return True
+    return True

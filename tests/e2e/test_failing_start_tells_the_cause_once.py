@@ -67,6 +67,11 @@ def make_app():
         "make_app() returned 42, a int; expected an aiohttp.web.Application",
     ),
     "nothing to call": Failure("make_app = 42\n", "is a int; expected an aiohttp.web.Application"),
+    "on_start takes nothing": Failure(
+        APP + "    return web.Application()\nasync def hook():\n    pass\n",
+        "on_start: 'shop:hook' must take one argument, the cluster",
+        options="--on-start shop:hook",
+    ),
     "no such name": Failure("x = 1\n", "module 'shop' has no 'make_app'"),
     "no such module": Failure("", "there is no module 'shop' on the path"),
     "factory ends the process": Failure(

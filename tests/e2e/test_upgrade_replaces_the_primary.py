@@ -167,6 +167,7 @@ async def test_new_settings_take_effect(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "cause"),
     [
+        ("MORE = {'graceful_timeout': -5}", "graceful_timeout: -5 is not allowed"),
         ("no Python at all", "SyntaxError: invalid syntax"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit('no config file')", "no config file"),

@@ -102,9 +102,10 @@ async def snapshots(cluster):
 
 PROGRAM = """
 import aiocluster
+MORE = {{}}
 {extra}
 if __name__ == "__main__":
-    aiocluster.run({app}, on_start={on_start}, **{settings})
+    aiocluster.run({app}, on_start={on_start}, **{{**{settings}, **MORE}})
 """
 
 
