@@ -87,7 +87,7 @@ async def test_one_that_is_far_too_large_is_killed(tmp_path: Path, path: str) ->
             with contextlib.suppress(aiohttp.ClientError):
                 await post(session, url + path)
         await program.line("more than max_memory_hard")
-        await program.line(r"killed \(memory_limit\)")
+        await program.line(r"was killed: it had grown too large \(memory_limit\)")
         await program.line("worker 3 .* is ready")
         await ask_until_seen(url, 2)
         assert await program.stop() == 0
