@@ -122,6 +122,9 @@ async def test_it_closes_at_last_on_who_never_comes(
 
     await soon(stage.farewell.close_doors(FOR_EVER))
 
+    assert stage.door.are_awaited
+    assert stage.door.done[-1] == "close"
+
 
 @pytest.mark.parametrize(
     ("look", "pause"), [(0.0, 0.01), (0.001, 0.01), (0.002, 0.02), (0.15, 1.5)]
@@ -163,6 +166,9 @@ async def test_it_does_not_wait_where_no_worker_will_come(stage: Stage) -> None:
     stage.nobody_is_left.set()
 
     await soon(stage.farewell.close_doors(FOR_EVER))
+
+    assert stage.dispatcher.waiting == 3
+    assert stage.door.done[-1] == "close"
 
 
 @pytest.mark.parametrize("step", ["wait", "knocking", "room"])

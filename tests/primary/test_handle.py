@@ -265,6 +265,7 @@ async def test_what_comes_out_of_turn_disconnects_the_worker(stage: Stage) -> No
     stage.worker.say(Ready())
 
     await soon(stage.worker.disconnected.wait())
+    assert not stage.handle.is_connected
 
 
 # ---- what is asked of it

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 
 import pytest
@@ -14,20 +13,9 @@ from aiocluster.events import (
     WorkerListening,
 )
 from aiocluster.ipc.messages import Drain, Drained, DrainRequest, Unready
-from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns
-from tests.support.workers import FakeWorker
-
-
-def close_taken(worker: FakeWorker) -> int:
-    """Take what the worker was given; return how many."""
-    taken = worker.taken()
-    for fd, _ in taken:
-        os.close(fd)
-    worker.row[CONNECTIONS_TAKEN] += len(taken)
-    return len(taken)
-
+from tests.support.workers import close_taken
 
 # ---- the first start
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 
 import pytest
@@ -22,16 +21,7 @@ from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
 from tests.support.connections import close_all, connections, open_fds
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns, turns_until
-from tests.support.workers import FakeWorker
-
-
-def close_taken(worker: FakeWorker) -> int:
-    """Take what the worker was given; return how many."""
-    taken = worker.taken()
-    for fd, _ in taken:
-        os.close(fd)
-    worker.row[CONNECTIONS_TAKEN] += len(taken)
-    return len(taken)
+from tests.support.workers import FakeWorker, close_taken
 
 
 async def test_a_worker_is_told_who_it_is(stage: Stage) -> None:

@@ -26,7 +26,7 @@ from aiocluster.ipc.messages import (
     ToWorker,
     Unsubscribe,
 )
-from aiocluster.ipc.scoreboard import Scoreboard, open_row
+from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, Scoreboard, open_row
 from aiocluster.ipc.stacks import StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatcher import Connection
@@ -350,3 +350,12 @@ class FarEnd:
 
     def _on_closed(self, error: ProtocolError | None) -> None:
         self.disconnected.set()
+
+
+def close_taken(worker: FakeWorker) -> int:
+    """Take what the worker was given; return how many."""
+    taken = worker.taken()
+    for fd, _ in taken:
+        os.close(fd)
+    worker.row[CONNECTIONS_TAKEN] += len(taken)
+    return len(taken)

@@ -145,8 +145,10 @@ class FollowedHandler(RequestHandler):
         It is behind the last empty line, when `begun` messages came with the chunk and none of
         them has a body; without any, when the body before was over, it is all that came.
         """
+        messages = self._messages
+        if len(messages) >= _NEARLY_FULL:  # the parser may have stopped before it
+            return
         if begun:
-            messages = self._messages
             bodies = [messages[-number - 1][1] for number in range(min(begun, len(messages)))]
             if len(bodies) < begun or any(body is not EMPTY_PAYLOAD for body in bodies):
                 return
