@@ -37,6 +37,7 @@ from aiocluster.errors import (
 
 if TYPE_CHECKING:
     from aiocluster.cluster import Cluster as Cluster
+    from aiocluster.config.roles import Role as Role
     from aiocluster.events import Event as Event
     from aiocluster.events import EventsMissed as EventsMissed
     from aiocluster.events import ReloadBegan as ReloadBegan
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from aiocluster.events import ReloadFailed as ReloadFailed
     from aiocluster.events import RoleDegraded as RoleDegraded
     from aiocluster.events import RoleRecovered as RoleRecovered
+    from aiocluster.events import Scaled as Scaled
     from aiocluster.events import StopBegan as StopBegan
     from aiocluster.events import Upgraded as Upgraded
     from aiocluster.events import UpgradeFailed as UpgradeFailed
@@ -74,8 +76,10 @@ _HOMES = {
     "ReloadBegan": "events",
     "ReloadFailed": "events",
     "Reloaded": "events",
+    "Role": "config.roles",
     "RoleDegraded": "events",
     "RoleRecovered": "events",
+    "Scaled": "events",
     "Snapshot": "metrics.snapshot",
     "StopBegan": "events",
     "WorkerBlocked": "events",

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import import_target
 from aiocluster.errors import ChannelClosed
@@ -33,6 +34,7 @@ from aiocluster.primary.interpreter import (
     NO_PRELOAD,
     ZYGOTE_CALL,
     ZYGOTE_FD,
+    ZYGOTE_ROLE,
     ZYGOTE_STDERR,
     Interpreter,
     StartedZygote,
@@ -50,12 +52,9 @@ _THREADS_NOTE = (
 
 
 def fork_zygote(
-    app: object,
-    settings: Settings,
-    again: Interpreter,
-    not_its: Sequence[socket.socket] = (),
+    spec: RoleSpec, again: Interpreter, not_its: Sequence[socket.socket] = ()
 ) -> StartedZygote:
-    """Fork a zygote from this process, which must have no loop yet.
+    """Fork the zygote of a role from this process, which must have no loop yet.
 
     `again` is how to start it again, in case it must not import the app; `not_its` are sockets
     that it closes, since they are the primary's.
@@ -66,7 +65,7 @@ def fork_zygote(
     if pid == 0:
         for sock in (ours, *not_its):
             sock.close()
-        become_zygote(theirs, app, settings, again)
+        become_zygote(theirs, spec.app, spec.settings, again)
     theirs.close()
     return StartedZygote(pid, ours)
 
@@ -76,12 +75,12 @@ def zygote_call_from_environment() -> int:
     return int(os.environ.get(ZYGOTE_CALL, 0))
 
 
-def zygote_socket_from_environment() -> socket.socket:
-    """Return the socket of the zygote that this interpreter was started to be."""
+def zygote_from_environment() -> tuple[str, socket.socket]:
+    """Return the role and the socket of the zygote that this interpreter was started to be."""
     fd = int(os.environ.pop(ZYGOTE_FD))
     del os.environ[ZYGOTE_CALL]
     os.set_inheritable(fd, False)
-    return socket.socket(fileno=fd)
+    return os.environ.pop(ZYGOTE_ROLE), socket.socket(fileno=fd)
 
 
 def become_zygote(
@@ -128,8 +127,8 @@ def unpickled_zygote(fd: int) -> NoReturn:
     os.lseek(fd, 0, os.SEEK_SET)
     with io.FileIO(fd, "r", closefd=False) as file:
         preparation, settings, pickled = pickle.loads(file.readall())
-    sock = zygote_socket_from_environment()
-    again = Interpreter(sys.orig_argv, [fd])
+    role, sock = zygote_from_environment()
+    again = Interpreter(sys.orig_argv, [fd], role=role)
     become_zygote(sock, _Unpickled(preparation, pickled), settings, again)
 
 

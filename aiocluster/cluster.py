@@ -1,20 +1,22 @@
 """Cluster: what a program can ask of its workers, and of those who look after them."""
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from aiocluster.config.environment import checked_env
-from aiocluster.config.settings import Settings, checked_seconds, settings_from
+from aiocluster.config.roles import Plan, Role, plan_from
+from aiocluster.config.settings import Settings, checked_seconds
 from aiocluster.errors import ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.fd_limit import raise_fd_limit
 from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.interpreter import unpickling
+from aiocluster.primary.interpreter import Interpreter, unpickling
 from aiocluster.primary.origin import Origin
 from aiocluster.primary.orphans import become_subreaper
 from aiocluster.primary.parts import Parts
@@ -34,20 +36,22 @@ class Cluster:
     are those of `aiocluster.run`. Raises ConfigError when something given makes no sense.
     """
 
-    def __init__(self, app: object, **settings: Any) -> None:
+    def __init__(
+        self, app: object = None, *, roles: Mapping[str, Role] | None = None, **settings: Any
+    ) -> None:
         refuse_in_child("a Cluster was made")
-        self.settings = settings_from(settings)
-        self._begin_with(Origin(unpickling(app, self.settings)))
+        plan = plan_from(app, roles, settings)
+        self._begin_with(plan, Origin(_interpreters(plan)))
 
     @classmethod
-    def of_program(cls, settings: Settings, origin: Origin) -> Self:
+    def of_program(cls, plan: Plan, origin: Origin) -> Self:
         """Make the cluster of `run`."""
         cluster = cls.__new__(cls)
-        cluster.settings = settings
-        cluster._begin_with(origin)
+        cluster._begin_with(plan, origin)
         return cluster
 
-    def _begin_with(self, origin: Origin) -> None:
+    def _begin_with(self, plan: Plan, origin: Origin) -> None:
+        self.plan = plan
         self._origin = origin
         weakref.finalize(self, origin.close)  # of one that is neither started nor stopped
         # There from the beginning, so that nobody need miss the first event.
@@ -62,12 +66,12 @@ class Cluster:
     @property
     def workers(self) -> Mapping[int, WorkerHandle]:
         """The workers that live, by id. Ids start at 1 and are never used again."""
-        return MappingProxyType(self._parts.supervisor.workers if self._parts else {})
+        return MappingProxyType(self._parts.workers if self._parts else {})
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where the cluster listens: (host, port) each, with the real port."""
-        return self._parts.supervisor.addresses if self._parts else ()
+        return self._parts.addresses if self._parts else ()
 
     def subscribe(self, interval: float = 1.0) -> AsyncGenerator[Snapshot, None]:
         """Iterate over snapshots of the metrics, one every `interval` seconds.
@@ -88,22 +92,45 @@ class Cluster:
         """
         return self._bus.on(kind, callback)
 
-    async def fork(self, env: Mapping[str, str] | None = None) -> WorkerHandle:
+    @property
+    def settings(self) -> Settings:
+        """What was given to the cluster, and holds for each role that has nothing of its own."""
+        return self.plan.settings
+
+    async def fork(
+        self, env: Mapping[str, str] | None = None, *, role: str | None = None
+    ) -> WorkerHandle:
         """Add a worker with `env` in its environment; return it as soon as it is forked.
 
         It is replaced like the others when it dies, and the replacement has the same `env`.
+        Where there are several roles, `role` says of which it is to be.
         """
-        return await self._started("fork").supervisor.fork(checked_env(env or {}))
+        supervisor = self._started("fork").role(role, "fork").supervisor
+        return await supervisor.fork(checked_env(env or {}))
 
-    async def reload(self) -> None:
+    async def scale(self, workers: int | str, *, role: str | None = None) -> int:
+        """Have so many workers, or one "+1" more or "-1" fewer; return how many there are now.
+
+        Fewer: those in the highest slots drain, and their idle connections move. More: returns
+        once they are ready. Where there are several roles, `role` says of which. Raises
+        BootError, and nothing has changed, when a new one does not come up; ConfigError for a
+        count that makes no sense; ClusterStopping when a stop comes between.
+        """
+        parts = self._started("scale")
+        return await parts.role(role, "scale").supervisor.scale(workers, "asked for")
+
+    async def reload(self, role: str | None = None) -> None:
         """Replace every worker by one that runs the code as it is now; lose no request.
 
-        The app is imported anew; each old worker finishes what it has once a new one is ready
-        in its slot. Returns when the old ones are gone. Asked for during a reload, one more
-        follows it. Raises BootError, with the cause, when the new code does not come up, and
-        then the old serves as before; ClusterStopping when a stop comes between.
+        Or those of one role. The app is imported anew; each old worker finishes what it has once
+        a new one is ready in its slot. Returns when the old ones are gone. Asked for during a
+        reload, one more follows it. Raises BootError, with the cause, when the new code does not
+        come up, and then the old serves as before; ClusterStopping when a stop comes between.
+        Roles are reloaded one after the other; those after one that fails stay as they are.
         """
-        await self._started("reload").supervisor.reload()
+        parts = self._started("reload")
+        for one in [parts.role(role, "reload")] if role is not None else parts.roles.values():
+            await one.supervisor.reload()
 
     async def upgrade(self) -> None:
         """Put this program, as it is now on the disk, in the place of this one; lose nothing.
@@ -140,38 +167,33 @@ class Cluster:
         again, it waits for the same end.
         """
         if self._stopped is None:
-            seconds = self.settings.graceful_timeout if timeout is None else timeout
-            self._stopped = self._begin_to_stop(checked_seconds("stop: the timeout", seconds))
+            if timeout is not None:
+                timeout = checked_seconds("stop: the timeout", timeout)
+            self._stopped = self._begin_to_stop(timeout)
         return await asyncio.shield(self._stopped)
 
     def hurry(self) -> None:
         """Let a `stop` that is under way wait for nothing more: what still runs is cut."""
         if self._parts is not None and self._stopped is not None:
-            self._parts.farewell.hurry()
-            self._parts.supervisor.hurry()
+            self._parts.hurry()
 
     def end_wait(self) -> bool:
         """Let a `stop` that is in its `pre_drain_wait` go on; False when there is none."""
-        if self._parts is None or not self._parts.farewell.in_pre_drain_wait:
-            return False
-        self._parts.farewell.end_wait()
-        return True
+        return self._parts is not None and self._parts.end_wait()
 
     async def wait_empty(self) -> None:
         """Wait until no worker is left, nor one to come: each has ended and is not replaced."""
-        await self._started("wait_empty").supervisor.empty.wait()
+        await self._started("wait_empty").wait_empty()
 
     def kill(self) -> None:
         """Kill every worker now; a `stop` that waits for them ends at once."""
         if self._parts is not None:
-            if self._stopped is not None:
-                self._parts.farewell.hurry()
-            self._parts.supervisor.kill_all()
+            self._parts.kill(stopping=self._stopped is not None)
 
     def abandon(self) -> None:
         """Kill all children, from any thread, for a program that ends without its loop."""
         if self._parts is not None:
-            self._parts.generations.kill()
+            self._parts.abandon()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -194,7 +216,7 @@ class Cluster:
         try:
             raise_fd_limit()
             become_subreaper()
-            self._parts = Parts(self.settings, self._origin, self._bus)
+            self._parts = Parts(self.plan, self._origin, self._bus)
             await self._parts.start()
         except BaseException:
             # Workers that were another program's know by themselves what to do when we end.
@@ -216,7 +238,7 @@ class Cluster:
             raise _not_started(asked)
         return self._parts
 
-    def _begin_to_stop(self, timeout: float) -> asyncio.Future[list[str]]:
+    def _begin_to_stop(self, timeout: float | None) -> asyncio.Future[list[str]]:
         if self._parts is not None:
             return self._parts.stop(timeout)
         self._origin.close()
@@ -224,6 +246,16 @@ class Cluster:
         nobody_cut: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         nobody_cut.set_result([])
         return nobody_cut
+
+
+def _interpreters(plan: Plan) -> dict[str, Interpreter]:
+    with contextlib.ExitStack() as unused:
+        interpreters: dict[str, Interpreter] = {}
+        for name, spec in plan.roles.items():
+            interpreters[name] = unpickling(spec)
+            unused.callback(interpreters[name].close)
+        unused.pop_all()
+    return interpreters
 
 
 def _not_started(asked: str) -> ConfigError:

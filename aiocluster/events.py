@@ -115,8 +115,8 @@ class WorkerExited(WorkerEvent):
     "signal", "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
     was killed), "hang" (its loop did not turn for `hang_timeout`, and it was killed),
     "memory_limit" (it was too large; voluntary unless it was killed for that), "reload",
-    "max_requests", "max_age", "drain", "kill", "stop". `stack` is what a WorkerBlocked told of
-    one that hung; "" for others.
+    "scale_down", "max_requests", "max_age", "drain", "kill", "stop". `stack` is what a
+    WorkerBlocked told of one that hung; "" for others.
     """
 
     code: int | None
@@ -133,21 +133,23 @@ class StopBegan(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReloadBegan(Event):
-    """The app is being imported anew; its workers will be of `generation`."""
+    """The app of `role` is being imported anew; its workers will be of `generation`."""
 
     generation: int
+    role: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded(Event):
-    """All slots have workers of `generation`; the old ones finish what they have."""
+    """All slots of `role` have workers of `generation`; the old ones finish what they have."""
 
     generation: int
+    role: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadFailed(Event):
-    """`generation` did not come up, and the one before it serves on.
+    """`generation` of `role` did not come up, and the one before it serves on.
 
     `cause` is one line; `traceback` its text, or "".
     """
@@ -155,6 +157,20 @@ class ReloadFailed(Event):
     generation: int
     cause: str
     traceback: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Event):
+    """`role` is to have `workers` workers, and had `before`; `reason` says who wants that, and why.
+
+    The new ones are being started; or those in the highest slots drain.
+    """
+
+    role: str
+    before: int
+    workers: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

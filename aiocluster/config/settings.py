@@ -48,6 +48,9 @@ Interval = Annotated[float, Meta(ge=0.05, le=_YEAR)]
 Restart = Literal["always", "on_failure", "never"]
 Workers = Positive | Literal["auto", "cpu", "io"]
 
+# Those that no role has for itself: they steer the program, not its workers.
+OF_THE_CLUSTER = frozenset({"pre_drain_wait", "log_level"})
+
 # More workers than this for each CPU, and they mostly wait for each other.
 MANY_WORKERS_PER_CPU = 4
 
@@ -195,20 +198,21 @@ _HINTS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)
 
 def settings_from(values: Mapping[str, Any]) -> Settings:
     """Check `values` and return the settings; what is not in `values` has its default."""
-    _refuse_unknown(values)
+    refuse_unknown(values)
     return Settings(**{name: _checked(name, value) for name, value in values.items()})
 
 
 def value_from_text(name: str, text: str) -> Any:
     """Read the text of one setting, say from a command line, as a value `settings_from` takes."""
-    _refuse_unknown({name: text})
+    refuse_unknown({name: text})
     if name == "bind":
         addresses_from(text)
         return text
     return _converted(name, text, strict=False)
 
 
-def _refuse_unknown(values: Mapping[str, Any]) -> None:
+def refuse_unknown(values: Mapping[str, Any]) -> None:
+    """Raise ConfigError, with what may have been meant, when one is the name of no setting."""
     unknown = [str(name) for name in values if name not in _HINTS]
     if not unknown:
         return

@@ -14,7 +14,7 @@ from aiocluster.ipc.messages import BootFailed
 from aiocluster.metrics.ledger import LedgerState
 
 # Changes when a program with this file could not read the estate of one with another.
-RECORD = 3
+RECORD = 4
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,10 +105,14 @@ class GenerationsState(_Record, frozen=True):
 
 
 class ListenerState(_Record, frozen=True):
-    """A listening socket; `is_shared` when somebody else has it too, who handed it down."""
+    """A listening socket, bound for the address `asked`.
+
+    `is_shared` when somebody else has it too, who handed it down; then it was asked for none.
+    """
 
     fd: int
     is_shared: bool
+    asked: str
 
 
 class SubscriptionState(_Record, frozen=True):
@@ -130,7 +134,6 @@ class FailuresState(_Record, frozen=True):
 class CrewState(_Record, frozen=True):
     """The workers and their places."""
 
-    next_worker_id: int
     workers: list[WorkerState]
     slots: list[SlotState]
     due: list[tuple[int, str]]  # workers that are to be replaced, and why
@@ -139,22 +142,18 @@ class CrewState(_Record, frozen=True):
     reload_wanted: bool
 
 
-class Estate(_Record, frozen=True):
-    """All of it."""
+class RoleState(_Record, frozen=True):
+    """All that one role has."""
 
     bind: list[str]  # what the listeners were asked for
     workers: str  # how many were asked for
     listeners: list[ListenerState]
-    scoreboard: int
     generations: GenerationsState
     crew: CrewState
-    ledger: LedgerState
-    subscriptions: list[SubscriptionState]
     waiting: list[tuple[int, int]]  # connections that nobody had room for: fd, listener
 
     def descriptors(self) -> Iterator[int]:
         """Iterate over the descriptors that belong to it."""
-        yield self.scoreboard
         yield from (listener.fd for listener in self.listeners)
         yield from (fd for fd, _ in self.waiting)
         for worker in self.crew.workers:
@@ -165,6 +164,27 @@ class Estate(_Record, frozen=True):
         for generation in self.generations.living:
             if generation.zygote is not None:
                 yield generation.zygote.fd
+
+
+class Estate(_Record, frozen=True):
+    """All of it."""
+
+    scoreboard: int
+    next_worker_id: int
+    ledger: LedgerState
+    subscriptions: list[SubscriptionState]
+    roles: dict[str, RoleState]
+
+    @property
+    def workers(self) -> Iterator[WorkerState]:
+        """Those of all roles."""
+        return (worker for role in self.roles.values() for worker in role.crew.workers)
+
+    def descriptors(self) -> Iterator[int]:
+        """Iterate over the descriptors that belong to it."""
+        yield self.scoreboard
+        for role in self.roles.values():
+            yield from role.descriptors()
 
 
 def to_bytes(estate: Estate) -> bytes:

@@ -2,7 +2,7 @@
 
 channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
                              Subscribe, Unsubscribe, UserMessage, Credit
-channel, primary to worker:  Unready, Drain, SnapshotFor, UserMessage, Credit
+channel, primary to worker:  Unready, Lead, Drain, SnapshotFor, UserMessage, Credit
 zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
 zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
                                    ForkFailed, Exited
@@ -16,7 +16,7 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 3
+PROTOCOL = 4
 
 DrainReason = Literal["drain", "max_requests"]
 
@@ -116,6 +116,10 @@ class SnapshotFor(_Wire, frozen=True, tag=41):
     snapshot: dict[str, Any]
 
 
+class Lead(_Wire, frozen=True, tag=42):
+    """You lead your role now, if your row of the scoreboard still says so."""
+
+
 class Unready(_Wire, frozen=True, tag=49):
     """The cluster is about to stop: serve on, and say that you are not ready to who asks."""
 
@@ -192,7 +196,7 @@ FromWorker = (
     | UserMessage
     | Credit
 )
-ToWorker = Unready | Drain | SnapshotFor | UserMessage | Credit
+ToWorker = Unready | Lead | Drain | SnapshotFor | UserMessage | Credit
 ToZygote = Fork | Watch
 FromZygote = Prepared | PrepareFailed | Forked | ForkFailed | Exited
 Message = FromWorker | ToWorker | ToZygote | FromZygote

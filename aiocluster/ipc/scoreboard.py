@@ -1,6 +1,6 @@
 """Counters that workers write and the primary reads, in shared memory.
 
-One mapping for all, one row a worker, one writer a field: the worker, but for one. A field is an
+One mapping for all, one row a worker, one writer a field: the worker, but for two. A field is an
 8-byte aligned integer, which the machines we run on store at once, so nobody locks.
 Policies read it for nothing, and what it says outlives the worker that wrote it.
 """
@@ -29,7 +29,8 @@ REQUESTS_DONE = 3
 RESPONSES = 4  # and the four after it: 1xx to 5xx
 HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn; 0 before and after its life
 OTHER_FDS = 10  # open descriptors that are no client's connection
-DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the only field that the primary writes
+DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the primary writes it
+LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
 
 
 class Scoreboard:
@@ -68,6 +69,10 @@ class Scoreboard:
     def order_drain(self, row: int) -> None:
         """Say so to a worker that is too busy to read its channel, but not its row."""
         self._fields[row * _ROW_FIELDS + DRAIN_ORDERED] = 1
+
+    def lead(self, row: int, does: bool) -> None:
+        """Say to a worker whether it leads its role."""
+        self._fields[row * _ROW_FIELDS + LEADS] = int(does)
 
     def counters(self, row: int) -> Counters:
         """Return what the row says, for a snapshot."""

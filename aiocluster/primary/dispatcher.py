@@ -3,7 +3,7 @@
 When nobody has room it keeps what was already accepted and asks the listeners to pause:
 the kernel's backlog is the queue. A worker that has left a connection untaken for too
 long is *behind* and is passed over while another is not; when all are behind, the policy
-chooses among all of them.
+chooses among all of them. Unless the policy is *binding*: then a client waits for its worker.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +20,17 @@ class Connection(NamedTuple):
 
     fd: int
     listener: int
+    affinity: bytes = b""  # what a sticky policy goes by
+    slot: int = -1  # where it was, if it comes back from a worker
 
 
 class Recipient(Candidate, Protocol):
-    """The part of an Outbox that the dispatcher needs."""
+    """The part of an Outbox that the dispatcher needs.
+
+    `promised` is how many it will be given of those that are being given out.
+    """
+
+    promised: int
 
     @property
     def has_room(self) -> bool:
@@ -47,6 +54,18 @@ class Recipient(Candidate, Protocol):
         ...
 
 
+class Dispatching(Protocol):
+    """What a Dispatcher does for the other parts; and all those of a role, as one."""
+
+    @property
+    def waiting(self) -> int: ...
+    def add(self, recipient: Recipient) -> None: ...
+    def remove(self, recipient: Recipient) -> None: ...
+    def update(self, now: float) -> None: ...
+    def dispatch(self, connections: Sequence[Connection], now: float) -> None: ...
+    def has_punctual(self, now: float) -> bool: ...
+
+
 class Dispatcher:
     """Chooses and hands over. It never blocks and never drops a connection."""
 
@@ -54,6 +73,7 @@ class Dispatcher:
         self, policy: Policy, pause: Callable[[], None], resume: Callable[[], None]
     ) -> None:
         self._policy = policy
+        self._is_binding = getattr(policy, "is_binding", False)
         self._pause = pause
         self._resume = resume
         self._recipients: list[Recipient] = []
@@ -94,8 +114,8 @@ class Dispatcher:
             self._pause_or_resume()
 
     def has_punctual(self, now: float) -> bool:
-        """Is there a worker that would take a connection at once?"""
-        return any(
+        """Is there a worker that would take at once what another leaves lying?"""
+        return not self._is_binding and any(
             not candidate.is_stuck and not candidate.is_behind(now)
             for candidate in self._candidates
         )
@@ -112,7 +132,7 @@ class Dispatcher:
     def _hand_out(self, connections: Sequence[Connection], now: float) -> list[Connection]:
         """Return those that came back because their worker turned out to be full."""
         if len(connections) == 1:
-            batches = {self._choose(now): connections}
+            batches = {self._choose(connections[0], now): connections}
         else:
             batches = self._batches(connections, now)
         refused: list[Connection] = []
@@ -128,16 +148,30 @@ class Dispatcher:
     ) -> dict[Recipient, Sequence[Connection]]:
         batches: dict[Recipient, list[Connection]] = {}
         for connection in connections:
-            batches.setdefault(self._choose(now), []).append(connection)
+            chosen = self._choose(connection, now)
+            chosen.promised += 1  # so that the next choice sees it
+            batches.setdefault(chosen, []).append(connection)
+        for recipient in batches:
+            recipient.promised = 0
         return dict(batches)
 
-    def _choose(self, now: float) -> Recipient:
+    def _choose(self, connection: Connection, now: float) -> Recipient:
         candidates = self._candidates
-        chosen = self._policy.choose(candidates)
+        if self._is_binding:
+            return self._bound(connection)
+        chosen = self._policy.choose(candidates, connection.affinity)
         if not chosen.is_behind(now):
             return chosen
         punctual = [candidate for candidate in candidates if not candidate.is_behind(now)]
-        return self._policy.choose(punctual) if punctual else chosen
+        return self._policy.choose(punctual, connection.affinity) if punctual else chosen
+
+    def _bound(self, connection: Connection) -> Recipient:
+        """One that comes back goes to where it was, or to the next worker in that place."""
+        if connection.slot >= 0:
+            for candidate in self._candidates:
+                if candidate.slot == connection.slot:
+                    return candidate
+        return self._policy.choose(self._candidates, connection.affinity)
 
     def _forget_full(self) -> None:
         self._candidates = self._fit()
@@ -145,6 +179,8 @@ class Dispatcher:
 
     def _fit(self) -> list[Recipient]:
         roomy = [recipient for recipient in self._recipients if recipient.has_room]
+        if self._is_binding:
+            return roomy
         return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 
     def _pause_or_resume(self) -> None:

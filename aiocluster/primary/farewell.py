@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.dispatcher import Dispatching
 from aiocluster.primary.listeners import Listeners
 
 log = logging.getLogger("aiocluster")
@@ -42,7 +42,7 @@ class Farewell:
     def __init__(
         self,
         listeners: Listeners,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatching,
         nobody_is_left: asyncio.Event,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:

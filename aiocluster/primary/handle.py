@@ -27,6 +27,7 @@ from aiocluster.ipc.messages import (
     Drained,
     DrainRequest,
     FromWorker,
+    Lead,
     Message,
     Online,
     Ready,
@@ -115,6 +116,7 @@ class WorkerHandle:
         # What its channel said before we heard that it was forked: nobody may hear of a
         # worker before its WorkerForked.
         self._early: list[Callable[[], None]] | None = []
+        outbox.worker_id = spec.worker_id
         outbox.on_fd_limit = self._on_fd_limit
 
     def __repr__(self) -> str:
@@ -137,6 +139,11 @@ class WorkerHandle:
     def is_leaving(self) -> bool:
         """True once it was told to go, or is gone."""
         return self.phase in (Phase.DRAINING, Phase.EXITED)
+
+    @property
+    def is_leader(self) -> bool:
+        """True while it is the one of its role that does what must be done once."""
+        return self.outbox.leads
 
     @property
     def cut(self) -> list[str]:
@@ -208,6 +215,12 @@ class WorkerHandle:
         moving = not stopping and self._owner.others_serve()
         self.channel.post(Drain(seconds, moving, stopping))
         return asyncio.shield(self.exited)
+
+    def lead(self, does: bool) -> None:
+        """Let it lead its role, or not any more; it sees that at once, whatever it does."""
+        self.outbox.lead(does)
+        if does:
+            self.channel.post(Lead())
 
     def ask_for_stacks(self) -> None:
         """Let it write the stacks of its threads and tasks to `stacks`."""

@@ -13,13 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, NoReturn
 
 from aiohttp import web
 
-from aiocluster.config.settings import Settings
+from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.packets import packet_pair
 from aiocluster.primary.scheduling import spawn_options
@@ -30,6 +30,9 @@ ZYGOTE_FD = "AIOCLUSTER_ZYGOTE_FD"
 
 # Which of the program's calls of `run` it is to be: the first is 1.
 ZYGOTE_CALL = "AIOCLUSTER_ZYGOTE_CALL"
+
+# Of which role it is to be.
+ZYGOTE_ROLE = "AIOCLUSTER_ZYGOTE_ROLE"
 
 # The descriptor of the standard error it is to have once it is one.
 ZYGOTE_STDERR = "AIOCLUSTER_ZYGOTE_STDERR"
@@ -66,6 +69,7 @@ class Interpreter:
     arguments: list[str]
     fds: list[int] = field(default_factory=list)
     call: int = 1
+    role: str = ONLY_ROLE
     # In a process group of its own, by which its orphans can be told from others; and a
     # terminal's Ctrl-C then reaches only the program, which knows what it means.
     own_group: bool = False
@@ -118,7 +122,15 @@ class Interpreter:
             os.close(self.fds.pop())
 
     def _variables(self, sock: socket.socket) -> dict[str, str]:
-        return {ZYGOTE_FD: str(sock.fileno()), ZYGOTE_CALL: str(self.call)}
+        return {
+            ZYGOTE_FD: str(sock.fileno()),
+            ZYGOTE_CALL: str(self.call),
+            ZYGOTE_ROLE: self.role,
+        }
+
+    def of(self, role: str) -> "Interpreter":
+        """Return the one that becomes a zygote of this role."""
+        return replace(self, role=role)
 
 
 def _stderr_pipe(
@@ -152,15 +164,16 @@ def this_program(call: int = 1) -> Interpreter:
     return Interpreter([sys.executable, *arguments], call=call)
 
 
-def unpickling(app: object, settings: Settings) -> Interpreter:
-    """An interpreter that unpickles `app`; ConfigError when it cannot be."""
-    payload = pickle.dumps((_preparation(), settings, _pickled(app)))
+def unpickling(spec: RoleSpec) -> Interpreter:
+    """An interpreter that unpickles the app of a role; ConfigError when it cannot be."""
+    payload = pickle.dumps((_preparation(), spec.settings, _pickled(spec.app)))
     fd = os.memfd_create("aiocluster-app", os.MFD_CLOEXEC)
     with io.FileIO(fd, "w", closefd=False) as file:
         file.write(payload)
     code = f"from aiocluster.children import unpickled_zygote; unpickled_zygote({fd})"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return Interpreter([sys.executable, *flags, "-c", code], [fd], own_group=True)
+    arguments = [sys.executable, *flags, "-c", code]
+    return Interpreter(arguments, [fd], role=spec.name, own_group=True)
 
 
 def _preparation() -> dict[str, Any]:

@@ -59,9 +59,11 @@ class Listener:
         on_connections: Callable[[list[Connection]], None],
         *,
         shared: bool = False,
+        asked: str = "",
     ) -> None:
         self.sock = sock
         self.index = index
+        self.asked = asked  # the address that it was bound for; "" of one that was handed down
         self.is_shared = shared
         self._on_connections = on_connections
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""All listening sockets of a cluster, as one."""
+"""All listening sockets of a role, as one."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -18,12 +18,19 @@ class Listeners:
         self._on_connections = on_connections
         self._listeners: list[Listener] = []
 
+    @property
+    def all(self) -> Sequence[Listener]:
+        """Each, by its index."""
+        return self._listeners
+
     def bind(self, addresses: Sequence[Address], *, tcp_keepalive: bool) -> None:
         """Bind each; ConfigError, naming the address, when one cannot be."""
         for address in addresses:
             for sock in bind(address, tcp_keepalive=tcp_keepalive):
                 index = len(self._listeners)
-                self._listeners.append(Listener(sock, index, self._on_connections))
+                self._listeners.append(
+                    Listener(sock, index, self._on_connections, asked=str(address))
+                )
         check_overlap([listener.sock for listener in self._listeners])
 
     def inherit(self, sockets: Sequence[socket.socket], *, tcp_keepalive: bool) -> None:
@@ -36,7 +43,9 @@ class Listeners:
     def state(self) -> list[ListenerState]:
         """Return what the next program needs of each, by its index."""
         return [
-            ListenerState(fd=listener.sock.fileno(), is_shared=listener.is_shared)
+            ListenerState(
+                fd=listener.sock.fileno(), is_shared=listener.is_shared, asked=listener.asked
+            )
             for listener in self._listeners
         ]
 
@@ -47,7 +56,9 @@ class Listeners:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
             self._listeners.append(
-                Listener(sock, index, self._on_connections, shared=state.is_shared)
+                Listener(
+                    sock, index, self._on_connections, shared=state.is_shared, asked=state.asked
+                )
             )
 
     @property

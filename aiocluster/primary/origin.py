@@ -1,4 +1,4 @@
-"""What a cluster starts from: its app, which is to be imported, or what another program left."""
+"""What a cluster starts from: the apps to import, or what another program left."""
 
 import socket
 from dataclasses import dataclass, field
@@ -13,25 +13,30 @@ from aiocluster.primary.upgrade import Successor
 
 @dataclass(slots=True, eq=False)
 class Origin:
-    """What is there before the first part is."""
+    """What is there before the first part is. Each role has an entry in `interpreters`."""
 
-    interpreter: Interpreter  # which starts the next zygote
-    zygote: StartedZygote | None = None  # the first, where it was started already
+    interpreters: dict[str, Interpreter]  # each starts the next zygote of its role
+    zygotes: dict[str, StartedZygote] = field(default_factory=dict)  # those started already
     estate: Estate | None = None  # what another program left to us, its workers among it
     successor: Successor | None = None  # the program that may take our place
     inherited: list[socket.socket] = field(default_factory=list)  # served in the place of `bind`
 
-    def new_spawner(self) -> GenerationSpawner:
-        """Return what forks one generation: the first has the first zygote."""
-        first, self.zygote = self.zygote, None
-        return ZygoteSpawner(self.interpreter.start_zygote, first)
+    @property
+    def own_group(self) -> bool:
+        """Has each zygote a process group of its own?"""
+        return any(interpreter.own_group for interpreter in self.interpreters.values())
+
+    def new_spawner(self, role: str) -> GenerationSpawner:
+        """Return what forks one generation of a role: the first has the first zygote."""
+        return ZygoteSpawner(self.interpreters[role].start_zygote, self.zygotes.pop(role, None))
 
     def scoreboard(self) -> Scoreboard:
         """Return a new one, or the one that the workers we go on with write to."""
         if (estate := self.estate) is None:
             return Scoreboard()
-        return Scoreboard(estate.scoreboard, {worker.row for worker in estate.crew.workers})
+        return Scoreboard(estate.scoreboard, {worker.row for worker in estate.workers})
 
     def close(self) -> None:
         """Start no more zygotes. Idempotent."""
-        self.interpreter.close()
+        for interpreter in self.interpreters.values():
+            interpreter.close()

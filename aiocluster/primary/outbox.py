@@ -15,7 +15,15 @@ from dataclasses import dataclass
 
 from aiocluster.ipc.estate import OutboxState
 from aiocluster.ipc.handoff import give, take_all
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, OTHER_FDS, Scoreboard
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    LEADS,
+    OTHER_FDS,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+    Scoreboard,
+)
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.returns import Returns
 
@@ -56,6 +64,8 @@ class Outbox:
         on_returned: Callable[[list[Connection]], None],
     ) -> None:
         self.slot = slot
+        self.worker_id = 0  # its handle says which
+        self.promised = 0
         self.has_room = True
         self.is_stuck = False  # the watchdog says so
         self.is_closed = False
@@ -65,6 +75,9 @@ class Outbox:
         self._sender, self._receiver = ends
         self._scoreboard, self._row = scoreboard
         self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
+        self._closed = self._scoreboard.reader(self._row, CONNECTIONS_CLOSED)
+        self._begun = self._scoreboard.reader(self._row, REQUESTS_BEGUN)
+        self._done = self._scoreboard.reader(self._row, REQUESTS_DONE)
         self._limits = limits
         self._reserved_fds = min(_MAX_RESERVED_FDS, limits.max_fds // 8)
         self._on_change = on_change
@@ -77,10 +90,24 @@ class Outbox:
         self._retry: asyncio.TimerHandle | None = None
         self._next_look: asyncio.TimerHandle | None = None
 
+    # ---- what a policy may ask
+
+    @property
+    def open_connections(self) -> int:
+        """Connections given, or about to be, and not closed."""
+        return self.sent + self.promised - self._closed()
+
     @property
     def queued(self) -> int:
         """Connections given and not taken."""
         return self.sent - self._taken()
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests begun and not done."""
+        return self._begun() - self._done()
+
+    # ---- giving and taking back
 
     def is_behind(self, now: float) -> bool:
         """Has it left a connection untaken for longer than `behind_after`?"""
@@ -150,6 +177,15 @@ class Outbox:
     def order_drain(self) -> None:
         """Say on the scoreboard that nothing more will come, and a deadline holds."""
         self._scoreboard.order_drain(self._row)
+
+    @property
+    def leads(self) -> bool:
+        """Does the scoreboard say that this worker leads?"""
+        return self._scoreboard.read(self._row, LEADS) == 1
+
+    def lead(self, does: bool) -> None:
+        """Say on the scoreboard whether it leads."""
+        self._scoreboard.lead(self._row, does)
 
     def close(self) -> list[Connection]:
         """Give nothing more; return what was not taken, or given back. Only of a dead worker."""

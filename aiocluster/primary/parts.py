@@ -3,67 +3,124 @@
 import asyncio
 import logging
 import os
-import random
+import socket
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
-from aiocluster.config.cpus import available_cpus
-from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
-from aiocluster.errors import BootError
-from aiocluster.events import Upgraded
+from aiocluster.config.roles import Plan
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.events import StopBegan, Upgraded
 from aiocluster.ipc.estate import Estate
-from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.bus import EventBus
-from aiocluster.primary.dispatcher import Connection, Dispatcher
-from aiocluster.primary.farewell import Farewell
-from aiocluster.primary.generations import Generations
+from aiocluster.primary.commons import Commons
+from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.heritage import Heritage
 from aiocluster.primary.inherited import take_inherited
-from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.origin import Origin
 from aiocluster.primary.orphans import Reaper
 from aiocluster.primary.reporting import Reporter
-from aiocluster.primary.restarts import RestartConfig, RestartPolicy
-from aiocluster.primary.supervisor import Supervisor
+from aiocluster.primary.role import RoleParts
 from aiocluster.primary.upgrade import Upgrader
-from aiocluster.primary.watchdog import Watchdog
 
 log = logging.getLogger("aiocluster")
-
-_POLICIES = {"round_robin": RoundRobin}
 
 
 class Parts:
     """Those of one cluster: started once, and stopped once."""
 
-    def __init__(self, settings: Settings, origin: Origin, bus: EventBus) -> None:
-        self._settings = settings
+    def __init__(self, plan: Plan, origin: Origin, bus: EventBus) -> None:
+        self._plan = plan
         self._origin = origin
         self._bus = bus
         self._loop = asyncio.get_running_loop()
-        scoreboard = origin.scoreboard()
-        self.reporter = Reporter(scoreboard, lambda: self.supervisor.workers.values())
-        self.generations = Generations(origin.new_spawner, settings.boot_timeout)
-        self._reaper = Reaper(
-            self.generations,
-            own_group=origin.interpreter.own_group,
-            is_heir=origin.estate is not None,
+        self.reporter = Reporter(origin.scoreboard(), lambda: self.workers.values())
+        self._commons = commons = Commons(bus, self.reporter)
+        self.roles = {
+            name: RoleParts(spec, commons, partial(origin.new_spawner, name))
+            for name, spec in plan.roles.items()
+        }
+        # Ids are never used twice, so the order of the maps does not matter.
+        self.workers: Mapping[int, WorkerHandle] = ChainMap(
+            *(role.supervisor.workers for role in self.roles.values())
         )
-        self._listeners = listeners = Listeners(self._on_connections)
-        self._dispatcher = Dispatcher(
-            _POLICIES[settings.policy](), listeners.pause, listeners.resume
-        )
-        self.supervisor = Supervisor(
-            settings, self.generations, self._dispatcher, bus, self.reporter, _restarts(settings)
-        )
-        self._watchdog = Watchdog(
-            settings, scoreboard, self._dispatcher, self.supervisor.workers, bus.publish
-        )
-        self.farewell = Farewell(listeners, self._dispatcher, self.supervisor.empty)
+        self._reaper = Reaper(self, own_group=origin.own_group, is_heir=origin.estate is not None)
         self.upgrader: Upgrader | None = None  # once all is started, if there is a successor
         self._ends = AsyncExitStack()
-        self._stopping = False
-        self._stop_timeout = 0.0
+        self._serving = self._stopping = False
+        self._stop_timeouts: dict[str, float] = {}
         self._cut: list[str] = []
+
+    def role(self, name: str | None, asked: str) -> RoleParts:
+        """Return the role of this name; ConfigError when there is none, or it must be said."""
+        if name is None and len(self.roles) == 1:
+            return next(iter(self.roles.values()))
+        if name is None or name not in self.roles:
+            given = "give a role" if name is None else f"there is no role {name!r}"
+            raise ConfigError(f"{asked}: {given}; the roles are {', '.join(self.roles)}")
+        return self.roles[name]
+
+    # ---- all roles, as one
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Where the connections come from: (host, port) each."""
+        return tuple(
+            address for role in self.roles.values() for address in role.supervisor.addresses
+        )
+
+    @property
+    def zygote_pids(self) -> set[int]:
+        """Those of all zygotes there ever were."""
+        return set().union(*(role.generations.zygote_pids for role in self.roles.values()))
+
+    def knows(self, pid: int) -> bool:
+        """Is this a zygote, or a worker whose end is still to be told?"""
+        return any(role.generations.knows(pid) for role in self.roles.values())
+
+    @property
+    def turns(self) -> list[tuple[asyncio.Lock, asyncio.Lock]]:
+        """See upgrade.Predecessor."""
+        return [role.supervisor.turns for role in self.roles.values()]
+
+    @property
+    def unrest(self) -> str:
+        """See upgrade.Predecessor."""
+        all_of_it = (role.supervisor.unrest for role in self.roles.values())
+        return next(filter(None, all_of_it), "")
+
+    async def wait_empty(self) -> None:
+        """Wait until no worker is left, nor one to come."""
+        for role in self.roles.values():
+            await role.supervisor.empty.wait()
+
+    def hurry(self) -> None:
+        """Let a stop wait for nothing more."""
+        for role in self.roles.values():
+            role.farewell.hurry()
+            role.supervisor.hurry()
+
+    def end_wait(self) -> bool:
+        """Let a stop that is in its `pre_drain_wait` go on; False when there is none."""
+        waiting = [role for role in self.roles.values() if role.farewell.in_pre_drain_wait]
+        for role in waiting:
+            role.farewell.end_wait()
+        return bool(waiting)
+
+    def kill(self, *, stopping: bool) -> None:
+        """End every worker now; if `stopping` nothing is waited for any more."""
+        for role in self.roles.values():
+            if stopping:
+                role.farewell.hurry()
+            role.supervisor.kill_all()
+
+    def abandon(self) -> None:
+        """Kill all children, from any thread."""
+        for role in self.roles.values():
+            role.generations.kill()
+
+    # ---- start
 
     async def start(self) -> None:
         """Start them; each says, before the next one starts, how it will be stopped.
@@ -76,124 +133,123 @@ class Parts:
         ends.callback(self._bus.close)
         ends.callback(self.reporter.close)  # which ends every subscription
         ends.callback(self._reaper.reap_rest)
-        ends.push_async_callback(self.generations.close)
+        ends.push_async_callback(self._of_each, lambda role: role.generations.close())
         ends.callback(self._reaper.close)
         self._reaper.start()
-        ends.callback(self._watchdog.close)
-        self._watchdog.start()
+        for role in self.roles.values():
+            ends.callback(role.watchdog.close)
+            role.watchdog.start()
         ends.push_async_callback(self._stop_workers)
         ends.push_async_callback(self._say_farewell)
         if self._origin.estate is None:
             await self._begin()
         else:
             await self._adopt(self._origin.estate)
-        self._listeners.listen(self._settings.backlog)
-        self._dispatcher.update(self._loop.time())
+        for role in self.roles.values():
+            role.listen()
+        self._serving = True
         self._be_upgradable()
 
-    def stop(self, timeout: float) -> "asyncio.Task[list[str]]":
+    async def _begin(self) -> None:
+        # Bound before anything is imported: a port that is taken is told at once. Clients
+        # are let in last, when there are workers to serve them.
+        inherited = self._take_inherited()
+        for role in self.roles.values():
+            role.bind(inherited if role.settings.bind else ())
+        try:
+            async with asyncio.TaskGroup() as starting:
+                for role in self.roles.values():
+                    starting.create_task(_start(role, alone=len(self.roles) == 1))
+        except* BootError as group:
+            if not self._stopping:
+                raise _first(group) from None
+        if self._stopping:
+            raise BootError("the cluster was stopped while it started")
+
+    def _take_inherited(self) -> list[socket.socket]:
+        inherited = self._origin.inherited or take_inherited(os.environ)
+        listening = [name for name, role in self.roles.items() if role.settings.bind]
+        if inherited and len(listening) != 1:
+            for sock in inherited:
+                sock.close()
+            raise ConfigError(
+                "LISTEN_FDS: sockets were handed down, and nobody says for which role:"
+                f" {', '.join(listening) or 'none'} listens"
+            )
+        return inherited
+
+    async def _adopt(self, estate: Estate) -> None:
+        self._bus.publish(Upgraded())
+        await self._heritage().adopt(estate)
+
+    def _be_upgradable(self) -> None:
+        if (successor := self._origin.successor) is None:
+            return
+        boot_timeout = max(role.settings.boot_timeout for role in self.roles.values())
+        self.upgrader = Upgrader(successor, self, self._bus, boot_timeout, self._heritage().state)
+        self._ends.callback(self.upgrader.close)
+
+    def _heritage(self) -> Heritage:
+        return Heritage(self._commons, self.roles, self.workers)
+
+    async def _of_each(self, step: Callable[[RoleParts], Awaitable[object]]) -> None:
+        """Take a step with all roles at the same time."""
+        await asyncio.gather(*(step(role) for role in self.roles.values()))
+
+    # ---- stop
+
+    def stop(self, timeout: float | None) -> "asyncio.Task[list[str]]":
         """Stop them, the workers within `timeout`; await the result for those that were cut.
 
-        Takes effect at once, awaited or not, also while they are still being started.
+        None: each role within its own `graceful_timeout`. Takes effect at once, awaited or not,
+        also while they are still being started.
         """
         self._stopping = True
-        self._stop_timeout = timeout
+        self._stop_timeouts = {
+            name: role.settings.graceful_timeout if timeout is None else timeout
+            for name, role in self.roles.items()
+        }
         return self._loop.create_task(self._stop())
 
     async def _stop(self) -> list[str]:
         await self._ends.aclose()
         return self._cut
 
-    # ---- start
-
-    async def _begin(self) -> None:
-        # Bound before anything is imported: a port that is taken is told at once. Clients
-        # are let in last, when there are workers to serve them.
-        self._bind()
-        self.supervisor.listen_on(self._listeners)
-        await self.generations.begin()
-        await self._start_workers()
-
-    def _bind(self) -> None:
-        keepalive = self._settings.tcp_keepalive
-        if sockets := self._origin.inherited or take_inherited(os.environ):
-            log.info("serving the sockets that were handed down (LISTEN_FDS) in the place of bind")
-            self._listeners.inherit(sockets, tcp_keepalive=keepalive)
-        else:
-            self._listeners.bind(self._settings.bind, tcp_keepalive=keepalive)
-
-    async def _start_workers(self) -> None:
-        try:
-            await self.supervisor.start(_count_of_workers(self._settings))
-        except BootError:
-            if not self._stopping:
-                raise
-        if self._stopping:
-            raise BootError("the cluster was stopped while it started")
-
-    async def _adopt(self, estate: Estate) -> None:
-        self._bus.publish(Upgraded())
-        await self._heritage().adopt(estate, self._loop.time())
-
-    def _be_upgradable(self) -> None:
-        if (successor := self._origin.successor) is None:
-            return
-        self.upgrader = Upgrader(
-            successor,
-            self.supervisor,
-            self._bus,
-            self._settings.boot_timeout,
-            self._heritage().state,
-        )
-        self._ends.callback(self.upgrader.close)
-
-    def _heritage(self) -> Heritage:
-        return Heritage(
-            self._settings,
-            self._listeners,
-            self._dispatcher,
-            self.reporter,
-            self.generations,
-            self.supervisor,
-        )
-
-    # ---- between
-
-    def _on_connections(self, connections: list[Connection]) -> None:
-        self._dispatcher.dispatch(connections, self._loop.time())
-
-    # ---- stop
-
     async def _say_farewell(self) -> None:
-        if self._listeners.are_listening:
-            self.supervisor.announce_stop()
+        if self._serving:
+            for role in self.roles.values():
+                role.supervisor.announce_stop()
+            self._bus.publish(StopBegan())
             # Who gives a stop no time does not want to wait for anybody.
-            await self.farewell.wait(self._settings.pre_drain_wait if self._stop_timeout else 0.0)
-        began = self._loop.time()
-        await self.farewell.close_doors(self._stop_timeout)
-        self._stop_timeout = max(self._stop_timeout - (self._loop.time() - began), 0.0)
+            if any(self._stop_timeouts.values()):
+                seconds = self._plan.settings.pre_drain_wait
+                await self._of_each(lambda role: role.farewell.wait(seconds))
+        await self._of_each(self._close_doors)
+
+    async def _close_doors(self, role: RoleParts) -> None:
+        self._stop_timeouts[role.name] = await role.close_doors(self._stop_timeouts[role.name])
 
     async def _stop_workers(self) -> None:
-        self._cut = await self.supervisor.stop(self._stop_timeout)
-        unserved = self._dispatcher.take_waiting()
-        for connection in unserved:
-            os.close(connection.fd)
-        if unserved:
-            log.warning("%d connections closed unserved: no worker had room", len(unserved))
+        await self._of_each(self._stop_role)
+
+    async def _stop_role(self, role: RoleParts) -> None:
+        self._cut += await role.stop(self._stop_timeouts[role.name])
 
 
-def _count_of_workers(settings: Settings) -> int:
-    cpus = available_cpus()
-    count = worker_count(settings.workers, cpus)
-    if (warning := too_many_workers_warning(count, cpus)) is not None:
-        log.warning("%s", warning)
-    return count
+def _first(group: ExceptionGroup[BootError]) -> BootError:
+    first: BaseException = group
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, BootError)
+    return first
 
 
-def _restarts(settings: Settings) -> RestartPolicy:
-    config = RestartConfig(
-        max_failures=settings.max_failures,
-        half_life=settings.failure_half_life,
-        max_delay=settings.max_restart_delay,
-    )
-    return RestartPolicy(config, random.random)
+async def _start(role: RoleParts, *, alone: bool) -> None:
+    try:
+        await role.start()
+    except BootError as error:
+        if alone:
+            raise
+        raise BootError(
+            f"role {role.name}: {error.cause}", error.traceback, is_shown=error.is_shown
+        ) from error

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
-from aiocluster.config.settings import Settings
+from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed
 from aiocluster.patience import patience
@@ -44,13 +44,14 @@ class Reloader:
 
     def __init__(
         self,
-        settings: Settings,
+        spec: RoleSpec,
         generations: Generations,
         roster: Roster,
         bus: EventBus,
         exit_log: ExitLog,
     ) -> None:
-        self._settings = settings
+        self._role = spec.name
+        self._settings = spec.settings
         self._generations = generations
         self._roster = roster
         self._bus = bus
@@ -110,15 +111,15 @@ class Reloader:
     async def _reload(self) -> None:
         number, began = self._generations.next_number, self._loop.time()
         log.info("reload: importing the app anew, as generation %d", number)
-        self._bus.publish(ReloadBegan(number))
+        self._bus.publish(ReloadBegan(number, self._role))
         try:
             await self._replace_generation()
         except BootError as error:
             log.error("reload: generation %d is given up%s: %s", number, self._kept(number), error)
-            self._bus.publish(ReloadFailed(number, error.cause, error.traceback))
+            self._bus.publish(ReloadFailed(number, error.cause, error.traceback, self._role))
             raise
         log.info("reload: generation %d serves, after %.1f s", number, self._loop.time() - began)
-        self._bus.publish(Reloaded(number))
+        self._bus.publish(Reloaded(number, self._role))
         await self._until_only(number)
 
     async def _replace_generation(self) -> None:

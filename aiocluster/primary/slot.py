@@ -137,6 +137,11 @@ class Slot:
                 self.incumbent = starting.result()
             elif starting.done():
                 starting.result().begin_drain("reload")
+        except asyncio.CancelledError:
+            # The slot is being closed, and nobody else knows of one that has just come.
+            if starting.done() and not starting.cancelled() and starting.exception() is None:
+                starting.result().begin_drain("scale_down")
+            raise
         finally:
             starting.cancel()
         return self.incumbent

@@ -24,7 +24,7 @@ class Slots:
         self._restart = restart
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, Slot] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._keepers: dict[Slot, asyncio.Task[None]] = {}
         self._closed = False
 
     @property
@@ -70,22 +70,30 @@ class Slots:
         slot = self._open.get(worker.slot)
         return slot if slot is not None and slot.holds(worker) else None
 
+    def give_up(self, slot: Slot) -> None:
+        """Close one: whoever is in it is not replaced. Idempotent."""
+        slot.closed = True
+        if (keeper := self._keepers.get(slot)) is not None:
+            keeper.cancel()
+        self._end(slot)
+
     def close(self) -> None:
         """Fill none any more. Idempotent."""
         self._closed = True
-        for task in self._tasks:
+        for task in self._keepers.values():
             task.cancel()
 
     def _fill(self, slot: Slot) -> None:
         self._open[slot.number] = slot
         self.empty.clear()
-        task = self._loop.create_task(self._keep(slot))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keepers[slot] = self._loop.create_task(self._keep(slot))
+        self._keepers[slot].add_done_callback(lambda _: self._keepers.pop(slot))
 
     async def _keep(self, slot: Slot) -> None:
         try:
             await slot.keep()
+            if not self._closed:
+                log.warning("slot %d stays empty: its worker is not replaced", slot.number)
         except Exception as error:
             log.exception("slot %d is given up", slot.number)
             if not slot.first.done():
@@ -94,11 +102,11 @@ class Slots:
             self._end(slot)
 
     def _end(self, slot: Slot) -> None:
+        if self._open.get(slot.number) is not slot:
+            return
         del self._open[slot.number]
         if not slot.first.done():
-            slot.first.set_exception(ClusterStopping("the cluster is stopping"))
+            slot.first.set_exception(ClusterStopping("its slot was closed"))
             slot.first.exception()  # perhaps nobody waits for it
-        if not self._closed:
-            log.warning("slot %d stays empty: its worker is not replaced", slot.number)
         if not self._open:
             self.empty.set()

@@ -4,59 +4,58 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 
-from aiocluster.config.settings import Settings
+from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
-from aiocluster.events import StopBegan, WorkerMessage
+from aiocluster.events import WorkerMessage
 from aiocluster.ipc.estate import CrewState
 from aiocluster.ipc.framing import decode_user, encode_user
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.breaker import Breaker
-from aiocluster.primary.bus import EventBus
-from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.commons import Commons
+from aiocluster.primary.dispatcher import Dispatching
 from aiocluster.primary.first_start import first_start
 from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.recycling import Recycler
 from aiocluster.primary.reload import Reloader
-from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartPolicy
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.slots import Slots
+from aiocluster.primary.staffing import Staffing
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.upkeep import Upkeep
 from aiocluster.primary.workers import Workers
 
 log = logging.getLogger("aiocluster.supervisor")
 
-# The only role so far.
-_ROLE = "web"
-
 
 class Supervisor:
-    """A Crew to the slots, and who takes Care of the workers."""
+    """That of one role: a Crew to the slots, and who takes Care of the workers."""
 
     def __init__(
         self,
-        settings: Settings,
+        spec: RoleSpec,
         generations: Generations,
-        dispatcher: Dispatcher,
-        bus: EventBus,
-        reporter: Reporter,
+        dispatcher: Dispatching,
+        commons: Commons,
         restarts: RestartPolicy,
     ) -> None:
+        settings, bus = spec.settings, commons.bus
+        self._role = spec.name
+        self._ids = commons.ids
         self._bus = bus
         self._generations = generations
-        self._workers = Workers(settings, generations, dispatcher, bus, reporter, self)
+        self._workers = Workers(settings, generations, dispatcher, commons, self)
         self._slots = Slots(self, settings.restart)
-        self._next_id = 1
-        self._breaker = Breaker(_ROLE, restarts, bus.publish)
+        self._breaker = Breaker(self._role, restarts, bus.publish)
         self._first_start_over = asyncio.Event()
         self._stopping = False
         self._recycler = Recycler(settings.boot_timeout)
         self._upkeep = Upkeep(settings, self.on_due)
         self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
-        self._reloader = Reloader(settings, generations, self, bus, self._workers.exit_log)
+        self._staffing = Staffing(self._role, self, bus.publish)
+        self._reloader = Reloader(spec, generations, self, bus, self._workers.exit_log)
 
     @property
     def workers(self) -> dict[int, WorkerHandle]:
@@ -86,14 +85,18 @@ class Supervisor:
 
     async def start(self, count: int) -> None:
         """Start `count` workers; BootError, with the first one's cause, when none comes up."""
-        await first_start([self._open_slot({}) for _ in range(count)], self._workers.exit_log)
+        await first_start([self.open_slot({}) for _ in range(count)], self._workers.exit_log)
         self._end_first_start()
 
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
         """Add a slot whose worker has `env`; return the worker as soon as it is forked."""
         if self._stopping:
             raise ClusterStopping("cannot fork: the cluster is stopping")
-        return await asyncio.shield(self._open_slot(env).first)
+        return await asyncio.shield(self.open_slot(env).first)
+
+    async def scale(self, wanted: int | str, reason: str) -> int:
+        """See Staffing.scale."""
+        return await self._staffing.scale(wanted, reason)
 
     async def reload(self) -> None:
         """See Reloader.reload."""
@@ -101,9 +104,9 @@ class Supervisor:
 
     def announce_stop(self) -> None:
         """Let everybody know that a stop will follow: no worker calls itself ready any more."""
+        self._staffing.close()
         self._reloader.close()
         self._workers.announce_stop()
-        self._bus.publish(StopBegan())
 
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
@@ -136,7 +139,6 @@ class Supervisor:
     def state(self) -> CrewState:
         """What the next program must know; only while there is no `unrest`."""
         return CrewState(
-            next_worker_id=self._next_id,
             workers=[worker.state() for worker in self.workers.values()],
             slots=[slot.state() for slot in self.slots],
             due=self._recycler.due,
@@ -147,7 +149,6 @@ class Supervisor:
 
     async def adopt(self, state: CrewState) -> None:
         """Take over the workers of another program; those that died meanwhile are replaced."""
-        self._next_id = state.next_worker_id
         self._end_first_start()
         self._breaker.adopt(state.failures)
         begin = await self._workers.adopt(state.workers)
@@ -171,11 +172,10 @@ class Supervisor:
         self, slot: Slot, generation: Generation, restarts: int, *, held: bool = False
     ) -> WorkerHandle:
         """See Crew."""
-        worker_id, self._next_id = self._next_id, self._next_id + 1
         spec = WorkerSpec(
-            worker_id=worker_id,
+            worker_id=self._ids.take(),
             slot=slot.number,
-            role=_ROLE,
+            role=self._role,
             generation=generation.number,
             restarts=restarts,
             env=slot.env,
@@ -219,10 +219,23 @@ class Supervisor:
         elif not worker.is_leaving:
             worker.begin_drain(reason)
 
-    # ---- inside
+    # ---- Positions
 
-    def _open_slot(self, env: dict[str, str]) -> Slot:
+    def open_slot(self, env: dict[str, str]) -> Slot:
+        """Open one more slot, whose workers have `env`; its first is being started."""
         return self._slots.open(env, self._generations.current)
+
+    def close_slot(self, slot: Slot, reason: str) -> None:
+        """Drain its worker for `reason`; no other takes its place."""
+        self._slots.give_up(slot)
+        if slot.incumbent is not None:
+            slot.incumbent.begin_drain(reason)
+
+    def why_not_up(self, slot: Slot) -> BootError:
+        """Say why the first worker of a slot is not ready."""
+        return self._workers.exit_log.why_not_ready(slot.first.result())
+
+    # ---- inside
 
     def _end_first_start(self) -> None:
         self._first_start_over.set()
@@ -230,6 +243,7 @@ class Supervisor:
 
     def _stop_hiring(self) -> None:
         self._stopping = True
+        self._staffing.close()
         self._reloader.close()
         self._recycler.close()
         self._breaker.close()

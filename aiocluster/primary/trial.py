@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Collection
 
 import msgspec
 from msgspec import Struct
@@ -34,10 +35,14 @@ class Verdict(Struct, frozen=True):
     protocol: int
     cause: str = ""  # why it would not start
     traceback: str = ""
+    roles: list[str] = []
 
 
-async def try_out(program: Interpreter, boot_timeout: float) -> None:
-    """Start the program as a child that only checks; BootError, with the cause, if it fails."""
+async def try_out(program: Interpreter, boot_timeout: float, roles: Collection[str]) -> None:
+    """Start the program as a child that only checks; BootError, with the cause, if it fails.
+
+    It fails as well when its roles are not the same.
+    """
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     try:
         pid, tail = program.spawn([theirs], {SUCCESSION: f"trial:{program.call}:{theirs}"})
@@ -50,7 +55,7 @@ async def try_out(program: Interpreter, boot_timeout: float) -> None:
     try:
         async with patience(boot_timeout):
             await trial.dead.wait()
-        trial.judge()
+        trial.judge(roles)
     except TimeoutError:
         raise BootError(
             f"the new program took longer than {boot_timeout:g} s to start (boot_timeout)"
@@ -84,7 +89,7 @@ class _Trial:
         self._loop.add_reader(answers, self._read)
         self._loop.add_reader(self._pidfd, self._on_dead)
 
-    def judge(self) -> None:
+    def judge(self, roles: Collection[str]) -> None:
         """Raise BootError unless it would start, and can take our place."""
         while self._read():
             pass
@@ -100,6 +105,7 @@ class _Trial:
                 f" and {RECORD}, protocol {verdict.protocol} and {PROTOCOL}): this update takes"
                 " a stop and a start"
             )
+        check_roles(verdict.roles, roles)
 
     async def close(self) -> None:
         """End it if it still runs, and reap it."""
@@ -142,3 +148,12 @@ class _Trial:
             self._loop.remove_reader(self._answers)
         self._answer += data
         return bool(data)
+
+
+def check_roles(new: Collection[str], old: Collection[str]) -> None:
+    """Raise BootError when a new program would not know what to do with the workers of the old."""
+    if set(new) != set(old):
+        raise BootError(
+            f"the new program's roles are {', '.join(sorted(new))} and not"
+            f" {', '.join(sorted(old))}: to change them takes a stop and a start"
+        )

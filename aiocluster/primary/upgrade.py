@@ -10,7 +10,7 @@ loop runs. Connections wait in the kernel's accept queue, messages in their sock
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from aiocluster.errors import BootError, ClusterStopping
@@ -53,10 +53,13 @@ class Successor(Protocol):
 
 
 class Predecessor(Protocol):
-    """What is here now: the part of the supervisor that an upgrade needs."""
+    """What is here now: the part of all roles that an upgrade needs."""
 
     @property
-    def turns(self) -> tuple[asyncio.Lock, asyncio.Lock]: ...
+    def turns(self) -> Sequence[tuple[asyncio.Lock, asyncio.Lock]]:
+        """Of each role, what its reloads and its recycling take turns by."""
+        ...
+
     @property
     def unrest(self) -> str: ...
 
@@ -106,12 +109,14 @@ class Upgrader:
             task.exception()  # perhaps nobody waits for it any more
 
     async def _upgrade(self) -> None:
-        reload_turn, recycling_turn = self._predecessor.turns
-        async with reload_turn:
+        reload_turns, recycling_turns = zip(*self._predecessor.turns, strict=True)
+        async with contextlib.AsyncExitStack() as nobody_reloads:
+            for turn in reload_turns:
+                await nobody_reloads.enter_async_context(turn)
             try:
                 log.info("upgrade: trying the new program")
                 await self._successor.try_out(self._boot_timeout)
-                async with self._nobody_is_replaced(recycling_turn):
+                async with self._nobody_is_replaced(recycling_turns):
                     await self._take_over()
             except BootError as error:
                 self._tell(error)
@@ -124,17 +129,16 @@ class Upgrader:
         self._bus.publish(UpgradeFailed(error.cause, error.traceback))
 
     @contextlib.asynccontextmanager
-    async def _nobody_is_replaced(self, turn: asyncio.Lock) -> AsyncIterator[None]:
+    async def _nobody_is_replaced(self, turns: Iterable[asyncio.Lock]) -> AsyncIterator[None]:
         limit = self._boot_timeout + FORK_PATIENCE
-        try:
-            async with patience(limit):
-                await turn.acquire()
-        except TimeoutError:
-            raise BootError(f"a worker has been in replacement for {limit:g} s") from None
-        try:
+        async with contextlib.AsyncExitStack() as taken:
+            try:
+                async with patience(limit):
+                    for turn in turns:
+                        await taken.enter_async_context(turn)
+            except TimeoutError:
+                raise BootError(f"a worker has been in replacement for {limit:g} s") from None
             yield
-        finally:
-            turn.release()
 
     async def _take_over(self) -> None:
         await self._until(lambda: self._bus.is_idle, _READING_TIMEOUT)

@@ -13,7 +13,7 @@ from aiocluster.config.settings import Settings
 from aiocluster.events import Event, WorkerBlocked
 from aiocluster.ipc.scoreboard import HEARTBEAT, Scoreboard
 from aiocluster.metrics.process import free_fds
-from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.dispatcher import Dispatching
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.stalls import BEAT, Alarm, Pulse, StallLimits, counted
 from aiocluster.primary.tasks import start_task
@@ -43,7 +43,7 @@ class Watchdog:
         self,
         settings: Settings,
         scoreboard: Scoreboard,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatching,
         workers: Mapping[int, WorkerHandle],
         publish: Callable[[Event], None],
     ) -> None:

@@ -14,16 +14,16 @@ from aiocluster.ipc.estate import WorkerState
 from aiocluster.ipc.messages import Subscribe, Unready, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.patience import Countdown, patience
-from aiocluster.primary.bus import EventBus
-from aiocluster.primary.dispatcher import Connection, Dispatcher
+from aiocluster.primary.commons import Commons
+from aiocluster.primary.dispatcher import Connection, Dispatching
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
 from aiocluster.primary.hiring import Hiring
+from aiocluster.primary.leadership import Leadership
 from aiocluster.primary.lifecycle import Phase
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.process import Process
-from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -49,15 +49,14 @@ class Care(Protocol):
 
 
 class Workers:
-    """Those of all slots and generations: an Owner to their handles."""
+    """Those of all slots and generations of a role: an Owner to their handles."""
 
     def __init__(
         self,
         settings: Settings,
         generations: Generations,
-        dispatcher: Dispatcher,
-        bus: EventBus,
-        reporter: Reporter,
+        dispatcher: Dispatching,
+        commons: Commons,
         care: Care,
     ) -> None:
         self.all: dict[int, WorkerHandle] = {}
@@ -69,14 +68,15 @@ class Workers:
         self._boot_timeout = settings.boot_timeout
         self._generations = generations
         self._dispatcher = dispatcher
-        self._bus = bus
-        self._reporter = reporter
+        self._bus = commons.bus
+        self._reporter = commons.reporter
         self._care = care
         self._loop = asyncio.get_running_loop()
         self._held: set[int] = set()  # those that are given nothing yet
+        self._leadership = Leadership()
         self._ends: set[asyncio.Task[None]] = set()
         self._hiring = Hiring(
-            reporter.scoreboard,
+            commons.reporter.scoreboard,
             self,
             settings.behind_after,
             self._update_dispatcher,
@@ -122,6 +122,7 @@ class Workers:
         for state, process in zip(states, processes, strict=True):
             self.all[state.worker_id] = await self._hiring.adopt(state, process)
         adopted = [*self.all.values()]
+        self._leadership.adopt(next((worker for worker in adopted if worker.is_leader), None))
 
         def begin() -> None:
             for worker in adopted:
@@ -187,9 +188,7 @@ class Workers:
 
     def others_serve(self) -> bool:
         """See Owner."""
-        return any(
-            _may_serve(worker) and worker.id not in self._held for worker in self.all.values()
-        )
+        return bool(self._serving())
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
@@ -203,6 +202,7 @@ class Workers:
         self._dispatcher.remove(worker.outbox)
         self._leave_nobody_waiting()
         self._update_dispatcher()
+        self._choose_leader()
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""
@@ -248,6 +248,7 @@ class Workers:
     def _enter_service(self, worker: WorkerHandle) -> None:
         self._dispatcher.add(worker.outbox)
         self._update_dispatcher()
+        self._choose_leader()
         self._care.on_serving(worker)
 
     def _leave_nobody_waiting(self) -> None:
@@ -263,12 +264,13 @@ class Workers:
         left = worker.outbox.close()
         self._leave_nobody_waiting()
         self._update_dispatcher()
+        self._choose_leader()
         if left:
             log.info("%d connections of %s go to others", len(left), worker)
             self._dispatcher.dispatch(left, self._loop.time())
 
     def _on_returned(self, connections: list[Connection]) -> None:
-        """A draining worker gave them back, idle."""
+        """A worker gave them back, idle."""
         if not self._stopping:
             self._dispatcher.dispatch(connections, self._loop.time())
             return
@@ -286,6 +288,14 @@ class Workers:
         self.exit_log.tell(worker, exited)
         self.publish(exited)
         self._generations.left(worker.generation)
+
+    def _serving(self) -> list[WorkerHandle]:
+        workers = self.all.values()
+        return [one for one in workers if _may_serve(one) and one.id not in self._held]
+
+    def _choose_leader(self) -> None:
+        # In a stop nobody takes over from who goes first.
+        self._leadership.update([] if self._stopping else self._serving())
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiocluster.cluster import Cluster
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
@@ -46,9 +47,10 @@ class Life:
         self._guard = guard
         self._stop = asyncio.Event()
         self._serving = False
-        self._wanted: list[Callable[[], Awaitable[None]]] = []
+        self._wanted: list[Callable[[], Awaitable[object]]] = []
         self._replacements: set[asyncio.Task[None]] = set()
-        self._timeout = cluster.settings.graceful_timeout
+        self._timeout = cluster.plan.graceful_timeout
+        self._hurried = False
         self._interrupted_at: float | None = None
         self._exit_code = EXIT_OK
 
@@ -62,6 +64,8 @@ class Life:
                 signal.SIGHUP: self._on_reload,
                 signal.SIGUSR2: self._on_reload,
                 signal.SIGRTMIN: self._on_upgrade,
+                signal.SIGTTIN: partial(self._on_scale, "+1"),
+                signal.SIGTTOU: partial(self._on_scale, "-1"),
             }
         )
         whole = self._whole_stop()
@@ -123,7 +127,7 @@ class Life:
         emptied.cancel()
         self._guard.watch(self._whole_stop())
         log.info("stopping, within %g s", self._timeout)
-        cut = await self._cluster.stop(self._timeout)
+        cut = await self._cluster.stop(0.0 if self._hurried else None)
         hook.cancel()
         await asyncio.wait({hook, emptied}, timeout=_HOOK_TIMEOUT)
         if not hook.done():
@@ -160,8 +164,9 @@ class Life:
         await self._cluster.wait_empty()
         await asyncio.wait({hook})
         await self._cluster.wait_empty()
-        restart = self._cluster.settings.restart
-        log.error("no worker is left, and with restart=%r none will come", restart)
+        restarts = {role.settings.restart for role in self._cluster.plan.roles.values()}
+        named = " and ".join(map(repr, sorted(restarts)))
+        log.error("no worker is left, and with restart=%s none will come", named)
         self._exit_code = self._exit_code or EXIT_CUT
         self._stop.set()
 
@@ -171,7 +176,12 @@ class Life:
     def _on_upgrade(self) -> None:
         self._ask_for(self._cluster.upgrade, "upgrade")
 
-    def _ask_for(self, replace: Callable[[], Awaitable[None]], name: str) -> None:
+    def _on_scale(self, change: str) -> None:
+        """The first role is meant: a signal cannot say which."""
+        role = next(iter(self._cluster.plan.roles))
+        self._ask_for(partial(self._cluster.scale, change, role=role), f"scale by {change}")
+
+    def _ask_for(self, replace: Callable[[], Awaitable[object]], name: str) -> None:
         if self._stop.is_set():
             log.warning("told to %s while stopping, which changes nothing", name)
             return
@@ -183,7 +193,7 @@ class Life:
         if replace not in self._wanted:
             self._wanted.append(replace)
 
-    def _begin(self, replace: Callable[[], Awaitable[None]]) -> None:
+    def _begin(self, replace: Callable[[], Awaitable[object]]) -> None:
         task = asyncio.create_task(_without_failure(replace))
         self._replacements.add(task)
         task.add_done_callback(self._replacements.discard)
@@ -201,15 +211,18 @@ class Life:
             self._cluster.kill()
 
     def _on_quit(self) -> None:
-        self._timeout = 0.0
+        self._timeout, self._hurried = 0.0, True
         self._cluster.hurry()
         self._stop.set()
 
 
-async def _without_failure(replace: Callable[[], Awaitable[None]]) -> None:
+async def _without_failure(replace: Callable[[], Awaitable[object]]) -> None:
     # Why it failed is logged already.
     with contextlib.suppress(BootError, ClusterStopping):
-        await replace()
+        try:
+            await replace()
+        except ConfigError as error:  # a signal asked for what is not possible
+            log.warning("%s", error)
 
 
 def boot_failed(error: BootError | ConfigError) -> int:

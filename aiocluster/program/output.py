@@ -10,7 +10,8 @@ import sys
 import click
 
 from aiocluster.cluster import Cluster
-from aiocluster.config.settings import Address, Settings
+from aiocluster.config.roles import Plan
+from aiocluster.config.settings import Address
 
 log = logging.getLogger("aiocluster")
 
@@ -27,10 +28,10 @@ def open_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
-def set_up_logging(settings: Settings) -> None:
+def set_up_logging(plan: Plan) -> None:
     """Log to standard error, unless the program has set up its own logging."""
-    logging.getLogger("aiocluster").setLevel(settings.log_level.upper())
-    if settings.access_log:
+    logging.getLogger("aiocluster").setLevel(plan.settings.log_level.upper())
+    if any(role.settings.access_log for role in plan.roles.values()):
         logging.getLogger("aiohttp.access").setLevel(logging.INFO)
     if logging.getLogger().hasHandlers() or logging.getLogger("aiocluster").handlers:
         return

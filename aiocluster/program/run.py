@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import uvloop
@@ -19,10 +19,10 @@ from aiocluster.children import (
     become_zygote,
     fork_zygote,
     zygote_call_from_environment,
-    zygote_socket_from_environment,
+    zygote_from_environment,
 )
 from aiocluster.cluster import Cluster, refuse_in_child
-from aiocluster.config.settings import Settings, settings_from
+from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ipc.failures import describe
@@ -67,10 +67,11 @@ _calls = itertools.count(1)
 
 
 def run(
-    app: object,
+    app: object = None,
     *,
+    roles: Mapping[str, Role] | None = None,
     workers: int | str = "auto",
-    bind: str | list[str] = "127.0.0.1:8000",
+    bind: str | list[str] | None = None,
     on_start: OnStart | str | None = None,
     **settings: Any,
 ) -> None:
@@ -79,7 +80,9 @@ def run(
     `app` is an aiohttp Application, a factory of one (sync or async), or an import string
     "pkg.module:name" of either. `workers` is a number, "auto" (the CPUs this process may
     use), "cpu" (the same) or "io" (twice as many). `bind` is "host:port", "[v6]:port" or
-    ":port", or a list of them; port 0 takes a free one. `on_start(cluster)`, a coroutine
+    ":port", or a list of them; port 0 takes a free one; by default "127.0.0.1:8000". `roles`,
+    in the place of `app`, are several apps and jobs under one primary: see Role.
+    `on_start(cluster)`, a coroutine
     function or the import string of one, runs beside the cluster, in the primary's loop, once
     it serves. The README lists the other settings.
 
@@ -88,8 +91,8 @@ def run(
     1 when something had to be cut, 3 when nothing came up. Raises ConfigError for a setting
     that makes no sense.
     """
-    given = {"workers": workers, "bind": bind, **settings}
-    code = main_run(app, on_start=on_start, settings=given)
+    given = {"workers": workers, **settings} | ({} if bind is None else {"bind": bind})
+    code = main_run(app, roles=roles, on_start=on_start, settings=given)
     # The program may go on, and signals mean to it again what they did before.
     release_signals()
     if code != EXIT_OK:
@@ -97,7 +100,11 @@ def run(
 
 
 def main_run(
-    app: object, *, on_start: OnStart | str | None = None, settings: Mapping[str, Any]
+    app: object,
+    *,
+    roles: Mapping[str, Role] | None = None,
+    on_start: OnStart | str | None = None,
+    settings: Mapping[str, Any],
 ) -> int:
     """Do what `run` does, and return the exit code; the process should end with it.
 
@@ -106,28 +113,28 @@ def main_run(
     """
     refuse_in_child("aiocluster.run was called")
     call = next(_calls)
-    checked = _checked(settings, call)
+    plan = _planned(app, roles, settings, call)
     _check_place()
     open_standard_files()
-    set_up_logging(checked)
+    set_up_logging(plan)
     again = this_program(call)
     if wanted := zygote_call_from_environment():
         if again.call < wanted:
             return EXIT_OK  # as it ended when the program itself came here
-        become_zygote(zygote_socket_from_environment(), app, checked, again)
+        _become_zygote(plan, again)
     if summons := summons_from_environment():
-        return _succeed(summons, app, on_start, checked, again)
+        return _succeed(summons, plan, on_start, again)
     try:
-        _check_app(app)
+        _check_apps(plan)
         inherited = take_inherited(os.environ)
     except ConfigError as error:
         return boot_failed(error)
-    return _begin(app, on_start, checked, again, inherited)
+    return _begin(plan, on_start, again, inherited)
 
 
-def _checked(settings: Mapping[str, Any], call: int) -> Settings:
+def _planned(app: object, roles: object, settings: Mapping[str, Any], call: int) -> Plan:
     try:
-        return settings_from(settings)
+        return plan_from(app, roles, settings)
     except ConfigError as error:
         summons = summons_from_environment()
         if summons is not None and (summons.kind, summons.call) == ("trial", call):
@@ -140,63 +147,84 @@ def _refuse(error: ConfigError) -> NoReturn:
     raise error
 
 
+def _become_zygote(plan: Plan, again: Interpreter) -> NoReturn:
+    role, sock = zygote_from_environment()
+    if (spec := plan.roles.get(role)) is None:
+        raise ConfigError(f"the program has no role {role!r} any more")
+    become_zygote(sock, spec.app, spec.settings, again.of(role))
+
+
 def _begin(
-    app: object,
+    plan: Plan,
     on_start: OnStart | str | None,
-    checked: Settings,
     again: Interpreter,
     inherited: list[socket.socket],
 ) -> int:
     _set_up_process()
-    zygote = fork_zygote(app, checked, again, inherited)
+    zygotes = _fork_zygotes(plan, again, inherited)
     try:
         # Imported here, after the fork, which no thread may precede, and before the loop,
         # which must not wait.
         with interruptible():
             hook = _on_start_from(on_start)
     except Interrupted:
-        _drop(zygote, inherited)
+        _drop(zygotes.values(), inherited)
         return EXIT_OK
     except BaseException as error:
-        _drop(zygote, inherited)
+        _drop(zygotes.values(), inherited)
         return boot_failed(BootError(*describe(error)))
-    origin = Origin(again, zygote, successor=Heir(again), inherited=inherited)
-    return _live(Cluster.of_program(checked, origin), hook)
+    origin = Origin(
+        _interpreters(plan, again), zygotes, successor=Heir(again, plan.roles), inherited=inherited
+    )
+    return _live(Cluster.of_program(plan, origin), hook)
 
 
-def _check(app: object, on_start: OnStart | str | None) -> None:
+def _fork_zygotes(
+    plan: Plan, again: Interpreter, inherited: list[socket.socket]
+) -> dict[str, StartedZygote]:
+    zygotes: dict[str, StartedZygote] = {}
+    for name, spec in plan.roles.items():
+        not_its = [*inherited, *(zygote.sock for zygote in zygotes.values())]
+        zygotes[name] = fork_zygote(spec, again.of(name), not_its)
+    return zygotes
+
+
+def _interpreters(plan: Plan, again: Interpreter) -> dict[str, Interpreter]:
+    return {name: again.of(name) for name in plan.roles}
+
+
+def _check(plan: Plan, on_start: OnStart | str | None) -> None:
     """Find out what a start would: raise what it would end with."""
-    _check_app(app)
-    if isinstance(app, str):
-        import_target(app)
+    _check_apps(plan)
+    for spec in plan.roles.values():
+        if isinstance(spec.app, str):
+            import_target(spec.app)
     _on_start_from(on_start)
 
 
 def _succeed(
-    summons: Summons,
-    app: object,
-    on_start: OnStart | str | None,
-    settings: Settings,
-    again: Interpreter,
+    summons: Summons, plan: Plan, on_start: OnStart | str | None, again: Interpreter
 ) -> int:
     """Do what a program does that is to come, or has come, in the place of another."""
     if again.call < summons.call:
         return EXIT_OK  # as it ended when the program before us came here
     if summons.kind == "trial":
-        answer(summons, lambda: _check(app, on_start))
-    return _inherit(summons, settings, again, on_start)
+        answer(summons, lambda: _check(plan, on_start), plan.roles)
+    return _inherit(summons, plan, again, on_start)
 
 
 def _inherit(
-    summons: Summons, settings: Settings, again: Interpreter, on_start: OnStart | str | None
+    summons: Summons, plan: Plan, again: Interpreter, on_start: OnStart | str | None
 ) -> int:
     """Go on in the place of the program that was here before."""
     _set_up_process()
     try:
         estate = inherit(summons)
         hook = _on_start_from(on_start)
-        origin = Origin(again, estate=estate, successor=Heir(again))
-        cluster = Cluster.of_program(settings, origin)
+        origin = Origin(
+            _interpreters(plan, again), estate=estate, successor=Heir(again, plan.roles)
+        )
+        cluster = Cluster.of_program(plan, origin)
     except BaseException:
         # Our end is what tells the workers to finish.
         log.exception("could not go on after the upgrade: leaving")
@@ -231,12 +259,14 @@ def _live(cluster: Cluster, on_start: OnStart | None) -> int:
             guard.close()
 
 
-def _drop(zygote: StartedZygote, inherited: Sequence[socket.socket]) -> None:
-    """End the first zygote: it may be importing, for ever perhaps, and has no workers yet."""
-    for sock in (zygote.sock, *inherited):
+def _drop(zygotes: Iterable[StartedZygote], inherited: Sequence[socket.socket]) -> None:
+    """End the first zygotes: they may be importing, for ever perhaps, and have no workers yet."""
+    for sock in inherited:
         sock.close()
-    os.kill(zygote.pid, signal.SIGKILL)
-    os.waitpid(zygote.pid, 0)
+    for zygote in zygotes:
+        zygote.sock.close()
+        os.kill(zygote.pid, signal.SIGKILL)
+        os.waitpid(zygote.pid, 0)
 
 
 def _check_place() -> None:
@@ -250,6 +280,11 @@ def _check_place() -> None:
         "aiocluster.run was called inside a running event loop; there, use"
         " `async with aiocluster.Cluster(...)`"
     )
+
+
+def _check_apps(plan: Plan) -> None:
+    for spec in plan.roles.values():
+        _check_app(spec.app)
 
 
 def _check_app(app: object) -> None:

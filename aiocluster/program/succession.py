@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, NamedTuple, NoReturn
 
 import msgspec
@@ -35,12 +35,13 @@ class Summons(NamedTuple):
 class Heir:
     """This program as it is now on the disk, to come in our place. See upgrade.Successor."""
 
-    def __init__(self, program: Interpreter) -> None:
+    def __init__(self, program: Interpreter, roles: Collection[str]) -> None:
         self._program = program
+        self._roles = roles
 
     async def try_out(self, boot_timeout: float) -> None:
         """See Successor."""
-        await try_out(self._program, boot_timeout)
+        await try_out(self._program, boot_timeout, self._roles)
 
     def holding_signals(self) -> contextlib.AbstractContextManager[None]:
         """See Successor."""
@@ -66,7 +67,7 @@ def summons_from_environment() -> Summons | None:
     return None
 
 
-def answer(summons: Summons, check: Callable[[], object]) -> NoReturn:
+def answer(summons: Summons, check: Callable[[], object], roles: Collection[str] = ()) -> NoReturn:
     """Say whether the program would start, which `check` finds out, and end."""
     os.environ.pop(SUCCESSION)
     os.environ.pop(ZYGOTE_STDERR, None)
@@ -76,7 +77,7 @@ def answer(summons: Summons, check: Callable[[], object]) -> NoReturn:
         check()
     except BaseException as error:
         cause, traceback = describe(error)
-    verdict = Verdict(estates.RECORD, messages.PROTOCOL, cause, traceback)
+    verdict = Verdict(estates.RECORD, messages.PROTOCOL, cause, traceback, [*roles])
     try:
         with io.FileIO(summons.fd, "w") as pipe:
             pipe.write(msgspec.json.encode(verdict))

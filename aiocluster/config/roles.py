@@ -1,0 +1,100 @@
+"""Roles: named groups of workers, each with its own target, count and settings."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from aiocluster.config.settings import OF_THE_CLUSTER, Settings, refuse_unknown, settings_from
+from aiocluster.errors import ConfigError
+
+# The role of a cluster that was given one app.
+ONLY_ROLE = "web"
+
+# It goes into environments, logs and labels of metrics.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class Role:
+    """What one role runs, and how: `app` as for `run`, and its own settings.
+
+        roles={"web": Role(make_app, bind=":8000"), "jobs": Role(work, workers=2)}
+
+    What is not given here is as given to the cluster; a role without `bind` listens nowhere.
+    Raises ConfigError for a setting that makes no sense, or is the whole cluster's.
+    """
+
+    def __init__(self, app: object, **settings: Any) -> None:
+        refuse_unknown(settings)
+        if common := sorted(settings.keys() & OF_THE_CLUSTER):
+            raise ConfigError(
+                f"Role: {', '.join(common)} cannot be one role's own: give it to the cluster"
+            )
+        settings_from(settings)
+        self.app = app
+        self.settings = settings
+
+    def __repr__(self) -> str:
+        return f"<Role {self.app!r:.80} {self.settings}>"
+
+
+class RoleSpec(Struct, frozen=True):
+    """One role, with all its settings."""
+
+    name: str
+    app: object
+    settings: Settings
+
+
+class Plan(Struct, frozen=True):
+    """What a cluster is to be: what holds for all of it, and its roles, by name."""
+
+    settings: Settings
+    roles: Mapping[str, RoleSpec]
+
+    @property
+    def graceful_timeout(self) -> float:
+        """Seconds that the role which takes longest may take to stop."""
+        return max(role.settings.graceful_timeout for role in self.roles.values())
+
+
+def plan_from(app: object, roles: object, given: Mapping[str, Any]) -> Plan:
+    """Return the plan of a cluster that was given one app, or roles; `given` are settings.
+
+    ConfigError when both, or neither, were given, or a value makes no sense.
+    """
+    settings = settings_from(given)
+    if roles is None:
+        if app is None:
+            raise ConfigError("give an app to serve, or roles={name: Role(app, ...)}")
+        return Plan(settings, {ONLY_ROLE: RoleSpec(ONLY_ROLE, app, settings)})
+    if app is not None:
+        raise ConfigError("give either one app or roles, not both: the app may be one of the roles")
+    if "bind" in given:
+        raise ConfigError("bind: with roles, give each that listens its own bind")
+    return Plan(settings, {name: _spec(name, role, given) for name, role in _pairs(roles)})
+
+
+def _pairs(roles: object) -> list[tuple[str, Role]]:
+    if not isinstance(roles, Mapping) or not roles:
+        raise ConfigError(
+            f"roles: {roles!r:.80} is not allowed; give a dict of one or more,"
+            " such as {'web': Role(make_app, bind=':8000')}"
+        )
+    for name, role in roles.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"roles: {name!r} is no name; give letters, digits, '_', '-' and '.', at most 64"
+            )
+        if not isinstance(role, Role):
+            raise ConfigError(f"roles: {name!r}: {role!r:.80} is not a Role(app, ...)")
+    return [*roles.items()]
+
+
+def _spec(name: str, role: Role, given: Mapping[str, Any]) -> RoleSpec:
+    settings = settings_from({**given, **role.settings})
+    if "bind" not in role.settings:
+        settings = msgspec.structs.replace(settings, bind=())
+    return RoleSpec(name, role.app, settings)

@@ -1,0 +1,27 @@
+"""What all roles of a cluster share."""
+
+from dataclasses import dataclass, field
+
+from aiocluster.primary.bus import EventBus
+from aiocluster.primary.reporting import Reporter
+
+
+class Ids:
+    """The ids of workers: they start at 1, and none is ever used again, whatever its role."""
+
+    def __init__(self) -> None:
+        self.next_id = 1
+
+    def take(self) -> int:
+        """Return one that nobody has had."""
+        taken, self.next_id = self.next_id, self.next_id + 1
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Commons:
+    """Who hears of everything, who counts it, and who gets which id."""
+
+    bus: EventBus
+    reporter: Reporter
+    ids: Ids = field(default_factory=Ids)

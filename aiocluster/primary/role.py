@@ -1,0 +1,146 @@
+"""The parts of one role: its doors, its code, its workers, and who looks after them."""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiocluster.config.cpus import available_cpus
+from aiocluster.config.roles import RoleSpec
+from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
+from aiocluster.ipc.estate import RoleState
+from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.primary.commons import Commons
+from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.doors import Doors
+from aiocluster.primary.farewell import Farewell
+from aiocluster.primary.generations import Generations, GenerationSpawner
+from aiocluster.primary.restarts import RestartConfig, RestartPolicy
+from aiocluster.primary.supervisor import Supervisor
+from aiocluster.primary.watchdog import Watchdog
+
+log = logging.getLogger("aiocluster")
+
+
+class RoleParts:
+    """Those of one role; `Parts` starts and stops them, step by step with those of the others."""
+
+    def __init__(
+        self, spec: RoleSpec, commons: Commons, new_spawner: Callable[[], GenerationSpawner]
+    ) -> None:
+        self.name = spec.name
+        self.settings = settings = spec.settings
+        self.generations = Generations(new_spawner, settings.boot_timeout)
+        policy = RoundRobin()
+        self.doors = Doors(lambda address: policy)
+        self.supervisor = Supervisor(
+            spec, self.generations, self.doors, commons, _restarts(settings)
+        )
+        self.watchdog = Watchdog(
+            settings,
+            commons.reporter.scoreboard,
+            self.doors,
+            self.supervisor.workers,
+            commons.bus.publish,
+        )
+        self.farewell = Farewell(self.doors.listeners, self.doors, self.supervisor.empty)
+        self._loop = asyncio.get_running_loop()
+
+    # ---- start
+
+    def bind(self, inherited: Sequence[socket.socket]) -> None:
+        """Bind what it was asked to, or serve these sockets in the place of that."""
+        keepalive = self.settings.tcp_keepalive
+        if inherited:
+            log.info("serving the sockets that were handed down (LISTEN_FDS) in the place of bind")
+            self.doors.inherit(inherited, tcp_keepalive=keepalive)
+        else:
+            self.doors.bind(self.settings.bind, tcp_keepalive=keepalive)
+        self.supervisor.listen_on(self.doors.listeners)
+
+    async def start(self) -> None:
+        """Import the app and start the workers; BootError when none comes up."""
+        await self.generations.begin()
+        await self.supervisor.start(self._count_of_workers())
+
+    def listen(self) -> None:
+        """Let clients in, now that there are workers to serve them."""
+        self.doors.listeners.listen(self.settings.backlog)
+        self.doors.update(self._loop.time())
+
+    def _count_of_workers(self) -> int:
+        cpus = available_cpus()
+        count = worker_count(self.settings.workers, cpus)
+        if (warning := too_many_workers_warning(count, cpus)) is not None:
+            log.warning("%s", warning)
+        return count
+
+    # ---- from one program to the next
+
+    def state(self) -> RoleState:
+        """Return all that the next program needs to go on; only while there is no unrest."""
+        self.generations.drop_unready()
+        return RoleState(
+            **self.asked_for(),
+            listeners=self.doors.listeners.state(),
+            generations=self.generations.state(),
+            crew=self.supervisor.state(),
+            waiting=[(one.fd, one.listener) for one in self.doors.state()],
+        )
+
+    async def adopt(self, state: RoleState) -> None:
+        """Go on with what another program left."""
+        self._warn_of_what_stays(state)
+        self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
+        self.supervisor.listen_on(self.doors.listeners)
+        self.generations.adopt(state.generations)
+        await self.supervisor.adopt(state.crew)
+        self.doors.dispatch([Connection(*pair) for pair in state.waiting], self._loop.time())
+
+    def asked_for(self) -> dict[str, Any]:
+        """Return what only a start can change."""
+        return {
+            "bind": [*map(str, self.settings.bind)],
+            "workers": str(self.settings.workers),
+        }
+
+    def _warn_of_what_stays(self, state: RoleState) -> None:
+        for name, value in self.asked_for().items():
+            if (before := getattr(state, name)) != value:
+                log.warning(
+                    "%s of role %s stays %s: to make it %s takes a stop and a start",
+                    name,
+                    self.name,
+                    before,
+                    value,
+                )
+
+    # ---- stop
+
+    async def close_doors(self, seconds: float) -> float:
+        """Let nobody in any more; return how many of the stop's `seconds` are left."""
+        began = self._loop.time()
+        await self.farewell.close_doors(seconds)
+        return max(seconds - (self._loop.time() - began), 0.0)
+
+    async def stop(self, seconds: float) -> list[str]:
+        """End the workers within `seconds`; name those that had to be cut."""
+        cut = await self.supervisor.stop(seconds)
+        unserved = self.doors.take_waiting()
+        for connection in unserved:
+            os.close(connection.fd)
+        if unserved:
+            log.warning("%d connections closed unserved: no worker had room", len(unserved))
+        return cut
+
+
+def _restarts(settings: Settings) -> RestartPolicy:
+    config = RestartConfig(
+        max_failures=settings.max_failures,
+        half_life=settings.failure_half_life,
+        max_delay=settings.max_restart_delay,
+    )
+    return RestartPolicy(config, random.random)
