@@ -30,6 +30,8 @@ RESPONSES = 4  # and the four after it: 1xx to 5xx
 HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn; 0 before and after its life
 OTHER_FDS = 10  # open descriptors that are no client's connection
 DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the primary writes it
+CONNECTIONS_ACCEPTED = 12  # by the worker itself: not among those it took from its handoff
+LAG = 13  # microseconds that the loop was late, lately; it fades
 LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
 
 
@@ -77,9 +79,10 @@ class Scoreboard:
     def counters(self, row: int) -> Counters:
         """Return what the row says, for a snapshot."""
         field = self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS].tolist()
+        connections = field[CONNECTIONS_TAKEN] + field[CONNECTIONS_ACCEPTED]
         return Counters(
-            connections_open=max(field[CONNECTIONS_TAKEN] - field[CONNECTIONS_CLOSED], 0),
-            connections_total=field[CONNECTIONS_TAKEN],
+            connections_open=max(connections - field[CONNECTIONS_CLOSED], 0),
+            connections_total=connections,
             requests_begun=field[REQUESTS_BEGUN],
             requests_done=field[REQUESTS_DONE],
             responses_1xx=field[RESPONSES],

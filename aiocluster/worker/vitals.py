@@ -8,7 +8,14 @@ import asyncio
 import resource
 import time
 
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, HEARTBEAT, OTHER_FDS
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_ACCEPTED,
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    HEARTBEAT,
+    LAG,
+    OTHER_FDS,
+)
 from aiocluster.metrics.instruments import LagMeter
 from aiocluster.metrics.process import count_fds
 
@@ -27,7 +34,7 @@ _QUICKLY_COUNTED = 2_000
 
 
 class Vitals:
-    """Writes the heartbeat to the scoreboard and measures how late the loop is."""
+    """Writes the heartbeat and how late the loop is to the scoreboard, and measures the lag."""
 
     def __init__(self, row: memoryview) -> None:
         self.lag = LagMeter()
@@ -53,7 +60,11 @@ class Vitals:
         # The loop's own time() is cached once a turn; lag is what it cannot see.
         now = time.monotonic()
         self._timer = self._loop.call_later(_TICK, self._tick)
-        self.lag.record(max(now - self._due, 0.0))
+        lag = max(now - self._due, 0.0)
+        self.lag.record(lag)
+        # What it was is half forgotten each time: a loop that was blocked until just now, and
+        # is late again with every other request, is not as good as one that never is.
+        self._row[LAG] = max(int(lag * 1e6), self._row[LAG] >> 1)
         self._row[HEARTBEAT] = int(now * 1e9)
         if self._until_fd_count == 0:
             self.count_fds()
@@ -63,8 +74,9 @@ class Vitals:
     def count_fds(self) -> None:
         """Count now, and then again when that is due."""
         count = count_fds()
-        clients = self._row[CONNECTIONS_TAKEN] - self._row[CONNECTIONS_CLOSED]
-        self._row[OTHER_FDS] = max(count - clients, 0)
+        row = self._row
+        clients = row[CONNECTIONS_TAKEN] + row[CONNECTIONS_ACCEPTED] - row[CONNECTIONS_CLOSED]
+        row[OTHER_FDS] = max(count - clients, 0)
         near = count > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
         quickly = near and count < _QUICKLY_COUNTED
         self._until_fd_count = _TICKS_NEAR_THE_LIMIT if quickly else _TICKS_PER_FD_COUNT

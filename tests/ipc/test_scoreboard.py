@@ -7,9 +7,12 @@ import pytest
 
 from aiocluster.errors import ClusterError
 from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
+    DRAIN_ORDERED,
     HEARTBEAT,
+    LAG,
     MAX_ROWS,
     OTHER_FDS,
     REQUESTS_BEGUN,
@@ -30,6 +33,9 @@ FIELDS = {
     *range(RESPONSES, RESPONSES + 5),
     HEARTBEAT,
     OTHER_FDS,
+    DRAIN_ORDERED,
+    CONNECTIONS_ACCEPTED,
+    LAG,
 }
 
 LARGEST = 2**64 - 1
@@ -43,8 +49,8 @@ def board() -> Iterator[Scoreboard]:
 
 
 def test_fields_do_not_overlap_and_fit_into_a_row(board: Scoreboard) -> None:
-    """Each of the eleven has its own place."""
-    assert len(FIELDS) == 11
+    """Each of the fourteen has its own place."""
+    assert len(FIELDS) == 14
     assert max(FIELDS) < len(open_row(board.fd, board.claim()))
 
 
@@ -105,6 +111,18 @@ def test_counters_have_their_names(board: Scoreboard) -> None:
         responses_4xx=400,
         responses_5xx=500,
     )
+
+
+def test_connections_count_however_they_came(board: Scoreboard) -> None:
+    """Those a worker accepted by itself are among its connections."""
+    row = board.claim()
+    written = open_row(board.fd, row)
+    written[CONNECTIONS_TAKEN], written[CONNECTIONS_ACCEPTED] = 10, 5
+    written[CONNECTIONS_CLOSED] = 12
+
+    counters = board.counters(row)
+
+    assert (counters.connections_open, counters.connections_total) == (3, 15)
 
 
 def test_never_less_than_no_connection_is_open(board: Scoreboard) -> None:

@@ -4,12 +4,20 @@ import asyncio
 import os
 import resource
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, HEARTBEAT, OTHER_FDS
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_ACCEPTED,
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    HEARTBEAT,
+    LAG,
+    OTHER_FDS,
+)
 from aiocluster.metrics.process import count_fds
-from aiocluster.worker.vitals import Vitals
+from aiocluster.worker.vitals import _TICK, Vitals
 from tests.support.connections import at_fd_limit
 from tests.support.waiting import turns_until
 
@@ -77,10 +85,42 @@ async def test_a_blocked_loop_shows_as_lag(row: memoryview) -> None:
     assert longest >= 0.04
 
 
+@pytest.mark.parametrize(
+    ("lateness", "told"),
+    [
+        ([0.0, 0.0], [0, 0]),
+        ([0.2, 0.0, 0.0, 0.0], [200_000, 100_000, 50_000, 25_000]),
+        ([0.2, 0.15, 0.001], [200_000, 150_000, 75_000]),
+        ([0.01, 0.3], [10_000, 300_000]),
+        ([0.0000009, 0.2] + [0.0] * 18, [0] + [200_000 >> n for n in range(19)]),
+        ([-0.001], [0]),
+    ],
+)
+async def test_the_lag_that_is_told_rises_at_once_and_fades(
+    row: memoryview, lateness: list[float], told: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one, or half of what it was: who chooses a worker sees what it is lately like."""
+    now, moments = 1000.0, [1000.0, 1000.0]
+    for late in lateness:
+        now += _TICK + late
+        moments.append(now)
+    left = iter(moments)
+    clock = SimpleNamespace(monotonic=lambda: next(left))
+    monkeypatch.setattr("aiocluster.worker.vitals.time", clock)
+    vitals, seen = Vitals(row), []
+    vitals.start()
+    for _ in lateness:
+        vitals._tick()
+        seen.append(row[LAG])
+    vitals.stop()
+
+    assert seen == pytest.approx(told, abs=1)
+
+
 async def test_descriptors_are_counted_without_the_connections(row: memoryview) -> None:
     """What is no client's connection is told apart from what is."""
     extra = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
-    row[CONNECTIONS_TAKEN], row[CONNECTIONS_CLOSED] = 10, 7
+    row[CONNECTIONS_TAKEN], row[CONNECTIONS_ACCEPTED], row[CONNECTIONS_CLOSED] = 8, 2, 7
     vitals = Vitals(row)
     vitals.start()
     vitals.stop()
