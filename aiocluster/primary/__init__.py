@@ -38,6 +38,12 @@ exit_log.py       what the log says of its end
 watchdog.py       what a blocked one holds up goes to others; one that hangs goes
 stalls.py         how long a loop has not turned, and what that calls for   pure
 
+How many workers there are, and who has which connection:
+
+scaling.py        how many a role should have                              pure
+load.py           what its workers are at                                  pure
+balance.py        who gives connections back, for others                   pure
+
 When the code is replaced:
 
 generations.py    each is one import of the code, and the workers of it

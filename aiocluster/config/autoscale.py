@@ -1,0 +1,117 @@
+"""How a role's number of workers follows its load: what a user may set of it."""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args
+
+from aiocluster.errors import ConfigError
+
+NamedMetric = Literal["cpu", "lag", "in_flight"]
+
+# Takes an `aiocluster.Snapshot` of those workers of the role that have figures.
+Metric = NamedMetric | Callable[[Any], float]
+
+# What a worker should be at where the user does not say. 70 % of a core leaves room for the
+# seconds until there are more workers. A worker that leaves connections waiting for 50 ms
+# (`behind_after`) is passed over by others: half of it is soon enough to act. How many requests
+# a worker can have in flight only its app knows.
+_TARGETS = {"cpu": 70.0, "lag": 0.025}
+
+# Stands for a target that was not given. Known by identity: another NaN is a mistake.
+_OF_METRIC = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Autoscale:
+    """As many workers as keep each at `target` or below, from `min` to `max`.
+
+    `metric` is what a worker is measured by, as a mean over those that are ready:
+
+        "cpu"        percent of one core; `target` is 70.0 unless given
+        "lag"        seconds its loop runs late; `target` is 0.025 unless given
+        "in_flight"  requests begun and not done; give the `target`
+        a function   given a Snapshot of these workers, it returns the load of one, a number
+                     from 0 on in the unit of `target`, that halves when workers double
+
+    A function is called once a second in the primary's loop, so it must only calculate. The
+    Snapshot's `total` is the whole cluster's.
+
+    More are started once the load was over the target for `up_after` seconds without a break,
+    at most as many again. Some go once fewer would have been well below it for `down_after`
+    seconds (`math.inf`: never), at most half of them; by the lag, which does not say how many
+    could go, one. After a decision the next is at least `cooldown` seconds away.
+    """
+
+    min: int
+    max: int
+    _: KW_ONLY
+    metric: Metric = "cpu"
+    target: float = _OF_METRIC
+    up_after: float = 5.0
+    # Starting a worker costs milliseconds, lacking one costs requests: so be slow to go down.
+    down_after: float = 60.0
+    cooldown: float = 10.0
+
+    def __post_init__(self) -> None:
+        _check_count("min", self.min, 1)
+        _check_count("max", self.max, self.min)
+        _check_metric(self.metric)
+        _set(self, "target", _target(self.metric, self.target))
+        for name in ("up_after", "down_after", "cooldown"):
+            _set(self, name, _seconds(name, getattr(self, name)))
+
+    @property
+    def metric_name(self) -> str:
+        """What a log line calls the metric."""
+        metric = self.metric
+        return metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
+
+
+# The only way to set what a frozen record makes of what it was given.
+_set = object.__setattr__
+
+
+def _check_count(name: str, value: object, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ConfigError(f"autoscale {name} must be a whole number from {lowest}, not {value!r}")
+
+
+def _check_metric(metric: object) -> None:
+    names = get_args(NamedMetric)
+    if metric in names:
+        return
+    if not callable(metric):
+        raise ConfigError(
+            f"autoscale metric must be {', '.join(names)} or a function, not {metric!r}"
+        )
+    if inspect.iscoroutinefunction(metric):
+        raise ConfigError(f"autoscale metric must return its number at once, not {metric!r}")
+
+
+def _target(metric: Metric, target: object) -> float:
+    if target is _OF_METRIC:
+        if not isinstance(metric, str) or metric not in _TARGETS:
+            raise ConfigError(f"autoscale target must be given for the metric {metric!r}")
+        return _TARGETS[metric]
+    number = _number("target", target)
+    if not 0 < number < math.inf:
+        raise ConfigError(f"autoscale target must be more than 0 and finite, not {target!r}")
+    return number
+
+
+def _seconds(name: str, value: object) -> float:
+    seconds = _number(name, value)
+    if not seconds >= 0:
+        raise ConfigError(f"autoscale {name} must be 0 seconds or more, not {value!r}")
+    return seconds
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"autoscale {name} must be a number, not {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,68 @@
+"""Who gives back how many keep-alive connections, so that all have about as many.
+
+Only what is idle can move, so each number is what a worker is asked for, not what it can do:
+whoever looks again sees what came of it.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key")  # of a worker
+
+# Less than 2 is what round robin itself leaves, and what one client that comes and goes makes:
+# it would keep connections on the move for nothing. Beyond some twenty connections a worker
+# nobody can feel a tenth of them.
+_FEWEST_APART = 2
+_SHARE_APART = 0.1
+
+
+def bound(mean: float) -> float:
+    """Return by how many connections workers may differ that have `mean` of them."""
+    return max(_FEWEST_APART, _SHARE_APART * mean)
+
+
+def evened(connections: Mapping[Key, int]) -> dict[Key, int]:
+    """Return how many each worker gives back; empty while they differ by no more than the bound.
+
+    What they give is for those below the mean; then none differ by more than one. So once set
+    right, the numbers have to drift all the way to the bound until anything moves again.
+    """
+    if not connections or not _are_apart(connections):
+        return {}
+    mean, rest = divmod(sum(connections.values()), len(connections))
+    # The odd ones stay with those who have most: that moves the fewest.
+    by_most = sorted(connections.items(), key=lambda item: -item[1])
+    gives = {key: count - mean - (place < rest) for place, (key, count) in enumerate(by_most)}
+    return {key: count for key, count in gives.items() if count > 0}
+
+
+def _are_apart(connections: Mapping[Key, int]) -> bool:
+    counts = connections.values()
+    return max(counts) - min(counts) > bound(sum(counts) / len(counts))
+
+
+def shares_of_new(connections: Mapping[Key, int], newcomers: int = 1) -> dict[Key, int]:
+    """Return how many each old worker gives, so that each of `newcomers` has the mean of all.
+
+    Those who have most give, and none gives so many that it is left below the mean.
+    """
+    mean = sum(connections.values()) // (len(connections) + newcomers)
+    wanted = mean * newcomers
+    level = _level(connections, wanted)
+    gives = {key: max(count - level, 0) for key, count in connections.items()}
+    missing = wanted - sum(gives.values())
+    for key in sorted(connections, key=lambda key: -connections[key])[:missing]:
+        gives[key] += 1
+    return {key: count for key, count in gives.items() if count}
+
+
+def _level(connections: Mapping[Key, int], wanted: int) -> int:
+    """Return the lowest number to which all could come down without giving more than `wanted`."""
+    low, high = 0, max(connections.values(), default=0)
+    while low < high:
+        middle = (low + high) // 2
+        if sum(max(count - middle, 0) for count in connections.values()) > wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low

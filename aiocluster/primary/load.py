@@ -1,0 +1,68 @@
+"""What the workers of a role are at, by the metric their number follows.
+
+Only workers that serve and have reported count: the zeroes of one that has just begun say
+nothing about it, and one that drains takes nothing new.
+"""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from statistics import fmean
+
+from msgspec.structs import replace
+
+from aiocluster.config.autoscale import Autoscale
+from aiocluster.errors import ConfigError
+from aiocluster.metrics.snapshot import Snapshot, WorkerMetrics
+from aiocluster.primary.lifecycle import Phase
+
+# What each of a worker's figures is called in `Autoscale.metric`.
+_FIGURES: dict[str, Callable[[WorkerMetrics], float]] = {
+    "cpu": lambda worker: worker.cpu_percent,
+    "lag": lambda worker: worker.loop_lag_mean,
+    "in_flight": lambda worker: worker.requests_in_flight,
+}
+
+
+def measured(snapshot: Snapshot, role: str) -> Snapshot:
+    """Return `snapshot` with those workers only that have figures, of one role."""
+    workers = {
+        number: worker
+        for number, worker in snapshot.workers.items()
+        # No process is without memory: who has none has not reported yet.
+        if worker.role == role and worker.phase == Phase.READY and worker.rss_bytes
+    }
+    return replace(snapshot, workers=workers)
+
+
+def is_booting(snapshot: Snapshot, role: str) -> bool:
+    """Are workers of the role on their way?"""
+    phases = {worker.phase for worker in snapshot.workers.values() if worker.role == role}
+    return not phases.isdisjoint({Phase.STARTING, Phase.ONLINE})
+
+
+def load_of_one(config: Autoscale, snapshot: Snapshot) -> float:
+    """Return the load of one of these workers; ConfigError when the user's metric has none."""
+    if isinstance(config.metric, str):
+        return fmean(map(_FIGURES[config.metric], snapshot.workers.values()))
+    try:
+        value: object = config.metric(snapshot)
+    except Exception as error:
+        raise ConfigError(f"autoscale metric {config.metric_name} raised {error!r}") from error
+    load = _as_load(value)
+    if load is None:
+        raise ConfigError(
+            f"autoscale metric {config.metric_name} must return a finite number from 0 on, "
+            f"not {value!r}"
+        )
+    return load
+
+
+def _as_load(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        load = float(value)
+    except OverflowError:
+        return None
+    return load if 0.0 <= load < math.inf else None
