@@ -4,14 +4,18 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aiocluster.errors import ConfigError
 
 NamedMetric = Literal["cpu", "lag", "in_flight"]
 
-# Takes an `aiocluster.Snapshot` of those workers of the role that have figures.
-Metric = NamedMetric | Callable[[Any], float]
+if TYPE_CHECKING:
+    # The function takes a Snapshot; its module is none that this one may know.
+    Metric = NamedMetric | Callable[[Any], float]
+else:
+    # msgspec, which checks settings by their types, has no union with a function.
+    Metric = Any
 
 # What a worker should be at where the user does not say. 70 % of a core leaves room for the
 # seconds until there are more workers. A worker that leaves connections waiting for 50 ms

@@ -1,0 +1,100 @@
+"""Who gives back how many connections."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiocluster.primary.balance import bound, evened, shares_of_new
+
+some_connections = st.dictionaries(
+    st.integers(1, 200), st.integers(0, 10_000), min_size=1, max_size=130
+)
+
+
+def after(connections: dict[int, int], gives: dict[int, int], takers: set[int]) -> dict[int, int]:
+    """Give what is given to whichever taker has the fewest, as the least loaded would get it."""
+    left = {key: count - gives.get(key, 0) for key, count in connections.items()}
+    for _ in range(sum(gives.values())):
+        left[min(takers, key=lambda key: (left[key], key))] += 1
+    return left
+
+
+@pytest.mark.parametrize(("mean", "apart"), [(0, 2), (1, 2), (20, 2), (30, 3), (5000, 500)])
+def test_a_tenth_or_two_may_be_between_them(mean: float, apart: float) -> None:
+    """What nobody feels is not worth moving anything."""
+    assert bound(mean) == apart
+
+
+@pytest.mark.parametrize(
+    "connections", [{}, {1: 0}, {1: 100}, {1: 5, 2: 7}, {1: 100, 2: 109}, {1: 0, 2: 0, 3: 2}]
+)
+def test_within_the_bound_nothing_moves(connections: dict[int, int]) -> None:
+    """Neither where there is nobody to move to."""
+    assert evened(connections) == {}
+
+
+@pytest.mark.parametrize(
+    ("connections", "gives"),
+    [
+        ({1: 3, 2: 0}, {1: 1}),
+        ({1: 200, 2: 0}, {1: 100}),
+        ({1: 12, 2: 4}, {1: 4}),
+        ({1: 10, 2: 4, 3: 4, 4: 4, 5: 4}, {1: 4}),
+        ({1: 0, 2: 30, 3: 60}, {3: 30}),
+    ],
+)
+def test_those_above_the_mean_give(connections: dict[int, int], gives: dict[int, int]) -> None:
+    """As few as will do."""
+    assert evened(connections) == gives
+
+
+@given(some_connections)
+def test_afterwards_none_has_two_more_than_another(connections: dict[int, int]) -> None:
+    """And it rests there, although nothing was moved that need not be."""
+    gives = evened(connections)
+    counts = connections.values()
+    mean = sum(counts) / len(counts)
+    if not gives:
+        assert max(counts) - min(counts) <= bound(mean)
+        return
+    left = after(connections, gives, {key for key in connections if key not in gives})
+
+    assert max(left.values()) - min(left.values()) <= 1
+    assert evened(left) == {}
+    assert all(connections[key] > mean for key in gives)
+
+
+@pytest.mark.parametrize(
+    ("connections", "newcomers", "gives"),
+    [
+        ({}, 1, {}),
+        ({1: 0}, 1, {}),
+        ({1: 1}, 1, {}),
+        ({1: 200}, 1, {1: 100}),
+        ({1: 100, 2: 100}, 1, {1: 33, 2: 33}),
+        ({1: 100, 2: 100}, 2, {1: 50, 2: 50}),
+        ({1: 90, 2: 30}, 1, {1: 40}),
+        ({1: 5, 2: 5, 3: 5}, 1, {1: 1, 2: 1, 3: 1}),
+    ],
+)
+def test_a_new_worker_gets_its_share(
+    connections: dict[int, int], newcomers: int, gives: dict[int, int]
+) -> None:
+    """From those who have most."""
+    assert shares_of_new(connections, newcomers) == gives
+
+
+@given(some_connections, st.integers(1, 20))
+def test_every_new_worker_has_the_mean_and_nobody_less(
+    connections: dict[int, int], newcomers: int
+) -> None:
+    """What is given is exactly what the new ones should have, and no old one pays for it."""
+    mean = sum(connections.values()) // (len(connections) + newcomers)
+    gives = shares_of_new(connections, newcomers)
+    left = {key: connections[key] - gives.get(key, 0) for key in connections}
+
+    assert sum(gives.values()) == mean * newcomers
+    assert all(count > 0 for count in gives.values())
+    assert all(left[key] >= mean for key in gives)
+    unmoved = [left[key] for key in connections if key not in gives]
+    assert all(left[key] + 1 >= max(unmoved, default=0) for key in gives)
