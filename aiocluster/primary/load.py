@@ -7,7 +7,6 @@ nothing about it, and one that drains takes nothing new.
 import math
 from collections.abc import Callable
 from numbers import Real
-from statistics import fmean
 
 from msgspec.structs import replace
 
@@ -44,7 +43,8 @@ def is_booting(snapshot: Snapshot, role: str) -> bool:
 def load_of_one(config: Autoscale, snapshot: Snapshot) -> float:
     """Return the load of one of these workers; ConfigError when the user's metric has none."""
     if isinstance(config.metric, str):
-        return fmean(map(_FIGURES[config.metric], snapshot.workers.values()))
+        figures = list(map(_FIGURES[config.metric], snapshot.workers.values()))
+        return sum(figures) / len(figures)
     try:
         value: object = config.metric(snapshot)
     except Exception as error:

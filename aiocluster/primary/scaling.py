@@ -144,11 +144,13 @@ class Scaler:
             self._forget()
         # Those who wait for relief suffer more and more until it comes, then less: that does
         # not say that it is not enough.
-        if sample.load > self._config.target * sample.count and not sample.awaits_more:
+        count = sample.count
+        needed = _workers_for(sample.load, self._config.target, count + 1)
+        if needed > count and not sample.awaits_more:
             self._over.note(sample)
         else:
             self._over = _Streak()
-        if sample.most <= self._low_target * (sample.count - 1):
+        if _workers_for(sample.most, self._low_target, count) < count:
             self._under.note(sample)
         else:
             self._under = _Streak()
