@@ -1,7 +1,7 @@
 """Every message that crosses a wire, and who may send it.
 
 channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
-                             Subscribe, Unsubscribe, UserMessage, Credit
+                             Subscribe, Unsubscribe, RoomAgain, UserMessage, Credit
 channel, primary to worker:  Unready, Lead, Drain, SnapshotFor, UserMessage, Credit
 zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
 zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
@@ -76,6 +76,10 @@ class Unsubscribe(_Wire, frozen=True, tag=8):
     """No more snapshots for this subscription."""
 
     subscription_id: int
+
+
+class RoomAgain(_Wire, frozen=True, tag=9):
+    """You wanted to know (see ROOM_WANTED): a connection has ended."""
 
 
 # ---- channel, both ways
@@ -193,6 +197,7 @@ FromWorker = (
     | Drained
     | Subscribe
     | Unsubscribe
+    | RoomAgain
     | UserMessage
     | Credit
 )

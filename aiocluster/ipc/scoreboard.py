@@ -1,6 +1,6 @@
 """Counters that workers write and the primary reads, in shared memory.
 
-One mapping for all, one row a worker, one writer a field: the worker, but for two. A field is an
+One mapping for all, one row a worker, one writer a field: the worker, but for three. A field is an
 8-byte aligned integer, which the machines we run on store at once, so nobody locks.
 Policies read it for nothing, and what it says outlives the worker that wrote it.
 """
@@ -33,6 +33,7 @@ DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the primary writes it
 CONNECTIONS_ACCEPTED = 12  # by the worker itself: not among those it took from its handoff
 LAG = 13  # microseconds that the loop was late, lately; it fades
 LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
+ROOM_WANTED = 15  # 1 while the worker is to tell of each connection that ends; the primary writes
 
 
 class Scoreboard:
@@ -75,6 +76,10 @@ class Scoreboard:
     def lead(self, row: int, does: bool) -> None:
         """Say to a worker whether it leads its role."""
         self._fields[row * _ROW_FIELDS + LEADS] = int(does)
+
+    def ask_for_room(self, row: int, does: bool) -> None:
+        """Let a worker tell when a connection has ended, or not any more."""
+        self._fields[row * _ROW_FIELDS + ROOM_WANTED] = int(does)
 
     def counters(self, row: int) -> Counters:
         """Return what the row says, for a snapshot."""

@@ -32,6 +32,7 @@ from aiocluster.ipc.messages import (
     Online,
     Ready,
     ReportMetrics,
+    RoomAgain,
     Subscribe,
     Unsubscribe,
     UserMessage,
@@ -117,7 +118,7 @@ class WorkerHandle:
         # worker before its WorkerForked.
         self._early: list[Callable[[], None]] | None = []
         outbox.worker_id = spec.worker_id
-        outbox.on_fd_limit = self._on_fd_limit
+        outbox.room.on_fd_limit = self._on_fd_limit
 
     def __repr__(self) -> str:
         return f"<WorkerHandle id={self.id} slot={self.slot} pid={self.pid} {self.phase}>"
@@ -349,6 +350,8 @@ class WorkerHandle:
                 self._unpaid += size
                 self._owner.publish(WorkerMessage(self, payload))
                 self._owner.when_heard(lambda: self._pay(size))
+            case RoomAgain():
+                self.outbox.room.look_again()
             case ReportMetrics(report=report):
                 self._owner.on_report(self, report)
             case Subscribe() | Unsubscribe():

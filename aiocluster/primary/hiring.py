@@ -13,8 +13,9 @@ from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.ipc.stacks import StackFile
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.handle import Owner, WorkerHandle, WorkerSpec
-from aiocluster.primary.outbox import Limits, Outbox
+from aiocluster.primary.outbox import Outbox
 from aiocluster.primary.process import Process
+from aiocluster.primary.room import Limits
 from aiocluster.primary.spawner import Spawner
 
 

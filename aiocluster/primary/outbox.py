@@ -11,7 +11,6 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from aiocluster.ipc.estate import OutboxState
 from aiocluster.ipc.handoff import give, take_all
@@ -19,36 +18,19 @@ from aiocluster.ipc.scoreboard import (
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
     LEADS,
-    OTHER_FDS,
     REQUESTS_BEGUN,
     REQUESTS_DONE,
     Scoreboard,
 )
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.returns import Returns
+from aiocluster.primary.room import Limits, Room
 
 log = logging.getLogger("aiocluster.dispatcher")
 
 # After "full" wait this long before asking the kernel again: EAGAIN ends when the worker
 # takes, but a shortage of buffers or of descriptors in flight gives no such notice.
 _FULL_PAUSE = 0.01
-
-# A worker at its limit of descriptors is looked at again after this many seconds.
-_FD_LIMIT_PAUSE = 0.1
-
-# With fewer free descriptors than this, each is counted.
-_MUCH_ROOM = 128
-
-# Descriptors a worker keeps for what its handlers open: an eighth of its limit, at most this.
-_MAX_RESERVED_FDS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds a worker's queue."""
-
-    behind_after: float  # seconds a connection may lie untaken
-    max_fds: int  # the worker's RLIMIT_NOFILE
 
 
 class Outbox:
@@ -70,8 +52,6 @@ class Outbox:
         self.is_stuck = False  # the watchdog says so
         self.is_closed = False
         self.sent = 0
-        # Hears when it comes to its limit of descriptors (True), and leaves it (False).
-        self.on_fd_limit: Callable[[bool], None] = lambda is_there: None
         self._sender, self._receiver = ends
         self._scoreboard, self._row = scoreboard
         self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
@@ -79,16 +59,14 @@ class Outbox:
         self._begun = self._scoreboard.reader(self._row, REQUESTS_BEGUN)
         self._done = self._scoreboard.reader(self._row, REQUESTS_DONE)
         self._limits = limits
-        self._reserved_fds = min(_MAX_RESERVED_FDS, limits.max_fds // 8)
         self._on_change = on_change
         self._returns = Returns(self._sender, on_returned)
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
-        self._budget = 0
-        self._queue_is_full = self._fds_are_out = self._at_fd_limit = False
+        self.room = Room(scoreboard, limits, self._count_open, self._tell_of_room)
+        self._queue_is_full = False
         self._retry: asyncio.TimerHandle | None = None
-        self._next_look: asyncio.TimerHandle | None = None
 
     # ---- what a policy may ask
 
@@ -134,7 +112,7 @@ class Outbox:
             return []
         stolen = [Connection(*pair) for pair in take_all(self._receiver, self._on_lost)]
         self.sent -= len(stolen)
-        self._budget += len(stolen)
+        self.room.budget += len(stolen)
         # What is left is on its way through the worker: taken, and not yet counted.
         left = [(min(sent, self.sent), when) for sent, when in self._untaken]
         self._untaken = deque(left if self.queued > 0 else ())
@@ -142,9 +120,10 @@ class Outbox:
 
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """See Recipient."""
-        if len(batch) > self._budget:
-            self._renew_budget()
-            batch = batch[: self._budget]
+        if len(batch) > self.room.budget:
+            self.room.renew()
+            self._update_room()
+            batch = batch[: self.room.budget]
         if not batch:
             return 0
         fds = [connection.fd for connection in batch]
@@ -157,7 +136,7 @@ class Outbox:
             os.close(fd)
         self.sent += len(fds)
         self._untaken.append((self.sent, now))
-        self._budget -= len(fds)
+        self.room.budget -= len(fds)
         return len(fds)
 
     def state(self) -> OutboxState:
@@ -192,9 +171,9 @@ class Outbox:
         if self.is_closed:
             return []
         self.is_closed = True
-        for timer in (self._retry, self._next_look):
-            if timer is not None:
-                timer.cancel()
+        self.room.close()
+        if self._retry is not None:
+            self._retry.cancel()
         self._loop.remove_writer(self._sender.fileno())
         left = self._returns.close()
         left += [Connection(*pair) for pair in take_all(self._receiver, self._on_lost)]
@@ -206,7 +185,7 @@ class Outbox:
     # ---- room
 
     def _update_room(self) -> None:
-        self.has_room = not (self._queue_is_full or self._fds_are_out)
+        self.has_room = not (self._queue_is_full or self.room.is_out)
 
     def _tell_of_room(self) -> None:
         self._update_room()
@@ -221,45 +200,14 @@ class Outbox:
         self._queue_is_full = False
         self._tell_of_room()
 
-    def check_budget(self) -> None:
+    def check_room(self) -> None:
         """Look whether its handlers have used up what was meant for connections."""
-        if self._free_fds() < self._budget:
-            self._renew_budget()
-
-    def _free_fds(self) -> int:
-        read, row = self._scoreboard.read, self._row
-        # All that was sent and is not closed, wherever it is on its way.
-        clients = self.sent - read(row, CONNECTIONS_CLOSED)
-        return self._limits.max_fds - self._reserved_fds - read(row, OTHER_FDS) - clients
-
-    def _renew_budget(self) -> None:
-        """A descriptor sent to a worker at its limit is destroyed: stop well before.
-
-        Looking at all this for every connection would cost more than choosing, so what is
-        free, or half of it while there is much, is spent before the next look.
-        """
-        free = self._free_fds()
-        self._budget = max(free // 2 if free > _MUCH_ROOM else free, 0)
-        self._fds_are_out = free <= 0
-        # One that stays near its limit does not tell of each connection that ends there.
-        margin = self._reserved_fds // 4 if self._at_fd_limit else 0
-        self._note_fd_limit(free <= margin)
+        self.room.check()
         self._update_room()
 
-    def _note_fd_limit(self, is_there: bool) -> None:
-        if is_there and self._next_look is None:
-            self._next_look = self._loop.call_later(_FD_LIMIT_PAUSE, self._look_again)
-        if is_there != self._at_fd_limit:
-            self._at_fd_limit = is_there
-            # Not in the middle of handing over: users may listen.
-            self._loop.call_soon(self.on_fd_limit, is_there)
-
-    def _look_again(self) -> None:
-        self._next_look = None
-        had_room = self.has_room
-        self._renew_budget()
-        if not had_room:
-            self._tell_of_room()
+    def _count_open(self) -> int:
+        """All that was sent and is not closed, wherever it is on its way."""
+        return self.sent - self._closed()
 
     def _on_lost(self, count: int) -> None:
         self.sent -= count

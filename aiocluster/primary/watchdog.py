@@ -112,7 +112,7 @@ class Watchdog:
         """Return in how many seconds its connections are to be looked at again."""
         self._feel(watch, passed)
         pulse, outbox = watch.pulse, watch.worker.outbox
-        outbox.check_budget()
+        outbox.check_room()
         waited = outbox.waited(now)
         is_due = waited >= self._steal_at
         pulse.is_late = pulse.is_late or is_due

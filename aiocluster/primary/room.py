@@ -1,0 +1,114 @@
+"""How many more connections one worker may be given: by its limit of descriptors, and by ours.
+
+Looking at all that for every connection would cost more than choosing, so what is free, or half
+of it while there is much, is a budget that is spent before the next look. Without room, the
+worker is asked (on the scoreboard) to say when a connection ends; nobody spins meanwhile.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiocluster.ipc.scoreboard import OTHER_FDS, Scoreboard
+
+# A worker without room is looked at again after this many seconds, whatever it says: its
+# handlers' own descriptors close without a word.
+_PAUSE = 0.1
+
+# With less free than this, each connection is counted.
+_MUCH_ROOM = 128
+
+# Descriptors a worker keeps for what its handlers open: an eighth of its limit, at most this.
+_MAX_RESERVED_FDS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a worker's connections."""
+
+    behind_after: float  # seconds a connection may lie untaken
+    max_fds: int  # the worker's RLIMIT_NOFILE
+    max_connections: int | None = None  # None: no limit but the descriptors
+
+
+class Room:
+    """That of one worker. `on_room` is called when there is some again."""
+
+    def __init__(
+        self,
+        board: tuple[Scoreboard, int],
+        limits: Limits,
+        open_connections: Callable[[], int],
+        on_room: Callable[[], None],
+    ) -> None:
+        self.budget = 0
+        self.is_out = False
+        # Hears when it comes to its limit of descriptors (True), and leaves it (False).
+        self.on_fd_limit: Callable[[bool], None] = lambda is_there: None
+        self._scoreboard, self._row = board
+        self._limits = limits
+        self._reserved_fds = min(_MAX_RESERVED_FDS, limits.max_fds // 8)
+        self._open_connections = open_connections
+        self._on_room = on_room
+        self._loop = asyncio.get_running_loop()
+        self._at_fd_limit = False
+        self._next_look: asyncio.TimerHandle | None = None
+
+    def renew(self) -> None:
+        """Look how much there is, and let that, or half of it, be the budget."""
+        clients = self._open_connections()
+        fds = self._free_fds(clients)
+        free = min(fds, self._free_places(clients))
+        self.budget = max(free // 2 if free > _MUCH_ROOM else free, 0)
+        # One that stays near its limit does not tell of each connection that ends there.
+        margin = self._reserved_fds // 4 if self._at_fd_limit else 0
+        self._note_fd_limit(fds <= margin)
+        self._note_out(free <= 0)
+
+    def check(self) -> None:
+        """Look whether its handlers have used up what was meant for connections."""
+        if self._free_fds(self._open_connections()) < self.budget:
+            self.renew()
+
+    def look_again(self) -> None:
+        """Something has ended, or may have."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        was_out = self.is_out
+        self.renew()
+        if was_out and not self.is_out:
+            self._on_room()
+
+    def close(self) -> None:
+        """Look no more. Idempotent."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+
+    def _free_fds(self, clients: int) -> int:
+        other = self._scoreboard.read(self._row, OTHER_FDS)
+        return self._limits.max_fds - self._reserved_fds - other - clients
+
+    def _free_places(self, clients: int) -> int:
+        limit = self._limits.max_connections
+        return self._limits.max_fds if limit is None else limit - clients
+
+    def _note_out(self, is_out: bool) -> None:
+        if is_out != self.is_out:
+            self.is_out = is_out
+            self._scoreboard.ask_for_room(self._row, is_out)
+            # What ended between the look and the asking was not told.
+            if is_out:
+                self._loop.call_soon(self.look_again)
+        if (is_out or self._at_fd_limit) and self._next_look is None:
+            self._next_look = self._loop.call_later(_PAUSE, self._look_again)
+
+    def _look_again(self) -> None:
+        self._next_look = None
+        self.look_again()
+
+    def _note_fd_limit(self, is_there: bool) -> None:
+        if is_there != self._at_fd_limit:
+            self._at_fd_limit = is_there
+            # Not in the middle of handing over: users may listen.
+            self._loop.call_soon(self.on_fd_limit, is_there)
