@@ -17,6 +17,7 @@ QUESTIONS = (
     "reload_loss",
     "primary_memory",
     "channel_echo",
+    "policy_cost",
 )
 
 

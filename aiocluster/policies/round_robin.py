@@ -6,7 +6,7 @@ comes or goes the others neither lose a turn nor get two.
 
 from collections.abc import Sequence
 
-from aiocluster.policies.base import C
+from aiocluster.policies.base import C, Candidate
 
 
 class RoundRobin:
@@ -17,18 +17,19 @@ class RoundRobin:
         self._next = 0
         self._last_slot = -1
 
-    def choose(self, candidates: Sequence[C]) -> C:
+    def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
         """Return the candidate whose turn it is."""
         if candidates is not self._order:
             self._order = candidates
-            self._next = _first_after(self._last_slot, candidates)
+            self._next = first_after(self._last_slot, candidates)
         chosen = candidates[self._next]
         self._next = (self._next + 1) % len(candidates)
         self._last_slot = chosen.slot
         return chosen
 
 
-def _first_after(slot: int, candidates: Sequence[C]) -> int:
+def first_after(slot: int, candidates: Sequence[Candidate]) -> int:
+    """Return the position of the first candidate above `slot`, or 0: it begins again."""
     for position, candidate in enumerate(candidates):
         if candidate.slot > slot:
             return position

@@ -1,27 +1,12 @@
 from collections import Counter
 from itertools import accumulate
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiocluster.policies.round_robin import RoundRobin
-
-
-class Worker(NamedTuple):
-    """The part of a worker that a policy may look at."""
-
-    slot: int
-
-
-def workers(*slots: int) -> list[Worker]:
-    return [Worker(slot) for slot in slots]
-
-
-def turns(policy: RoundRobin, candidates: list[Worker], number: int) -> list[int]:
-    """Return the slots of the next `number` choices."""
-    return [policy.choose(candidates).slot for _ in range(number)]
+from tests.support.candidates import turns, workers
 
 
 def test_each_worker_in_turn() -> None:

@@ -1,0 +1,102 @@
+"""From what a user wrote to a policy.
+
+"round_robin", "weighted:3,1", "sticky:cookie:sid"   a name, and what belongs to it
+"pkg.module:name"                                    an import string of one of the next two
+an object with a method `choose`                     as it is
+a class of such objects                              made, without arguments
+"""
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from inspect import iscoroutinefunction, signature
+from typing import Any
+
+from aiocluster.errors import ConfigError
+from aiocluster.policies.base import Policy
+from aiocluster.policies.least_connections import LeastConnections
+from aiocluster.policies.least_loaded import LeastLoaded
+from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.policies.sticky import Sticky
+from aiocluster.policies.weighted import Weighted
+
+_PLAIN: dict[str, Callable[[], Policy]] = {
+    "round_robin": RoundRobin,
+    "least_connections": LeastConnections,
+    "least_loaded": LeastLoaded,
+    "weighted": Weighted,
+    "sticky": Sticky,
+}
+
+ALLOWED_POLICY = (
+    "round_robin, least_connections, least_loaded, weighted (or weighted:3,1, by slot), "
+    "sticky (or sticky:ip, sticky:header:NAME, sticky:cookie:NAME, sticky:path:N), shared, "
+    "an object with a method choose(candidates, affinity), a class of such objects, "
+    "or 'pkg.module:name' of one"
+)
+
+_WEIGHTS = re.compile(r"[0-9]{1,4}(,[0-9]{1,4})*")
+
+
+def policy_from(value: object, import_target: Callable[[str, str], object] | None = None) -> Policy:
+    """Return the policy that `value` means: one of its own each time, unless it is an object.
+
+    Import strings are left to `import_target(text, what)`. "shared" is none: where workers
+    accept by themselves nobody chooses.
+    """
+    if not isinstance(value, str):
+        return _from_object(value)
+    name, colon, rest = value.partition(":")
+    if name in _PLAIN:
+        return _with(name, rest) if colon else _PLAIN[name]()
+    if not colon or import_target is None:
+        raise _not_allowed(value)
+    try:
+        return _from_object(import_target(value, "policy"))
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_hint(value)}") from None
+
+
+def _with(name: str, rest: str) -> Policy:
+    if name == "sticky":
+        return Sticky(rest)
+    if name == "weighted" and _WEIGHTS.fullmatch(rest):
+        return Weighted(dict(enumerate(map(int, rest.split(",")))))
+    raise _not_allowed(f"{name}:{rest}")
+
+
+def _from_object(value: Any) -> Policy:
+    if not callable(getattr(value, "choose", None)):
+        raise _not_allowed(value)
+    if isinstance(value, type):
+        if not _takes(value, 0):
+            raise ConfigError(f"policy: {value!r} needs arguments; give an object of it")
+        value = value()
+    if not _takes(value.choose, 2) or iscoroutinefunction(value.choose):
+        raise ConfigError(
+            f"policy: {value!r} cannot choose; "
+            "give one with `def choose(self, candidates, affinity)`, not async"
+        )
+    policy: Policy = value
+    return policy
+
+
+def _takes(function: Callable[..., object], count: int) -> bool:
+    try:
+        signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # some that are written in C do not tell
+        return True
+    return True
+
+
+def _not_allowed(value: object) -> ConfigError:
+    hint = _hint(value) or f"; give {ALLOWED_POLICY}"
+    return ConfigError(f"policy: {value!r} is not allowed{hint}")
+
+
+def _hint(value: object) -> str:
+    name = value.partition(":")[0] if isinstance(value, str) else ""
+    near = [match for match in get_close_matches(name, [*_PLAIN, "shared"], n=1) if match != name]
+    return f"; did you mean {near[0]!r}?" if near else ""
