@@ -1,17 +1,70 @@
 """Environment variables that a caller gives to a worker."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
 
 from aiocluster.errors import ConfigError
+
+ALLOWED_ENV = "NAME=value for all workers, SLOT:NAME=value for those in one slot"
 
 # Of all together; they travel in one packet.
 MAX_ENV_BYTES = 64 * 1024
 
 
+class Environment(Struct, frozen=True):
+    """What the workers of a role have in their environments."""
+
+    of_all: dict[str, str] = {}
+    of_slot: dict[int, dict[str, str]] = {}
+
+    def of(self, slot: int, more: Mapping[str, str]) -> dict[str, str]:
+        """Return that of the worker in `slot`, which has `more` besides."""
+        return {**self.of_all, **self.of_slot.get(slot, {}), **more}
+
+
+def env_from(value: object) -> Environment:
+    """Read `env`: names and values; under the number of a slot those that only it has.
+
+    ConfigError, naming what is wrong, when no process could have it.
+    """
+    if isinstance(value, Environment):
+        return value
+    if not isinstance(value, Mapping):
+        raise _no_env(value)
+    of_slot = {slot: checked_env(env) for slot, env in value.items() if _is_slot(slot)}
+    of_all = {name: text for name, text in value.items() if not _is_slot(name)}
+    return Environment(checked_env(of_all), of_slot)
+
+
+def env_from_texts(texts: Sequence[str]) -> Environment:
+    """Read what was typed: NAME=value, or SLOT:NAME=value."""
+    of_all: dict[str, str] = {}
+    of_slot: dict[int, dict[str, str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        slot, colon, rest = name.rpartition(":")
+        if not equals or (colon and not (slot.isascii() and slot.isdigit() and len(slot) <= 4)):
+            raise ConfigError(f"env: {text!r:.80} is not allowed; give {ALLOWED_ENV}")
+        of_one = of_slot.setdefault(int(slot), {}) if colon else of_all
+        of_one[rest] = value
+    return Environment(
+        checked_env(of_all), {slot: checked_env(env) for slot, env in of_slot.items()}
+    )
+
+
+def _is_slot(key: object) -> bool:
+    return isinstance(key, int) and not isinstance(key, bool) and key >= 0
+
+
+def _no_env(env: object) -> ConfigError:
+    return ConfigError(f"env: {env!r:.80} is a {type(env).__name__}; give a dict of text")
+
+
 def checked_env(env: object) -> dict[str, str]:
     """Return a copy of `env`; ConfigError, naming what is wrong, when no process could have it."""
     if not isinstance(env, Mapping):
-        raise ConfigError(f"env: {env!r:.80} is a {type(env).__name__}; give a dict of text")
+        raise _no_env(env)
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ConfigError(f"env: {name!r}: {value!r:.80} is not allowed; give text for both")

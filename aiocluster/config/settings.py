@@ -5,15 +5,18 @@ and the README are made from them. Where values come from is not known here.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
-from aiocluster.config.addresses import ALLOWED_BIND, Address, addresses_from
+from aiocluster.config.addresses import Address
 from aiocluster.config.allowed import allowed
+from aiocluster.config.autoscale import Autoscale
+from aiocluster.config.environment import Environment
+from aiocluster.config.special import SPECIAL
 from aiocluster.errors import ConfigError
 
 __all__ = [
@@ -77,8 +80,48 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         tuple[Address, ...], _about("Where to listen; give it again for a further address.")
     ] = (Address("127.0.0.1", 8000),)
     policy: Annotated[
-        Literal["round_robin"], _about("How to choose the worker for a new connection.")
+        Any, _about("How to choose the worker for a new connection; for each address, if need be.")
     ] = "round_robin"
+    env: Annotated[Environment, _about("What the workers have in their environment.")] = (
+        Environment()
+    )
+    autoscale: Annotated[
+        Autoscale | None, _about("How the number of workers follows the load; else it stays.")
+    ] = None
+    max_connections: Annotated[
+        Count | Literal["unlimited"], _about("Connections that one worker may have at a time.")
+    ] = "unlimited"
+    max_connections_total: Annotated[
+        Count | Literal["unlimited"],
+        _about("Connections that all workers of a role may have together."),
+    ] = "unlimited"
+    max_requests_in_flight: Annotated[
+        Positive | Literal["unlimited"], _about("Requests that one worker may handle at a time.")
+    ] = "unlimited"
+    when_full: Annotated[
+        Literal["wait", "503", "close"],
+        _about("What a client meets where no worker has room: it waits, is told 503, or closed."),
+    ] = "wait"
+    retry_after: Annotated[
+        Positive, _about("Seconds after which a client that was told 503 may try again.")
+    ] = 1
+    peek_timeout: Annotated[
+        PositiveSeconds,
+        _about("Seconds that a client has to send what a sticky policy goes by; then its address."),
+    ] = 1.0
+    proxy_protocol: Annotated[
+        bool, _about("Expect the PROXY protocol (v1 or v2) at the beginning of each connection.")
+    ] = False
+    trusted_proxies: Annotated[
+        tuple[str, ...], _about("Whose PROXY headers are believed; from others they are refused.")
+    ] = ()
+    affinity: Annotated[
+        Literal["none", "auto"],
+        _about("auto: pin each worker to a CPU of its own, where there are enough."),
+    ] = "none"
+    rebalance: Annotated[
+        bool, _about("Move idle connections when workers have unequal numbers of them.")
+    ] = False
     restart: Annotated[Restart, _about("When a worker that exited is replaced.")] = "always"
     preload: Annotated[
         bool | Literal["auto"],
@@ -205,10 +248,15 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
 def value_from_text(name: str, text: str) -> Any:
     """Read the text of one setting, say from a command line, as a value `settings_from` takes."""
     refuse_unknown({name: text})
-    if name == "bind":
-        addresses_from(text)
-        return text
+    if (special := SPECIAL.get(name)) is not None:
+        return special.read_texts([text])
     return _converted(name, text, strict=False)
+
+
+def value_from_texts(name: str, texts: Sequence[str]) -> Any:
+    """Read what was typed for a setting that may be given several times, or is special."""
+    refuse_unknown({name: texts})
+    return SPECIAL[name].read_texts(texts)
 
 
 def refuse_unknown(values: Mapping[str, Any]) -> None:
@@ -223,7 +271,9 @@ def refuse_unknown(values: Mapping[str, Any]) -> None:
 
 
 def _checked(name: str, value: Any) -> Any:
-    return addresses_from(value) if name == "bind" else _converted(name, value, strict=True)
+    if (special := SPECIAL.get(name)) is not None:
+        return special.read(value)
+    return _converted(name, value, strict=True)
 
 
 def _converted(name: str, value: Any, *, strict: bool) -> Any:
@@ -244,6 +294,7 @@ class SettingHelp(Struct, frozen=True):
     allowed: str
     default: str
     is_switch: bool  # only ever true or false
+    is_multiple: bool  # may be given several times
 
 
 def setting_help() -> tuple[SettingHelp, ...]:
@@ -252,9 +303,12 @@ def setting_help() -> tuple[SettingHelp, ...]:
         SettingHelp(
             name=field.name,
             help=_HINTS[field.name].__metadata__[-1].description,
-            allowed=ALLOWED_BIND if field.name == "bind" else allowed(_HINTS[field.name]),
+            allowed=SPECIAL[field.name].allowed
+            if field.name in SPECIAL
+            else allowed(_HINTS[field.name]),
             default=_as_text(field.default),
             is_switch=isinstance(field.default, bool),
+            is_multiple=field.name in SPECIAL and SPECIAL[field.name].is_multiple,
         )
         for field in msgspec.structs.fields(Settings)
     )
@@ -265,6 +319,8 @@ def _as_text(default: Any) -> str:
     match default:
         case bool():
             return str(default).lower()
+        case None | Environment() | ():
+            return "none"
         case tuple():
             return ", ".join(map(str, default))
         case float():

@@ -2,7 +2,7 @@
 
 channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
                              Subscribe, Unsubscribe, RoomAgain, UserMessage, Credit
-channel, primary to worker:  Unready, Lead, Drain, SnapshotFor, UserMessage, Credit
+channel, primary to worker:  Unready, Lead, GiveBack, Drain, SnapshotFor, UserMessage, Credit
 zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
 zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
                                    ForkFailed, Exited
@@ -124,6 +124,12 @@ class Lead(_Wire, frozen=True, tag=42):
     """You lead your role now, if your row of the scoreboard still says so."""
 
 
+class GiveBack(_Wire, frozen=True, tag=43):
+    """Give at most `count` idle keep-alive connections back on the handoff: others have fewer."""
+
+    count: Annotated[int, Meta(ge=1)]
+
+
 class Unready(_Wire, frozen=True, tag=49):
     """The cluster is about to stop: serve on, and say that you are not ready to who asks."""
 
@@ -201,7 +207,7 @@ FromWorker = (
     | UserMessage
     | Credit
 )
-ToWorker = Unready | Lead | Drain | SnapshotFor | UserMessage | Credit
+ToWorker = Unready | Lead | GiveBack | Drain | SnapshotFor | UserMessage | Credit
 ToZygote = Fork | Watch
 FromZygote = Prepared | PrepareFailed | Forked | ForkFailed | Exited
 Message = FromWorker | ToWorker | ToZygote | FromZygote

@@ -57,6 +57,12 @@ def policy_from(value: object, import_target: Callable[[str, str], object] | Non
         raise ConfigError(f"{error}{_hint(value)}") from None
 
 
+def is_import_string(text: str) -> bool:
+    """Could this be the name of a policy of the user's?"""
+    name, colon, _ = text.partition(":")
+    return bool(colon) and name not in _PLAIN
+
+
 def _with(name: str, rest: str) -> Policy:
     if name == "sticky":
         return Sticky(rest)

@@ -38,7 +38,7 @@ class Sticky:
     is_binding = True  # one that is slow is still the one that knows this client
 
     def __init__(self, by: str = "ip", *, ipv6_prefix: int = 64) -> None:
-        self.by = _checked_by(by)
+        self.by = checked_by(by)
         self.ipv6_prefix = _checked_prefix(ipv6_prefix)
         self._is_by_ip = by == "ip"
         self._turns = RoundRobin()
@@ -72,7 +72,8 @@ def _scores_of(slots: Sequence[int]) -> Struct:
     return Struct("<" + "".join(f"{gap * _SCORE_BYTES}xI" for gap in gaps))
 
 
-def _checked_by(by: object) -> str:
+def checked_by(by: object) -> str:
+    """Return `by`; ConfigError when there is nothing that it means."""
     if not isinstance(by, str) or _BY.fullmatch(by) is None:
         raise ConfigError(f"sticky: by={by!r} is not allowed; give {ALLOWED_BY}")
     return by

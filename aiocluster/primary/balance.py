@@ -4,7 +4,7 @@ Only what is idle can move, so each number is what a worker is asked for, not wh
 whoever looks again sees what came of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 Key = TypeVar("Key")  # of a worker
@@ -41,28 +41,16 @@ def _are_apart(connections: Mapping[Key, int]) -> bool:
     return max(counts) - min(counts) > bound(sum(counts) / len(counts))
 
 
-def shares_of_new(connections: Mapping[Key, int], newcomers: int = 1) -> dict[Key, int]:
-    """Return how many each old worker gives, so that each of `newcomers` has the mean of all.
+def shares(connections: Mapping[Key, int], new: Collection[Key]) -> dict[Key, int]:
+    """Return how many each of the others gives so that those that are `new` have the mean.
 
-    Those who have most give, and none gives so many that it is left below the mean.
+    Empty once they have. Nobody gives so many that it is left below the mean.
     """
-    mean = sum(connections.values()) // (len(connections) + newcomers)
-    wanted = mean * newcomers
-    level = _level(connections, wanted)
-    gives = {key: max(count - level, 0) for key, count in connections.items()}
-    missing = wanted - sum(gives.values())
-    for key in sorted(connections, key=lambda key: -connections[key])[:missing]:
-        gives[key] += 1
-    return {key: count for key, count in gives.items() if count}
-
-
-def _level(connections: Mapping[Key, int], wanted: int) -> int:
-    """Return the lowest number to which all could come down without giving more than `wanted`."""
-    low, high = 0, max(connections.values(), default=0)
-    while low < high:
-        middle = (low + high) // 2
-        if sum(max(count - middle, 0) for count in connections.values()) > wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    if not connections:
+        return {}
+    total = sum(connections.values())
+    mean, level = total // len(connections), -(-total // len(connections))
+    if all(connections.get(key, mean) >= mean for key in new):
+        return {}
+    others = {key: count for key, count in connections.items() if key not in new}
+    return {key: count - level for key, count in others.items() if count > level}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from aiocluster.policies.base import Candidate, Policy
+from aiocluster.policies.least_connections import LeastConnections
 
 # Connections handed out between two looks at who has room; below what one handoff takes.
 _ROUND = 128
@@ -46,6 +47,10 @@ class Recipient(Candidate, Protocol):
         """Has it left a connection untaken for too long?"""
         ...
 
+    def tell_of_room(self) -> None:
+        """Let `update` be called when one of its connections has ended."""
+        ...
+
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """Give it a batch; return how many of it, from the front, it took and owns now.
 
@@ -59,6 +64,11 @@ class Dispatching(Protocol):
 
     @property
     def waiting(self) -> int: ...
+    @property
+    def is_binding(self) -> bool:
+        """Does a client belong to a worker, so that its connections may not move?"""
+        ...
+
     def add(self, recipient: Recipient) -> None: ...
     def remove(self, recipient: Recipient) -> None: ...
     def update(self, now: float) -> None: ...
@@ -70,12 +80,25 @@ class Dispatcher:
     """Chooses and hands over. It never blocks and never drops a connection."""
 
     def __init__(
-        self, policy: Policy, pause: Callable[[], None], resume: Callable[[], None]
+        self,
+        policy: Policy,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        max_connections: int | None = None,
+        turn_away: Callable[[Sequence[Connection]], None] | None = None,
     ) -> None:
+        """`max_connections` are those of all workers together; None: any number.
+
+        `turn_away` takes, and owns, what comes while there are workers and all are full; without
+        it that waits.
+        """
         self._policy = policy
-        self._is_binding = getattr(policy, "is_binding", False)
+        self._fewest: Policy = LeastConnections()
+        self.is_binding = getattr(policy, "is_binding", False)
         self._pause = pause
         self._resume = resume
+        self._max_connections = max_connections
+        self._turn_away = turn_away
         self._recipients: list[Recipient] = []
         self._candidates: list[Recipient] = []
         self._waiting: list[Connection] = []
@@ -107,15 +130,23 @@ class Dispatcher:
     def dispatch(self, connections: Sequence[Connection], now: float) -> None:
         """Hand each connection over, now or as soon as somebody has room."""
         while connections and self._candidates:
-            head, rest = connections[:_ROUND], connections[_ROUND:]
+            size = _ROUND if self._max_connections is None else min(_ROUND, self._places())
+            if size <= 0:
+                self._forget_full()
+                break
+            head, rest = connections[:size], connections[size:]
             connections = [*self._hand_out(head, now), *rest]
+        if connections and self._turn_away is not None and self._recipients:
+            self._turn_away([one for one in connections if one.slot < 0])
+            # Whom we have let in once, waits.
+            connections = [one for one in connections if one.slot >= 0]
         if connections:
             self._waiting += connections
             self._pause_or_resume()
 
     def has_punctual(self, now: float) -> bool:
         """Is there a worker that would take at once what another leaves lying?"""
-        return not self._is_binding and any(
+        return not self.is_binding and any(
             not candidate.is_stuck and not candidate.is_behind(now)
             for candidate in self._candidates
         )
@@ -157,13 +188,15 @@ class Dispatcher:
 
     def _choose(self, connection: Connection, now: float) -> Recipient:
         candidates = self._candidates
-        if self._is_binding:
+        if self.is_binding:
             return self._bound(connection)
-        chosen = self._policy.choose(candidates, connection.affinity)
+        # One that comes back evens out what it can: it goes to who has the fewest.
+        policy = self._policy if connection.slot < 0 else self._fewest
+        chosen = policy.choose(candidates, connection.affinity)
         if not chosen.is_behind(now):
             return chosen
         punctual = [candidate for candidate in candidates if not candidate.is_behind(now)]
-        return self._policy.choose(punctual, connection.affinity) if punctual else chosen
+        return policy.choose(punctual, connection.affinity) if punctual else chosen
 
     def _bound(self, connection: Connection) -> Recipient:
         """One that comes back goes to where it was, or to the next worker in that place."""
@@ -177,14 +210,25 @@ class Dispatcher:
         self._candidates = self._fit()
         self._pause_or_resume()
 
+    def _places(self) -> int:
+        """How many more connections may all workers have together?"""
+        assert self._max_connections is not None
+        return self._max_connections - sum(one.open_connections for one in self._recipients)
+
     def _fit(self) -> list[Recipient]:
+        if self._max_connections is not None and self._places() <= 0:
+            for recipient in self._recipients:
+                recipient.tell_of_room()
+            # What ended before they were asked was not told.
+            if self._places() <= 0:
+                return []
         roomy = [recipient for recipient in self._recipients if recipient.has_room]
-        if self._is_binding:
+        if self.is_binding:
             return roomy
         return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 
     def _pause_or_resume(self) -> None:
-        full = not self._candidates
+        full = not self._candidates and not (self._turn_away and self._recipients)
         if full != self._paused:
             self._paused = full
             self._pause() if full else self._resume()

@@ -1,6 +1,5 @@
 """What a new worker needs: its wires, its row of the scoreboard, its handle, its process."""
 
-import resource
 import socket
 from collections.abc import Callable
 
@@ -26,7 +25,7 @@ class Hiring:
         self,
         scoreboard: Scoreboard,
         owner: Owner,
-        behind_after: float,
+        limits: Limits,
         on_room: Callable[[], None],
         on_returned: Callable[[list[Connection]], None],
     ) -> None:
@@ -38,8 +37,7 @@ class Hiring:
         self._owner = owner
         self._on_room = on_room
         self._on_returned = on_returned
-        max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._limits = Limits(behind_after, max_fds)
+        self._limits = limits
 
     async def hire(self, spec: WorkerSpec, spawner: Spawner) -> tuple[WorkerHandle, Process]:
         """Fork a worker as `spec` says; WorkerGone when that failed this time."""

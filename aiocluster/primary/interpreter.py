@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, NoReturn
 
+import msgspec
 from aiohttp import web
 
 from aiocluster.config.roles import ONLY_ROLE, RoleSpec
@@ -166,7 +167,9 @@ def this_program(call: int = 1) -> Interpreter:
 
 def unpickling(spec: RoleSpec) -> Interpreter:
     """An interpreter that unpickles the app of a role; ConfigError when it cannot be."""
-    payload = pickle.dumps((_preparation(), spec.settings, _pickled(spec.app)))
+    # What only the primary goes by may be an object that nobody else can make.
+    settings = msgspec.structs.replace(spec.settings, policy="round_robin", autoscale=None)
+    payload = pickle.dumps((_preparation(), settings, _pickled(spec.app)))
     fd = os.memfd_create("aiocluster-app", os.MFD_CLOEXEC)
     with io.FileIO(fd, "w", closefd=False) as file:
         file.write(payload)

@@ -10,6 +10,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
@@ -65,6 +66,8 @@ class Listener:
         self.index = index
         self.asked = asked  # the address that it was bound for; "" of one that was handed down
         self.is_shared = shared
+        # Given what is told of a client, returns what its policy goes by; None: by nothing.
+        self.affinity_of: Callable[[Any], bytes] | None = None
         self._on_connections = on_connections
         self._loop = asyncio.get_running_loop()
         self._reading = False
@@ -152,12 +155,17 @@ class Listener:
         # sock.accept() builds a socket object for each connection: 3 to 4 µs that the
         # descriptor alone does not cost.
         accept, index = self.sock._accept, self.index  # type: ignore[attr-defined]
-        batch: list[Connection] = []
+        affinity_of, batch = self.affinity_of, list[Connection]()
         try:
             # One at least: where a listener's TCP_INFO says nothing, this is what serves.
             for _ in range(min(max(self._backlog(), 1), _ACCEPT_BATCH)):
                 # One by one: what was accepted before an error is not lost with it.
-                batch.append(Connection(accept()[0], index))  # noqa: PERF401
+                fd, peer = accept()
+                batch.append(
+                    Connection(fd, index)
+                    if affinity_of is None
+                    else Connection(fd, index, affinity_of(peer))
+                )
         except BlockingIOError:
             pass
         except OSError as error:

@@ -17,6 +17,7 @@ from aiocluster.ipc.handoff import give, take_all
 from aiocluster.ipc.scoreboard import (
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
+    LAG,
     LEADS,
     REQUESTS_BEGUN,
     REQUESTS_DONE,
@@ -57,10 +58,11 @@ class Outbox:
         self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
         self._closed = self._scoreboard.reader(self._row, CONNECTIONS_CLOSED)
         self._begun = self._scoreboard.reader(self._row, REQUESTS_BEGUN)
+        self._lag = self._scoreboard.reader(self._row, LAG)
         self._done = self._scoreboard.reader(self._row, REQUESTS_DONE)
         self._limits = limits
         self._on_change = on_change
-        self._returns = Returns(self._sender, on_returned)
+        self._returns = Returns(self._sender, lambda back: on_returned(self._from_here(back)))
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
@@ -84,6 +86,11 @@ class Outbox:
     def requests_in_flight(self) -> int:
         """Requests begun and not done."""
         return self._begun() - self._done()
+
+    @property
+    def lag(self) -> float:
+        """How late its loop was lately, in seconds."""
+        return self._lag() / 1e6
 
     # ---- giving and taking back
 
@@ -110,7 +117,7 @@ class Outbox:
         """Read back what the worker has not taken; the caller owns it."""
         if self.is_closed:
             return []
-        stolen = [Connection(*pair) for pair in take_all(self._receiver, self._on_lost)]
+        stolen = self._from_here(take_all(self._receiver, self._on_lost))
         self.sent -= len(stolen)
         self.room.budget += len(stolen)
         # What is left is on its way through the worker: taken, and not yet counted.
@@ -175,12 +182,14 @@ class Outbox:
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_writer(self._sender.fileno())
-        left = self._returns.close()
-        left += [Connection(*pair) for pair in take_all(self._receiver, self._on_lost)]
+        left = self._returns.close() + take_all(self._receiver, self._on_lost)
         self._sender.close()
         self._receiver.close()
         self.has_room = False
-        return left
+        return self._from_here(left)
+
+    def _from_here(self, pairs: Sequence[tuple[int, int]]) -> list[Connection]:
+        return [Connection(fd, listener, slot=self.slot) for fd, listener in pairs]
 
     # ---- room
 
@@ -199,6 +208,10 @@ class Outbox:
         self._loop.remove_writer(self._sender.fileno())
         self._queue_is_full = False
         self._tell_of_room()
+
+    def tell_of_room(self) -> None:
+        """See Recipient."""
+        self.room.await_end()
 
     def check_room(self) -> None:
         """Look whether its handlers have used up what was meant for connections."""

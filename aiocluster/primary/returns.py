@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable
 
 from aiocluster.ipc.handoff import TruncatedBatch, next_batch_size, take, take_all
-from aiocluster.primary.dispatcher import Connection
 
 log = logging.getLogger("aiocluster.dispatcher")
 
@@ -19,19 +18,22 @@ _FD_LIMIT_PAUSE = 0.1
 class Returns:
     """Reads what comes back on the primary's end of one worker's handoff."""
 
-    def __init__(self, sock: socket.socket, on_returned: Callable[[list[Connection]], None]):
+    def __init__(self, sock: socket.socket, on_returned: Callable[[list[tuple[int, int]]], None]):
         self._sock = sock
         self._on_returned = on_returned
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._listen()
 
-    def close(self) -> list[Connection]:
-        """Read no more; return what waits, a dead worker's last. The socket is the caller's."""
+    def close(self) -> list[tuple[int, int]]:
+        """Read no more; return the (fd, listener) pairs that wait, a dead worker's last.
+
+        The socket is the caller's.
+        """
         self._deafen()
         if self._retry is not None:
             self._retry.cancel()
-        return [Connection(*pair) for pair in take_all(self._sock, _on_lost)]
+        return take_all(self._sock, _on_lost)
 
     def _listen(self) -> None:
         self._loop.add_reader(self._sock.fileno(), self._read)
@@ -45,7 +47,7 @@ class Returns:
             self._deafen()
             self._retry = self._loop.call_later(_FD_LIMIT_PAUSE, self._listen)
         elif count:
-            self._on_returned([Connection(*pair) for pair in self._take()])
+            self._on_returned(self._take())
 
     def _take(self) -> list[tuple[int, int]]:
         try:

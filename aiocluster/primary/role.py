@@ -12,10 +12,10 @@ from aiocluster.config.cpus import available_cpus
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
 from aiocluster.ipc.estate import RoleState
-from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.primary.choosing import policies
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.dispatcher import Connection
-from aiocluster.primary.doors import Doors
+from aiocluster.primary.doors import Doors, DoorSettings
 from aiocluster.primary.farewell import Farewell
 from aiocluster.primary.generations import Generations, GenerationSpawner
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
@@ -34,8 +34,9 @@ class RoleParts:
         self.name = spec.name
         self.settings = settings = spec.settings
         self.generations = Generations(new_spawner, settings.boot_timeout)
-        policy = RoundRobin()
-        self.doors = Doors(lambda address: policy)
+        self.doors = Doors(
+            policies(settings.policy, [*map(str, settings.bind)]), DoorSettings.of(settings)
+        )
         self.supervisor = Supervisor(
             spec, self.generations, self.doors, commons, _restarts(settings)
         )
@@ -74,6 +75,8 @@ class RoleParts:
     def _count_of_workers(self) -> int:
         cpus = available_cpus()
         count = worker_count(self.settings.workers, cpus)
+        if (autoscale := self.settings.autoscale) is not None:
+            count = min(max(count, autoscale.min), autoscale.max)
         if (warning := too_many_workers_warning(count, cpus)) is not None:
             log.warning("%s", warning)
         return count
@@ -129,6 +132,7 @@ class RoleParts:
     async def stop(self, seconds: float) -> list[str]:
         """End the workers within `seconds`; name those that had to be cut."""
         cut = await self.supervisor.stop(seconds)
+        self.doors.close()
         unserved = self.doors.take_waiting()
         for connection in unserved:
             os.close(connection.fd)

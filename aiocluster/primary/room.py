@@ -51,7 +51,7 @@ class Room:
         self._open_connections = open_connections
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
-        self._at_fd_limit = False
+        self._is_awaited = self._at_fd_limit = False
         self._next_look: asyncio.TimerHandle | None = None
 
     def renew(self) -> None:
@@ -75,10 +75,18 @@ class Room:
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
-        was_out = self.is_out
+        was_awaited = self.is_out or self._is_awaited
+        self._is_awaited = False
         self.renew()
-        if was_out and not self.is_out:
+        if was_awaited and not self.is_out:
             self._on_room()
+
+    def await_end(self) -> None:
+        """Somebody else waits until a connection of this worker has ended."""
+        if not self._is_awaited:
+            self._is_awaited = True
+            self._scoreboard.ask_for_room(self._row, True)
+            self._look_soon()
 
     def close(self) -> None:
         """Look no more. Idempotent."""
@@ -96,11 +104,15 @@ class Room:
     def _note_out(self, is_out: bool) -> None:
         if is_out != self.is_out:
             self.is_out = is_out
-            self._scoreboard.ask_for_room(self._row, is_out)
+            self._scoreboard.ask_for_room(self._row, is_out or self._is_awaited)
             # What ended between the look and the asking was not told.
             if is_out:
                 self._loop.call_soon(self.look_again)
-        if (is_out or self._at_fd_limit) and self._next_look is None:
+        if is_out or self._at_fd_limit:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._next_look is None:
             self._next_look = self._loop.call_later(_PAUSE, self._look_again)
 
     def _look_again(self) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from aiocluster.errors import BootError, ClusterStopping, ConfigError, WorkerGone
 from aiocluster.events import Event, Scaled
 from aiocluster.patience import patience
+from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.spawner import FORK_PATIENCE
 
@@ -29,6 +30,7 @@ class Positions(Protocol):
     def open_slot(self, env: dict[str, str]) -> Slot: ...
     def close_slot(self, slot: Slot, reason: str) -> None: ...
     def why_not_up(self, slot: Slot) -> BootError: ...
+    def on_more(self, workers: Collection[WorkerHandle]) -> None: ...
 
 
 class Staffing:
@@ -71,6 +73,7 @@ class Staffing:
             task.exception()  # perhaps nobody waits for it any more
 
     async def _in_turn(self, change: Callable[[int], int], reason: str) -> int:
+        leaving: list[WorkerHandle] = []
         async with self._turn:
             before = len(self._positions.slots)
             count = change(before)
@@ -84,20 +87,24 @@ class Staffing:
             if count > before:
                 await self._add(count - before)
             elif count < before:
-                await self._remove(before - count)
-            return len(self._positions.slots)
+                leaving = self._remove(before - count)
+            now = len(self._positions.slots)
+        # Whoever drains takes its time: meanwhile others may be wanted again.
+        if leaving:
+            await asyncio.wait([worker.exited for worker in leaving])
+        return now
 
     async def _add(self, count: int) -> None:
         slots = [self._positions.open_slot({}) for _ in range(count)]
         try:
-            await asyncio.gather(*map(self._up, slots))
+            self._positions.on_more(await asyncio.gather(*map(self._up, slots)))
         except BootError as error:
             log.error("role %s: no more workers than before: %s", self._role, error)
             for slot in slots:
                 self._positions.close_slot(slot, "scale_down")
             raise
 
-    async def _up(self, slot: Slot) -> None:
+    async def _up(self, slot: Slot) -> WorkerHandle:
         try:
             async with patience(FORK_PATIENCE):
                 worker = await asyncio.shield(slot.first)
@@ -106,15 +113,15 @@ class Staffing:
         await asyncio.shield(worker.settled)
         if not worker.was_ready:
             raise self._positions.why_not_up(slot)
+        return worker
 
-    async def _remove(self, count: int) -> None:
-        """The highest slots: nobody who stays changes place."""
+    def _remove(self, count: int) -> list[WorkerHandle]:
+        """The highest slots: nobody who stays changes place. Return the workers that go."""
         slots = sorted(self._positions.slots, key=lambda slot: slot.number)[-count:]
         leaving = [slot.incumbent for slot in slots if slot.incumbent is not None]
         for slot in slots:
             self._positions.close_slot(slot, "scale_down")
-        if leaving:
-            await asyncio.wait([worker.exited for worker in leaving])
+        return leaving
 
 
 def checked_change(wanted: int | str) -> Callable[[int], int]:

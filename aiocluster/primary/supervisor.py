@@ -10,6 +10,8 @@ from aiocluster.events import WorkerMessage
 from aiocluster.ipc.estate import CrewState
 from aiocluster.ipc.framing import decode_user, encode_user
 from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.autoscaling import Autoscaler
+from aiocluster.primary.balancing import Balancer
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.dispatcher import Dispatching
@@ -43,8 +45,10 @@ class Supervisor:
     ) -> None:
         settings, bus = spec.settings, commons.bus
         self._role = spec.name
+        self._env = settings.env
         self._ids = commons.ids
         self._bus = bus
+        self._dispatcher = dispatcher
         self._generations = generations
         self._workers = Workers(settings, generations, dispatcher, commons, self)
         self._slots = Slots(self, settings.restart)
@@ -55,6 +59,11 @@ class Supervisor:
         self._upkeep = Upkeep(settings, self.on_due)
         self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
         self._staffing = Staffing(self._role, self, bus.publish)
+        self._balancer = Balancer(self._workers.serving)
+        self._rebalance = settings.rebalance
+        self._autoscaler: Autoscaler | None = None
+        if settings.autoscale is not None:
+            self._autoscaler = Autoscaler(settings.autoscale, self._role, commons.reporter, self)
         self._reloader = Reloader(spec, generations, self, bus, self._workers.exit_log)
 
     @property
@@ -104,8 +113,7 @@ class Supervisor:
 
     def announce_stop(self) -> None:
         """Let everybody know that a stop will follow: no worker calls itself ready any more."""
-        self._staffing.close()
-        self._reloader.close()
+        self._change_no_more()
         self._workers.announce_stop()
 
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
@@ -178,7 +186,7 @@ class Supervisor:
             role=self._role,
             generation=generation.number,
             restarts=restarts,
-            env=slot.env,
+            env=self._env.of(slot.number, slot.env),
         )
         return await self._workers.hire(spec, generation, held=held)
 
@@ -219,7 +227,17 @@ class Supervisor:
         elif not worker.is_leaving:
             worker.begin_drain(reason)
 
-    # ---- Positions
+    # ---- Positions, Scalable
+
+    @property
+    def ready_count(self) -> int:
+        """How many workers are given connections."""
+        return len(self._workers.serving())
+
+    def on_more(self, workers: Collection[WorkerHandle]) -> None:
+        """Let new workers have their share of what is open, unless clients are bound to workers."""
+        if not self._dispatcher.is_binding:
+            self._balancer.give_share(workers)
 
     def open_slot(self, env: dict[str, str]) -> Slot:
         """Open one more slot, whose workers have `env`; its first is being started."""
@@ -239,17 +257,28 @@ class Supervisor:
 
     def _end_first_start(self) -> None:
         self._first_start_over.set()
+        if self._autoscaler is not None:
+            self._autoscaler.start()
+        if self._rebalance and not self._dispatcher.is_binding:
+            self._balancer.begin_to_even()
         self._workers.exit_log.release()
 
     def _stop_hiring(self) -> None:
         self._stopping = True
-        self._staffing.close()
-        self._reloader.close()
+        self._change_no_more()
         self._recycler.close()
         self._breaker.close()
         self._watch.cancel()
         self._workers.stop_hiring()
         self._slots.close()
+
+    def _change_no_more(self) -> None:
+        """Nothing is begun that a stop would only have to undo. Idempotent."""
+        if self._autoscaler is not None:
+            self._autoscaler.close()
+        self._staffing.close()
+        self._balancer.close()
+        self._reloader.close()
 
     def _unread(self) -> list[tuple[int, bytes]]:
         """Return the messages that nobody has read yet, of the workers that still live."""

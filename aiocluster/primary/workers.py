@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from aiocluster.primary.leadership import Leadership
 from aiocluster.primary.lifecycle import Phase
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.process import Process
+from aiocluster.primary.room import Limits
 from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -78,7 +80,7 @@ class Workers:
         self._hiring = Hiring(
             commons.reporter.scoreboard,
             self,
-            settings.behind_after,
+            _limits(settings),
             self._update_dispatcher,
             self._on_returned,
         )
@@ -188,7 +190,12 @@ class Workers:
 
     def others_serve(self) -> bool:
         """See Owner."""
-        return bool(self._serving())
+        return bool(self.serving())
+
+    def serving(self) -> list[WorkerHandle]:
+        """Return those that are given connections."""
+        workers = self.all.values()
+        return [one for one in workers if _may_serve(one) and one.id not in self._held]
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
@@ -289,16 +296,21 @@ class Workers:
         self.publish(exited)
         self._generations.left(worker.generation)
 
-    def _serving(self) -> list[WorkerHandle]:
-        workers = self.all.values()
-        return [one for one in workers if _may_serve(one) and one.id not in self._held]
-
     def _choose_leader(self) -> None:
         # In a stop nobody takes over from who goes first.
-        self._leadership.update([] if self._stopping else self._serving())
+        self._leadership.update([] if self._stopping else self.serving())
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
+
+
+def _limits(settings: Settings) -> Limits:
+    most = settings.max_connections
+    return Limits(
+        behind_after=settings.behind_after,
+        max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        max_connections=None if most == "unlimited" else most,
+    )
 
 
 def _may_serve(worker: WorkerHandle) -> bool:

@@ -14,7 +14,13 @@ from typing import Any
 
 import click
 
-from aiocluster.config.settings import SettingHelp, setting_help, settings_from, value_from_text
+from aiocluster.config.settings import (
+    SettingHelp,
+    setting_help,
+    settings_from,
+    value_from_text,
+    value_from_texts,
+)
 from aiocluster.config.target import check_target
 from aiocluster.errors import ConfigError
 
@@ -65,7 +71,7 @@ def _read_value(_ctx: click.Context, param: click.Parameter, text: Any) -> Any:
         return None
     try:
         if param.multiple:
-            return [value_from_text(param.name, one) for one in text] or None
+            return value_from_texts(param.name, text) if text else None
         return value_from_text(param.name, text)
     except ConfigError as error:
         raise click.BadParameter(str(error)) from error
@@ -85,7 +91,7 @@ def _option(setting: SettingHelp) -> click.Option:
         [setting.name, *short, f"--{flag}"],
         type=str,
         metavar="VALUE",
-        multiple=setting.name == "bind",
+        multiple=setting.is_multiple,
         callback=_read_value,
         help=f"{setting.help}  [{setting.allowed}; default: {setting.default}]",
     )

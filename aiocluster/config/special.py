@@ -1,0 +1,112 @@
+"""Settings that are more than a number or a name: read here, each with what it allows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+from aiocluster.config.addresses import ALLOWED_BIND, addresses_from
+from aiocluster.config.autoscale import Autoscale
+from aiocluster.config.environment import ALLOWED_ENV, env_from, env_from_texts
+from aiocluster.config.target import check_target
+from aiocluster.errors import ConfigError
+from aiocluster.policies.named import ALLOWED_POLICY, is_import_string, policy_from
+
+ALLOWED_POLICIES = f"{ALLOWED_POLICY}; or a dict of one for each address of bind"
+
+# Where workers accept by themselves nobody chooses.
+SHARED = "shared"
+
+ALLOWED_NETWORKS = "addresses or networks, such as 10.0.0.0/8 or ::1"
+ALLOWED_AUTOSCALE = "an Autoscale, or min=1,max=8 with more of its fields"
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """How one setting is read."""
+
+    read: Callable[[Any], Any]  # a value that a program gave
+    read_texts: Callable[[Sequence[str]], Any]  # what was typed, once or several times
+    allowed: str
+    is_multiple: bool = False
+
+
+def policy_value(value: Any) -> Any:
+    """Check `policy`: one, or a mapping of addresses to one each; return it."""
+    if isinstance(value, Mapping):
+        if not value:
+            raise ConfigError(f"policy: {value!r} is not allowed; give {ALLOWED_POLICIES}")
+        return {str(addresses_from(where)[0]): _policy(one) for where, one in value.items()}
+    return _policy(value)
+
+
+def _policy(value: Any) -> Any:
+    if isinstance(value, str) and is_import_string(value):
+        check_target(value, "policy")  # imported when it is needed, by who needs it
+    elif value != SHARED:
+        policy_from(value)
+    return value
+
+
+def _policy_from_texts(texts: Sequence[str]) -> Any:
+    if len(texts) == 1 and "=" not in texts[0]:
+        return policy_value(texts[0])
+    pairs = [text.rpartition("=") for text in texts]
+    return policy_value({where: name for where, _, name in pairs})
+
+
+def _autoscale(value: Any) -> Autoscale | None:
+    if value is None or isinstance(value, Autoscale):
+        return value
+    raise ConfigError(f"autoscale: {value!r:.80} is not allowed; give {ALLOWED_AUTOSCALE}")
+
+
+def _autoscale_from_texts(texts: Sequence[str]) -> Autoscale:
+    fields: dict[str, Any] = {}
+    for pair in texts[0].split(","):
+        name, equals, text = pair.partition("=")
+        if not equals or name not in _FIELDS:
+            raise ConfigError(f"autoscale: {pair!r} is not allowed; give {ALLOWED_AUTOSCALE}")
+        try:
+            fields[name] = _FIELDS[name](text)
+        except ValueError:
+            raise ConfigError(f"autoscale: {pair!r}: {text!r} is no number") from None
+    if not fields.keys() >= {"min", "max"}:
+        raise ConfigError(f"autoscale: {texts[0]!r} is not allowed; give {ALLOWED_AUTOSCALE}")
+    return Autoscale(**fields)
+
+
+_FIELDS: dict[str, Callable[[str], Any]] = {
+    "min": int,
+    "max": int,
+    "metric": str,
+    "target": float,
+    "up_after": float,
+    "down_after": float,
+    "cooldown": float,
+}
+
+
+def _networks(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence):
+        raise ConfigError(f"trusted_proxies: {value!r:.80} is not allowed; give {ALLOWED_NETWORKS}")
+    return tuple(map(_network, texts))
+
+
+def _network(text: Any) -> str:
+    try:
+        if isinstance(text, str):
+            return str(ip_network(text))
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies: {error}; give {ALLOWED_NETWORKS}") from None
+    raise ConfigError(f"trusted_proxies: {text!r:.80} is not allowed; give {ALLOWED_NETWORKS}")
+
+
+SPECIAL: dict[str, Special] = {
+    "bind": Special(addresses_from, addresses_from, ALLOWED_BIND, is_multiple=True),
+    "policy": Special(policy_value, _policy_from_texts, ALLOWED_POLICIES, is_multiple=True),
+    "env": Special(env_from, env_from_texts, ALLOWED_ENV, is_multiple=True),
+    "trusted_proxies": Special(_networks, _networks, ALLOWED_NETWORKS, is_multiple=True),
+    "autoscale": Special(_autoscale, _autoscale_from_texts, ALLOWED_AUTOSCALE),
+}
