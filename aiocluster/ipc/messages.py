@@ -18,7 +18,7 @@ from aiocluster.metrics.snapshot import Report
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
 PROTOCOL = 4
 
-DrainReason = Literal["drain", "max_requests"]
+DrainReason = Literal["drain", "max_requests", "finished"]
 
 
 class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -33,7 +33,9 @@ class Online(_Wire, frozen=True, tag=1):
 
 
 class Ready(_Wire, frozen=True, tag=2):
-    """My app has started: send connections."""
+    """My app has started: send connections. Or, unless it `serves`, my job has: send none."""
+
+    serves: bool = True
 
 
 class BootFailed(_Wire, frozen=True, tag=3):
@@ -53,7 +55,7 @@ class DrainRequest(_Wire, frozen=True, tag=5):
     """I want to finish: send me nothing new, then tell me to drain.
 
     `reason` is "drain" when my own code or a signal asked, "max_requests" when it is time
-    for me to be replaced: a successor may come first.
+    for me to be replaced: a successor may come first; "finished" when my job has returned.
     """
 
     reason: DrainReason

@@ -78,7 +78,8 @@ def run(
     """Serve `app` from `workers` processes until the program is told to stop.
 
     `app` is an aiohttp Application, a factory of one (sync or async), or an import string
-    "pkg.module:name" of either. `workers` is a number, "auto" (the CPUs this process may
+    "pkg.module:name" of either; or a job, `async def job(worker)`, which takes no
+    connections. `workers` is a number, "auto" (the CPUs this process may
     use), "cpu" (the same) or "io" (twice as many). `bind` is "host:port", "[v6]:port" or
     ":port", or a list of them; port 0 takes a free one; by default "127.0.0.1:8000". `roles`,
     in the place of `app`, are several apps and jobs under one primary: see Role.
@@ -293,7 +294,7 @@ def _check_app(app: object) -> None:
     elif not isinstance(app, web.Application) and not callable(app):
         raise ConfigError(
             f"the app: {app!r:.80} is a {type(app).__name__}; expected an aiohttp.web.Application,"
-            " a factory of one, or an import string 'pkg.module:name'"
+            " a factory of one, a job, or an import string 'pkg.module:name'"
         )
 
 

@@ -88,6 +88,19 @@ class WorkerContext:
         """
         return self._standing.is_ready
 
+    @property
+    def is_stopping(self) -> bool:
+        """True once this worker was told to drain: a job should come to its end."""
+        return self._standing.is_stopping
+
+    async def stopping(self) -> None:
+        """Return when this worker is told to drain, for whatever reason; at once if it was.
+
+        From then on a job has `graceful_timeout` seconds; if it still runs then it is
+        cancelled.
+        """
+        await self._standing.stopping()
+
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """Call `callback()` when this worker begins to drain; return what takes it off again.
 

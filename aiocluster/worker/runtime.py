@@ -11,6 +11,7 @@ import logging
 import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
@@ -34,9 +35,11 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, REQUESTS_BEGUN
 from aiocluster.metrics.process import ProcessFigures
 from aiocluster.metrics.snapshot import Report
+from aiocluster.worker.context import current_worker
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Service
+from aiocluster.worker.services.job import JobService, is_job
 from aiocluster.worker.standing import Standing
 from aiocluster.worker.vitals import Vitals
 
@@ -44,6 +47,7 @@ log = logging.getLogger("aiocluster.worker")
 
 EXIT_OK = 0
 EXIT_CUT = 1  # something had to be given up
+EXIT_CRASHED = 1  # the job raised
 EXIT_BOOT_FAILED = 3
 
 # Seconds between two looks at whether max_requests is reached.
@@ -79,22 +83,30 @@ class Runtime:
     async def run(
         self, load: Callable[[], object], handoff: socket.socket, channel: socket.socket
     ) -> int:
-        """Serve the app that `load` returns until drained; return the exit code."""
+        """Serve the app, or run the job, that `load` returns; return the exit code."""
         await open_channel(channel, self._channel)
         self._channel.post(Online())
         self._vitals.start()
+        return await self._leave(await self._live(load, handoff))
+
+    async def _live(self, load: Callable[[], object], handoff: socket.socket) -> int:
         if not await self._boot(load):
-            return await self._leave(EXIT_BOOT_FAILED)
+            return EXIT_BOOT_FAILED
+        if (service := self._service) is None:  # told to drain before
+            return EXIT_OK
         self._begin_to_take(handoff)
         self._report()
         self._watch_request_limit()
         # Not a turn of the loop later than need be: the app may block it any moment.
         declared = self.standing.is_declared
-        if declared or await self._unless_drained(self.standing.wait_declared()):
+        if declared or await self._unless_drained(self._until_declared(service)):
+            if not self.standing.is_declared and (error := service.over.exception()) is not None:
+                self._channel.post(BootFailed(*describe(error)))
+                return EXIT_BOOT_FAILED
             self.standing.serve()
-            self._channel.post(Ready())
-        await self._drain_ordered.wait()
-        return await self._leave(await self._finish())
+            self._channel.post(Ready(service.serves))
+        await self._unless_drained(asyncio.wait({service.over}))
+        return await self._end(service)
 
     def ask_to_drain(self, reason: DrainReason) -> None:
         """Somebody other than the primary wants this worker to finish."""
@@ -110,9 +122,7 @@ class Runtime:
 
     async def _boot(self, load: Callable[[], object]) -> bool:
         """Start the app, unless told to stop before it has started."""
-        goodbye = self.standing.say_goodbye
-        service: Service = AiohttpService(load, self._settings, self._row, self._give_back, goodbye)
-        starting = asyncio.ensure_future(_started(service))
+        starting = asyncio.ensure_future(self._started(load))
         if not await self._unless_drained(starting):
             return True
         if starting.cancelled():
@@ -122,11 +132,36 @@ class Runtime:
             cause = error.__cause__ if isinstance(error, _Exited) else error
             self._channel.post(BootFailed(*describe(cause or error)))
             return False
-        self._service = service
+        self._service = starting.result()
         self._settle_memory()
         return True
 
-    async def _unless_drained(self, step: Awaitable[None]) -> bool:
+    async def _started(self, load: Callable[[], object]) -> Service:
+        try:
+            service = self._service_of(load())
+            await service.start()
+        except (SystemExit, KeyboardInterrupt) as error:
+            # A loop lets them through, past everybody who waits for the task that raised them.
+            raise _Exited from error
+        return service
+
+    def _service_of(self, given: object) -> Service:
+        goodbye = self.standing.say_goodbye
+        if is_job(given):
+            worker = current_worker()
+            assert worker is not None
+            return JobService(given, worker, self._row, goodbye)
+        return AiohttpService(lambda: given, self._settings, self._row, self._give_back, goodbye)
+
+    async def _until_declared(self, service: Service) -> None:
+        """Wait until it is said to be ready, or is over, after which nobody will say so."""
+        declared = asyncio.ensure_future(self.standing.wait_declared())
+        try:
+            await asyncio.wait({declared, service.over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            declared.cancel()
+
+    async def _unless_drained(self, step: Awaitable[Any]) -> bool:
         """Wait for `step`; cancel it, and return False, when told to drain before it is over."""
         doing = asyncio.ensure_future(step)
         stopped = asyncio.ensure_future(self._drain_ordered.wait())
@@ -256,7 +291,7 @@ class Runtime:
                 stopping=drain.stopping or self._drain.stopping,
             )
         self._drain = drain
-        self.standing.leave()
+        self.standing.stop()
         self._drain_ordered.set()
         if self._service is not None:
             self._hurry(self._service, drain)
@@ -264,17 +299,30 @@ class Runtime:
     def _hurry(self, service: Service, drain: Drain) -> None:
         service.hurry(drain.timeout, moving=drain.moving, stopping=drain.stopping)
 
-    async def _finish(self) -> int:
+    async def _end(self, service: Service) -> int:
+        """It was told to drain; or its job has ended by itself, well or not."""
+        if not self.is_draining:
+            if (error := service.over.exception()) is not None:
+                log.error("the job raised", exc_info=error)
+                self._report()
+                return EXIT_CRASHED
+            self.ask_to_drain("finished")
+            await self._drain_ordered.wait()
+        return await self._finish(service)
+
+    async def _finish(self, service: Service) -> int:
         """Take what the primary had already given, finish everything, shut the app down."""
-        if self._service is None or self._handoff is None or self._drain is None:
-            return EXIT_OK
+        assert self._handoff is not None
+        assert self._drain is not None
         self._loop.remove_reader(self._handoff.fileno())
         self._adopt(take_all(self._handoff, self._on_lost))
-        self._hurry(self._service, self._drain)
-        await self._service.drain()
+        self._hurry(service, self._drain)
+        await service.drain()
         self._report()
-        cut = [sendable(name) for name in self._service.cut]
+        cut = [sendable(name) for name in service.cut]
         self._channel.post(Drained(cut))
+        if service.failed:
+            return EXIT_CRASHED
         return EXIT_CUT if cut else EXIT_OK
 
     async def _leave(self, code: int) -> int:
@@ -291,11 +339,3 @@ class Runtime:
 
 class _Exited(Exception):
     """The app ended the process while it started, which is a failure to start like any other."""
-
-
-async def _started(service: Service) -> None:
-    try:
-        await service.start()
-    except (SystemExit, KeyboardInterrupt) as error:
-        # A loop lets them through, past everybody who waits for the task that raised them.
-        raise _Exited from error

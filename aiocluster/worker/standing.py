@@ -19,6 +19,7 @@ class Standing:
         self._serving = False
         self._leaving = False
         self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
         self._declared = asyncio.Event()
         if not explicit:
             self._declared.set()
@@ -36,6 +37,20 @@ class Standing:
     def leave(self) -> None:
         """It is not ready any more, and will not be again. Idempotent."""
         self._leaving = True
+
+    def stop(self) -> None:
+        """It is told to drain. Idempotent."""
+        self.leave()
+        self._stopping.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """See WorkerContext.is_stopping."""
+        return self._stopping.is_set()
+
+    async def stopping(self) -> None:
+        """See WorkerContext.stopping."""
+        await self._stopping.wait()
 
     def declare_ready(self) -> None:
         """See WorkerContext.ready."""

@@ -40,9 +40,11 @@ REPORT = Report(
 EXAMPLES: list[Message] = [
     Online(),
     Ready(),
+    Ready(serves=False),
     BootFailed("ImportError: ¡no!", "Traceback …"),
     ReportMetrics(REPORT),
     DrainRequest("max_requests"),
+    DrainRequest("finished"),
     Drained(["GET /slow", "GET /größer"]),
     Subscribe(3, 0.5),
     Unsubscribe(3),

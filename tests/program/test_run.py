@@ -42,7 +42,10 @@ def test_an_unknown_setting_is_refused_before_anything_starts() -> None:
 @pytest.mark.parametrize(
     ("app", "reason"),
     [
-        (17, "17 is a int; expected an aiohttp.web.Application, a factory of one, or an import"),
+        (
+            17,
+            "17 is a int; expected an aiohttp.web.Application, a factory of one, a job, or an",
+        ),
         (None, "None is a NoneType"),
         ({"a": 1}, "{'a': 1} is a dict"),
         ("no colon", "app 'no colon' is not of the form 'pkg.module:name'"),

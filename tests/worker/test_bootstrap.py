@@ -236,3 +236,42 @@ async def test_a_boot_failure_ends_with_3(stage: Stage) -> None:
     process = await stage.start("def make_app(): return 17")
 
     assert (await end(process))[0] == 3
+
+
+JOB = """
+async def make_app(worker):
+    print("job of", worker.role, worker.id)
+    await asyncio.sleep(0)
+    {ends}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('out of luck')", 1, "out of luck"),
+        ("raise LookupError('no such queue')", 1, "LookupError: no such queue"),
+        ("raise KeyboardInterrupt", 1, "KeyboardInterrupt"),
+    ],
+)
+async def test_a_job_may_end_its_worker(stage: Stage, ends: str, code: int, said: str) -> None:
+    """By the exit code it gives, as anywhere in Python, and by what it raises."""
+    process = await stage.start(JOB.format(ends=ends))
+
+    returncode, output, errors = await end(process)
+
+    assert returncode == code
+    assert output == "job of web 7\natexit\n"
+    assert said in errors
+    assert "never retrieved" not in errors
+
+
+async def test_a_job_that_returns_ends_its_worker_with_0(stage: Stage) -> None:
+    """Once the primary, who was asked, has said so."""
+    process = await stage.start(JOB.format(ends=""))
+    assert await stage.hear(DrainRequest) == DrainRequest("finished")
+    stage.primary.channel.post(Drain(10.0, moving=False))
+
+    assert await end(process) == (0, "job of web 7\natexit\n", "")

@@ -89,3 +89,8 @@ async def test_everything_else_is_passed_to_the_runtime() -> None:
     assert [message async for message in worker.messages()] == ["hello"]
     assert [snapshot async for snapshot in worker.subscribe()] == []
     assert link.asked == [("send", {"a": 1}), ("drain", "drain"), "goodbye", ("snapshots", 1.0)]
+
+    assert not worker.is_stopping
+    standing.stop()
+    await soon(worker.stopping())
+    assert worker.is_stopping

@@ -30,6 +30,7 @@ from aiocluster.ipc.scoreboard import (
     HEARTBEAT,
     REQUESTS_BEGUN,
 )
+from aiocluster.worker import context
 from aiocluster.worker.runtime import Runtime
 from tests.chaos.websocket import close_code, upgrade
 from tests.support.connections import tcp_pair
@@ -274,7 +275,10 @@ async def test_it_serves_the_connections_it_is_given(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("app", "cause"),
     [
-        (17, "the app: 17 is a int; expected an aiohttp.web.Application or a factory of one"),
+        (
+            17,
+            "the app: 17 is a int; expected an aiohttp.web.Application, a factory of one or a job",
+        ),
         (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
     ],
 )
@@ -554,3 +558,152 @@ async def test_it_reports_in_its_interval_and_once_more_at_the_end(
             counted += sum(message.report.latency.values())
     assert counted == 1
     assert sum(report.latency.values()) == 1
+
+
+# ---- jobs
+
+
+@pytest.fixture
+def _a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = stage.runtime
+    worker = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing)
+    monkeypatch.setattr(context._Process, "worker", worker)
+
+
+@pytest.mark.usefixtures("_a_worker")
+async def test_a_job_is_ready_when_it_has_begun(stage: Stage) -> None:
+    """It says that it takes no connections, reports like any worker, and ends when told."""
+    begun = asyncio.Event()
+
+    async def job(worker: context.WorkerContext) -> None:
+        begun.set()
+        await worker.stopping()
+
+    await stage.run(job)
+    assert await stage.hear(Ready) == Ready(serves=False)
+    assert begun.is_set()
+    assert stage.runtime.standing.is_ready
+
+    stage.say(Drain(1000.0, moving=False))
+
+    assert await stage.hear(Drained) == Drained([])
+    assert await stage.code() == 0
+
+
+@pytest.mark.usefixtures("_a_worker")
+async def test_a_job_that_has_returned_asks_to_go(stage: Stage) -> None:
+    """Ready comes first, so that it counts as one that came up; the primary says when to go."""
+
+    async def job(worker: context.WorkerContext) -> None: ...
+
+    await stage.run(job)
+
+    assert await stage.hear(Ready) == Ready(serves=False)
+    assert await stage.hear(DrainRequest) == DrainRequest("finished")
+    assert not stage.running.done()
+    stage.say(Drain(1000.0, moving=False))
+    assert await stage.hear(Drained) == Drained([])
+    assert await stage.code() == 0
+
+
+@pytest.mark.usefixtures("_a_worker")
+async def test_a_job_that_raises_ends_its_worker_with_1(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is asked; the traceback is in the log."""
+
+    async def job(worker: context.WorkerContext) -> None:
+        await turns(20)
+        raise LookupError("no such queue")
+
+    await stage.run(job)
+    await stage.hear(Ready)
+
+    assert await stage.code() == 1
+    assert "no such queue" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.usefixtures("_a_worker")
+async def test_a_job_that_is_cut_is_named(stage: Stage) -> None:
+    """As a request would be."""
+
+    async def job(worker: context.WorkerContext) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    await stage.run(job)
+    await stage.hear(Ready)
+
+    stage.say(Drain(0.0, moving=False))
+
+    assert await stage.hear(Drained) == Drained([f"the job {job.__qualname__}"])
+    assert await stage.code() == 1
+
+
+@pytest.mark.usefixtures("_a_worker")
+async def test_a_job_that_raises_when_told_to_go_shows_in_the_exit_code(stage: Stage) -> None:
+    """Nothing was cut, and all the same it did not end well."""
+
+    async def job(worker: context.WorkerContext) -> None:
+        await worker.stopping()
+        raise LookupError("no such queue")
+
+    await stage.run(job)
+    await stage.hear(Ready)
+
+    stage.say(Drain(1000.0, moving=False))
+
+    assert await stage.hear(Drained) == Drained([])
+    assert await stage.code() == 1
+
+
+@pytest.mark.usefixtures("_a_worker")
+async def test_a_job_drains_by_itself_when_the_primary_is_gone(stage: Stage) -> None:
+    """A job does not outlive the cluster; one that has returned meanwhile does not hang."""
+
+    async def job(worker: context.WorkerContext) -> None:
+        await worker.stopping()
+
+    await stage.run(job)
+    await stage.hear(Ready)
+
+    stage.primary.channel.abort()
+
+    assert await stage.code() == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "heard"),
+    [("ready", Ready(serves=False)), ("return", Ready(serves=False)), ("raise", BootFailed)],
+)
+async def test_a_job_may_have_to_say_that_it_is_ready(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, end: str, heard: Any
+) -> None:
+    """One that returns first has done what it had to; one that raises could not start."""
+    stage, go = await make_stage(ready="explicit"), asyncio.Event()
+    runtime = stage.runtime
+    me = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing)
+    monkeypatch.setattr(context._Process, "worker", me)
+
+    async def job(worker: context.WorkerContext) -> None:
+        await go.wait()
+        match end:
+            case "ready":
+                worker.ready()
+                await worker.stopping()
+            case "raise":
+                raise LookupError("no such queue")
+
+    await stage.run(job)
+    assert await stage.primary.hear() == Online()
+    await turns_until(lambda: not stage.primary.heard.empty())
+    await turns(20)
+    while not stage.primary.heard.empty():
+        assert isinstance(await stage.primary.hear(), ReportMetrics)
+    go.set()
+
+    if end == "raise":
+        assert (await stage.hear(heard)).cause == "LookupError: no such queue"
+        assert await stage.code() == 3
+    else:
+        assert await stage.hear(Ready) == heard

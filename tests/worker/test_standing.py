@@ -129,3 +129,29 @@ async def test_what_cannot_be_called_is_refused_by_name() -> None:
     """Where it is given, not when it is needed."""
     with pytest.raises(ConfigError, match="on_drain: 17 is not a function without arguments"):
         Standing().on_drain(17)  # type: ignore[arg-type]
+
+
+async def test_who_is_told_to_drain_is_stopping_and_not_ready() -> None:
+    """Whoever waits for it is woken, and who comes later does not wait; twice is once."""
+    standing = Standing()
+    standing.serve()
+    waiting = asyncio.create_task(standing.stopping())
+    await turns()
+    assert not waiting.done()
+    assert not standing.is_stopping
+
+    standing.stop()
+    standing.stop()
+
+    await soon(waiting)
+    await soon(standing.stopping())
+    assert standing.is_stopping
+    assert not standing.is_ready
+
+
+async def test_a_stop_that_is_only_announced_stops_nobody() -> None:
+    """For `pre_drain_wait` a job works on, as an app serves on."""
+    standing = Standing()
+    standing.leave()
+
+    assert not standing.is_stopping

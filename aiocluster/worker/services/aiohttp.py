@@ -49,6 +49,9 @@ _SWEEP_INTERVAL = 0.05
 class AiohttpService:
     """An aiohttp app on connections that the primary accepted."""
 
+    serves = True
+    failed = False
+
     def __init__(
         self,
         load: Callable[[], object],
@@ -72,6 +75,7 @@ class AiohttpService:
         self._patient_until = float("inf")
         self._hurried: asyncio.Future[None] = self._loop.create_future()
         self._telling: asyncio.TimerHandle | None = None
+        self.over: asyncio.Future[None] = self._loop.create_future()  # never by itself
         self.cut: list[str] = []
 
     @property
@@ -273,7 +277,7 @@ def _no_app(given: object, made: object) -> str:
         found = f"{name:.80} is a {type(made).__name__}"
     else:
         found = f"{name:.80}() returned {made!r:.80}, a {type(made).__name__}"
-    return f"the app: {found}; expected an aiohttp.web.Application or a factory of one"
+    return f"the app: {found}; expected an aiohttp.web.Application, a factory of one or a job"
 
 
 def _runner_options(settings: Settings) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """What the runtime asks of a service."""
 
+import asyncio
 from typing import Protocol
 
 
 class Service(Protocol):
-    """Serves connections with the user's app."""
+    """Serves connections with the user's app, or runs the user's job."""
+
+    serves: bool
+    """Does it take connections?"""
 
     async def start(self) -> None:
         """Start the app; what it raises is why the worker cannot boot."""
@@ -28,6 +32,16 @@ class Service(Protocol):
 
     def take_latency(self) -> dict[int, int]:
         """Return the latency histogram's buckets since the last take."""
+        ...
+
+    @property
+    def over(self) -> "asyncio.Future[None]":
+        """Done when it has ended by itself: a job that has returned, or raised this."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Did it end, after it was told to, by an error? Known once `drain` is over."""
         ...
 
     @property

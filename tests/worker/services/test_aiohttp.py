@@ -133,7 +133,7 @@ async def test_anything_else_is_refused_by_name(given: object, found: str) -> No
         await application_from(given)
 
     assert found in str(caught.value)
-    assert "expected an aiohttp.web.Application or a factory of one" in str(caught.value)
+    assert "expected an aiohttp.web.Application, a factory of one or a job" in str(caught.value)
 
 
 async def test_what_a_factory_raises_comes_through() -> None:

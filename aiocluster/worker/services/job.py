@@ -1,0 +1,131 @@
+"""Runs a job: a coroutine function of the user's that takes the worker, and no connections."""
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeGuard
+
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
+from aiocluster.worker.context import WorkerContext
+from aiocluster.worker.services.deadline import Deadline
+
+log = logging.getLogger("aiocluster.worker")
+
+Job = Callable[[WorkerContext], Coroutine[Any, Any, object]]
+
+# What a job, and the on_drain hooks, get when there is no time left: they may be about to end.
+_END_GRACE = 0.25
+
+# What a cancelled job gets to clean up after itself, seconds: as much as a request's handler.
+_CANCEL_GRACE = 0.25
+
+
+def is_job(given: object) -> TypeGuard[Job]:
+    """Is this `async def job(worker)`, or whatever else is called like one?
+
+    A factory of an app has no parameter that it needs.
+    """
+    return _is_async(given) and _needs_one(inspect.signature(given))
+
+
+def _is_async(given: object) -> TypeGuard[Job]:
+    while isinstance(given, partial):
+        given = given.func
+    # Of an object that is called, `type` has the method that calls it.
+    return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(
+        getattr(type(given), "__call__", None)  # noqa: B004 (not whether it can be called)
+    )
+
+
+def _needs_one(signature: inspect.Signature) -> bool:
+    """Does it have exactly one parameter without a default, and may that be given by place?"""
+    needed = [one for one in signature.parameters.values() if _is_needed(one)]
+    return len(needed) == 1 and needed[0].kind is not inspect.Parameter.KEYWORD_ONLY
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    collects = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not collects
+
+
+class JobService:
+    """A job in a worker of its own."""
+
+    serves = False
+
+    def __init__(
+        self,
+        job: Job,
+        worker: WorkerContext,
+        row: memoryview,
+        say_goodbye: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._job = job
+        self._worker = worker
+        self._row = row
+        self._say_goodbye = say_goodbye
+        self._loop = asyncio.get_running_loop()
+        self._deadline = Deadline()
+        self._task: asyncio.Task[object] | None = None
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        self.cut: list[str] = []
+        self.failed = False
+
+    async def start(self) -> None:
+        """Begin the job; it has run to its first wait before anything can be said of it."""
+        self._task = self._loop.create_task(self._job(self._worker), name=self._name)
+        self._task.add_done_callback(self._on_end)
+
+    def adopt(self, fd: int, family: int) -> None:
+        """See Service; nobody should give it one."""
+        os.close(fd)
+        self._row[CONNECTIONS_CLOSED] += 1
+        log.error("%s was given a connection, which is closed", self._name)
+
+    def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
+        """See Service."""
+        self._deadline.at_latest_in(timeout)
+
+    def take_latency(self) -> dict[int, int]:
+        """See Service: it has no requests."""
+        return {}
+
+    async def drain(self) -> None:
+        """Wait for the job, which has been told; cancel it when there is no time left."""
+        assert self._task is not None
+        goodbye = asyncio.ensure_future(self._say_goodbye())
+        await self._deadline.wait_for({self._task, goodbye}, _END_GRACE)
+        if not goodbye.done():
+            goodbye.cancel()
+            self.cut.append("the on_drain hooks")
+        if not self._task.done():
+            self.cut.append(self._name)
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_CANCEL_GRACE)
+        await asyncio.sleep(0)  # how it ended is known then
+        if self.over.done() and (error := self.over.exception()) is not None:
+            self.failed = True
+            log.error("%s raised", self._name, exc_info=error)
+
+    def _on_end(self, task: "asyncio.Task[object]") -> None:
+        if not task.cancelled():
+            error = task.exception()
+        elif self._worker.is_stopping:
+            error = None
+        else:
+            error = asyncio.CancelledError("the job cancelled itself")
+        if error is None:
+            self.over.set_result(None)
+        else:
+            self.over.set_exception(error)
+            self.over.exception()  # whoever asks is told; nobody need
+
+    @property
+    def _name(self) -> str:
+        job: Any = self._job
+        while isinstance(job, partial):
+            job = job.func
+        return f"the job {getattr(job, '__qualname__', type(job).__name__)}"
