@@ -185,6 +185,12 @@ class Cluster:
         """Wait until no worker is left, nor one to come: each has ended and is not replaced."""
         await self._started("wait_empty").wait_empty()
 
+    @property
+    def all_finished(self) -> bool:
+        """True when no worker is left nor to come because each one's job has returned."""
+        supervisors = [role.supervisor for role in self._started("all_finished").roles.values()]
+        return all(one.empty.is_set() and one.all_finished for one in supervisors)
+
     def kill(self) -> None:
         """Kill every worker now; a `stop` that waits for them ends at once."""
         if self._parts is not None:

@@ -63,6 +63,8 @@ class WorkerListening(WorkerEvent):
 
     The first workers of a reload are given none until they have lasted `min_uptime`.
 
+    A job has started: it takes no connections, and has no addresses.
+
     Each address is (host, port) with the real port, also where port 0 was asked for.
     """
 
@@ -115,8 +117,8 @@ class WorkerExited(WorkerEvent):
     "signal", "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
     was killed), "hang" (its loop did not turn for `hang_timeout`, and it was killed),
     "memory_limit" (it was too large; voluntary unless it was killed for that), "reload",
-    "scale_down", "max_requests", "max_age", "drain", "kill", "stop". `stack` is what a
-    WorkerBlocked told of one that hung; "" for others.
+    "scale_down", "max_requests", "max_age", "drain", "finished" (its job has returned), "kill",
+    "stop". `stack` is what a WorkerBlocked told of one that hung; "" for others.
     """
 
     code: int | None

@@ -59,6 +59,7 @@ class WorkerState(_Record, frozen=True):
     born: float
     ready_at: float
     was_ready: bool
+    serves: bool
     boot_failure: BootFailed | None
     cut: list[str]
     killed: bool

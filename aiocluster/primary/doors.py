@@ -117,6 +117,12 @@ class Doors:
         self.listeners.adopt(states, tcp_keepalive=tcp_keepalive)
         self._sort()
 
+    def drop(self) -> None:
+        """Nobody serves what would come: be as if nothing had been bound. Before `listen`."""
+        self.listeners.drop()
+        self._by_listener.clear()
+        self._doors.clear()
+
     def _sort(self) -> None:
         """Put each new listener to its door."""
         for listener in self.listeners.all[len(self._by_listener) :]:

@@ -106,6 +106,7 @@ class WorkerHandle:
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
+        self.serves = True  # once it is ready: does it take connections, or run a job?
         self.ending = Ending()
         self.settled: asyncio.Future[None] = asyncio.Future()  # ready, or dead before
         self.exited: asyncio.Future[WorkerExited] = asyncio.Future()
@@ -304,6 +305,7 @@ class WorkerHandle:
             born=self.born,
             ready_at=self.ready_at,
             was_ready=self.was_ready,
+            serves=self.serves,
             boot_failure=self.boot_failure,
             cut=self.ending.cut,
             killed=self.ending.killed,
@@ -318,7 +320,7 @@ class WorkerHandle:
         self.began(process, state.started_at, state.born)
         self.phase = Phase(state.phase)
         self.ready_at, self.was_ready = state.ready_at, state.was_ready
-        self.boot_failure = state.boot_failure
+        self.serves, self.boot_failure = state.serves, state.boot_failure
         self.ending.adopt(state)
         self.outbox.adopt(state.outbox)
         if self.was_ready:
@@ -368,7 +370,8 @@ class WorkerHandle:
             case Online():
                 self.phase = advance(self.phase, Signal.ONLINE)
                 self._owner.publish(WorkerOnline(self))
-            case Ready():
+            case Ready(serves=serves):
+                self.serves = serves
                 self.phase = advance(self.phase, Signal.READY)
                 self._on_ready()
             case BootFailed():
@@ -385,7 +388,8 @@ class WorkerHandle:
             return
         self.was_ready = True
         self.ready_at = asyncio.get_running_loop().time()
-        self._owner.publish(WorkerListening(self, self._owner.addresses))
+        addresses = self._owner.addresses if self.serves else ()
+        self._owner.publish(WorkerListening(self, addresses))
         self._owner.on_ready(self)
         if not self.settled.done():
             self.settled.set_result(None)

@@ -108,6 +108,12 @@ class Listeners:
         rest = any(listener.has_rest for listener in self._listeners)
         return rest or (bool(ports) and are_knocking(ports))
 
+    def drop(self) -> None:
+        """Nobody serves what would come: be as if nothing had been bound. Before `listen`."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
     def close(self) -> None:
         """Accept who has already connected; then nobody can any more. Idempotent."""
         for listener in self._listeners:

@@ -221,7 +221,7 @@ class Parts:
                 role.supervisor.announce_stop()
             self._bus.publish(StopBegan())
             # Who gives a stop no time does not want to wait for anybody.
-            if any(self._stop_timeouts.values()):
+            if self.addresses and any(self._stop_timeouts.values()):
                 seconds = self._plan.settings.pre_drain_wait
                 await self._of_each(lambda role: role.farewell.wait(seconds))
         await self._of_each(self._close_doors)

@@ -68,7 +68,10 @@ class RoleParts:
         await self.supervisor.start(self._count_of_workers())
 
     def listen(self) -> None:
-        """Let clients in, now that there are workers to serve them."""
+        """Let clients in, now that there are workers to serve them; jobs do not."""
+        if self.supervisor.take_connections is False and self.settings.bind:
+            self.doors.drop()
+            self.supervisor.listen_on(self.doors.listeners)
         self.doors.listeners.listen(self.settings.backlog)
         self.doors.update(self._loop.time())
 

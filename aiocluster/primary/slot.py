@@ -78,6 +78,7 @@ class Slot:
         self.incumbent: WorkerHandle | None = None
         self.not_before = 0.0  # on the loop's clock, when a dead worker's place may be filled
         self.closed = False
+        self.is_finished = False  # its last worker's job has returned
         self._crew = crew
         self._restart = restart
         self._sleep = sleep
@@ -113,6 +114,7 @@ class Slot:
             while is_replaced(exited := await self._vacancy(), self._restart):
                 self.restarts += 1
                 await self._fill(self._start_after(exited))
+            self.is_finished = exited.reason == "finished" and exited.code == 0
         finally:
             self.closed = True
 
@@ -213,7 +215,9 @@ class Slot:
             await asyncio.wait({worker.exited}, timeout=hold)
         # Told to go, or talking nonsense, it is as good as dead, and soon will be.
         if not worker.was_ready or worker.is_leaving or not worker.is_connected:
-            await asyncio.shield(worker.exited)
+            exited = await asyncio.shield(worker.exited)
+            if exited.reason == "finished":  # it did what it had to
+                return
             raise self._crew.why_not_ready(worker)
 
     async def pause(self, weight: float) -> None:

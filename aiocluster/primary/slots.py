@@ -20,6 +20,7 @@ class Slots:
 
     def __init__(self, crew: Crew, restart: Restart) -> None:
         self.empty = asyncio.Event()  # none is left to be filled
+        self.all_finished = True  # those that have ended: had each one's job returned?
         self._crew = crew
         self._restart = restart
         self._loop = asyncio.get_running_loop()
@@ -92,9 +93,13 @@ class Slots:
     async def _keep(self, slot: Slot) -> None:
         try:
             await slot.keep()
-            if not self._closed:
+            if slot.is_finished:
+                log.info("slot %d stays empty: its job has finished", slot.number)
+            elif not self._closed:
                 log.warning("slot %d stays empty: its worker is not replaced", slot.number)
+            self.all_finished = self.all_finished and slot.is_finished
         except Exception as error:
+            self.all_finished = False
             log.exception("slot %d is given up", slot.number)
             if not slot.first.done():
                 slot.first.set_exception(error)

@@ -82,9 +82,19 @@ class Supervisor:
         return self._slots.empty
 
     @property
+    def all_finished(self) -> bool:
+        """Of the slots that have ended: had the job of each returned?"""
+        return self._slots.all_finished
+
+    @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where the connections come from: (host, port) each."""
         return self._workers.addresses
+
+    @property
+    def take_connections(self) -> bool | None:
+        """Do the workers take connections? Jobs do not. None: none has come up."""
+        return self._workers.take_connections
 
     def listen_on(self, listeners: Listeners) -> None:
         """From here the workers' connections will come."""

@@ -66,6 +66,7 @@ class Workers:
         self.addresses: tuple[tuple[str, int], ...] = ()
         self.graceful_timeout = settings.graceful_timeout
         self.stop_is_announced = False
+        self.take_connections: bool | None = None  # do those that came up? None: none has
         self._stopping = False
         self._boot_timeout = settings.boot_timeout
         self._generations = generations
@@ -125,6 +126,9 @@ class Workers:
             self.all[state.worker_id] = await self._hiring.adopt(state, process)
         adopted = [*self.all.values()]
         self._leadership.adopt(next((worker for worker in adopted if worker.is_leader), None))
+        for worker in adopted:
+            if worker.was_ready:
+                self._note_kind(worker)
 
         def begin() -> None:
             for worker in adopted:
@@ -200,6 +204,7 @@ class Workers:
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         log.info("%s is ready", worker)
+        self._note_kind(worker)
         if worker.id not in self._held:
             self._enter_service(worker)
         self._leave_nobody_waiting()
@@ -253,10 +258,19 @@ class Workers:
             worker.begin_drain("stop", 0.0)
 
     def _enter_service(self, worker: WorkerHandle) -> None:
-        self._dispatcher.add(worker.outbox)
-        self._update_dispatcher()
+        if worker.serves:
+            self._dispatcher.add(worker.outbox)
+            self._update_dispatcher()
         self._choose_leader()
         self._care.on_serving(worker)
+
+    def _note_kind(self, worker: WorkerHandle) -> None:
+        """It is ready: to take connections, or it runs a job."""
+        if self.take_connections is None:
+            self.take_connections = worker.serves
+        elif self.take_connections != worker.serves:
+            what = "takes connections" if worker.serves else "runs a job"
+            log.error("%s %s, unlike the first one: that needs a stop and a start", worker, what)
 
     def _leave_nobody_waiting(self) -> None:
         """One that is to show first that it lasts is better than none at all."""

@@ -164,10 +164,13 @@ class Life:
         await self._cluster.wait_empty()
         await asyncio.wait({hook})
         await self._cluster.wait_empty()
-        restarts = {role.settings.restart for role in self._cluster.plan.roles.values()}
-        named = " and ".join(map(repr, sorted(restarts)))
-        log.error("no worker is left, and with restart=%s none will come", named)
-        self._exit_code = self._exit_code or EXIT_CUT
+        if self._cluster.all_finished:
+            log.info("all jobs have finished")
+        else:
+            restarts = {role.settings.restart for role in self._cluster.plan.roles.values()}
+            named = " and ".join(map(repr, sorted(restarts)))
+            log.error("no worker is left, and with restart=%s none will come", named)
+            self._exit_code = self._exit_code or EXIT_CUT
         self._stop.set()
 
     def _on_reload(self) -> None:

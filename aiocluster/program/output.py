@@ -44,11 +44,12 @@ def set_up_logging(plan: Plan) -> None:
 
 
 def say_where(cluster: Cluster) -> None:
-    """Print where it serves, how many workers, and how to stop it."""
+    """Print where it serves, if it does, how many workers, and how to stop it."""
     urls = " and ".join(Address(host, port).url() for host, port in cluster.addresses)
     count = len(cluster.workers)
+    serving = f"serving on {urls} with " if urls else ""
     line = (
-        f"aiocluster: serving on {urls} with {count} worker{'s' if count != 1 else ''}"
+        f"aiocluster: {serving}{count} worker{'s' if count != 1 else ''}"
         f" (pid {os.getpid()}); stop with Ctrl-C or `kill {os.getpid()}`"
     )
     try:
