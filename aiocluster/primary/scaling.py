@@ -116,7 +116,6 @@ class Scaler:
         decision = self._decision(sample)
         if decision is not None:
             self._rests_until = now + self._config.cooldown
-            self._forget()
         return decision
 
     def _sample(self, now: float, snapshot: Snapshot, count: int, ready: int) -> _Sample | None:

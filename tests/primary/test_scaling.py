@@ -326,6 +326,25 @@ def test_min_are_left_that_serve(ready: int, to: int | None) -> None:
     assert (decision and decision.count) == to
 
 
+def test_who_serves_beside_its_successor_is_not_counted_on() -> None:
+    """In a reload more serve than there are places: the old ones soon go."""
+    scaler = Scaler(busy(3, down_after=0.0), "web")
+    decision = scaler.decide(0.0, at(0, 6), count=4, ready=6)
+
+    assert decision is not None
+    assert decision.count == 3
+
+
+def test_places_that_stay_empty_call_for_no_further_ones() -> None:
+    """Half of the workers crash and are held back: what is done is done by the others."""
+    scaler = Scaler(busy(up_after=0.0), "web")
+
+    assert scaler.decide(0.0, at(20, 2), count=4, ready=2) is None
+    assert scaler.decide(1.0, at(21, 2), count=4, ready=2) == Decision(
+        5, "in_flight 21 over 10 for 0 s: 4 -> 5 workers"
+    )
+
+
 def test_one_too_many_stays_while_min_would_not_serve() -> None:
     """Nothing is decided, and no rest begins, until that is so."""
     scaler = Scaler(busy(2, 4), "web")
