@@ -39,7 +39,8 @@ class Autoscale:
         a function   given a Snapshot of these workers, it returns the load of one, a number
                      from 0 on in the unit of `target`, that halves when workers double
 
-    A function is called once a second in the primary's loop, so it must only calculate. The
+    Requests in flight are counted at one moment, so they jump about: where they are few, the
+    CPU says more. A function is called once a second in the primary's loop, so it must only calculate. The
     Snapshot's `total` is the whole cluster's.
 
     More are started once the load was over the target for `up_after` seconds without a break,

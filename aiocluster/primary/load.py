@@ -8,8 +8,6 @@ import math
 from collections.abc import Callable
 from numbers import Real
 
-from msgspec.structs import replace
-
 from aiocluster.config.autoscale import Autoscale
 from aiocluster.errors import ConfigError
 from aiocluster.metrics.snapshot import Snapshot, WorkerMetrics
@@ -23,15 +21,14 @@ _FIGURES: dict[str, Callable[[WorkerMetrics], float]] = {
 }
 
 
-def measured(snapshot: Snapshot, role: str) -> Snapshot:
-    """Return `snapshot` with those workers only that have figures, of one role."""
-    workers = {
+def measured(snapshot: Snapshot, role: str) -> dict[int, WorkerMetrics]:
+    """Return those workers of the role that have figures."""
+    return {
         number: worker
         for number, worker in snapshot.workers.items()
         # No process is without memory: who has none has not reported yet.
         if worker.role == role and worker.phase == Phase.READY and worker.rss_bytes
     }
-    return replace(snapshot, workers=workers)
 
 
 def is_booting(snapshot: Snapshot, role: str) -> bool:

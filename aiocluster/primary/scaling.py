@@ -14,9 +14,11 @@ not make workers come and go.
 import math
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from aiocluster.config.autoscale import Autoscale
 from aiocluster.errors import ConfigError
-from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.metrics.snapshot import Snapshot, WorkerMetrics
 from aiocluster.primary.load import is_booting, load_of_one, measured
 
 # By how much fewer workers must be below the target. Figures jitter by a tenth or so: with
@@ -90,11 +92,17 @@ class _Streak:
 
 
 class Scaler:
-    """Decides for one role, in made-up time: it asks nobody and starts nothing."""
+    """Decides for one role, in made-up time: it asks nobody and starts nothing.
 
-    def __init__(self, config: Autoscale, role: str) -> None:
+    A worker's figures count once it has been ready for `settle` seconds, the interval of its
+    reports: the first, sent when it is ready, tells what its start cost.
+    """
+
+    def __init__(self, config: Autoscale, role: str, *, settle: float) -> None:
         self._config = config
         self._role = role
+        self._settle = settle
+        self._seen_since: dict[int, float] = {}  # by worker: ready, with figures
         self._count = 0  # as it was at the last look
         self._over = _Streak()
         self._under = _Streak()
@@ -120,17 +128,25 @@ class Scaler:
 
     def _sample(self, now: float, snapshot: Snapshot, count: int, ready: int) -> _Sample | None:
         """Return None, and forget what was, when nothing is known."""
-        known = measured(snapshot, self._role)
+        workers = self._settled(now, measured(snapshot, self._role))
+        if not workers:
+            self._forget()
+            return None
         try:
-            value = load_of_one(self._config, known) if known.workers else None
+            value = load_of_one(self._config, replace(snapshot, workers=workers))
         except ConfigError:
             self._forget()
             raise
-        if value is None:
-            self._forget()
-            return None
         booting = is_booting(snapshot, self._role)
-        return _Sample(now, count, ready, len(known.workers), value, booting)
+        return _Sample(now, count, ready, len(workers), value, booting)
+
+    def _settled(self, now: float, workers: dict[int, WorkerMetrics]) -> dict[int, WorkerMetrics]:
+        self._seen_since = {number: self._seen_since.get(number, now) for number in workers}
+        return {
+            number: worker
+            for number, worker in workers.items()
+            if now - self._seen_since[number] >= self._settle
+        }
 
     def _forget(self) -> None:
         self._over, self._under = _Streak(), _Streak()

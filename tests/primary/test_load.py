@@ -28,8 +28,8 @@ def test_only_who_serves_and_has_reported_counts() -> None:
         ]
     )
 
-    assert list(measured(snapshot, "web").workers) == [1, 6]
-    assert list(measured(snapshot, "jobs").workers) == [5]
+    assert list(measured(snapshot, "web")) == [1, 6]
+    assert list(measured(snapshot, "jobs")) == [5]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ def busy(low: int = 1, high: int = 8, **values: Any) -> Autoscale:
     return Autoscale(low, high, **(ours | values))
 
 
+def scaler_of(config: Autoscale, settle: float = 0.0) -> Scaler:
+    return Scaler(config, "web", settle=settle)
+
+
 def at(value: float, workers: int = 1, **figures: Any) -> Snapshot:
     """Each of so many workers has `value` requests in flight."""
     return snapshot_of(worker(n, requests_in_flight=value, **figures) for n in range(workers))
@@ -34,7 +38,7 @@ class Role:
     def __init__(self, config: Autoscale, count: int = 1, boot: float = 0.0) -> None:
         self.now = 1000.0
         self.decisions: list[tuple[float, Decision]] = []  # with the seconds from the start
-        self.scaler = Scaler(config, "web")
+        self.scaler = scaler_of(config)
         self.ready_at = [self.now] * count
         self._boot = boot
 
@@ -85,7 +89,7 @@ def test_the_reason_has_the_metrics_unit(
     metric: Any, figures: dict[str, float], reason: str
 ) -> None:
     """So that a log line needs no manual."""
-    scaler = Scaler(Autoscale(1, 8, metric=metric, up_after=10.0), "web")
+    scaler = scaler_of(Autoscale(1, 8, metric=metric, up_after=10.0))
     snapshot = snapshot_of(worker(n, **figures) for n in range(2))
     decisions = [scaler.decide(now, snapshot, count=2, ready=2) for now in (0.0, 10.0, 60.0)]
 
@@ -100,7 +104,7 @@ def test_the_users_own_metric_is_called_by_its_name() -> None:
         seen.append(list(snapshot.workers))
         return 25.0
 
-    scaler = Scaler(Autoscale(1, 8, metric=queue_length, target=10.0, up_after=0.0), "web")
+    scaler = scaler_of(Autoscale(1, 8, metric=queue_length, target=10.0, up_after=0.0))
     snapshot = snapshot_of([worker(1), worker(2, role="jobs"), worker(3), booting(4)])
 
     assert scaler.decide(0.0, snapshot, count=2, ready=2) == Decision(
@@ -146,7 +150,7 @@ def test_a_step_down_is_followed_by_halving() -> None:
 
 def test_by_the_lag_they_go_one_by_one() -> None:
     """A loop that is not late does not say how many could go."""
-    scaler = Scaler(Autoscale(1, 8, metric="lag", down_after=5.0, cooldown=0.0), "web")
+    scaler = scaler_of(Autoscale(1, 8, metric="lag", down_after=5.0, cooldown=0.0))
     count, counts = 4, []
     for now in range(40):
         snapshot = snapshot_of(worker(n, loop_lag_mean=0.0001) for n in range(count))
@@ -190,7 +194,7 @@ def test_what_goes_up_for_a_load_does_not_come_down_for_it() -> None:
 def test_at_the_target_nothing_happens() -> None:
     """It is reached, not exceeded; rounding is no load."""
     for workers in range(1, 60):
-        scaler = Scaler(busy(high=99, target=0.1, up_after=0.0), "web")
+        scaler = scaler_of(busy(high=99, target=0.1, up_after=0.0))
         assert scaler.decide(0.0, at(0.1, workers), count=workers, ready=workers) is None
 
         more = scaler.decide(1.0, at(0.2, workers), count=workers, ready=workers)
@@ -213,7 +217,7 @@ def test_slow_boots_do_not_run_away() -> None:
 
 def test_what_boots_is_no_load_that_is_missing() -> None:
     """Zeroes of those that have just begun do not make the old ones go."""
-    scaler = Scaler(busy(up_after=0.0, down_after=0.0, cooldown=0.0), "web")
+    scaler = scaler_of(busy(up_after=0.0, down_after=0.0, cooldown=0.0))
     starting = [booting(n, phase) for n, phase in enumerate((Phase.STARTING, Phase.ONLINE))]
     unreported = [worker(n, rss_bytes=0) for n in (2, 3)]
     served = [worker(n, requests_in_flight=9) for n in (4, 5)]
@@ -225,9 +229,37 @@ def test_what_boots_is_no_load_that_is_missing() -> None:
     )
 
 
+def test_what_its_start_cost_is_no_load_of_a_worker() -> None:
+    """Its first figures tell of that: they count as little as none."""
+    scaler = scaler_of(busy(up_after=0.0), settle=1.0)
+
+    assert scaler.decide(0.0, at(50), count=1, ready=1) is None
+    assert scaler.decide(0.9, at(50), count=1, ready=1) is None
+    assert scaler.decide(1.0, at(50), count=1, ready=1) is not None
+
+
+def test_one_that_has_not_served_yet_does_not_look_idle() -> None:
+    """It will soon do as much as the others; whether it does is seen once it has settled."""
+    scaler = scaler_of(busy(down_after=0.0), settle=1.0)
+    old, fresh = worker(1, requests_in_flight=7), worker(2)
+
+    assert scaler.decide(0.0, snapshot_of([old]), count=1, ready=1) is None
+    assert scaler.decide(1.0, snapshot_of([old, fresh]), count=2, ready=2) is None
+    assert scaler.decide(1.9, snapshot_of([old, fresh]), count=2, ready=2) is None
+    assert scaler.decide(2.0, snapshot_of([old, fresh]), count=2, ready=2) is not None
+
+
+def test_one_that_comes_back_settles_anew() -> None:
+    """Nothing is kept of workers that are gone."""
+    scaler = scaler_of(busy(up_after=0.0), settle=1.0)
+    for now in (0.0, 2.0):
+        assert scaler.decide(now, at(50), count=1, ready=1) is None
+        assert scaler.decide(now + 1.0, snapshot_of([]), count=1, ready=0) is None
+
+
 def test_without_figures_nothing_is_decided() -> None:
     """Nor is anything known of before: what was so need not be so any more."""
-    scaler = Scaler(busy(3, 8), "web")
+    scaler = scaler_of(busy(3, 8))
     nothing = [snapshot_of([]), snapshot_of([booting(1), worker(2, rss_bytes=0)])]
     for now, snapshot in enumerate(nothing):
         assert scaler.decide(now, snapshot, count=1, ready=1) is None
@@ -249,7 +281,7 @@ def test_a_metric_that_fails_decides_nothing(broken: Any) -> None:
             raise ZeroDivisionError
         return answer  # type: ignore[no-any-return]
 
-    scaler = Scaler(busy(metric=metric), "web")
+    scaler = scaler_of(busy(metric=metric))
     assert scaler.decide(0.0, at(0), count=1, ready=1) is None
     with pytest.raises(ConfigError, match="autoscale metric metric"):
         scaler.decide(10.0, at(0), count=1, ready=1)
@@ -271,7 +303,7 @@ def test_after_a_decision_it_rests() -> None:
 
 def test_another_number_of_workers_is_another_case() -> None:
     """When somebody scales by hand, what was before says nothing of it."""
-    scaler = Scaler(busy(), "web")
+    scaler = scaler_of(busy())
     for now in range(10):
         assert scaler.decide(now, at(30, 2), count=2, ready=2) is None
     for now in range(10, 20):
@@ -310,7 +342,7 @@ def test_min_is_the_end() -> None:
 def test_a_number_that_is_not_allowed_is_corrected(count: int, decision: Decision) -> None:
     """At once, whatever the load, but not before there are figures."""
     for value in (0, 10, 1000):
-        scaler = Scaler(busy(3, 5), "web")
+        scaler = scaler_of(busy(3, 5))
         assert scaler.decide(0.0, snapshot_of([]), count=count, ready=count) is None
         assert scaler.decide(1.0, at(value, count), count=count, ready=count) == decision
 
@@ -320,7 +352,7 @@ def test_a_number_that_is_not_allowed_is_corrected(count: int, decision: Decisio
 )
 def test_min_are_left_that_serve(ready: int, to: int | None) -> None:
     """Even if all who go are among those who do."""
-    scaler = Scaler(busy(2, down_after=0.0), "web")
+    scaler = scaler_of(busy(2, down_after=0.0))
     decision = scaler.decide(0.0, at(0, ready), count=8, ready=ready)
 
     assert (decision and decision.count) == to
@@ -328,7 +360,7 @@ def test_min_are_left_that_serve(ready: int, to: int | None) -> None:
 
 def test_who_serves_beside_its_successor_is_not_counted_on() -> None:
     """In a reload more serve than there are places: the old ones soon go."""
-    scaler = Scaler(busy(3, down_after=0.0), "web")
+    scaler = scaler_of(busy(3, down_after=0.0))
     decision = scaler.decide(0.0, at(0, 6), count=4, ready=6)
 
     assert decision is not None
@@ -337,7 +369,7 @@ def test_who_serves_beside_its_successor_is_not_counted_on() -> None:
 
 def test_places_that_stay_empty_call_for_no_further_ones() -> None:
     """Half of the workers crash and are held back: what is done is done by the others."""
-    scaler = Scaler(busy(up_after=0.0), "web")
+    scaler = scaler_of(busy(up_after=0.0))
 
     assert scaler.decide(0.0, at(20, 2), count=4, ready=2) is None
     assert scaler.decide(1.0, at(21, 2), count=4, ready=2) == Decision(
@@ -347,7 +379,7 @@ def test_places_that_stay_empty_call_for_no_further_ones() -> None:
 
 def test_one_too_many_stays_while_min_would_not_serve() -> None:
     """Nothing is decided, and no rest begins, until that is so."""
-    scaler = Scaler(busy(2, 4), "web")
+    scaler = scaler_of(busy(2, 4))
 
     assert scaler.decide(0.0, at(1000, 2), count=6, ready=2) is None
     assert scaler.decide(1.0, at(1000, 3), count=6, ready=3) == Decision(
@@ -357,7 +389,7 @@ def test_one_too_many_stays_while_min_would_not_serve() -> None:
 
 def test_workers_of_a_role_follow_their_own_load() -> None:
     """What another role does is not theirs."""
-    scaler = Scaler(busy(up_after=0.0, down_after=0.0), "web")
+    scaler = scaler_of(busy(up_after=0.0, down_after=0.0))
     jobs = [worker(n, role="jobs", requests_in_flight=1000) for n in (1, 2, 3)]
 
     assert scaler.decide(0.0, snapshot_of([*jobs, worker(4)]), count=1, ready=1) is None
@@ -383,7 +415,7 @@ def test_any_history_stays_within_what_is_allowed(
     config: Autoscale, history: list[tuple[float, float, float, bool]], data: st.DataObject
 ) -> None:
     """From min to max, never fewer ready than min, and once a cooldown."""
-    scaler, now, last = Scaler(config, "web"), 0.0, -math.inf
+    scaler, now, last = scaler_of(config), 0.0, -math.inf
     count = data.draw(st.integers(config.min, config.max))
     for wait, value, share, boots in history:
         now += wait
@@ -411,7 +443,7 @@ def test_more_load_never_means_fewer_workers(
     ready = data.draw(st.integers(1, count))
 
     def count_after(last: float) -> int:
-        scaler, decision = Scaler(config, "web"), None
+        scaler, decision = scaler_of(config), None
         for now, value in enumerate([*history, last]):
             decision = scaler.decide(now, at(value, ready), count=count, ready=ready)
         return decision.count if decision else count
