@@ -40,8 +40,8 @@ class Autoscale:
                      from 0 on in the unit of `target`, that halves when workers double
 
     Requests in flight are counted at one moment, so they jump about: where they are few, the
-    CPU says more. A function is called once a second in the primary's loop, so it must only calculate. The
-    Snapshot's `total` is the whole cluster's.
+    CPU says more. A function is called in the primary's loop, over and over, so it must only
+    calculate. The Snapshot's `total` is the whole cluster's.
 
     More are started once the load was over the target for `up_after` seconds without a break,
     at most as many again. Some go once fewer would have been well below it for `down_after`

@@ -40,6 +40,7 @@ stalls.py         how long a loop has not turned, and what that calls for   pure
 
 How many workers there are, and who has which connection:
 
+autoscaler.py     has a role's number follow its load
 scaling.py        how many a role should have                              pure
 load.py           what its workers are at                                  pure
 balance.py        who gives connections back, for others                   pure

@@ -1,0 +1,63 @@
+"""Has a role's number of workers follow its load."""
+
+import logging
+from collections.abc import AsyncIterable, Callable
+from typing import Protocol
+
+from aiocluster.errors import ConfigError
+from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.primary.scaling import Decision, Scaler
+
+log = logging.getLogger("aiocluster.autoscale")
+
+
+class Staff(Protocol):
+    """The part of a role's supervisor that this needs."""
+
+    @property
+    def places(self) -> int:
+        """How many workers there should be."""
+        ...
+
+    @property
+    def ready(self) -> int:
+        """How many serve."""
+        ...
+
+    def scale(self, decision: Decision) -> None:
+        """Begin to have as many as was decided; `places` says so at once."""
+        ...
+
+
+class Autoscaler:
+    """Looks at each snapshot, and has done what the scaler decides."""
+
+    def __init__(self, scaler: Scaler, staff: Staff, now: Callable[[], float]) -> None:
+        self._scaler = scaler
+        self._staff = staff
+        self._now = now
+        self._trouble = ""
+
+    async def follow(self, snapshots: AsyncIterable[Snapshot]) -> None:
+        """Go on until there are no more."""
+        async for snapshot in snapshots:
+            if (decision := self._decide(snapshot)) is not None:
+                self._staff.scale(decision)
+
+    def _decide(self, snapshot: Snapshot) -> Decision | None:
+        staff = self._staff
+        try:
+            decision = self._scaler.decide(
+                self._now(), snapshot, count=staff.places, ready=staff.ready
+            )
+        except ConfigError as error:
+            self._tell(error)
+            return None
+        self._trouble = ""
+        return decision
+
+    def _tell(self, error: ConfigError) -> None:
+        """Log what is wrong with the user's metric: once, not with every snapshot."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.error("no scaling: %s", error, exc_info=error.__cause__)
