@@ -37,6 +37,7 @@ from aiocluster.errors import (
 
 if TYPE_CHECKING:
     from aiocluster.cluster import Cluster as Cluster
+    from aiocluster.config.autoscale import Autoscale as Autoscale
     from aiocluster.config.roles import Role as Role
     from aiocluster.events import Event as Event
     from aiocluster.events import EventsMissed as EventsMissed
@@ -60,6 +61,10 @@ if TYPE_CHECKING:
     from aiocluster.events import WorkerMessage as WorkerMessage
     from aiocluster.events import WorkerOnline as WorkerOnline
     from aiocluster.metrics.snapshot import Snapshot as Snapshot
+    from aiocluster.policies.base import Candidate as Candidate
+    from aiocluster.policies.base import Policy as Policy
+    from aiocluster.policies.sticky import sticky as sticky
+    from aiocluster.policies.weighted import weighted as weighted
     from aiocluster.primary.handle import WorkerHandle as WorkerHandle
     from aiocluster.program.run import run as run
     from aiocluster.worker.context import WorkerContext as WorkerContext
@@ -70,9 +75,12 @@ if TYPE_CHECKING:
 # Imported when first asked for: `aiocluster --help`, and a module that only asks
 # `current_worker()`, need not load the whole server.
 _HOMES = {
+    "Autoscale": "config.autoscale",
+    "Candidate": "policies.base",
     "Cluster": "cluster",
     "Event": "events",
     "EventsMissed": "events",
+    "Policy": "policies.base",
     "ReloadBegan": "events",
     "ReloadFailed": "events",
     "Reloaded": "events",
@@ -100,6 +108,8 @@ _HOMES = {
     "is_primary": "worker.context",
     "is_worker": "worker.context",
     "run": "program.run",
+    "sticky": "policies.sticky",
+    "weighted": "policies.weighted",
 }
 
 __all__ = [

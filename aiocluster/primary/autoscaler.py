@@ -24,7 +24,7 @@ class Staff(Protocol):
         """How many serve."""
         ...
 
-    def scale(self, decision: Decision) -> None:
+    def obey(self, decision: Decision) -> None:
         """Begin to have as many as was decided; `places` says so at once."""
         ...
 
@@ -42,7 +42,7 @@ class Autoscaler:
         """Go on until there are no more."""
         async for snapshot in snapshots:
             if (decision := self._decide(snapshot)) is not None:
-                self._staff.scale(decision)
+                self._staff.obey(decision)
 
     def _decide(self, snapshot: Snapshot) -> Decision | None:
         staff = self._staff

@@ -1,8 +1,10 @@
 """Decides who is started, replaced and stopped."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
 
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
@@ -10,7 +12,7 @@ from aiocluster.events import WorkerMessage
 from aiocluster.ipc.estate import CrewState
 from aiocluster.ipc.framing import decode_user, encode_user
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.autoscaling import Autoscaler
+from aiocluster.primary.autoscaler import Autoscaler
 from aiocluster.primary.balancing import Balancer
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.commons import Commons
@@ -22,6 +24,7 @@ from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.recycling import Recycler
 from aiocluster.primary.reload import Reloader
 from aiocluster.primary.restarts import RestartPolicy
+from aiocluster.primary.scaling import Decision, Scaler
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.slots import Slots
 from aiocluster.primary.staffing import Staffing
@@ -30,6 +33,9 @@ from aiocluster.primary.upkeep import Upkeep
 from aiocluster.primary.workers import Workers
 
 log = logging.getLogger("aiocluster.supervisor")
+
+# Seconds between two looks at the load of a role: its workers report about as often.
+_AUTOSCALE_INTERVAL = 1.0
 
 
 class Supervisor:
@@ -49,6 +55,7 @@ class Supervisor:
         self._ids = commons.ids
         self._bus = bus
         self._dispatcher = dispatcher
+        self._loop = asyncio.get_running_loop()
         self._generations = generations
         self._workers = Workers(settings, generations, dispatcher, commons, self)
         self._slots = Slots(self, settings.restart)
@@ -61,9 +68,10 @@ class Supervisor:
         self._staffing = Staffing(self._role, self, bus.publish)
         self._balancer = Balancer(self._workers.serving)
         self._rebalance = settings.rebalance
-        self._autoscaler: Autoscaler | None = None
-        if settings.autoscale is not None:
-            self._autoscaler = Autoscaler(settings.autoscale, self._role, commons.reporter, self)
+        self._autoscale = settings.autoscale
+        self._settle = settings.metrics_interval
+        self._reporter = commons.reporter
+        self._tasks: set[asyncio.Task[None]] = set()
         self._reloader = Reloader(spec, generations, self, bus, self._workers.exit_log)
 
     @property
@@ -237,12 +245,23 @@ class Supervisor:
         elif not worker.is_leaving:
             worker.begin_drain(reason)
 
-    # ---- Positions, Scalable
+    # ---- Staff
 
     @property
-    def ready_count(self) -> int:
-        """How many workers are given connections."""
+    def places(self) -> int:
+        """See Staff."""
+        return len(self.slots)
+
+    @property
+    def ready(self) -> int:
+        """See Staff."""
         return len(self._workers.serving())
+
+    def obey(self, decision: Decision) -> None:
+        """See Staff."""
+        self._begin(self._obey(decision), f"scaling {self._role}")
+
+    # ---- Positions
 
     def on_more(self, workers: Collection[WorkerHandle]) -> None:
         """Let new workers have their share of what is open, unless clients are bound to workers."""
@@ -267,8 +286,12 @@ class Supervisor:
 
     def _end_first_start(self) -> None:
         self._first_start_over.set()
-        if self._autoscaler is not None:
-            self._autoscaler.start()
+        if self._autoscale is not None:
+            scaler = Scaler(self._autoscale, self._role, settle=self._settle)
+            following = Autoscaler(scaler, self, self._loop.time).follow(
+                self._reporter.subscribe(_AUTOSCALE_INTERVAL)
+            )
+            self._begin(following, f"autoscaling {self._role}")
         if self._rebalance and not self._dispatcher.is_binding:
             self._balancer.begin_to_even()
         self._workers.exit_log.release()
@@ -282,10 +305,20 @@ class Supervisor:
         self._workers.stop_hiring()
         self._slots.close()
 
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = start_task(work, name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _obey(self, decision: Decision) -> None:
+        # Why it could not be done is logged already.
+        with contextlib.suppress(BootError, ClusterStopping):
+            await self.scale(decision.count, decision.reason)
+
     def _change_no_more(self) -> None:
         """Nothing is begun that a stop would only have to undo. Idempotent."""
-        if self._autoscaler is not None:
-            self._autoscaler.close()
+        for task in self._tasks:
+            task.cancel()
         self._staffing.close()
         self._balancer.close()
         self._reloader.close()

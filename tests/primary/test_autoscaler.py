@@ -23,7 +23,7 @@ class FakeStaff:
     def ready(self) -> int:
         return self.places
 
-    def scale(self, decision: Decision) -> None:
+    def obey(self, decision: Decision) -> None:
         self.places = decision.count
         self.reasons.append(decision.reason)
 
