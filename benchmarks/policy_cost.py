@@ -18,7 +18,7 @@ with another sequence of candidates, as after a worker has come or gone.
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -31,7 +31,9 @@ CHOICES = 20_000
 CHANGES = 1_000
 LIMITS = {8: 2.0, 128: 10.0}  # microseconds, by the number of workers
 CLIENTS = 4096
-ROW_FIELDS = 16  # of the scoreboard
+# The scoreboard's.
+ROW_FIELDS = 16
+TAKEN, CLOSED, BEGUN, DONE = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ Costs = dict[str, list[float]]
 
 
 class Worker:
-    """One as the primary knows it."""
+    """One as the primary knows it, with the scoreboard's own readers."""
 
     lag = 0.0
 
@@ -65,20 +67,25 @@ class Worker:
         self.slot = slot
         self.worker_id = slot + 1
         self.sent = 0
-        self._fields = fields
-        self._row = slot * ROW_FIELDS
+        self._taken, self._closed, self._begun, self._done = (
+            _reader(fields, slot * ROW_FIELDS + field) for field in (TAKEN, CLOSED, BEGUN, DONE)
+        )
 
     @property
     def open_connections(self) -> int:
-        return self.sent - self._fields[self._row + 1]
+        return self.sent - self._closed()
 
     @property
     def queued(self) -> int:
-        return self.sent - self._fields[self._row]
+        return self.sent - self._taken()
 
     @property
     def requests_in_flight(self) -> int:
-        return self._fields[self._row + 2] - self._fields[self._row + 3]
+        return self._begun() - self._done()
+
+
+def _reader(fields: "memoryview[int]", index: int) -> Callable[[], int]:
+    return lambda: fields[index]
 
 
 class Cluster:
@@ -90,7 +97,7 @@ class Cluster:
         self.workers = [Worker(slot, self.fields) for slot in range(count)]
         clients = [random.randbytes(affinity_bytes) for _ in range(CLIENTS)]
         self.turn = [
-            (random.choice(clients), random.randrange(count) * ROW_FIELDS + 1)
+            (random.choice(clients), random.randrange(count) * ROW_FIELDS + CLOSED)
             for _ in range(CHOICES)
         ]
 
@@ -102,7 +109,7 @@ class Cluster:
         for affinity, closed in self.turn:
             chosen = choose(workers, affinity) if choose else workers[0]
             chosen.sent += 1
-            fields[chosen.slot * ROW_FIELDS] += 1
+            fields[chosen.slot * ROW_FIELDS + TAKEN] += 1
             fields[closed] += 1
         return time.process_time() - began
 

@@ -7,11 +7,14 @@ that replaces another keeps its clients; and they are the same on every machine.
 
 All scores come from one call: SHAKE's output can have any length, and a longer one begins with
 the shorter, so more slots do not change the scores of those before them. Choosing costs 1.4 µs
-with 8 workers and 7 with 128; a call for each slot would cost as much 128 times.
+with 8 workers and 5 with 128; a call for each slot would cost more than 60.
+
+A score is two bytes, which are read a third faster than four. Among 128 slots two share the
+highest for one client in 900; then the lower one wins, and no share shows it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import shake_128
 from struct import Struct
 
@@ -23,8 +26,6 @@ from aiocluster.policies.round_robin import RoundRobin
 # A name is what RFC 9110 calls a token. No path within 8 KiB has 10,000 segments.
 _BY = re.compile(r"ip|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|path:[1-9][0-9]{0,3}")
 ALLOWED_BY = "ip, header:NAME, cookie:NAME or path:N, N from 1"
-
-_SCORE_BYTES = 4
 
 
 def sticky(by: str = "ip", *, ipv6_prefix: int = 64) -> "Sticky":
@@ -62,14 +63,14 @@ class Sticky:
         # Of two in one slot the later one is new, and will stay.
         positions = {candidate.slot: number for number, candidate in enumerate(candidates)}
         self._positions = [*positions.values()]
-        self._scores = _scores_of([*positions])
+        self._scores = _scores_of(positions)
         self._order = candidates
 
 
-def _scores_of(slots: Sequence[int]) -> Struct:
-    """Return what reads the scores of these slots, in order, and leaves out those between."""
-    gaps = (slot - before - 1 for before, slot in zip([-1, *slots], slots, strict=False))
-    return Struct("<" + "".join(f"{gap * _SCORE_BYTES}xI" for gap in gaps))
+def _scores_of(slots: Mapping[int, object]) -> Struct:
+    """Return what reads the scores of these slots, in order, and passes over those between."""
+    codes = ["H" if slot in slots else "xx" for slot in range(max(slots) + 1)]
+    return Struct("<" + "".join(codes))
 
 
 def checked_by(by: object) -> str:

@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 
 import pytest
 
@@ -57,31 +58,41 @@ def test_a_newcomer_is_filled_up_to_the_others() -> None:
     assert sorted(turns(LeastConnections(), candidates, 3)) == [0, 1, 2]
 
 
-def test_up_to_eight_the_figures_are_those_of_now() -> None:
+def test_up_to_four_the_figures_are_those_of_now() -> None:
     """What was closed a moment ago counts at once, whoever closed it."""
-    policy, candidates, random_ = LeastConnections(), loaded(*[9] * 8), random.Random(1)
+    policy, candidates, random_ = LeastConnections(), loaded(*[9] * 4), random.Random(1)
     for _ in range(200):
         random_.choice(candidates).open_connections = random_.randrange(9)
         least = min(worker.open_connections for worker in candidates)
         assert policy.choose(candidates, b"").open_connections == least
 
 
-def test_of_many_a_figure_is_seen_after_a_sixteenth_of_them_at_most() -> None:
-    """Of 128 workers one that is suddenly idle is found within 16 choices, wherever it is."""
-    for slot in range(128):
-        policy, candidates = LeastConnections(), loaded(*[1000] * 128)
+@pytest.mark.parametrize("number", [5, 8, 9, 128])
+def test_of_many_a_figure_is_seen_after_a_quarter_of_them_at_most(number: int) -> None:
+    """Of 128 workers one that is suddenly idle is found within 32 choices, wherever it is."""
+    for slot in range(number):
+        policy, candidates = LeastConnections(), loaded(*[1000] * number)
         turns(policy, candidates, 5)
         candidates[slot].open_connections = 0
-        assert slot in turns(policy, candidates, 16)
+        assert slot in turns(policy, candidates, -(-number // 4))
+
+
+def test_what_it_gives_itself_it_knows_at_once() -> None:
+    """So a worker not asked again yet is not given all that comes."""
+    candidates = loaded(*[1000] * 127, 990)
+    assert Counter(turns(LeastConnections(), candidates, 137)) == {
+        **dict.fromkeys(range(127), 1),
+        127: 10,
+    }
 
 
 def test_of_many_only_a_few_are_asked_each_time() -> None:
-    """Once all, at the beginning, and then eight for each connection."""
+    """Once all, at the beginning, and then four for each connection."""
     policy, candidates = LeastConnections(), [Asked(slot) for slot in range(128)]
     policy.choose(candidates, b"")
-    assert sum(worker.times for worker in candidates) == 128 + 8
+    assert sum(worker.times for worker in candidates) == 128 + 4
     policy.choose(candidates, b"")
-    assert sum(worker.times for worker in candidates) == 128 + 16
+    assert sum(worker.times for worker in candidates) == 128 + 8
 
 
 def test_many_are_evened_out_by_what_comes() -> None:
