@@ -6,7 +6,7 @@ they can be, and over each cycle (as many connections as all weights together) e
 has exactly its share.
 
 When a worker comes or goes the others stay due when they were. One that comes back after it has
-missed turns is not given them then, all at once: it is due half an interval from now.
+missed turns is due at once, but for one turn only: it is not given those all in one burst.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Weighted:
         self._cycle = 2 * lcm(*(weight for weight in self._weights.values() if weight))
         self._order: Sequence[Candidate] = ()
         self._queue: list[tuple[int, int, int]] = []  # when due, position, interval
-        self._due: dict[int, int] = {}  # by slot, of those that went
+        self._due: dict[int, int] = {}  # by slot: also of those that went, as they may be back
         self._now = 0
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
@@ -54,15 +54,16 @@ class Weighted:
         return candidates[position]
 
     def _line_up(self, candidates: Sequence[Candidate]) -> None:
-        known = self._due | {self._order[position].slot: due for due, position, _ in self._queue}
-        known = {slot: due for slot, due in known.items() if due >= self._now}
+        self._due |= {self._order[position].slot: due for due, position, _ in self._queue}
         self._queue = [
-            (known.get(candidates[position].slot, self._now + interval // 2), position, interval)
+            (self._due_again(candidates[position].slot, interval), position, interval)
             for position, interval in self._intervals(candidates)
         ]
         heapify(self._queue)
-        self._due = known
         self._order = candidates
+
+    def _due_again(self, slot: int, interval: int) -> int:
+        return max(self._due.get(slot, self._now + interval // 2), self._now)
 
     def _intervals(self, candidates: Sequence[Candidate]) -> list[tuple[int, int]]:
         """Return (position, interval) of those that may be chosen."""
