@@ -1,0 +1,213 @@
+"""What the beginning of an HTTP/1.x connection says about whose it is: a header, cookie or path.
+
+Nothing here is a judge of requests: the worker is, and it answers 400 where it must. So this is
+as lenient as a reader can be that always finds the same thing. It takes lines that end in LF
+alone, and folded ones, which aiohttp refuses; of repeated headers and cookies, the first that is
+not empty. The first, because it is certain before the rest of the head has come, and because a
+browser sends the cookie of the more specific path first.
+
+A value is bytes as they came, without the white space around it; a cookie's also without its
+quotes, within which a semicolon is a part of it, as it is for aiohttp. Of a path, whether alone
+or in an absolute URL, the query is cut off, `%41` is not `A`, and an empty segment counts: of
+"/a//b", "b" is the third.
+"""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from aiocluster.errors import ConfigError
+
+# As much as aiohttp, gunicorn and Node (8 to 16 KiB) let a line or a head have at least.
+MAX_HEAD_BYTES = 8192
+
+ALLOWED_BY = '"ip", "header:NAME", "cookie:NAME" or "path:N", N from 1 to 99'
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+
+# Empty lines before a request are skipped, as every server does.
+_EMPTY_LINES = re.compile(rb"[\r\n]*")
+
+# The longest method registered has 17 letters.
+_METHOD_SO_FAR = re.compile(rb"(?:%b{1,32}(?: |\Z)|\Z)" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"%b{1,32} +([^\x00-\x20\x7f]+) +HTTP/1\.[0-9]\r?\n" % _TOKEN)
+
+# Up to the last line end behind which no folded line goes on.
+_WHOLE_LINES = re.compile(rb".*\n(?=[^ \t])", re.DOTALL)
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+
+# One cookie of a header, up to its semicolon. There is only one way to match it, so that a search
+# that fails has nothing to try again.
+_QUOTED = rb'[ \t]*"(?:[^\\"]|\\.)*"[ \t]*(?:(?=;)|\Z)'
+_COOKIE = rb"[^=;]*(?:=(?:%b|(?!%b)[^;]*))?;" % (_QUOTED, _QUOTED)
+# What is searched for, with a value that is not empty: the first group has its quotes, if any.
+_WANTED = rb'(?:%b)*?[ \t]*%%b[ \t]*=(?![ \t]*(?:""[ \t]*)?(?:;|\Z))(%b|[^;]*)' % (_COOKIE, _QUOTED)
+
+_TLS_HANDSHAKE, _TLS_MAJOR = 0x16, 0x03
+
+
+class Fallback(StrEnum):
+    """Why a connection has no affinity of its own, and goes by its client's address."""
+
+    TOO_LONG = "too_long"
+    NOT_HTTP = "not_http"
+    TLS = "tls"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """What makes two connections belong together. Of the first three at most one is set."""
+
+    segment: int = 0  # of the path, from 1
+    header: str = ""
+    cookie: str = ""
+    line_start: bytes = field(init=False)  # of its header
+    in_cookies: re.Pattern[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = "cookie" if self.cookie else self.header
+        pattern = _WANTED % re.escape(self.cookie.encode())
+        object.__setattr__(self, "line_start", b"\n%b:" % name.lower().encode())
+        object.__setattr__(self, "in_cookies", re.compile(pattern))
+
+    @property
+    def is_ip(self) -> bool:
+        """Is nothing in the request asked for?"""
+        return not (self.segment or self.header or self.cookie)
+
+
+def by_from(text: str) -> By:
+    """Read "ip", "header:NAME", "cookie:NAME" or "path:N"; ConfigError for anything else."""
+    kind, _, name = text.partition(":")
+    if text == "ip":
+        return By()
+    if kind == "path" and re.fullmatch("[1-9][0-9]?", name):
+        return By(segment=int(name))
+    if name.isascii() and re.fullmatch(_TOKEN + b"+", name.encode()):
+        if kind == "header":
+            return By(header=name)
+        if kind == "cookie":
+            return By(cookie=name)
+    raise ConfigError(f"by: {text!r} is not allowed; give {ALLOWED_BY}")
+
+
+class HeadSearch:
+    """Looks for what `by` names at the beginning of one connection, as more and more comes.
+
+    What was judged once is not looked at again, however small the pieces are.
+    """
+
+    __slots__ = ("_by", "_has_request_line", "_line", "_seen")
+
+    def __init__(self, by: By) -> None:
+        self._by = by
+        self._has_request_line = False
+        self._line = 0  # where the first line begins that is not judged yet
+        self._seen = 0
+
+    def look(self, data: bytes) -> bytes | Fallback | None:
+        """Return the value or why there is none; None while more is needed to be certain.
+
+        `data` is all that has come so far, from the first byte on, and may go on beyond the
+        head. Once certain, an answer would be the same whatever came after.
+        """
+        is_all = len(data) >= MAX_HEAD_BYTES
+        if is_all:
+            data = data[:MAX_HEAD_BYTES]
+        answer = None if self._has_request_line else self._judge_request_line(data)
+        if answer is None and self._has_request_line:
+            answer = self._judge_headers(data)
+        return Fallback.TOO_LONG if answer is None and is_all else answer
+
+    def _judge_request_line(self, data: bytes) -> bytes | Fallback | None:
+        if data[:1] == b"\x16":
+            return _tls_or_not(data)
+        skipped = _EMPTY_LINES.match(data, self._line)
+        self._line = start = skipped.end() if skipped else 0
+        end = data.find(b"\n", max(start, self._seen))
+        self._seen = len(data)
+        if end < 0:
+            return None if _METHOD_SO_FAR.match(data, start) else Fallback.NOT_HTTP
+        line = _REQUEST_LINE.match(data, start, end + 1)
+        if line is None:
+            return Fallback.NOT_HTTP
+        self._has_request_line = True
+        self._line = self._seen = end + 1
+        if self._by.segment:
+            return _segment(line[1], self._by.segment) or Fallback.ABSENT
+        return None
+
+    def _judge_headers(self, data: bytes) -> bytes | Fallback | None:
+        first = self._line - 1  # the line end before it
+        if (end := _end_of_head(data, max(first, self._seen - 2))) >= 0:
+            return _value(self._by, data[first:end]) or Fallback.ABSENT
+        whole = _WHOLE_LINES.match(data, max(first, self._seen - 1))
+        self._seen = len(data)
+        if whole is None or whole.end() == self._line:
+            return None
+        self._line = whole.end()
+        return _value(self._by, data[first : self._line]) or None
+
+
+def _tls_or_not(data: bytes) -> Fallback | None:
+    if len(data) < 2:
+        return None
+    is_tls = (data[0], data[1]) == (_TLS_HANDSHAKE, _TLS_MAJOR)
+    return Fallback.TLS if is_tls else Fallback.NOT_HTTP
+
+
+def _segment(target: bytes, number: int) -> bytes:
+    """Return a segment of the path in a request's target; empty when there is none."""
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    if not path.startswith(b"/"):
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    segments = path.split(b"/", number + 1)
+    return segments[number] if number < len(segments) else b""
+
+
+def _end_of_head(data: bytes, start: int) -> int:
+    """Return the index behind the last header's line end, or -1."""
+    crlf = data.find(b"\n\r\n", start)
+    lf = data.find(b"\n\n", start) if crlf < 0 else data.find(b"\n\n", start, crlf)
+    end = crlf if lf < 0 else lf
+    return end + 1 if end >= 0 else -1
+
+
+def _value(by: By, lines: bytes) -> bytes:
+    """Return the first value in `lines`, which begin and end with a line end; else nothing."""
+    lowered, start = lines.lower(), by.line_start
+    at = lowered.find(start)
+    while at >= 0:
+        at += len(start)
+        end = _end_of_line(lines, at)
+        if value := _unfolded(lines[at:end]):
+            if by.cookie:
+                value = _cookie(by, value)
+            if value:
+                return value
+        at = lowered.find(start, end)
+    return b""
+
+
+def _end_of_line(lines: bytes, start: int) -> int:
+    end = lines.find(b"\n", start)
+    while lines[end + 1 : end + 2] in (b" ", b"\t"):
+        end = lines.find(b"\n", end + 1)
+    return end
+
+
+def _unfolded(value: bytes) -> bytes:
+    if b"\n" in value:
+        value = _FOLD.sub(b" ", value)
+    return value.strip(b" \t\r")
+
+
+def _cookie(by: By, header: bytes) -> bytes:
+    """Return the value of a cookie in one Cookie header; empty when there is none."""
+    found = by.in_cookies.match(header)
+    if found is None:
+        return b""
+    value = found[1].strip(b" \t")
+    is_quoted = len(value) > 2 and value[:1] == value[-1:] == b'"'
+    return value[1:-1] if is_quoted else value
