@@ -1,0 +1,170 @@
+"""Who the client of a connection is, as the proxy in front of us says: PROXY protocol 1 and 2.
+
+After haproxy's specification. As it demands, nothing is guessed: what is not exactly a header
+is malformed. Of version 2 the extensions (TLVs) are skipped, also the checksum among them: the
+header came over the same TCP connection as all the rest. A header that names no TCP client, as
+those of a proxy's own health checks, leaves the connection's own address in force.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from aiocluster.errors import ConfigError
+
+# The specification's own limit, with the line end.
+_MAX_V1_BYTES = 107
+
+# A header of version 2 may have 64 KiB. What proxies add (a TLS client's certificate name, a
+# cloud's endpoint) is a few hundred bytes.
+MAX_PROXY_BYTES = 4096
+
+_V1_START = b"PROXY "
+_V2_START = b"\r\n\r\n\x00\r\nQUIT\n"
+_V2_FIXED_BYTES = 16
+
+_V1 = re.compile(rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) ([0-9]+) ([0-9]+)\r\n")
+_V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
+_PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
+_MAX_PORT = 65535
+
+_LOCAL, _PROXY = 0x20, 0x21
+_TCP4, _TCP6 = 0x11, 0x21
+
+# How long the addresses are, by family and transport. All others are reserved.
+_ADDRESS_BYTES = {0x00: 0, _TCP4: 12, 0x12: 12, _TCP6: 36, 0x22: 36, 0x31: 216, 0x32: 216}
+
+_MAX_REMEMBERED = 1024
+
+Endpoint = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A whole header: from where to where the client connected, if it says, and its length."""
+
+    length: int
+    source: Endpoint | None = None
+    destination: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """What came is no header, whatever may follow."""
+
+    reason: str
+
+
+def proxy_header(data: bytes) -> Header | Malformed | None:
+    """Read the header that `data`, all that has come so far, begins with; None: more is needed."""
+    if data.startswith(_V1_START):
+        return _v1(data[:_MAX_V1_BYTES])
+    if data.startswith(_V2_START):
+        return _v2(data)
+    if _V1_START.startswith(data) or _V2_START.startswith(data):
+        return None
+    return Malformed("no PROXY header")
+
+
+def _v1(data: bytes) -> Header | Malformed | None:
+    end = data.find(b"\n") + 1
+    if not end:
+        too_long = len(data) >= _MAX_V1_BYTES
+        return Malformed(f"no line end within {_MAX_V1_BYTES} bytes") if too_long else None
+    if _V1_UNKNOWN.fullmatch(data, 0, end):
+        return Header(end)
+    line = _V1.fullmatch(data, 0, end)
+    if line is None:
+        return Malformed("bad line of version 1")
+    kind, source, destination, source_port, destination_port = line.groups()
+    ends = _endpoint(kind, source, source_port), _endpoint(kind, destination, destination_port)
+    if None in ends:
+        return Malformed("bad address or port in version 1")
+    return Header(end, *ends)
+
+
+def _endpoint(kind: bytes, host: bytes, port: bytes) -> Endpoint | None:
+    family = IPv4Address if kind == b"TCP4" else IPv6Address
+    if not _PORT.fullmatch(port) or int(port) > _MAX_PORT:
+        return None
+    try:
+        return str(family(host.decode("ascii"))), int(port)
+    except ValueError:
+        return None
+
+
+def _v2(data: bytes) -> Header | Malformed | None:
+    if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
+        return Malformed(f"version and command {data[12]:#04x} of version 2 are unknown")
+    if len(data) < _V2_FIXED_BYTES:
+        return None
+    length = _V2_FIXED_BYTES + int.from_bytes(data[14:16], "big")
+    if length > MAX_PROXY_BYTES:
+        return Malformed(f"a header of {length} bytes; {MAX_PROXY_BYTES} at most")
+    kind = data[13]
+    if data[12] == _PROXY:
+        if (needed := _ADDRESS_BYTES.get(kind)) is None:
+            return Malformed(f"family and transport {kind:#04x} of version 2 are unknown")
+        if length < _V2_FIXED_BYTES + needed:
+            return Malformed(f"{length} bytes are too few for the addresses")
+    if len(data) < length:
+        return None
+    return Header(length, *(_v2_endpoints(kind, data) if data[12] == _PROXY else ()))
+
+
+def _v2_endpoints(kind: int, data: bytes) -> tuple[Endpoint, ...]:
+    if kind == _TCP4:
+        size = 4
+    elif kind == _TCP6:
+        size = 16
+    else:
+        return ()
+    ports = _V2_FIXED_BYTES + 2 * size
+    hosts = [data[start : start + size] for start in (_V2_FIXED_BYTES, _V2_FIXED_BYTES + size)]
+    return tuple(
+        (str(ip_address(host)), int.from_bytes(data[port : port + 2], "big"))
+        for host, port in zip(hosts, (ports, ports + 2), strict=True)
+    )
+
+
+class TrustedProxies:
+    """Those whose word we take for who the client is."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        """Take addresses and networks ("10.0.0.0/8"); ConfigError when one is neither."""
+        self._networks = [_network_from(text) for text in texts]
+        # There are few proxies and many connections of each.
+        self._remembered: dict[str, bool] = {}
+
+    def has(self, host: str) -> bool:
+        """Is this address one of them? An IPv4 address within IPv6 is the IPv4 address."""
+        known = self._remembered.get(host)
+        if known is None:
+            if len(self._remembered) >= _MAX_REMEMBERED:
+                self._remembered.clear()
+            known = self._remembered[host] = self._has(host)
+        return known
+
+    def _has(self, host: str) -> bool:
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
+        return any(address in network for network in self._networks)
+
+
+def _network_from(text: str) -> IPv4Network | IPv6Network:
+    try:
+        network = ip_network(text)
+    except ValueError:
+        raise ConfigError(
+            f"trusted_proxies: {text!r} is not allowed; "
+            'give IP addresses and networks like "10.0.0.0/8", without host bits'
+        ) from None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None and network.prefixlen >= 96:
+        return IPv4Network((mapped, network.prefixlen - 96))
+    return network
