@@ -13,6 +13,8 @@ listener.py       one of them: accepts in batches; pauses and resumes
 backlog.py        how one closes without a reset for those who are just connecting
 inherited.py      those that were handed down to us (LISTEN_FDS)
 binding.py        from an address to bound sockets
+peeking.py        whose each one is, by what it shows first
+proxy_protocol.py who its client is, as a proxy says                       pure
 dispatcher.py     gives each connection to a worker the policy chooses     pure
 outbox.py         the sending side of one worker's handoff
 returns.py        what comes back there, for others

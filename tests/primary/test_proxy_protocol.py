@@ -186,7 +186,8 @@ def test_what_is_written_is_read(ends: Ends, extensions: bytes, after: bytes) ->
 
 pieces = st.sampled_from(
     [b"PROXY ", b"TCP4 ", b"TCP6 ", b"UNKNOWN", b"1.2.3.4 ", b"::1 ", b"1 ", b"2", b"\r",
-     b"\n", b"\r\n", b" ", SIGNATURE, b"\x21", b"\x20", b"\x11", b"\x00\x0c", b"\x00", b"\xff", ENDS4, b"f" * 50]
+     b"\n", b"\r\n", b" ", SIGNATURE, b"\x21", b"\x20", b"\x11", b"\x00\x0c", b"\x00", b"\xff",
+     ENDS4, b"f" * 50]
 )  # fmt: skip
 nearly = st.builds(
     lambda start, rest: start + b"".join(rest),

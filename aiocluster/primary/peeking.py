@@ -1,0 +1,320 @@
+"""Finds out whose each accepted connection is, without taking a byte from it.
+
+The kernel shows what has come (MSG_PEEK) and keeps it for the worker. Often the head is there
+at once. If not, the connection is held until it is, for `timeout` seconds at most, and then goes
+by its client's address. A PROXY header is the one thing that is read, exactly to its end.
+
+What was only peeked at stays readable, so a loop that watches for "readable" would spin. Here the
+connections held are in an epoll of our own that is edge-triggered: it tells of each arrival once.
+That and one timer for all make silent connections cheap, and their number is bounded.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aiocluster.policies.request_head import MAX_HEAD_BYTES, By, Fallback, HeadSearch
+from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.proxy_protocol import (
+    MAX_PROXY_BYTES,
+    Endpoint,
+    Header,
+    Malformed,
+    TrustedProxies,
+    proxy_header,
+)
+
+# Connections judged in one turn of the loop; then the others in it have theirs.
+_BATCH = 256
+
+# Those whose time is up within so many seconds of each other are looked at together.
+_TOGETHER = 0.005
+
+# Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
+# getpeername makes room for an address by the family, and the larger one serves for both.
+_FAMILY, _STREAM, _PEEK = int(socket.AF_INET6), int(socket.SOCK_STREAM), int(socket.MSG_PEEK)
+
+_EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_NOTHING_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+# Why a connection may go by its client's address, and why it may be closed instead.
+FALLBACKS = (*map(str, Fallback), "timeout", "closed", "crowded", "stopped")
+REFUSALS = ("untrusted", "malformed", "timeout", "closed", "crowded", "stopped")
+
+
+class Peeked(NamedTuple):
+    """A connection, what the policy may go by, and its client, if a proxy has told."""
+
+    connection: Connection
+    affinity: bytes
+    client: Endpoint | None = None
+
+
+class Held(NamedTuple):
+    """What another program needs to go on with a connection that is held."""
+
+    connection: Connection
+    client: Endpoint | None
+    awaits_proxy: bool  # its PROXY header has not been read yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeekOptions:
+    """What is looked for, and what bounds it."""
+
+    by: By
+    timeout: float = 1.0  # seconds a connection is held at most
+    proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
+    # An entry is about 1 KiB and a descriptor. In a second, a primary accepts some 50,000.
+    max_held: int = 4096
+    affinity_of_host: Callable[[str], bytes] = str.encode
+
+
+class _Candidate:
+    """One connection while it is judged."""
+
+    __slots__ = ("awaits_proxy", "client", "connection", "deadline", "search")
+
+    def __init__(self, connection: Connection, by: By) -> None:
+        self.connection = connection
+        self.search = HeadSearch(by)
+        self.awaits_proxy = False
+        self.client: Endpoint | None = None
+        self.deadline = 0.0
+
+
+class Peeker:
+    """Owns the connections it is given until it has told of them, or closed them."""
+
+    def __init__(self, options: PeekOptions, on_known: Callable[[list[Peeked]], None]) -> None:
+        self.fallbacks = dict.fromkeys(FALLBACKS, 0)
+        self.refusals = dict.fromkeys(REFUSALS, 0)
+        self.looks = 0
+        self._options = options
+        self._on_known = on_known
+        self._loop = asyncio.get_running_loop()
+        # The longest held first.
+        self._held: OrderedDict[int, _Candidate] = OrderedDict()
+        self._known: list[Peeked] = []
+        self._timer: asyncio.Handle | None = None
+        self._epoll = select.epoll()
+        self._loop.add_reader(self._epoll.fileno(), self._on_arrivals)
+
+    @property
+    def held(self) -> int:
+        """Connections that have not shown enough yet."""
+        return len(self._held)
+
+    def take(self, connections: Iterable[Connection]) -> None:
+        """Own these, just accepted; tell at once of all that have shown enough."""
+        for connection in connections:
+            candidate = _Candidate(connection, self._options.by)
+            if self._options.proxies is not None:
+                candidate.awaits_proxy = True
+                if not self._options.proxies.has(_host_of(connection.fd)):
+                    self._refuse(candidate, "untrusted")
+                    continue
+            if not self._is_judged(candidate):
+                self._hold(candidate)
+        self._tell()
+
+    def adopt(self, held: Iterable[Held]) -> None:
+        """Go on with what another program held; each has the whole of its time again."""
+        for connection, client, awaits_proxy in held:
+            candidate = _Candidate(connection, self._options.by)
+            candidate.client, candidate.awaits_proxy = client, awaits_proxy
+            self._hold(candidate)
+        self._tell()
+
+    def state(self) -> list[Held]:
+        """Return what is held; it stays here."""
+        return [
+            Held(candidate.connection, candidate.client, candidate.awaits_proxy)
+            for candidate in self._held.values()
+        ]
+
+    def close(self) -> list[Peeked]:
+        """Give back all that is held, as far as it is known; the caller owns it. Idempotent.
+
+        Closed are those of which not even the PROXY header has come: no worker can know what
+        to make of the rest of it.
+        """
+        if self._epoll.closed:
+            return []
+        for candidate in [*self._held.values()]:
+            self._give_up(candidate, "stopped")
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        known, self._known = self._known, []
+        return known
+
+    # ---- one connection
+
+    def _is_judged(self, candidate: _Candidate, *, is_over: bool = False) -> bool:
+        """Look at what has come: is the connection known now, or refused?
+
+        `is_over`: nothing more will come.
+        """
+        self.looks += 1
+        fd = candidate.connection.fd
+        data = _peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if candidate.awaits_proxy else 0))
+        if data is None:
+            data = b""
+        elif not data:
+            is_over = True
+        if candidate.awaits_proxy:
+            header = proxy_header(data)
+            if isinstance(header, Header) and not _read(fd, header.length):
+                header, is_over = None, True
+            if not isinstance(header, Header):
+                return self._is_refused(candidate, header, is_over=is_over)
+            candidate.awaits_proxy, candidate.client = False, header.source
+            data = data[header.length :]
+        return self._is_found(candidate, data, is_over=is_over)
+
+    def _is_refused(
+        self, candidate: _Candidate, header: Malformed | None, *, is_over: bool
+    ) -> bool:
+        if header is not None:
+            self._refuse(candidate, "malformed")
+        elif is_over:
+            self._refuse(candidate, "closed")
+        return header is not None or is_over
+
+    def _is_found(self, candidate: _Candidate, data: bytes, *, is_over: bool) -> bool:
+        if self._options.by.is_ip:
+            self._go_by_host(candidate)
+            return True
+        found = candidate.search.look(data)
+        if type(found) is bytes:
+            self._release(candidate)
+            self._known.append(Peeked(candidate.connection, found, candidate.client))
+        elif found is not None:
+            self._fall_back(candidate, str(found))
+        elif is_over:
+            self._fall_back(candidate, "closed")
+        return found is not None or is_over
+
+    def _give_up(self, candidate: _Candidate, reason: str) -> None:
+        """Wait no longer. What has just come still counts: it may be us who are late."""
+        if self._is_judged(candidate):
+            return
+        if candidate.awaits_proxy:
+            self._refuse(candidate, reason)
+        else:
+            self._fall_back(candidate, reason)
+
+    def _fall_back(self, candidate: _Candidate, reason: str) -> None:
+        self.fallbacks[reason] += 1
+        self._go_by_host(candidate)
+
+    def _go_by_host(self, candidate: _Candidate) -> None:
+        connection, client = candidate.connection, candidate.client
+        host = client[0] if client is not None else _host_of(connection.fd)
+        affinity = self._options.affinity_of_host(host) if host else b""
+        self._release(candidate)
+        self._known.append(Peeked(connection, affinity, client))
+
+    def _refuse(self, candidate: _Candidate, reason: str) -> None:
+        self.refusals[reason] += 1
+        self._release(candidate)
+        os.close(candidate.connection.fd)
+
+    def _tell(self) -> None:
+        if self._known:
+            known, self._known = self._known, []
+            self._on_known(known)
+
+    # ---- those that are held
+
+    def _hold(self, candidate: _Candidate) -> None:
+        if len(self._held) >= self._options.max_held:
+            # Who has been silent for longest is the least likely to say something still.
+            self._give_up(next(iter(self._held.values())), "crowded")
+        fd = candidate.connection.fd
+        candidate.deadline = self._loop.time() + self._options.timeout
+        self._held[fd] = candidate
+        try:
+            # It tells at once of what has come before.
+            self._epoll.register(fd, _EDGES)
+        except OSError:  # the kernel's own bounds
+            self._give_up(candidate, "crowded")
+        self._set_timer()
+
+    def _release(self, candidate: _Candidate) -> None:
+        """It is held no longer, if it was. Idempotent."""
+        fd = candidate.connection.fd
+        if self._held.pop(fd, None) is not None:
+            # By itself it would end only when the last duplicate is closed, in a worker.
+            with contextlib.suppress(OSError):  # it could not be registered
+                self._epoll.unregister(fd)
+
+    def _on_arrivals(self) -> None:
+        for fd, what in self._epoll.poll(0, _BATCH):
+            # None where an arrival was told of before it was given back.
+            if (candidate := self._held.get(fd)) is not None:
+                self._is_judged(candidate, is_over=bool(what & _NOTHING_MORE))
+        self._tell()
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self._held:
+            oldest = next(iter(self._held.values()))
+            self._timer = self._loop.call_at(oldest.deadline, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        late = self._loop.time() + _TOGETHER
+        for _ in range(min(_BATCH, len(self._held))):
+            oldest = next(iter(self._held.values()))
+            if oldest.deadline > late:
+                break
+            self._give_up(oldest, "timeout")
+        self._set_timer()
+        self._tell()
+
+
+def _peek(fd: int, size: int) -> bytes | None:
+    """Return what has come: None when nothing has, nothing at its end or after an error."""
+    # The bare type: a socket.socket costs 0.6 µs more each time.
+    sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
+    try:
+        return sock.recv(size, _PEEK)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+    finally:
+        sock.detach()
+
+
+def _read(fd: int, length: int) -> bool:
+    """Read exactly so many bytes that were peeked at; False when that is impossible."""
+    sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
+    try:
+        while length and (got := len(sock.recv(length))):
+            length -= got
+    except OSError:  # the connection was reset, and its bytes went with it
+        return False
+    finally:
+        sock.detach()
+    return length == 0
+
+
+def _host_of(fd: int) -> str:
+    """Return the other end's address, or nothing when there is no other end any more."""
+    sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return ""
+    finally:
+        sock.detach()
+    return str(address[0]) if address else ""
