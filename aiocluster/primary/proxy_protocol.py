@@ -9,7 +9,9 @@ those of a proxy's own health checks, leaves the connection's own address in for
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from struct import Struct
 
 from aiocluster.errors import ConfigError
 
@@ -26,11 +28,15 @@ _V2_FIXED_BYTES = 16
 
 _V1 = re.compile(rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) ([0-9]+) ([0-9]+)\r\n")
 _V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
+_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rb"(?:%b\.){3}%b" % (_OCTET, _OCTET))
 _PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
 _MAX_PORT = 65535
 
 _LOCAL, _PROXY = 0x20, 0x21
 _TCP4, _TCP6 = 0x11, 0x21
+
+_V2_TCP4, _V2_TCP6 = Struct("!4s4sHH"), Struct("!16s16sHH")
 
 # How long the addresses are, by family and transport. All others are reserved.
 _ADDRESS_BYTES = {0x00: 0, _TCP4: 12, 0x12: 12, _TCP6: 36, 0x22: 36, 0x31: 216, 0x32: 216}
@@ -85,13 +91,26 @@ def _v1(data: bytes) -> Header | Malformed | None:
 
 
 def _endpoint(kind: bytes, host: bytes, port: bytes) -> Endpoint | None:
-    family = IPv4Address if kind == b"TCP4" else IPv6Address
     if not _PORT.fullmatch(port) or int(port) > _MAX_PORT:
         return None
+    if kind == b"TCP6":
+        text = _ipv6(host.decode("ascii"))
+    else:
+        # IPv4Address takes the same, and 4 µs.
+        text = host.decode("ascii") if _IPV4.fullmatch(host) else ""
+    return (text, int(port)) if text else None
+
+
+@lru_cache(_MAX_REMEMBERED)
+def _ipv6(address: str | bytes) -> str:
+    """Write an IPv6 address as one writes it; "" when it is none.
+
+    At 10 µs each they are worth remembering: of the two in a header one is always the same.
+    """
     try:
-        return str(family(host.decode("ascii"))), int(port)
+        return str(IPv6Address(address))
     except ValueError:
-        return None
+        return ""
 
 
 def _v2(data: bytes) -> Header | Malformed | None:
@@ -115,17 +134,14 @@ def _v2(data: bytes) -> Header | Malformed | None:
 
 def _v2_endpoints(kind: int, data: bytes) -> tuple[Endpoint, ...]:
     if kind == _TCP4:
-        size = 4
+        source, destination, *ports = _V2_TCP4.unpack_from(data, _V2_FIXED_BYTES)
+        hosts = [".".join(map(str, host)) for host in (source, destination)]
     elif kind == _TCP6:
-        size = 16
+        source, destination, *ports = _V2_TCP6.unpack_from(data, _V2_FIXED_BYTES)
+        hosts = [_ipv6(source), _ipv6(destination)]
     else:
         return ()
-    ports = _V2_FIXED_BYTES + 2 * size
-    hosts = [data[start : start + size] for start in (_V2_FIXED_BYTES, _V2_FIXED_BYTES + size)]
-    return tuple(
-        (str(ip_address(host)), int.from_bytes(data[port : port + 2], "big"))
-        for host, port in zip(hosts, (ports, ports + 2), strict=True)
-    )
+    return (hosts[0], ports[0]), (hosts[1], ports[1])
 
 
 class TrustedProxies:
