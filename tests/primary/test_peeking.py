@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -279,6 +280,21 @@ async def test_who_says_nothing_in_time_goes_by_its_address(front: Front) -> Non
     assert peeker.fallbacks["timeout"] == 2
     client.sendall(HEAD[20:])
     assert await count_looks(front, lambda: None, 50) == 0
+
+
+async def test_each_has_its_own_time(front: Front) -> None:
+    """That of one is up, and the next is still waited for."""
+    peeker = front.begin(timeout=0.01)
+    _, first = front.connect()
+    peeker.take([first])
+    peeker._options = replace(peeker._options, timeout=PATIENCE)
+    client = front.take()
+
+    await front.until_known()
+    assert [peeked.connection for peeked in front.known] == [first]
+
+    client.sendall(HEAD)
+    assert (await front.until_known(2)).affinity == b"abc"
 
 
 async def test_what_has_come_when_time_is_up_still_counts(front: Front) -> None:
