@@ -116,6 +116,22 @@ class ListenerState(_Record, frozen=True):
     asked: str
 
 
+class ConnectionState(_Record, frozen=True):
+    """A connection that no worker was given yet, since none had room or it `is_held`.
+
+    Held is one of which it is not known yet whose it is: with `awaits_proxy` its PROXY header
+    has not been read.
+    """
+
+    fd: int
+    listener: int
+    affinity: bytes
+    slot: int
+    client: tuple[str, int] | None
+    is_held: bool
+    awaits_proxy: bool
+
+
 class SubscriptionState(_Record, frozen=True):
     """A worker wants a snapshot every `interval` seconds."""
 
@@ -151,12 +167,12 @@ class RoleState(_Record, frozen=True):
     listeners: list[ListenerState]
     generations: GenerationsState
     crew: CrewState
-    waiting: list[tuple[int, int]]  # connections that nobody had room for: fd, listener
+    waiting: list[ConnectionState]
 
     def descriptors(self) -> Iterator[int]:
         """Iterate over the descriptors that belong to it."""
         yield from (listener.fd for listener in self.listeners)
-        yield from (fd for fd, _ in self.waiting)
+        yield from (connection.fd for connection in self.waiting)
         for worker in self.crew.workers:
             yield from (worker.pidfd, worker.stacks)
             yield from (worker.outbox.sender, worker.outbox.receiver)

@@ -6,6 +6,8 @@ The other way a draining worker gives back, in the same form, those that others 
 with. Nothing is ever acknowledged: the kernel's queue is the truth, its EAGAIN is
 backpressure, and since the primary keeps a duplicate of the worker's end it can read back
 what a dead worker had not taken.
+
+A connection whose client a proxy has told comes in a message of its own, which says who it is.
 """
 
 import array
@@ -13,6 +15,9 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from itertools import repeat
+
+import msgpack
 
 # The kernel's own limit (SCM_MAX_FD).
 MAX_BATCH = 253
@@ -23,6 +28,10 @@ _FD_BYTES = array.array("i").itemsize
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES)
 
+# Begins the message of a connection whose client a proxy has told: its listener and that client
+# follow. So no listener has this index.
+_TOLD = 255
+
 # Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
 _CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
@@ -31,13 +40,20 @@ _CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 _FULL_ERRNOS = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 
 
+# The (host, port) of a connection's client, where that is not who has connected.
+Client = tuple[str, int]
+
+# A descriptor, the index of its listener, its client if a proxy has told.
+Taken = tuple[int, int, Client | None]
+
+
 class TruncatedBatch(OSError):
     """The kernel destroyed descriptors because this process is at its fd limit.
 
-    `arrived` are the (fd, listener) pairs that did come through; their owner is the catcher.
+    `arrived` are those that did come through; their owner is the catcher.
     """
 
-    def __init__(self, arrived: list[tuple[int, int]], lost: int) -> None:
+    def __init__(self, arrived: list[Taken], lost: int) -> None:
         super().__init__(errno.EMFILE, f"{lost} connections lost: at the fd limit")
         self.arrived = arrived
         self.lost = lost
@@ -67,8 +83,13 @@ def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
     return True
 
 
-def take(receiver: socket.socket) -> list[tuple[int, int]] | None:
-    """Take the next batch: (fd, listener) pairs, close-on-exec, owned by the caller.
+def give_told(sender: socket.socket, fd: int, listener: int, client: Client) -> bool:
+    """Put one connection, and who its client is, into the other side's queue. See `give`."""
+    return give(sender, [fd], bytes([_TOLD, listener]) + msgpack.packb(client))
+
+
+def take(receiver: socket.socket) -> list[Taken] | None:
+    """Take the next batch: descriptors are close-on-exec, and owned by the caller.
 
     Return None when the other side has closed; raise BlockingIOError when there is
     nothing, TruncatedBatch when the kernel had to destroy some.
@@ -81,16 +102,20 @@ def take(receiver: socket.socket) -> list[tuple[int, int]] | None:
         if kind == _SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
     if len(fds) == len(listeners) > 0:
-        return list(zip(fds, listeners, strict=True))
+        return list(zip(fds, listeners, repeat(None)))
     return _uneven(fds, listeners, flags)
 
 
-def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[tuple[int, int]] | None:
-    """Not as many descriptors as listeners: the end of the stream, or the fd limit."""
+def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[Taken] | None:
+    """Not as many descriptors as listeners: a client is told, or the end, or the fd limit."""
     if not listeners:
         _close_all(fds)
         return None
-    batch = list(zip(fds, listeners, strict=False))
+    client = None
+    if listeners[0] == _TOLD:
+        client = tuple(msgpack.unpackb(listeners[2:]))
+        listeners = listeners[1:2]
+    batch = list(zip(fds, listeners, repeat(client)))
     if flags & _CTRUNC or len(fds) < len(listeners):
         raise TruncatedBatch(batch, len(listeners) - len(fds))
     _close_all(fds[len(listeners) :])
@@ -100,14 +125,15 @@ def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[tuple
 def next_batch_size(receiver: socket.socket) -> int:
     """Return how many connections the next `take` would bring; 0 when there is nothing."""
     try:
-        return len(receiver.recv(MAX_BATCH, socket.MSG_PEEK))
+        listeners = receiver.recv(MAX_BATCH, socket.MSG_PEEK)
     except BlockingIOError:
         return 0
+    return 1 if listeners[:1] == bytes([_TOLD]) else len(listeners)
 
 
-def take_all(receiver: socket.socket, on_lost: Callable[[int], object]) -> list[tuple[int, int]]:
+def take_all(receiver: socket.socket, on_lost: Callable[[int], object]) -> list[Taken]:
     """Take every batch that waits; `on_lost(count)` hears of what the kernel had to destroy."""
-    taken: list[tuple[int, int]] = []
+    taken: list[Taken] = []
     while True:
         try:
             batch = take(receiver)

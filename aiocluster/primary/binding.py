@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
 
-# A handoff tells the listener of each connection in one byte.
-_MAX_LISTENERS = 256
+# A handoff tells the listener of each connection in one byte, and one value means more.
+_MAX_LISTENERS = 255
 
 # A port that is free for IPv4 may be taken for IPv6: then another one is tried.
 _FREE_PORT_TRIES = 5

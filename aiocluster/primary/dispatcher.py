@@ -23,6 +23,7 @@ class Connection(NamedTuple):
     listener: int
     affinity: bytes = b""  # what a sticky policy goes by
     slot: int = -1  # where it was, if it comes back from a worker
+    client: tuple[str, int] | None = None  # who it is, if a proxy has told
 
 
 class Recipient(Candidate, Protocol):

@@ -6,17 +6,21 @@ a role lead to the same workers; where nobody has room, each pauses its own list
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from aiocluster.config.addresses import Address
 from aiocluster.config.settings import Settings
-from aiocluster.ipc.estate import ListenerState
+from aiocluster.ipc.estate import ConnectionState, ListenerState
 from aiocluster.policies.base import Policy
+from aiocluster.policies.client_network import client_network
+from aiocluster.policies.request_head import by_from
 from aiocluster.primary.dispatcher import Connection, Dispatcher, Recipient
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.listeners import Listeners
-from aiocluster.primary.peers import address_of, packed_address
+from aiocluster.primary.peeking import Held, Peeked, Peeker, PeekOptions
+from aiocluster.primary.peers import host_of, packed_address
+from aiocluster.primary.proxy_protocol import TrustedProxies
 from aiocluster.primary.refusal import Refusal, service_unavailable
 
 
@@ -26,6 +30,8 @@ class DoorSettings:
 
     max_connections: int | None  # of all workers together; None: any number
     refusal: bytes | None  # what is sent to who finds all full; None: it waits
+    peek_timeout: float  # seconds
+    proxies: TrustedProxies | None  # who begins each connection with a PROXY header; None: nobody
 
     @classmethod
     def of(cls, settings: Settings) -> "DoorSettings":
@@ -36,7 +42,12 @@ class DoorSettings:
             "close": b"",
             "503": service_unavailable(settings.retry_after),
         }
-        return cls(None if total == "unlimited" else total, refusals[settings.when_full])
+        return cls(
+            None if total == "unlimited" else total,
+            refusals[settings.when_full],
+            settings.peek_timeout,
+            TrustedProxies(settings.trusted_proxies) if settings.proxy_protocol else None,
+        )
 
 
 class Door:
@@ -53,26 +64,81 @@ class Door:
             settings.max_connections,
             None if self.refusal is None else self.refusal.refuse,
         )
+        self._by: str | None = getattr(policy, "by", None)
+        self._loop = asyncio.get_running_loop()
+        self.peeker = self._new_peeker(settings)
 
-    @property
-    def goes_by_address(self) -> bool:
-        """Does the policy want to know from where a client comes?"""
-        return getattr(self.policy, "by", None) is not None
+    def _new_peeker(self, settings: DoorSettings) -> Peeker | None:
+        """Return what finds out whose a connection is; None where `accept` tells all of it."""
+        if self._by in (None, "ip") and settings.proxies is None:
+            return None
+        options = PeekOptions(
+            by=by_from(self._by or "ip"),
+            timeout=settings.peek_timeout,
+            proxies=settings.proxies,
+            affinity_of_host=self._affinity_of_host,
+        )
+        return Peeker(options, self._on_known)
+
+    def _affinity_of_host(self, host: str) -> bytes:
+        packed = packed_address((host,))
+        # A policy that goes by the address makes of it what it likes.
+        prefix: int = 128 if self._by == "ip" else getattr(self.policy, "ipv6_prefix", 64)
+        return client_network(packed, prefix)
 
     def add(self, listener: Listener) -> None:
         """From here on its connections come by this door."""
         self.listeners.append(listener)
-        if self.goes_by_address:
+        if self._by == "ip" and self.peeker is None:
             listener.affinity_of = packed_address
+
+    def take(self, connections: list[Connection]) -> None:
+        """Own what has been accepted."""
+        if self.peeker is not None:
+            self.peeker.take(connections)
+        else:
+            self.dispatcher.dispatch(connections, self._loop.time())
+
+    def _on_known(self, known: list[Peeked]) -> None:
+        self.dispatcher.dispatch([*map(_as_known, known)], self._loop.time())
 
     def recognised(self, connection: Connection) -> Connection:
         """Return one that comes back with what is known of it without a word from its client."""
-        if connection.affinity or not self.goes_by_address:
+        if connection.affinity or self._by is None:
             return connection
-        return connection._replace(affinity=address_of(connection.fd))
+        host = connection.client[0] if connection.client else host_of(connection.fd)
+        return connection._replace(affinity=self._affinity_of_host(host))
+
+    @property
+    def held(self) -> int:
+        """Connections of which it is not known yet whose they are."""
+        return 0 if self.peeker is None else self.peeker.held
+
+    def state(self) -> Iterator[ConnectionState]:
+        """Iterate over the connections that no worker was given yet; they stay here."""
+        for connection in self.dispatcher.state():
+            yield _state_of(connection, is_held=False)
+        for held in () if self.peeker is None else self.peeker.state():
+            connection = held.connection._replace(client=held.client)
+            yield _state_of(connection, is_held=True, awaits_proxy=held.awaits_proxy)
+
+    def take_back(self, state: ConnectionState) -> None:
+        """Own a connection that another program had."""
+        connection = Connection(state.fd, state.listener, state.affinity, state.slot, state.client)
+        if state.is_held and self.peeker is not None:
+            self.peeker.adopt([Held(connection, state.client, state.awaits_proxy)])
+        else:
+            self.dispatcher.dispatch([connection], self._loop.time())
+
+    def end_peeking(self) -> None:
+        """Give out what is held, as far as it is known, and hold nothing more. Idempotent."""
+        if self.peeker is not None:
+            self._on_known(self.peeker.close())
+            self.peeker = None
 
     def close(self) -> None:
         """Let go of whom it has turned away. Idempotent."""
+        self.end_peeking()
         if self.refusal is not None:
             self.refusal.close()
 
@@ -83,6 +149,25 @@ class Door:
     def _resume(self) -> None:
         for listener in self.listeners:
             listener.resume()
+
+
+def _state_of(
+    connection: Connection, *, is_held: bool, awaits_proxy: bool = False
+) -> ConnectionState:
+    fd, listener, affinity, slot, client = connection
+    return ConnectionState(
+        fd=fd,
+        listener=listener,
+        affinity=affinity,
+        slot=slot,
+        client=client,
+        is_held=is_held,
+        awaits_proxy=awaits_proxy,
+    )
+
+
+def _as_known(peeked: Peeked) -> Connection:
+    return peeked.connection._replace(affinity=peeked.affinity, client=peeked.client)
 
 
 class Doors:
@@ -96,7 +181,6 @@ class Doors:
         self.listeners = Listeners(self._on_connections)
         self._policy_for = policy_for
         self._settings = settings
-        self._loop = asyncio.get_running_loop()
         self._doors: list[Door] = []
         self._by_listener: list[Door] = []
 
@@ -139,15 +223,14 @@ class Doors:
 
     def _on_connections(self, connections: list[Connection]) -> None:
         # A listener accepts only its own.
-        door = self._by_listener[connections[0].listener]
-        door.dispatcher.dispatch(connections, self._loop.time())
+        self._by_listener[connections[0].listener].take(connections)
 
     # ---- connections
 
     @property
     def waiting(self) -> int:
-        """Connections accepted that nobody has room for."""
-        return sum(door.dispatcher.waiting for door in self._doors)
+        """Connections accepted that no worker has been given yet."""
+        return sum(door.dispatcher.waiting + door.held for door in self._doors)
 
     @property
     def is_binding(self) -> bool:
@@ -185,9 +268,14 @@ class Doors:
         """Is there a worker that would take a connection at once?"""
         return any(door.dispatcher.has_punctual(now) for door in self._doors)
 
-    def state(self) -> list[Connection]:
-        """Return the connections that nobody had room for; they stay where they are."""
-        return [one for door in self._doors for one in door.dispatcher.state()]
+    def state(self) -> list[ConnectionState]:
+        """Return the connections that no worker was given yet; they stay where they are."""
+        return [one for door in self._doors for one in door.state()]
+
+    def take_back(self, states: Sequence[ConnectionState]) -> None:
+        """Own the connections that another program had."""
+        for state in states:
+            self._by_listener[state.listener].take_back(state)
 
     def take_waiting(self) -> list[Connection]:
         """Give up the connections that nobody had room for; the caller owns them."""

@@ -10,10 +10,11 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 from aiocluster.ipc.estate import OutboxState
-from aiocluster.ipc.handoff import give, take_all
+from aiocluster.ipc.handoff import Taken, give, give_told, take_all
 from aiocluster.ipc.scoreboard import (
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
@@ -133,18 +134,31 @@ class Outbox:
             batch = batch[: self.room.budget]
         if not batch:
             return 0
+        given = 0
+        for message in _messages(batch) if self._limits.tells_clients else (batch,):
+            if not self._give(message, now):
+                break
+            given += len(message)
+        return given
+
+    def _give(self, batch: Sequence[Connection], now: float) -> bool:
         fds = [connection.fd for connection in batch]
-        if not give(self._sender, fds, bytes([connection.listener for connection in batch])):
+        if (client := batch[0].client) is not None:
+            was_given = give_told(self._sender, fds[0], batch[0].listener, client)
+        else:
+            listeners = bytes([connection.listener for connection in batch])
+            was_given = give(self._sender, fds, listeners)
+        if not was_given:
             self._queue_is_full = True
             self._update_room()
             self._retry = self._loop.call_later(_FULL_PAUSE, self._await_room)
-            return 0
+            return False
         for fd in fds:
             os.close(fd)
         self.sent += len(fds)
         self._untaken.append((self.sent, now))
         self.room.budget -= len(fds)
-        return len(fds)
+        return True
 
     def state(self) -> OutboxState:
         """What another one, with the same ends, goes on with."""
@@ -188,8 +202,8 @@ class Outbox:
         self.has_room = False
         return self._from_here(left)
 
-    def _from_here(self, pairs: Sequence[tuple[int, int]]) -> list[Connection]:
-        return [Connection(fd, listener, slot=self.slot) for fd, listener in pairs]
+    def _from_here(self, taken: Sequence[Taken]) -> list[Connection]:
+        return [Connection(fd, listener, b"", self.slot, client) for fd, listener, client in taken]
 
     # ---- room
 
@@ -225,3 +239,12 @@ class Outbox:
     def _on_lost(self, count: int) -> None:
         self.sent -= count
         log.error("%d connections lost: too many open files in the primary", count)
+
+
+def _messages(batch: Sequence[Connection]) -> Iterator[Sequence[Connection]]:
+    """Cut a batch into messages: whose client is told has one of its own."""
+    for is_told, some in groupby(batch, lambda connection: connection.client is not None):
+        if is_told:
+            yield from ([connection] for connection in some)
+        else:
+            yield [*some]

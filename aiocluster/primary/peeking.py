@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from aiocluster.policies.request_head import MAX_HEAD_BYTES, By, Fallback, HeadSearch
 from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.peers import host_of
 from aiocluster.primary.proxy_protocol import (
     MAX_PROXY_BYTES,
     Endpoint,
@@ -117,7 +118,7 @@ class Peeker:
             candidate = _Candidate(connection, self._options.by)
             if self._options.proxies is not None:
                 candidate.awaits_proxy = True
-                if not self._options.proxies.has(_host_of(connection.fd)):
+                if not self._options.proxies.has(host_of(connection.fd)):
                     self._refuse(candidate, "untrusted")
                     continue
             if not self._is_judged(candidate):
@@ -218,7 +219,7 @@ class Peeker:
 
     def _go_by_host(self, candidate: _Candidate) -> None:
         connection, client = candidate.connection, candidate.client
-        host = client[0] if client is not None else _host_of(connection.fd)
+        host = client[0] if client is not None else host_of(connection.fd)
         affinity = self._options.affinity_of_host(host) if host else b""
         self._release(candidate)
         self._known.append(Peeked(connection, affinity, client))
@@ -306,15 +307,3 @@ def _read(fd: int, length: int) -> bool:
     finally:
         sock.detach()
     return length == 0
-
-
-def _host_of(fd: int) -> str:
-    """Return the other end's address, or nothing when there is no other end any more."""
-    sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
-    try:
-        address = sock.getpeername()
-    except OSError:
-        return ""
-    finally:
-        sock.detach()
-    return str(address[0]) if address else ""

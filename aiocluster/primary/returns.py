@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from aiocluster.ipc.handoff import TruncatedBatch, next_batch_size, take, take_all
+from aiocluster.ipc.handoff import Taken, TruncatedBatch, next_batch_size, take, take_all
 
 log = logging.getLogger("aiocluster.dispatcher")
 
@@ -18,15 +18,15 @@ _FD_LIMIT_PAUSE = 0.1
 class Returns:
     """Reads what comes back on the primary's end of one worker's handoff."""
 
-    def __init__(self, sock: socket.socket, on_returned: Callable[[list[tuple[int, int]]], None]):
+    def __init__(self, sock: socket.socket, on_returned: Callable[[list[Taken]], None]):
         self._sock = sock
         self._on_returned = on_returned
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._listen()
 
-    def close(self) -> list[tuple[int, int]]:
-        """Read no more; return the (fd, listener) pairs that wait, a dead worker's last.
+    def close(self) -> list[Taken]:
+        """Read no more; return what waits, a dead worker's last.
 
         The socket is the caller's.
         """
@@ -49,7 +49,7 @@ class Returns:
         elif count:
             self._on_returned(self._take())
 
-    def _take(self) -> list[tuple[int, int]]:
+    def _take(self) -> list[Taken]:
         try:
             return take(self._sock) or []
         except TruncatedBatch as truncated:  # another thread of the program's has opened some

@@ -14,7 +14,6 @@ from aiocluster.config.settings import Settings, too_many_workers_warning, worke
 from aiocluster.ipc.estate import RoleState
 from aiocluster.primary.choosing import policies
 from aiocluster.primary.commons import Commons
-from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.doors import Doors, DoorSettings
 from aiocluster.primary.farewell import Farewell
 from aiocluster.primary.generations import Generations, GenerationSpawner
@@ -94,7 +93,7 @@ class RoleParts:
             listeners=self.doors.listeners.state(),
             generations=self.generations.state(),
             crew=self.supervisor.state(),
-            waiting=[(one.fd, one.listener) for one in self.doors.state()],
+            waiting=self.doors.state(),
         )
 
     async def adopt(self, state: RoleState) -> None:
@@ -104,7 +103,7 @@ class RoleParts:
         self.supervisor.listen_on(self.doors.listeners)
         self.generations.adopt(state.generations)
         await self.supervisor.adopt(state.crew)
-        self.doors.dispatch([Connection(*pair) for pair in state.waiting], self._loop.time())
+        self.doors.take_back(state.waiting)
 
     def asked_for(self) -> dict[str, Any]:
         """Return what only a start can change."""

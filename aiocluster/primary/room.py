@@ -29,6 +29,7 @@ class Limits:
     behind_after: float  # seconds a connection may lie untaken
     max_fds: int  # the worker's RLIMIT_NOFILE
     max_connections: int | None = None  # None: no limit but the descriptors
+    tells_clients: bool = False  # are there connections whose client a proxy has told?
 
 
 class Room:

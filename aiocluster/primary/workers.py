@@ -324,6 +324,7 @@ def _limits(settings: Settings) -> Limits:
         behind_after=settings.behind_after,
         max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         max_connections=None if most == "unlimited" else most,
+        tells_clients=settings.proxy_protocol,
     )
 
 
