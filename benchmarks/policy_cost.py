@@ -18,7 +18,7 @@ with another sequence of candidates, as after a worker has come or gone.
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -59,7 +59,7 @@ Costs = dict[str, list[float]]
 
 
 class Worker:
-    """One as the primary knows it, with the scoreboard's own readers."""
+    """One as the primary knows it."""
 
     lag = 0.0
 
@@ -67,25 +67,22 @@ class Worker:
         self.slot = slot
         self.worker_id = slot + 1
         self.sent = 0
+        self._fields = fields
         self._taken, self._closed, self._begun, self._done = (
-            _reader(fields, slot * ROW_FIELDS + field) for field in (TAKEN, CLOSED, BEGUN, DONE)
+            slot * ROW_FIELDS + field for field in (TAKEN, CLOSED, BEGUN, DONE)
         )
 
     @property
     def open_connections(self) -> int:
-        return self.sent - self._closed()
+        return self.sent - self._fields[self._closed]
 
     @property
     def queued(self) -> int:
-        return self.sent - self._taken()
+        return self.sent - self._fields[self._taken]
 
     @property
     def requests_in_flight(self) -> int:
-        return self._begun() - self._done()
-
-
-def _reader(fields: "memoryview[int]", index: int) -> Callable[[], int]:
-    return lambda: fields[index]
+        return self._fields[self._begun] - self._fields[self._done]
 
 
 class Cluster:
