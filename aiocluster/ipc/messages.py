@@ -80,7 +80,7 @@ class Unsubscribe(_Wire, frozen=True, tag=8):
     subscription_id: int
 
 
-class RoomAgain(_Wire, frozen=True, tag=9):
+class RoomAgain(_Wire, frozen=True, tag=12):
     """You wanted to know (see ROOM_WANTED): a connection has ended."""
 
 
@@ -122,11 +122,11 @@ class SnapshotFor(_Wire, frozen=True, tag=41):
     snapshot: dict[str, Any]
 
 
-class Lead(_Wire, frozen=True, tag=42):
+class Lead(_Wire, frozen=True, tag=44):
     """You lead your role now, if your row of the scoreboard still says so."""
 
 
-class GiveBack(_Wire, frozen=True, tag=43):
+class GiveBack(_Wire, frozen=True, tag=45):
     """Give at most `count` idle keep-alive connections back on the handoff: others have fewer."""
 
     count: Annotated[int, Meta(ge=1)]

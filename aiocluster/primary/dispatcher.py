@@ -102,6 +102,7 @@ class Dispatcher:
         self._turn_away = turn_away
         self._recipients: list[Recipient] = []
         self._candidates: list[Recipient] = []
+        self._punctual: list[Recipient] = []
         self._waiting: list[Connection] = []
         self._paused = True
 
@@ -196,8 +197,15 @@ class Dispatcher:
         chosen = policy.choose(candidates, connection.affinity)
         if not chosen.is_behind(now):
             return chosen
-        punctual = [candidate for candidate in candidates if not candidate.is_behind(now)]
+        punctual = self._punctual_ones(now)
         return policy.choose(punctual, connection.affinity) if punctual else chosen
+
+    def _punctual_ones(self, now: float) -> list[Recipient]:
+        """Return them in the same list as before while they are the same, as policies like it."""
+        punctual = [candidate for candidate in self._candidates if not candidate.is_behind(now)]
+        if punctual != self._punctual:
+            self._punctual = punctual
+        return self._punctual
 
     def _bound(self, connection: Connection) -> Recipient:
         """One that comes back goes to where it was, or to the next worker in that place."""

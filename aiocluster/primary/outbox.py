@@ -67,7 +67,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
-        self.room = Room(scoreboard, limits, self._count_open, self._tell_of_room)
+        self.room = Room(scoreboard, limits, self, self._tell_of_room)
         self._queue_is_full = False
         self._retry: asyncio.TimerHandle | None = None
 
@@ -80,8 +80,8 @@ class Outbox:
 
     @property
     def queued(self) -> int:
-        """Connections given and not taken."""
-        return self.sent - self._taken()
+        """Connections given, or about to be, and not taken."""
+        return self.sent + self.promised - self._taken()
 
     @property
     def requests_in_flight(self) -> int:
@@ -232,9 +232,13 @@ class Outbox:
         self.room.check()
         self._update_room()
 
-    def _count_open(self) -> int:
-        """All that was sent and is not closed, wherever it is on its way."""
+    def given(self) -> int:
+        """See Figures."""
         return self.sent - self._closed()
+
+    def busy(self) -> int:
+        """See Figures."""
+        return self.requests_in_flight + self.sent - self._taken()
 
     def _on_lost(self, count: int) -> None:
         self.sent -= count

@@ -8,6 +8,7 @@ worker is asked (on the scoreboard) to say when a connection ends; nobody spins 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiocluster.ipc.scoreboard import OTHER_FDS, Scoreboard
 
@@ -29,7 +30,20 @@ class Limits:
     behind_after: float  # seconds a connection may lie untaken
     max_fds: int  # the worker's RLIMIT_NOFILE
     max_connections: int | None = None  # None: no limit but the descriptors
+    max_requests: int | None = None  # that it may handle at a time
     tells_clients: bool = False  # are there connections whose client a proxy has told?
+
+
+class Figures(Protocol):
+    """The part of an Outbox that tells how full its worker is."""
+
+    def given(self) -> int:
+        """Connections given and not closed, wherever they are on their way."""
+        ...
+
+    def busy(self) -> int:
+        """Requests in flight, and connections on their way, which will bring some."""
+        ...
 
 
 class Room:
@@ -39,7 +53,7 @@ class Room:
         self,
         board: tuple[Scoreboard, int],
         limits: Limits,
-        open_connections: Callable[[], int],
+        figures: Figures,
         on_room: Callable[[], None],
     ) -> None:
         self.budget = 0
@@ -49,7 +63,7 @@ class Room:
         self._scoreboard, self._row = board
         self._limits = limits
         self._reserved_fds = min(_MAX_RESERVED_FDS, limits.max_fds // 8)
-        self._open_connections = open_connections
+        self._figures = figures
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
         self._is_awaited = self._at_fd_limit = False
@@ -57,7 +71,7 @@ class Room:
 
     def renew(self) -> None:
         """Look how much there is, and let that, or half of it, be the budget."""
-        clients = self._open_connections()
+        clients = self._figures.given()
         fds = self._free_fds(clients)
         free = min(fds, self._free_places(clients))
         self.budget = max(free // 2 if free > _MUCH_ROOM else free, 0)
@@ -68,7 +82,7 @@ class Room:
 
     def check(self) -> None:
         """Look whether its handlers have used up what was meant for connections."""
-        if self._free_fds(self._open_connections()) < self.budget:
+        if self._free_fds(self._figures.given()) < self.budget:
             self.renew()
 
     def look_again(self) -> None:
@@ -99,8 +113,14 @@ class Room:
         return self._limits.max_fds - self._reserved_fds - other - clients
 
     def _free_places(self, clients: int) -> int:
-        limit = self._limits.max_connections
-        return self._limits.max_fds if limit is None else limit - clients
+        limits = self._limits
+        places = limits.max_fds
+        if limits.max_connections is not None:
+            places = limits.max_connections - clients
+        if limits.max_requests is not None:
+            # Who is on the way to it will ask for something as well.
+            places = min(places, limits.max_requests - self._figures.busy())
+        return places
 
     def _note_out(self, is_out: bool) -> None:
         if is_out != self.is_out:

@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from aiocluster.config.settings import Settings
 from aiocluster.events import Event, WorkerForked
@@ -319,13 +319,17 @@ class Workers:
 
 
 def _limits(settings: Settings) -> Limits:
-    most = settings.max_connections
     return Limits(
         behind_after=settings.behind_after,
         max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        max_connections=None if most == "unlimited" else most,
+        max_connections=_number(settings.max_connections),
+        max_requests=_number(settings.max_requests_in_flight),
         tells_clients=settings.proxy_protocol,
     )
+
+
+def _number(limit: int | Literal["unlimited"]) -> int | None:
+    return None if limit == "unlimited" else limit
 
 
 def _may_serve(worker: WorkerHandle) -> bool:

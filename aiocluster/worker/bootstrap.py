@@ -73,7 +73,13 @@ async def _main(
     row, stacks = files
     runtime = Runtime(settings, fork.families, row)
     context = WorkerContext(
-        fork.worker_id, fork.slot, fork.role, fork.generation, runtime.mail, runtime.standing
+        fork.worker_id,
+        fork.slot,
+        fork.role,
+        fork.generation,
+        runtime.mail,
+        runtime.standing,
+        runtime.leading,
     )
     enter("worker", context)
     signal.signal(signal.SIGTERM, _TermHandler(runtime, row))

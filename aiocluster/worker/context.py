@@ -5,6 +5,7 @@ from typing import Any, Literal, Protocol
 
 from aiocluster.ipc.messages import DrainReason
 from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.worker.leading import Leading
 from aiocluster.worker.standing import Standing
 
 
@@ -20,7 +21,7 @@ class Link(Protocol):
 class WorkerContext:
     """This worker: who it is, and its line to the primary. See `current_worker`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (who it is, and its ways to the runtime)
         self,
         worker_id: int,
         slot: int,
@@ -28,6 +29,7 @@ class WorkerContext:
         generation: int,
         link: Link,
         standing: Standing,
+        leading: Leading,
     ) -> None:
         self.id = worker_id
         self.slot = slot
@@ -35,6 +37,7 @@ class WorkerContext:
         self.generation = generation
         self._link = link
         self._standing = standing
+        self._leading = leading
 
     def __repr__(self) -> str:
         return f"<WorkerContext id={self.id} slot={self.slot} role={self.role!r}>"
@@ -100,6 +103,20 @@ class WorkerContext:
         cancelled.
         """
         await self._standing.stopping()
+
+    @property
+    def is_leader(self) -> bool:
+        """True while this worker leads its role: the one in the lowest slot that is ready.
+
+        For what must run once, as a cron. At every moment one worker of a role has it, or none
+        for the time, well below a second, in which a leader's death is noticed. Costs next to
+        nothing, and is right from any thread: ask again before each thing that you do.
+        """
+        return self._leading.is_leader
+
+    async def leading(self) -> None:
+        """Wait until this worker leads its role. It may stop leading: see `is_leader`."""
+        await self._leading.begun()
 
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """Call `callback()` when this worker begins to drain; return what takes it off again.

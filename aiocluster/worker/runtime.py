@@ -17,16 +17,19 @@ from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.failures import describe, sendable
-from aiocluster.ipc.handoff import TruncatedBatch, give, take, take_all
+from aiocluster.ipc.handoff import Client, Taken, TruncatedBatch, give, give_told, take, take_all
 from aiocluster.ipc.messages import (
     BootFailed,
     Drain,
     Drained,
     DrainReason,
+    GiveBack,
+    Lead,
     Message,
     Online,
     Ready,
     ReportMetrics,
+    RoomAgain,
     SnapshotFor,
     ToWorker,
     Unready,
@@ -36,9 +39,10 @@ from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, REQ
 from aiocluster.metrics.process import ProcessFigures
 from aiocluster.metrics.snapshot import Report
 from aiocluster.worker.context import current_worker
+from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.services.aiohttp import AiohttpService
-from aiocluster.worker.services.base import Service
+from aiocluster.worker.services.base import Service, Upstream
 from aiocluster.worker.services.job import JobService, is_job
 from aiocluster.worker.standing import Standing
 from aiocluster.worker.vitals import Vitals
@@ -78,6 +82,7 @@ class Runtime:
             0, settings.max_requests_jitter
         )
         self.mail = Mail(self._channel)
+        self.leading = Leading(row)
         self.standing = Standing(explicit=settings.ready == "explicit")
 
     async def run(
@@ -151,7 +156,8 @@ class Runtime:
             worker = current_worker()
             assert worker is not None
             return JobService(given, worker, self._row, goodbye)
-        return AiohttpService(lambda: given, self._settings, self._row, self._give_back, goodbye)
+        upstream = Upstream(self._give_back, self._tell_of_room)
+        return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye)
 
     async def _until_declared(self, service: Service) -> None:
         """Wait until it is said to be ready, or is over, after which nobody will say so."""
@@ -207,20 +213,29 @@ class Runtime:
         self._row[CONNECTIONS_CLOSED] += count
         self._vitals.count_fds()  # so that the primary learns of it at once
 
-    def _adopt(self, batch: list[tuple[int, int]]) -> None:
+    def _adopt(self, batch: list[Taken]) -> None:
         self._row[CONNECTIONS_TAKEN] += len(batch)
         assert self._service is not None
-        for fd, listener in batch:
-            self._service.adopt(fd, self._families[listener])
+        for fd, listener, client in batch:
+            self._service.adopt(fd, self._families[listener], client)
 
-    def _give_back(self, fds: Sequence[int], families: Sequence[int]) -> bool:
+    def _give_back(
+        self, fds: Sequence[int], families: Sequence[int], clients: Sequence[Client | None]
+    ) -> bool:
         """Give connections to the primary, for others; False when there is no room now.
 
         Of its listener only the address family counts for a connection, so the first one of
-        that family stands for it.
+        that family stands for it. If a client is told, it is the only one.
         """
         assert self._handoff is not None
-        return give(self._handoff, fds, bytes(map(self._families.index, families)))
+        listeners = bytes(map(self._families.index, families))
+        if (client := clients[0]) is not None:
+            return give_told(self._handoff, fds[0], listeners[0], client)
+        return give(self._handoff, fds, listeners)
+
+    def _tell_of_room(self) -> None:
+        """A connection has ended, and the primary waits for that."""
+        self._channel.post(RoomAgain())
 
     # ---- the primary
 
@@ -232,6 +247,11 @@ class Runtime:
                 self.mail.put_snapshot(message)
             case Unready():
                 self.standing.leave()
+            case Lead():
+                self.leading.hear()
+            case GiveBack(count=count):
+                if self._service is not None and not self.is_draining:
+                    self._service.give_back(count)
             case Drain():
                 self._on_drain(message)
             case _:

@@ -10,10 +10,13 @@ from aiohttp import web
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
+from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.services.adopt import adopt
+from aiocluster.worker.services.base import Upstream
+from aiocluster.worker.services.limiting import limited
 from aiocluster.worker.services.metering import MeteredHandler, MeteredServer, Sign
-from aiocluster.worker.services.moving import GiveBack, Mover
+from aiocluster.worker.services.moving import Mover, Relief
 from aiocluster.worker.services.websockets import close_code
 
 log = logging.getLogger("aiocluster.worker")
@@ -57,14 +60,15 @@ class AiohttpService:
         load: Callable[[], object],
         settings: Settings,
         row: memoryview,
-        give_back: GiveBack = lambda fds, families: False,
+        upstream: Upstream | None = None,
         say_goodbye: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._load = load
         self._say_goodbye = say_goodbye or _say_nothing
         self._settings = settings
         self._row = row
-        self._give_back = give_back
+        self._upstream = upstream or Upstream()
+        self._relief: Relief | None = None
         self._loop = asyncio.get_running_loop()
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
@@ -88,7 +92,7 @@ class AiohttpService:
         """Call the factory, run the app's start-up hooks."""
         app = await application_from(self._load())
         self._app = app
-        runner = _Runner(app, self._row, **_runner_options(self._settings))
+        runner = _Runner(app, self._row, self._settings, self._upstream.tell_of_room)
         try:
             await runner.setup()
         except BaseException:
@@ -97,11 +101,13 @@ class AiohttpService:
             raise
         assert isinstance(runner.server, MeteredServer)
         self._server = runner.server
+        self._relief = Relief(self._server, self._upstream.give_back)
 
-    def adopt(self, fd: int, family: int) -> None:
+    def adopt(self, fd: int, family: int, client: Client | None = None) -> None:
         """Serve this connection."""
+        server = self.server
         try:
-            adopt(self._loop, self.server, fd, family)
+            adopt(self._loop, server if client is None else server.of(client), fd, family)
         except Exception:
             self._row[CONNECTIONS_CLOSED] += 1
             log.exception("a connection could not be served")
@@ -124,6 +130,11 @@ class AiohttpService:
         hurried, self._hurried = self._hurried, self._loop.create_future()
         hurried.set_result(None)
 
+    def give_back(self, count: int) -> None:
+        """See Service."""
+        if self._relief is not None:
+            self._relief.give(count)
+
     def take_latency(self) -> dict[int, int]:
         """See Service."""
         return self.server.latency.take()
@@ -132,6 +143,8 @@ class AiohttpService:
         """Move connections or let them end, close the idle, run the hooks, cut what is left."""
         assert self._app is not None
         server = self.server
+        if self._relief is not None:
+            self._relief.stop()
         await _turns()  # what was adopted last is a connection then
         farewell = asyncio.create_task(self._say_farewell())
         if self._moving:
@@ -167,7 +180,7 @@ class AiohttpService:
 
     async def _move_connections(self) -> None:
         """Let others have the connections, unless or until we are hurried."""
-        mover = Mover(self.server, self._give_back)
+        mover = Mover(self.server, self._upstream.give_back)
         # What will not be movable after its response goes with it.
         self.server.begin_last_responses(_ends_in_doubt)
         mover.start()
@@ -235,14 +248,26 @@ async def _say_nothing() -> None:
 class _Runner(web.AppRunner):
     """aiohttp's runner, with our server in the place of its own."""
 
-    __slots__ = ("_row",)
+    __slots__ = ("_row", "_settings", "_tell_of_room")
 
-    def __init__(self, app: web.Application, row: memoryview, **options: Any) -> None:
-        super().__init__(app, **options)
+    def __init__(
+        self,
+        app: web.Application,
+        row: memoryview,
+        settings: Settings,
+        tell_of_room: Callable[[], None],
+    ) -> None:
+        super().__init__(app, **_runner_options(settings))
         self._row = row
+        self._settings = settings
+        self._tell_of_room = tell_of_room
 
     async def _make_server(self) -> web.Server:
-        return MeteredServer(await super()._make_server(), self._row)
+        server = MeteredServer(await super()._make_server(), self._row, self._tell_of_room)
+        server.request_handler = limited(
+            server.request_handler, self._settings, self._row, self._tell_of_room
+        )
+        return server
 
 
 def _ends_in_doubt(handler: MeteredHandler) -> bool:

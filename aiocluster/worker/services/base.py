@@ -1,7 +1,24 @@
 """What the runtime asks of a service."""
 
 import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+from aiocluster.ipc.handoff import Client
+
+# Gives these descriptors, with the address family of each, and its client if a proxy has told, to
+# the primary, which gets duplicates; False when that is not possible now. One whose client is told
+# is given alone.
+GiveBack = Callable[[Sequence[int], Sequence[int], Sequence[Client | None]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What a service can do at the primary."""
+
+    give_back: GiveBack = lambda fds, families, clients: False
+    tell_of_room: Callable[[], None] = lambda: None  # a connection has ended
 
 
 class Service(Protocol):
@@ -14,8 +31,15 @@ class Service(Protocol):
         """Start the app; what it raises is why the worker cannot boot."""
         ...
 
-    def adopt(self, fd: int, family: int) -> None:
-        """Serve this connection, and own it, whatever happens."""
+    def adopt(self, fd: int, family: int, client: Client | None = None) -> None:
+        """Serve this connection, and own it, whatever happens.
+
+        `client` is who it is, where a proxy has told; else who has connected.
+        """
+        ...
+
+    def give_back(self, count: int) -> None:
+        """Let others have some connections that are idle, or soon will be: `count` at most."""
         ...
 
     async def drain(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeGuard
 
+from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.context import WorkerContext
 from aiocluster.worker.services.deadline import Deadline
@@ -79,7 +80,10 @@ class JobService:
         self._task = self._loop.create_task(self._job(self._worker), name=self._name)
         self._task.add_done_callback(self._on_end)
 
-    def adopt(self, fd: int, family: int) -> None:
+    def give_back(self, count: int) -> None:
+        """See Service: it has none."""
+
+    def adopt(self, fd: int, family: int, client: Client | None = None) -> None:
         """See Service; nobody should give it one."""
         os.close(fd)
         self._row[CONNECTIONS_CLOSED] += 1

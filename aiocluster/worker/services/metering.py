@@ -20,7 +20,14 @@ from aiohttp.http_websocket import WebSocketReader
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
+from aiocluster.ipc.handoff import Client
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_CLOSED,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+    RESPONSES,
+    ROOM_WANTED,
+)
 from aiocluster.metrics.instruments import Histogram
 from aiocluster.worker.services.boundary import FollowedHandler
 from aiocluster.worker.services.lingering import is_lingering, let_linger, unread_bytes
@@ -30,6 +37,7 @@ from aiocluster.worker.services.websockets import WebSockets, upgrade_request
 # by the first request.
 _NEEDED = {
     "_buffer_paused",
+    "_cache",
     "_close",
     "_current_request",
     "_force_close",
@@ -81,11 +89,15 @@ class _Accepted(BaseProtocol):
 
 
 class MeteredHandler(FollowedHandler, _Accepted):
-    """One connection. `begun_ns` is when its current request began; 0 when it has none."""
+    """One connection. `begun_ns` is when its current request began; 0 when it has none.
 
-    __slots__ = ("becoming", "begun_ns", "done")
+    `client` is who it is, where a proxy has told.
+    """
+
+    __slots__ = ("becoming", "begun_ns", "client", "done")
 
     begun_ns: int
+    client: Client | None
     becoming: web.WebSocketResponse | None  # until that is open
     done: Callable[[int, int], None]
 
@@ -112,8 +124,14 @@ class MeteredHandler(FollowedHandler, _Accepted):
 class MeteredServer(web.Server):
     """Makes the handlers, and writes to this worker's row of the scoreboard."""
 
-    def __init__(self, server: web.Server, row: memoryview) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        row: memoryview,
+        tell_of_room: Callable[[], None] = lambda: None,
+    ) -> None:
         self._row = row
+        self._tell_of_room = tell_of_room
         self.websockets = WebSockets()
         super().__init__(
             server.request_handler,
@@ -130,10 +148,22 @@ class MeteredServer(web.Server):
     def __call__(self) -> RequestHandler:
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
-        handler.becoming = None
+        handler.becoming = handler.client = None
         handler.done = self._done
         handler.begin()
         return handler
+
+    def of(self, client: Client) -> Callable[[], RequestHandler]:
+        """Return what makes the handler of a connection whose client a proxy has told."""
+
+        def make() -> RequestHandler:
+            handler = cast(MeteredHandler, self())
+            handler.client = client
+            # What aiohttp asks the transport for once, and every request of the connection says.
+            handler._cache["peername"] = client
+            return handler
+
+        return make
 
     async def wait_empty(self) -> None:
         """Wait until no connection is open and no handler runs."""
@@ -199,7 +229,10 @@ class MeteredServer(web.Server):
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         # All that aiohttp's own does here is to forget the handler when its task is done.
-        self._row[CONNECTIONS_CLOSED] += 1
+        row = self._row
+        row[CONNECTIONS_CLOSED] += 1
+        if row[ROOM_WANTED]:
+            self._tell_of_room()
         task = handler._task_handler
         if task is None or task.done():
             self._connection_over(handler)

@@ -7,13 +7,10 @@ bytes that the handler has not seen.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from aiocluster.worker.services.base import GiveBack
 from aiocluster.worker.services.metering import MeteredHandler, MeteredServer
-
-# Gives these descriptors, with the address family of each, to the primary, which gets
-# duplicates; False when that is not possible now.
-GiveBack = Callable[[Sequence[int], Sequence[int]], bool]
 
 # Connections in one message: few enough for a primary that is short of descriptors.
 _MAX_BATCH = 32
@@ -21,6 +18,11 @@ _MAX_BATCH = 32
 # Seconds between two looks at all connections, for those that no event tells of: a slow reader
 # has got its response, there is room in the queue again.
 _SWEEP_INTERVAL = 0.05
+
+# Seconds between two looks for a few that may go, and how many looks they get: a client that is
+# busy leaves its connection idle for moments only.
+_PICK_INTERVAL = 0.005
+_PICKS = 40
 
 # The handler waits for the next request two turns after the last one was done; one to spare.
 _TURNS_UNTIL_IDLE = 3
@@ -64,10 +66,36 @@ class Mover:
             self._loop.call_soon(self._look, handler, turns - 1)
 
     def _move(self, handlers: Iterable[MeteredHandler]) -> None:
-        movable = [handler for handler in handlers if is_movable(handler)]
-        for start in range(0, len(movable), _MAX_BATCH):
-            if not move(movable[start : start + _MAX_BATCH], self._give_back):
-                break  # no room: they stay, and are served here until the next look
+        move_some([handler for handler in handlers if is_movable(handler)], self._give_back)
+
+
+class Relief:
+    """Moves a few, of a worker that goes on serving."""
+
+    def __init__(self, server: MeteredServer, give_back: GiveBack) -> None:
+        self._server = server
+        self._give_back = give_back
+        self._loop = asyncio.get_running_loop()
+        self._wanted = self._looks = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def give(self, count: int) -> None:
+        """Move `count` as soon as they are idle, or fewer; asked again it is the newer that holds."""
+        self._wanted, self._looks = count, _PICKS
+        if self._timer is None:
+            self._look()
+
+    def stop(self) -> None:
+        """Move no more. Idempotent."""
+        self._wanted = 0
+
+    def _look(self) -> None:
+        self._timer = None
+        self._looks -= 1
+        movable = [handler for handler in self._server.metered if is_movable(handler)]
+        self._wanted -= move_some(movable[: self._wanted], self._give_back)
+        if self._wanted > 0 and self._looks > 0:
+            self._timer = self._loop.call_later(_PICK_INTERVAL, self._look)
 
 
 def is_movable(handler: MeteredHandler) -> bool:
@@ -81,11 +109,31 @@ def is_movable(handler: MeteredHandler) -> bool:
     )
 
 
+def move_some(movable: Sequence[MeteredHandler], give_back: GiveBack) -> int:
+    """Give these away until there is no room; return how many went. The others stay."""
+    moved = 0
+    for batch in _batches(movable):
+        if not move(batch, give_back):
+            break
+        moved += len(batch)
+    return moved
+
+
+def _batches(movable: Sequence[MeteredHandler]) -> Iterator[Sequence[MeteredHandler]]:
+    for handler in movable:
+        if handler.client is not None:
+            yield [handler]
+    rest = [handler for handler in movable if handler.client is None]
+    for start in range(0, len(rest), _MAX_BATCH):
+        yield rest[start : start + _MAX_BATCH]
+
+
 def move(handlers: Sequence[MeteredHandler], give_back: GiveBack) -> bool:
     """Give these movable connections away, all or none; return whether."""
     transports = [handler.transport for handler in handlers if handler.transport is not None]
     sockets = [transport.get_extra_info("socket") for transport in transports]
-    if not give_back([sock.fileno() for sock in sockets], [sock.family for sock in sockets]):
+    fds, families = [sock.fileno() for sock in sockets], [sock.family for sock in sockets]
+    if not give_back(fds, families, [handler.client for handler in handlers]):
         return False
     for transport, handler in zip(transports, handlers, strict=True):
         # Ours is not the last descriptor, so the client is sent neither FIN nor reset.

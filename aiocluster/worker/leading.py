@@ -1,0 +1,32 @@
+"""Whether this worker leads its role: it reads that in its row of the scoreboard, at any moment.
+
+So it stops leading when the primary says so, also while its loop does not turn, and a thread may
+ask as well. A message says that it may have begun to.
+"""
+
+import asyncio
+
+from aiocluster.ipc.scoreboard import LEADS
+
+
+class Leading:
+    """See WorkerContext.is_leader."""
+
+    def __init__(self, row: memoryview) -> None:
+        self._row = row
+        self._told = asyncio.Event()
+
+    @property
+    def is_leader(self) -> bool:
+        """See WorkerContext.is_leader."""
+        return self._row[LEADS] == 1
+
+    def hear(self) -> None:
+        """The primary says that this worker leads now."""
+        self._told.set()
+
+    async def begun(self) -> None:
+        """See WorkerContext.leading."""
+        while not self.is_leader:
+            self._told.clear()
+            await self._told.wait()
