@@ -80,7 +80,7 @@ class Relief:
         self._timer: asyncio.TimerHandle | None = None
 
     def give(self, count: int) -> None:
-        """Move `count` as soon as they are idle, or fewer; asked again it is the newer that holds."""
+        """Move `count` as soon as they are idle, or fewer. Asked again the newer count holds."""
         self._wanted, self._looks = count, _PICKS
         if self._timer is None:
             self._look()
