@@ -14,6 +14,7 @@ backlog.py        how one closes without a reset for those who are just connecti
 inherited.py      those that were handed down to us (LISTEN_FDS)
 binding.py        from an address to bound sockets
 peeking.py        whose each one is, by what it shows first
+descriptor.py     what is done to one without a socket object
 proxy_protocol.py who its client is, as a proxy says                       pure
 dispatcher.py     gives each connection to a worker the policy chooses     pure
 outbox.py         the sending side of one worker's handoff

@@ -13,15 +13,14 @@ import asyncio
 import contextlib
 import os
 import select
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from aiocluster.policies.request_head import MAX_HEAD_BYTES, By, Fallback, HeadSearch
+from aiocluster.primary.descriptor import host_of, peek, skip
 from aiocluster.primary.dispatcher import Connection
-from aiocluster.primary.peers import host_of
 from aiocluster.primary.proxy_protocol import (
     MAX_PROXY_BYTES,
     Endpoint,
@@ -36,10 +35,6 @@ _BATCH = 256
 
 # Those whose time is up within so many seconds of each other are looked at together.
 _TOGETHER = 0.005
-
-# Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
-# getpeername makes room for an address by the family, and the larger one serves for both.
-_FAMILY, _STREAM, _PEEK = int(socket.AF_INET6), int(socket.SOCK_STREAM), int(socket.MSG_PEEK)
 
 _EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _NOTHING_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -72,12 +67,12 @@ class PeekOptions:
     by: By
     timeout: float = 1.0  # seconds a connection is held at most
     proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
-    # An entry is about 1 KiB and a descriptor. In a second, a primary accepts some 50,000.
+    # Each is a descriptor of the primary, and silence must not use up all that it may have.
     max_held: int = 4096
     affinity_of_host: Callable[[str], bytes] = str.encode
 
 
-class _Candidate:
+class _Newcomer:
     """One connection while it is judged."""
 
     __slots__ = ("awaits_proxy", "client", "connection", "deadline", "search")
@@ -101,7 +96,7 @@ class Peeker:
         self._on_known = on_known
         self._loop = asyncio.get_running_loop()
         # The longest held first.
-        self._held: OrderedDict[int, _Candidate] = OrderedDict()
+        self._held: OrderedDict[int, _Newcomer] = OrderedDict()
         self._known: list[Peeked] = []
         self._timer: asyncio.Handle | None = None
         self._epoll = select.epoll()
@@ -115,29 +110,29 @@ class Peeker:
     def take(self, connections: Iterable[Connection]) -> None:
         """Own these, just accepted; tell at once of all that have shown enough."""
         for connection in connections:
-            candidate = _Candidate(connection, self._options.by)
+            newcomer = _Newcomer(connection, self._options.by)
             if self._options.proxies is not None:
-                candidate.awaits_proxy = True
+                newcomer.awaits_proxy = True
                 if not self._options.proxies.has(host_of(connection.fd)):
-                    self._refuse(candidate, "untrusted")
+                    self._refuse(newcomer, "untrusted")
                     continue
-            if not self._is_judged(candidate):
-                self._hold(candidate)
+            if not self._is_judged(newcomer):
+                self._hold(newcomer)
         self._tell()
 
     def adopt(self, held: Iterable[Held]) -> None:
         """Go on with what another program held; each has the whole of its time again."""
         for connection, client, awaits_proxy in held:
-            candidate = _Candidate(connection, self._options.by)
-            candidate.client, candidate.awaits_proxy = client, awaits_proxy
-            self._hold(candidate)
+            newcomer = _Newcomer(connection, self._options.by)
+            newcomer.client, newcomer.awaits_proxy = client, awaits_proxy
+            self._hold(newcomer)
         self._tell()
 
     def state(self) -> list[Held]:
         """Return what is held; it stays here."""
         return [
-            Held(candidate.connection, candidate.client, candidate.awaits_proxy)
-            for candidate in self._held.values()
+            Held(newcomer.connection, newcomer.client, newcomer.awaits_proxy)
+            for newcomer in self._held.values()
         ]
 
     def close(self) -> list[Peeked]:
@@ -148,8 +143,8 @@ class Peeker:
         """
         if self._epoll.closed:
             return []
-        for candidate in [*self._held.values()]:
-            self._give_up(candidate, "stopped")
+        for newcomer in [*self._held.values()]:
+            self._give_up(newcomer, "stopped")
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         if self._timer is not None:
@@ -159,75 +154,73 @@ class Peeker:
 
     # ---- one connection
 
-    def _is_judged(self, candidate: _Candidate, *, is_over: bool = False) -> bool:
+    def _is_judged(self, newcomer: _Newcomer, *, is_over: bool = False) -> bool:
         """Look at what has come: is the connection known now, or refused?
 
         `is_over`: nothing more will come.
         """
         self.looks += 1
-        fd = candidate.connection.fd
-        data = _peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if candidate.awaits_proxy else 0))
+        fd = newcomer.connection.fd
+        data = peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if newcomer.awaits_proxy else 0))
         if data is None:
             data = b""
         elif not data:
             is_over = True
-        if candidate.awaits_proxy:
+        if newcomer.awaits_proxy:
             header = proxy_header(data)
-            if isinstance(header, Header) and not _read(fd, header.length):
+            if isinstance(header, Header) and not skip(fd, header.length):
                 header, is_over = None, True
             if not isinstance(header, Header):
-                return self._is_refused(candidate, header, is_over=is_over)
-            candidate.awaits_proxy, candidate.client = False, header.source
+                return self._is_refused(newcomer, header, is_over=is_over)
+            newcomer.awaits_proxy, newcomer.client = False, header.source
             data = data[header.length :]
-        return self._is_found(candidate, data, is_over=is_over)
+        return self._is_found(newcomer, data, is_over=is_over)
 
-    def _is_refused(
-        self, candidate: _Candidate, header: Malformed | None, *, is_over: bool
-    ) -> bool:
+    def _is_refused(self, newcomer: _Newcomer, header: Malformed | None, *, is_over: bool) -> bool:
         if header is not None:
-            self._refuse(candidate, "malformed")
+            self._refuse(newcomer, "malformed")
         elif is_over:
-            self._refuse(candidate, "closed")
+            self._refuse(newcomer, "closed")
         return header is not None or is_over
 
-    def _is_found(self, candidate: _Candidate, data: bytes, *, is_over: bool) -> bool:
+    def _is_found(self, newcomer: _Newcomer, data: bytes, *, is_over: bool) -> bool:
         if self._options.by.is_ip:
-            self._go_by_host(candidate)
+            self._go_by_host(newcomer)
             return True
-        found = candidate.search.look(data)
+        found = newcomer.search.look(data)
         if type(found) is bytes:
-            self._release(candidate)
-            self._known.append(Peeked(candidate.connection, found, candidate.client))
+            self._release(newcomer)
+            self._known.append(Peeked(newcomer.connection, found, newcomer.client))
         elif found is not None:
-            self._fall_back(candidate, str(found))
+            self._fall_back(newcomer, str(found))
         elif is_over:
-            self._fall_back(candidate, "closed")
+            self._fall_back(newcomer, "closed")
         return found is not None or is_over
 
-    def _give_up(self, candidate: _Candidate, reason: str) -> None:
+    def _give_up(self, newcomer: _Newcomer, reason: str) -> None:
         """Wait no longer. What has just come still counts: it may be us who are late."""
-        if self._is_judged(candidate):
+        if self._is_judged(newcomer):
             return
-        if candidate.awaits_proxy:
-            self._refuse(candidate, reason)
+        if newcomer.awaits_proxy:
+            self._refuse(newcomer, reason)
         else:
-            self._fall_back(candidate, reason)
+            self._fall_back(newcomer, reason)
 
-    def _fall_back(self, candidate: _Candidate, reason: str) -> None:
+    def _fall_back(self, newcomer: _Newcomer, reason: str) -> None:
         self.fallbacks[reason] += 1
-        self._go_by_host(candidate)
+        self._go_by_host(newcomer)
 
-    def _go_by_host(self, candidate: _Candidate) -> None:
-        connection, client = candidate.connection, candidate.client
+    def _go_by_host(self, newcomer: _Newcomer) -> None:
+        connection, client = newcomer.connection, newcomer.client
         host = client[0] if client is not None else host_of(connection.fd)
         affinity = self._options.affinity_of_host(host) if host else b""
-        self._release(candidate)
+        self._release(newcomer)
         self._known.append(Peeked(connection, affinity, client))
 
-    def _refuse(self, candidate: _Candidate, reason: str) -> None:
+    def _refuse(self, newcomer: _Newcomer, reason: str) -> None:
         self.refusals[reason] += 1
-        self._release(candidate)
-        os.close(candidate.connection.fd)
+        self._release(newcomer)
+        os.close(newcomer.connection.fd)
 
     def _tell(self) -> None:
         if self._known:
@@ -236,23 +229,26 @@ class Peeker:
 
     # ---- those that are held
 
-    def _hold(self, candidate: _Candidate) -> None:
+    def _hold(self, newcomer: _Newcomer) -> None:
+        if self._epoll.closed:
+            self._give_up(newcomer, "stopped")
+            return
         if len(self._held) >= self._options.max_held:
             # Who has been silent for longest is the least likely to say something still.
             self._give_up(next(iter(self._held.values())), "crowded")
-        fd = candidate.connection.fd
-        candidate.deadline = self._loop.time() + self._options.timeout
-        self._held[fd] = candidate
+        fd = newcomer.connection.fd
+        newcomer.deadline = self._loop.time() + self._options.timeout
+        self._held[fd] = newcomer
         try:
             # It tells at once of what has come before.
             self._epoll.register(fd, _EDGES)
         except OSError:  # the kernel's own bounds
-            self._give_up(candidate, "crowded")
+            self._give_up(newcomer, "crowded")
         self._set_timer()
 
-    def _release(self, candidate: _Candidate) -> None:
+    def _release(self, newcomer: _Newcomer) -> None:
         """It is held no longer, if it was. Idempotent."""
-        fd = candidate.connection.fd
+        fd = newcomer.connection.fd
         if self._held.pop(fd, None) is not None:
             # By itself it would end only when the last duplicate is closed, in a worker.
             with contextlib.suppress(OSError):  # it could not be registered
@@ -261,8 +257,8 @@ class Peeker:
     def _on_arrivals(self) -> None:
         for fd, what in self._epoll.poll(0, _BATCH):
             # None where an arrival was told of before it was given back.
-            if (candidate := self._held.get(fd)) is not None:
-                self._is_judged(candidate, is_over=bool(what & _NOTHING_MORE))
+            if (newcomer := self._held.get(fd)) is not None:
+                self._is_judged(newcomer, is_over=bool(what & _NOTHING_MORE))
         self._tell()
 
     def _set_timer(self) -> None:
@@ -280,30 +276,3 @@ class Peeker:
             self._give_up(oldest, "timeout")
         self._set_timer()
         self._tell()
-
-
-def _peek(fd: int, size: int) -> bytes | None:
-    """Return what has come: None when nothing has, nothing at its end or after an error."""
-    # The bare type: a socket.socket costs 0.6 µs more each time.
-    sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
-    try:
-        return sock.recv(size, _PEEK)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""
-    finally:
-        sock.detach()
-
-
-def _read(fd: int, length: int) -> bool:
-    """Read exactly so many bytes that were peeked at; False when that is impossible."""
-    sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
-    try:
-        while length and (got := len(sock.recv(length))):
-            length -= got
-    except OSError:  # the connection was reset, and its bytes went with it
-        return False
-    finally:
-        sock.detach()
-    return length == 0

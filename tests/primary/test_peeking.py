@@ -391,6 +391,18 @@ async def test_closing_gives_back_what_is_held(front: Front) -> None:
     front.known += given_back
 
 
+async def test_after_closing_nothing_is_held(front: Front) -> None:
+    """What a listener still accepts as it closes is told at once, whatever has come of it."""
+    peeker = front.begin()
+    peeker.close()
+
+    front.take(HEAD)
+    front.take(HEAD[:20])
+
+    assert [peeked.affinity for peeked in front.known] == [b"abc", b"127.0.0.1"]
+    assert peeker.held == 0
+
+
 async def test_the_next_program_goes_on_with_what_is_held(front: Front) -> None:
     """Nothing is lost: neither the bytes nor what a proxy had said."""
     peeker = front.begin(proxies=LOCALHOST)
