@@ -7,7 +7,10 @@ import socket
 
 # Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
 # getpeername makes room for an address by the family, and the larger one serves for both.
-_FAMILY, _STREAM, _PEEK = int(socket.AF_INET6), int(socket.SOCK_STREAM), int(socket.MSG_PEEK)
+_FAMILY, _STREAM = int(socket.AF_INET6), int(socket.SOCK_STREAM)
+
+# What has just been accepted blocks.
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 def peek(fd: int, size: int) -> bytes | None:

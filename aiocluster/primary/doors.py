@@ -15,11 +15,12 @@ from aiocluster.ipc.estate import ConnectionState, ListenerState
 from aiocluster.policies.base import Policy
 from aiocluster.policies.client_network import client_network
 from aiocluster.policies.request_head import by_from
+from aiocluster.primary.descriptor import host_of
 from aiocluster.primary.dispatcher import Connection, Dispatcher, Recipient
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.peeking import Held, Peeked, Peeker, PeekOptions
-from aiocluster.primary.peers import host_of, packed_address
+from aiocluster.primary.peers import packed_address
 from aiocluster.primary.proxy_protocol import TrustedProxies
 from aiocluster.primary.refusal import Refusal, service_unavailable
 
