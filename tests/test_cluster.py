@@ -10,7 +10,7 @@ from aiohttp import web
 
 from aiocluster.cluster import Cluster
 from aiocluster.config.addresses import Address
-from aiocluster.config.settings import settings_from
+from aiocluster.config.roles import plan_from
 from aiocluster.errors import ConfigError
 from aiocluster.events import Event, Upgraded
 from aiocluster.primary.interpreter import Interpreter
@@ -18,6 +18,8 @@ from aiocluster.primary.origin import Origin
 from aiocluster.primary.upgrade import Successor
 from tests.ipc.test_estate import ESTATE
 from tests.support.connections import open_fds
+
+PLAN = plan_from("pkg.module:name", None, {})
 
 
 def factory() -> web.Application:
@@ -84,8 +86,8 @@ async def test_a_program_that_is_not_ours_is_not_replaced() -> None:
 
 async def test_of_a_program_it_can_be_upgraded_once_it_has_started() -> None:
     """Not before."""
-    origin = Origin(Interpreter([]), successor=cast(Successor, object()))
-    cluster = Cluster.of_program(settings_from({}), origin)
+    origin = Origin({"web": Interpreter([])}, successor=cast(Successor, object()))
+    cluster = Cluster.of_program(PLAN, origin)
 
     with pytest.raises(ConfigError, match="upgrade: the cluster has not started yet"):
         await cluster.upgrade()
@@ -94,7 +96,7 @@ async def test_of_a_program_it_can_be_upgraded_once_it_has_started() -> None:
 async def test_an_heir_keeps_its_events_until_it_is_announced() -> None:
     """Whoever wants to hear of the upgrade listens first."""
     heard: list[Event] = []
-    cluster = Cluster.of_program(settings_from({}), Origin(Interpreter([]), estate=ESTATE))
+    cluster = Cluster.of_program(PLAN, Origin({"web": Interpreter([])}, estate=ESTATE))
     assert cluster.is_heir
     cluster.on(Event, heard.append)
     cluster._bus.publish(Upgraded())

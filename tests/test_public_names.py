@@ -17,6 +17,7 @@ PUBLIC = {
     "ReloadBegan",
     "ReloadFailed",
     "Reloaded",
+    "Role",
     "RoleDegraded",
     "RoleRecovered",
     "Snapshot",

@@ -1,5 +1,7 @@
 """What a program leaves: written down, and read again."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -14,6 +16,7 @@ from aiocluster.ipc.estate import (
     GenerationState,
     ListenerState,
     OutboxState,
+    RoleState,
     SlotState,
     SubscriptionState,
     WorkerState,
@@ -44,6 +47,7 @@ WORKER = WorkerState(
     born=10.0,
     ready_at=11.5,
     was_ready=True,
+    serves=True,
     boot_failure=BootFailed("cause", "trace"),
     cut=["GET /"],
     killed=False,
@@ -53,11 +57,13 @@ WORKER = WorkerState(
     deadline=(99.5, "reload"),
 )
 
-ESTATE = Estate(
+ROLE = RoleState(
     bind=["127.0.0.1:0"],
     workers="auto",
-    listeners=[ListenerState(fd=10, is_shared=False), ListenerState(fd=11, is_shared=True)],
-    scoreboard=12,
+    listeners=[
+        ListenerState(fd=10, is_shared=False, asked="127.0.0.1:0"),
+        ListenerState(fd=11, is_shared=True, asked=""),
+    ],
     generations=GenerationsState(
         begun=3,
         current=2,
@@ -73,7 +79,6 @@ ESTATE = Estate(
         ],
     ),
     crew=CrewState(
-        next_worker_id=8,
         workers=[WORKER, msgspec.structs.replace(WORKER, channel=None, deadline=None)],
         slots=[SlotState(number=0, env={}, generation=2, restarts=3, incumbent=7, not_before=0.0)],
         due=[(7, "max_age")],
@@ -81,6 +86,12 @@ ESTATE = Estate(
         failures=FailuresState(count=1.5, last=9.0, is_degraded=False),
         reload_wanted=True,
     ),
+    waiting=[(30, 0), (31, 1)],
+)
+
+ESTATE = Estate(
+    scoreboard=12,
+    next_worker_id=8,
     ledger=LedgerState(
         started_at=1.0,
         retired=Counters(requests_begun=5),
@@ -89,8 +100,16 @@ ESTATE = Estate(
         reports={7: Report(latency={400: 3}, rss_bytes=5)},
     ),
     subscriptions=[SubscriptionState(worker_id=7, subscription_id=1, interval=0.5)],
-    waiting=[(30, 0), (31, 1)],
+    roles={"web": ROLE},
 )
+
+
+def role_without_workers(**changes: Any) -> RoleState:
+    """Return a role that has nobody, and no slot; `changes` are fields of it."""
+    crew = msgspec.structs.replace(
+        ROLE.crew, workers=[], slots=[], due=[], unread=[], reload_wanted=False
+    )
+    return msgspec.structs.replace(ROLE, crew=crew, waiting=[], **changes)
 
 
 def test_all_of_it_comes_back() -> None:
@@ -102,6 +121,27 @@ def test_every_descriptor_is_named_once_a_use() -> None:
     """One that is forgotten would be closed by the exec."""
     both = [20, 21, 22, 23, 24, 20, 21, 22, 24]  # the second worker has no channel
     assert sorted(ESTATE.descriptors()) == sorted([10, 11, 12, 13, 30, 31, *both])
+
+
+def test_nothing_of_any_role_is_forgotten() -> None:
+    """Workers and descriptors of all of them; the scoreboard is there once."""
+    other = role_without_workers(
+        listeners=[ListenerState(fd=40, is_shared=False, asked=":9000")],
+        generations=msgspec.structs.replace(ROLE.generations, living=[]),
+    )
+    crew = msgspec.structs.replace(
+        other.crew, workers=[msgspec.structs.replace(WORKER, worker_id=9, role="jobs")]
+    )
+    both = {"web": ROLE, "jobs": msgspec.structs.replace(other, crew=crew)}
+    estate = msgspec.structs.replace(ESTATE, roles=both)
+
+    assert from_bytes(to_bytes(estate)) == estate
+    assert [(one.worker_id, one.role) for one in estate.workers] == [
+        (7, "web"),
+        (7, "web"),
+        (9, "jobs"),
+    ]
+    assert sorted(estate.descriptors()) == sorted([*ESTATE.descriptors(), 40, *range(20, 25)])
 
 
 def test_another_version_is_refused() -> None:
@@ -120,4 +160,4 @@ def test_what_is_none_is_refused(data: bytes) -> None:
 
 def test_a_changed_record_has_a_number_of_its_own() -> None:
     """Where this fails raise RECORD, then write the new pair: an upgrade compares the numbers."""
-    assert (RECORD, fingerprint(Estate)) == (3, "2002b5b0db29078d")
+    assert (RECORD, fingerprint(Estate)) == (4, "2f1cbf31928afad5")

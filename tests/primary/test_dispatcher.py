@@ -18,11 +18,14 @@ class FakeRecipient:
     """
 
     def __init__(self, slot: int, room: int = 10**6, *, picky: bool = False) -> None:
-        self.slot = slot
+        self.slot = self.worker_id = slot
+        self.open_connections = self.queued = self.requests_in_flight = 0
+        self.lag = 0.0
+        self.promised = 0
         self.room = room
         self.picky = picky
         self.behind = False
-        self.is_stuck = False
+        self.is_stuck = self.is_asked = False
         self.given: list[Connection] = []
         self.batches: list[int] = []
 
@@ -32,6 +35,9 @@ class FakeRecipient:
 
     def is_behind(self, now: float) -> bool:
         return self.behind
+
+    def tell_of_room(self) -> None:
+        self.is_asked = True
 
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         if self.picky and len(batch) > self.room:

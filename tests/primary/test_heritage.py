@@ -1,94 +1,104 @@
-"""What a crew leaves, and what another takes; workers are adopted in tests/e2e."""
+"""What the roles leave, and what others take; workers are adopted in tests/e2e."""
 
-import asyncio
 import os
 import socket
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
-from aiocluster.config.settings import settings_from
-from aiocluster.ipc.estate import ListenerState
+from aiocluster.ipc.estate import Estate, ListenerState
 from aiocluster.ipc.messages import Subscribe
 from aiocluster.primary.heritage import Heritage
-from aiocluster.primary.listeners import Listeners
-from tests.ipc.test_estate import ESTATE
+from tests.ipc.test_estate import ESTATE, role_without_workers
 from tests.support.connections import connections
-from tests.support.supervision import Stage
+from tests.support.roles import Roles
 from tests.support.waiting import turns_until
 
 
-def heritage(stage: Stage, **settings: Any) -> Heritage:
-    """Return the parts of this stage."""
-    return Heritage(
-        settings_from({"bind": "127.0.0.1:0", **settings}),
-        Listeners(lambda batch: None),
-        stage.dispatcher,
-        stage.reporter,
-        stage.generations,
-        stage.supervisor,
-    )
+@pytest.fixture
+async def roles() -> AsyncIterator[Roles]:
+    roles = Roles()
+    yield roles
+    await roles.close()
 
 
-async def test_all_parts_leave_what_they_have() -> None:
+def heritage(roles: Roles) -> Heritage:
+    return Heritage(roles.commons, roles.all, roles.workers)
+
+
+async def test_all_parts_leave_what_they_have(roles: Roles) -> None:
     """Workers and slots, subscriptions, connections that wait, and what comes next."""
-    stage = Stage()
-    await stage.generations.begin()
-    first, second = await stage.start(2)
+    web = roles.add("web", bind="127.0.0.1:0", workers=2)
+    first, second = await roles.start("web", 2)
     second.say(Subscribe(5, 0.25))
-    await turns_until(lambda: bool(stage.reporter.subscriptions))
-    for worker in (first, second):
-        stage.handle(worker).drain()
-    await stage.dispatch(3)
-    await turns_until(lambda: not stage.supervisor.unrest)
+    await turns_until(lambda: bool(roles.reporter.subscriptions))
+    for worker in web.supervisor.workers.values():
+        worker.drain()
+    web.doors.dispatch(connections(3), 0.0)
+    await turns_until(lambda: not web.supervisor.unrest)
 
-    estate = heritage(stage, workers=2).state()
-    assert (estate.bind, estate.workers) == (["127.0.0.1:0"], "2")
-    assert [(one.worker_id, one.slot, one.phase) for one in estate.crew.workers] == [
-        (1, 0, "draining"),
-        (2, 1, "draining"),
+    estate = heritage(roles).state()
+    left = estate.roles["web"]
+    assert (left.bind, left.workers) == (["127.0.0.1:0"], "2")
+    assert [(one.worker_id, one.slot, one.phase) for one in left.crew.workers] == [
+        (first.fork.worker_id, 0, "draining"),
+        (second.fork.worker_id, 1, "draining"),
     ]
-    assert [(one.number, one.incumbent) for one in estate.crew.slots] == [(0, 1), (1, 2)]
-    assert estate.crew.next_worker_id == 3
+    assert [(one.number, one.incumbent) for one in left.crew.slots] == [(0, 1), (1, 2)]
+    assert estate.next_worker_id == 3
     assert [(one.worker_id, one.interval) for one in estate.subscriptions] == [(2, 0.25)]
-    assert len(estate.waiting) == 3
-    assert estate.generations.begun == estate.generations.current == 1
-    assert stage.spawner.is_dropped  # a zygote that is not ready would be nobody's
-    await stage.close()
+    assert len(left.waiting) == 3
+    assert left.generations.begun == left.generations.current == 1
+    assert estate.scoreboard == roles.scoreboard.fd
+    assert roles.spawner().is_dropped  # a zygote that is not ready would be nobody's
 
 
-async def test_another_crew_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_role_leaves_its_own(roles: Roles) -> None:
+    """What they share is left once."""
+    roles.add("web", bind="127.0.0.1:0", workers=1)
+    roles.add("jobs", workers=2)
+    await roles.start("web", 1)
+    await roles.start("jobs", 2)
+
+    estate = heritage(roles).state()
+
+    assert [*estate.roles] == ["web", "jobs"]
+    web, jobs = estate.roles.values()
+    assert (len(web.listeners), len(jobs.listeners)) == (1, 0)
+    assert [(one.worker_id, one.role) for one in web.crew.workers] == [(1, "web")]
+    assert [(one.worker_id, one.role) for one in jobs.crew.workers] == [(2, "jobs"), (3, "jobs")]
+    assert estate.next_worker_id == 4
+    assert all(spawner.is_dropped for spawner in map(roles.spawner, ["web", "jobs"]))
+
+
+def left_with(listening: socket.socket, waiting: list[tuple[int, int]]) -> Estate:
+    """Return what is left by a program of two roles, one of which listens."""
+    listener = ListenerState(fd=os.dup(listening.fileno()), is_shared=False, asked="127.0.0.1:0")
+    web = msgspec.structs.replace(role_without_workers(listeners=[listener]), waiting=waiting)
+    jobs = role_without_workers(bind=[], workers="3", listeners=[])
+    return msgspec.structs.replace(ESTATE, subscriptions=[], roles={"web": web, "jobs": jobs})
+
+
+async def test_other_roles_go_on(roles: Roles, caplog: pytest.LogCaptureFixture) -> None:
     """With the sockets, the totals and the connections; what stays as it was is told."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    address = listening.getsockname()
     waiting = connections(2)
-    left = msgspec.structs.replace(
-        ESTATE,
-        bind=["127.0.0.1:0"],
-        listeners=[ListenerState(fd=os.dup(listening.fileno()), is_shared=False)],
-        crew=msgspec.structs.replace(ESTATE.crew, workers=[], slots=[], due=[], unread=[]),
-        subscriptions=[],
-        waiting=[(one.fd, one.listener) for one in waiting],
-    )
-    left = msgspec.structs.replace(
-        left, crew=msgspec.structs.replace(left.crew, reload_wanted=False)
-    )
-    stage = Stage()
-    parts = heritage(stage, workers=5)
-    await parts.adopt(left, asyncio.get_running_loop().time())
+    web = roles.add("web", bind="127.0.0.1:0", workers=5)
+    jobs = roles.add("jobs", workers=3)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        await heritage(roles).adopt(left_with(listening, [one[:2] for one in waiting]))
 
-    assert stage.supervisor.empty.is_set()
-    assert stage.supervisor.addresses == (address,)
-    assert stage.reporter.state() == ESTATE.ledger
-    assert stage.dispatcher.state() == waiting
-    assert stage.supervisor.state().next_worker_id == 8
-    assert stage.generations.current.number == 2
-    assert stage.generations.next_number == 4
-    assert stage.generations.zygote_pids == {1}
-    assert "workers stays auto: to make it 5 takes a stop and a start" in caplog.text
-    assert "bind stays" not in caplog.text
-
-    parts.listeners.close()
-    listening.close()
-    await stage.close()
+    assert web.supervisor.empty.is_set()
+    assert jobs.supervisor.empty.is_set()
+    assert (web.supervisor.addresses, jobs.supervisor.addresses) == ((address,), ())
+    assert roles.reporter.state() == ESTATE.ledger
+    assert web.doors.state() == waiting
+    assert jobs.doors.state() == []
+    assert roles.commons.ids.take() == 8
+    assert web.generations.current.number == 2
+    assert web.generations.next_number == 4
+    assert web.generations.zygote_pids == {1}
+    assert "workers of role web stays auto: to make it 5 takes a stop and a start" in caplog.text
+    assert "bind of role" not in caplog.text
+    assert "of role jobs" not in caplog.text

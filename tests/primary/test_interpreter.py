@@ -11,11 +11,13 @@ from types import ModuleType
 import pytest
 from aiohttp import web
 
+from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
 from aiocluster.primary.interpreter import (
     ZYGOTE_CALL,
     ZYGOTE_FD,
+    ZYGOTE_ROLE,
     Interpreter,
     this_program,
     unpickling,
@@ -29,6 +31,10 @@ def factory() -> web.Application:
     return web.Application()
 
 
+def jobs(app: object) -> RoleSpec:
+    return RoleSpec("jobs", app, SETTINGS)
+
+
 def close_fds(interpreter: Interpreter) -> None:
     for fd in interpreter.fds:
         os.close(fd)
@@ -37,7 +43,7 @@ def close_fds(interpreter: Interpreter) -> None:
 def test_a_live_application_cannot_be_given_to_a_cluster() -> None:
     """Its workers are other processes; the text says what to give instead, and what can."""
     with pytest.raises(ConfigError) as caught:
-        unpickling(web.Application(), SETTINGS)
+        unpickling(jobs(web.Application()))
 
     assert "cannot serve a live Application" in str(caught.value)
     assert "a factory of it" in str(caught.value)
@@ -53,7 +59,7 @@ def test_what_no_other_process_can_import_is_refused_by_name() -> None:
     with socket.socket() as sock:
         for app in (lambda: web.Application(), local, sock):
             with pytest.raises(ConfigError) as caught:
-                unpickling(app, SETTINGS)
+                unpickling(jobs(app))
             assert f"cannot import {app!r}" in str(caught.value)
             assert "at the top level of a module" in str(caught.value)
 
@@ -61,7 +67,7 @@ def test_what_no_other_process_can_import_is_refused_by_name() -> None:
 @pytest.mark.parametrize("app", [factory, "pkg.module:name"])
 def test_what_can_be_imported_travels_with_the_settings(app: object) -> None:
     """The child gets all it needs in one file that has no name."""
-    interpreter = unpickling(app, SETTINGS)
+    interpreter = unpickling(jobs(app))
     (fd,) = interpreter.fds
 
     os.lseek(fd, 0, os.SEEK_SET)
@@ -71,13 +77,14 @@ def test_what_can_be_imported_travels_with_the_settings(app: object) -> None:
     assert settings == SETTINGS
     assert pickle.loads(pickled) == app
     assert interpreter.arguments[0] == sys.executable
+    assert interpreter.role == "jobs"
 
 
 def test_a_refused_app_leaves_no_descriptor() -> None:
     """Nothing is opened for what is not started."""
     before = open_fds()
     with pytest.raises(ConfigError):
-        unpickling(lambda: None, SETTINGS)
+        unpickling(jobs(lambda: None))
 
     assert open_fds() <= before
 
@@ -128,22 +135,24 @@ def test_a_program_that_cannot_be_run_again_is_told_to_have_a_module(
     monkeypatch.setattr(factory, "__module__", "__main__")
 
     with pytest.raises(ConfigError, match="move it to a module"):
-        unpickling(factory, SETTINGS)
+        unpickling(jobs(factory))
 
 
 async def test_a_zygote_is_started_with_its_socket_and_its_files(tmp_path: Path) -> None:
-    """Its end of the socket under the number it is told; everything else stays ours."""
+    """Its end of the socket under the number it is told, and its role; all else stays ours."""
     told = tmp_path / "told"
     told.write_text("the app")
     fd = os.open(told, os.O_RDONLY)
     code = (
         f"import os, socket; s = socket.socket(fileno=int(os.environ[{ZYGOTE_FD!r}]));"
-        f" s.send(os.read({fd}, 100) + os.environ[{ZYGOTE_CALL!r}].encode())"
+        f" told = os.environ[{ZYGOTE_CALL!r}] + os.environ[{ZYGOTE_ROLE!r}];"
+        f" s.send(os.read({fd}, 100) + told.encode())"
     )
-    started = await Interpreter([sys.executable, "-c", code], [fd], call=2).start_zygote()
+    interpreter = Interpreter([sys.executable, "-c", code], [fd], call=2)
+    started = await interpreter.of("jobs").start_zygote()
     pid, sock = started.pid, started.sock
 
-    assert sock.recv(100) == b"the app2"
+    assert sock.recv(100) == b"the app2jobs"
     assert sock.recv(100) == b""
     assert os.waitpid(pid, 0)[1] == 0  # noqa: ASYNC222 (its socket is at the end: it is dead)
     assert started.tail is not None

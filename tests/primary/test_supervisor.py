@@ -8,7 +8,6 @@ import pytest
 
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import (
-    StopBegan,
     WorkerExited,
     WorkerListening,
 )
@@ -144,7 +143,6 @@ async def test_a_stop_that_is_announced_is_told_to_all(stage: Stage) -> None:
     one, two = await stage.start(2)
     stage.supervisor.announce_stop()
 
-    assert await stage.event(StopBegan) == StopBegan()
     for worker in (one, two):
         assert await worker.hear() == Unready()
     one.die_of(signal.SIGKILL)

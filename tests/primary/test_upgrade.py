@@ -52,10 +52,10 @@ class FakeSuccessor:
 
 
 class FakePredecessor:
-    """Restless as long as told."""
+    """Two roles, restless as long as told."""
 
     def __init__(self) -> None:
-        self.turns = (asyncio.Lock(), asyncio.Lock())
+        self.turns = [(asyncio.Lock(), asyncio.Lock()), (asyncio.Lock(), asyncio.Lock())]
         self.unrest = ""
 
 
@@ -114,10 +114,11 @@ async def test_an_exec_that_fails_changes_nothing(stage: Stage) -> None:
     assert len(stage.failures) == 1
 
 
+@pytest.mark.parametrize("role", [0, 1])
 @pytest.mark.parametrize("which", [0, 1])
-async def test_it_waits_for_its_turn(stage: Stage, which: int) -> None:
-    """While a reload, or the replacement of one worker, is under way."""
-    async with stage.predecessor.turns[which]:
+async def test_it_waits_for_its_turn(stage: Stage, role: int, which: int) -> None:
+    """While a reload, or the replacement of one worker, is under way in any role."""
+    async with stage.predecessor.turns[role][which]:
         upgrading = stage.begin()
         await turns()
         assert "exec" not in stage.done
@@ -130,9 +131,13 @@ async def test_a_replacement_that_never_ends_is_told(
 ) -> None:
     """Every wait has an end."""
     monkeypatch.setattr(upgrade, "FORK_PATIENCE", -60.0)
-    async with stage.predecessor.turns[1]:
+    (first_reload, first), (second_reload, second) = stage.predecessor.turns
+    async with second:
         with pytest.raises(BootError, match="a worker has been in replacement for 0 s"):
             await soon(stage.upgrader.upgrade())
+
+    # It keeps nobody else waiting.
+    assert not any(turn.locked() for turn in (first_reload, first, second_reload, second))
 
 
 async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from aiocluster.cluster import Cluster
-from aiocluster.config.settings import settings_from
+from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.program.guard import Guard
 from aiocluster.program.life import Life
@@ -21,7 +21,8 @@ class FakeCluster:
     """Starts and stops at a word."""
 
     def __init__(self) -> None:
-        self.settings = settings_from({"graceful_timeout": 30})
+        self.plan = plan_from("pkg.module:name", None, {"graceful_timeout": 30})
+        self.settings = self.plan.settings
         self.addresses = (("127.0.0.1", 8000),)
         self.workers = {1: object()}
         self.done: list[str] = []
@@ -32,7 +33,7 @@ class FakeCluster:
         self.reload_error: Exception | None = None
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
         self.may_start, self.may_stop = asyncio.Event(), asyncio.Event()
-        self.empty = asyncio.Event()
+        self.empty, self.all_finished = asyncio.Event(), False
         self.waiting = False
         self.may_start.set()
         self.may_stop.set()
@@ -43,8 +44,11 @@ class FakeCluster:
             raise self.start_error
         self.started.set()
 
-    async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
-        self.done.append(f"stop {timeout:g}")
+    async def stop(self, timeout: float | None) -> list[str]:  # noqa: ASYNC109
+        # None: each role has its own time.
+        own = {role.settings.graceful_timeout for role in self.plan.roles.values()}
+        seconds = own if timeout is None else {timeout}
+        self.done.append("stop " + " and ".join(f"{one:g}" for one in sorted(seconds)))
         self.stopping.set()
         await self.may_stop.wait()
         return self.cut
@@ -120,6 +124,24 @@ async def test_a_stop_is_graceful(stage: Stage, capsys: pytest.CaptureFixture[st
     assert await soon(living) == 0
     assert stage.cluster.done == ["stop 30"]
     assert "serving on http://127.0.0.1:8000 with 1 worker (pid" in capsys.readouterr().out
+
+
+async def test_each_role_is_stopped_in_its_own_time(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells of the longest."""
+    roles = {
+        "web": Role("pkg.module:serve", graceful_timeout=5),
+        "jobs": Role("pkg.module:work", graceful_timeout=70),
+    }
+    stage.cluster.plan = plan_from(None, roles, {})
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGTERM)
+
+    assert await soon(living) == 0
+    assert stage.cluster.done == ["stop 5 and 70"]
+    assert "stopping, within 70 s" in caplog.text
 
 
 async def test_what_was_cut_is_a_1(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -439,6 +461,34 @@ async def test_without_workers_the_program_ends(
     await stage.ends_with(1)
 
     assert "no worker is left, and with restart='always' none will come" in caplog.text
+
+
+async def test_why_no_worker_of_any_role_will_come_is_told(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each may have its own reason."""
+    roles = {
+        "web": Role("pkg.module:serve", restart="on_failure"),
+        "jobs": Role("pkg.module:work", restart="never"),
+    }
+    stage.cluster.plan = plan_from(None, roles, {})
+    stage.cluster.empty.set()
+
+    await stage.ends_with(1)
+
+    assert "left, and with restart='never' and 'on_failure' none will come" in caplog.text
+
+
+async def test_when_all_jobs_have_finished_the_program_ends_well(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They did all they had to."""
+    stage.cluster.all_finished = True
+    stage.cluster.empty.set()
+
+    await stage.ends_with(0)
+
+    assert "all jobs have finished" in caplog.text
 
 
 async def test_without_workers_it_goes_on_while_on_start_does(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -13,22 +13,17 @@ from aiocluster.ipc.messages import PROTOCOL
 from aiocluster.primary.interpreter import Interpreter
 from aiocluster.primary.trial import SUCCESSION, Verdict
 from aiocluster.program.succession import Heir, Summons, answer, inherit, summons_from_environment
-from tests.ipc.test_estate import ESTATE
+from tests.ipc.test_estate import ESTATE, ROLE, role_without_workers
 from tests.support.connections import open_fds
 
 
 def without_workers(fds: list[int]) -> Estate:
     """Return an estate that has these descriptors, and no others."""
-    generations = msgspec.structs.replace(ESTATE.generations, living=[])
-    crew = msgspec.structs.replace(ESTATE.crew, workers=[])
-    return msgspec.structs.replace(
-        ESTATE,
-        scoreboard=fds[0],
-        listeners=[ListenerState(fd=fd, is_shared=False) for fd in fds[1:]],
-        waiting=[],
-        generations=generations,
-        crew=crew,
+    role = role_without_workers(
+        listeners=[ListenerState(fd=fd, is_shared=False, asked="") for fd in fds[1:]],
+        generations=msgspec.structs.replace(ROLE.generations, living=[]),
     )
+    return msgspec.structs.replace(ESTATE, scoreboard=fds[0], roles={"web": role})
 
 
 @pytest.mark.parametrize(
@@ -48,13 +43,15 @@ def test_the_environment_says_it(
     assert summons_from_environment() == summons
 
 
-def verdict_of(check: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Verdict:
+def verdict_of(
+    check: Callable[[], object], monkeypatch: pytest.MonkeyPatch, roles: Sequence[str] = ()
+) -> Verdict:
     """Let a child answer; return what it said."""
     monkeypatch.setenv(SUCCESSION, "trial:1:0")
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
-        answer(Summons("trial", 1, theirs), check)
+        answer(Summons("trial", 1, theirs), check, roles)
     os.close(theirs)
     with open(ours, "rb") as pipe:
         said = pipe.read()
@@ -63,8 +60,10 @@ def verdict_of(check: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_trial_says_that_it_would_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its versions; whether they fit is the other's to say."""
-    assert verdict_of(lambda: None, monkeypatch) == Verdict(RECORD, PROTOCOL)
+    """With its versions and roles; whether they fit is the other's to say."""
+    verdict = verdict_of(lambda: None, monkeypatch, ["web", "jobs"])
+
+    assert verdict == Verdict(RECORD, PROTOCOL, roles=["web", "jobs"])
 
 
 def test_a_trial_says_why_it_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +111,9 @@ def test_an_exec_that_fails_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setenv(SUCCESSION, "")
     monkeypatch.setattr(os, "execve", execve)
+    heir = Heir(Interpreter(["python", "program.py"], call=2), ["web"])
     with pytest.raises(FileNotFoundError):
-        Heir(Interpreter(["python", "program.py"], call=2)).take_over(without_workers(left))
+        heir.take_over(without_workers(left))
     assert open_fds() == before
     assert not any(os.get_inheritable(fd) for fd in left)
     for fd in left:

@@ -24,6 +24,7 @@ import pytest
 from aiocluster import (
     Cluster,
     Event,
+    Role,
     WorkerEvent,
     WorkerExited,
     WorkerHandle,
@@ -103,9 +104,24 @@ class Heard:
 @asynccontextmanager
 async def serving(app: object = HTTP_APP, **settings: Any) -> AsyncIterator[tuple[Cluster, Heard]]:
     """Run a cluster, and see to it that it leaves no process behind, dead or alive."""
-    before = set(psutil.Process().children(recursive=True))
     defaults: dict[str, Any] = {"workers": 2, "bind": "127.0.0.1:0"}
-    async with Cluster(app, **(defaults | settings)) as cluster:
+    async with _running(lambda: Cluster(app, **(defaults | settings))) as both:
+        yield both
+
+
+@asynccontextmanager
+async def serving_roles(
+    roles: dict[str, Role], **settings: Any
+) -> AsyncIterator[tuple[Cluster, Heard]]:
+    """Run a cluster of several roles, and see to it that it leaves no process behind."""
+    async with _running(lambda: Cluster(roles=roles, **settings)) as both:
+        yield both
+
+
+@asynccontextmanager
+async def _running(make: Callable[[], Cluster]) -> AsyncIterator[tuple[Cluster, Heard]]:
+    before = set(psutil.Process().children(recursive=True))
+    async with make() as cluster:
         yield cluster, Heard(cluster)
     assert set(psutil.Process().children(recursive=True)) <= before
 
@@ -115,9 +131,9 @@ def first(cluster: Cluster) -> WorkerHandle:
     return cluster.workers[min(cluster.workers)]
 
 
-def url_of(cluster: Cluster, path: str = "/") -> str:
-    """Return the URL of `path` at the cluster's first address."""
-    host, port = cluster.addresses[0]
+def url_of(cluster: Cluster, path: str = "/", *, nth: int = 1) -> str:
+    """Return the URL of `path` at the cluster's first (or `nth`) address."""
+    host, port = cluster.addresses[nth - 1]
     return f"http://{host}:{port}{path}"
 
 

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import BootError
 from aiocluster.events import Event, EventsMissed
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.bus import EventBus
+from aiocluster.primary.commons import Commons
 from aiocluster.primary.dispatcher import Dispatcher
 from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
@@ -32,16 +34,16 @@ class Stage:
         self.events = self.bus.events()
         self.scoreboard = Scoreboard()
         self.reporter = Reporter(self.scoreboard, lambda: self.supervisor.workers.values())
+        self.commons = Commons(self.bus, self.reporter)
         self.door: list[str] = []
         self.dispatcher = Dispatcher(
             RoundRobin(), lambda: self.door.append("pause"), lambda: self.door.append("resume")
         )
         self.supervisor = Supervisor(
-            settings_from(settings),
+            RoleSpec("web", None, settings_from(settings)),
             self.generations,
             self.dispatcher,
-            self.bus,
-            self.reporter,
+            self.commons,
             RestartPolicy(RestartConfig(max_failures=1000.0), lambda: 1.0),
         )
 

@@ -19,6 +19,7 @@ from aiocluster.ipc.messages import (
     BootFailed,
     Fork,
     FromWorker,
+    Lead,
     Message,
     Online,
     Ready,
@@ -32,8 +33,9 @@ from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.handle import WorkerHandle, WorkerSpec
-from aiocluster.primary.outbox import Limits, Outbox
-from tests.support.connections import none_lost
+from aiocluster.primary.outbox import Outbox
+from aiocluster.primary.room import Limits
+from tests.support.connections import close_all, none_lost
 from tests.support.waiting import soon
 
 # Above what the kernel gives out, so that a slip could never signal a stranger.
@@ -88,6 +90,7 @@ class FakeWorker:
         self.fork = fork
         self.process = process
         self.said_to_it: asyncio.Queue[Message] = asyncio.Queue()
+        self.leads = 0  # how often it was told to; the first that is ready is, in every test
         self.disconnected = asyncio.Event()
         self.error: ProtocolError | None = None
         self.channel = Channel(ToWorker, self._on_message, self._on_closed)
@@ -135,13 +138,16 @@ class FakeWorker:
 
     def _on_end(self) -> None:
         self.channel.close()
-        for fd, _ in self.taken() if self.handoff.fileno() >= 0 else []:
+        for fd, *_ in self.taken() if self.handoff.fileno() >= 0 else []:
             os.close(fd)
         self.handoff.close()
 
     def _on_message(self, message: Message, size: int) -> None:
         self.channel.consumed(size)
-        self.said_to_it.put_nowait(message)
+        if isinstance(message, Lead):
+            self.leads += 1
+        else:
+            self.said_to_it.put_nowait(message)
 
     def _on_closed(self, error: ProtocolError | None) -> None:
         self.error = error
@@ -323,8 +329,7 @@ def let_go(handle: WorkerHandle, worker: FakeWorker) -> None:
     worker.close()
     handle.channel.abort()
     handle.stacks.close()
-    for fd, _ in handle.outbox.close():
-        os.close(fd)
+    close_all(handle.outbox.close())
 
 
 class FarEnd:
@@ -355,7 +360,7 @@ class FarEnd:
 def close_taken(worker: FakeWorker) -> int:
     """Take what the worker was given; return how many."""
     taken = worker.taken()
-    for fd, _ in taken:
+    for fd, *_ in taken:
         os.close(fd)
     worker.row[CONNECTIONS_TAKEN] += len(taken)
     return len(taken)

@@ -1,0 +1,259 @@
+"""Which door a connection came by, and who chooses for it; sockets are real, workers are not."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+
+from aiocluster.config.addresses import Address
+from aiocluster.ipc.estate import ListenerState
+from aiocluster.policies.base import C, Policy
+from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.doors import Doors, DoorSettings
+from tests.primary.test_dispatcher import FakeRecipient
+from tests.support.connections import close_all
+from tests.support.waiting import soon, turns, turns_until
+
+ONE, OTHER = Address("127.0.0.1", 0), Address("127.0.0.2", 0)
+
+
+class Lowest:
+    """A policy: always the first."""
+
+    def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
+        return candidates[0]
+
+
+class Highest:
+    """A policy: always the last."""
+
+    def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
+        return candidates[-1]
+
+
+class Stage:
+    """Doors, and the workers behind them."""
+
+    def __init__(self, policy_for: Callable[[str], Policy]) -> None:
+        self.doors = Doors(policy_for, DoorSettings(None, None))
+        self.workers: list[FakeRecipient] = []
+
+    def open(self, *rooms: int) -> list[FakeRecipient]:
+        """Listen, with a worker for each of `rooms`."""
+        self.doors.listeners.listen(16)
+        self.workers = [FakeRecipient(slot, room) for slot, room in enumerate(rooms)]
+        for worker in self.workers:
+            self.doors.add(worker)
+        self.doors.update(0.0)
+        return self.workers
+
+    def make_room(self, worker: FakeRecipient, room: int) -> None:
+        worker.room = room
+        self.doors.update(0.0)
+
+    @property
+    def given(self) -> list[Connection]:
+        """What the workers have."""
+        return [one for worker in self.workers for one in worker.given]
+
+    def close(self) -> None:
+        self.doors.listeners.close()
+        close_all([*self.given, *self.doors.take_waiting()])
+
+
+MakeStage = Callable[..., Stage]
+
+
+@pytest.fixture
+async def make_stage() -> AsyncIterator[MakeStage]:
+    stages: list[Stage] = []
+
+    def make(policy_for: Callable[[str], Policy], *addresses: Address) -> Stage:
+        stages.append(Stage(policy_for))
+        if addresses:
+            stages[-1].doors.bind(addresses, tcp_keepalive=True)
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.close()
+
+
+@contextlib.asynccontextmanager
+async def visitor(address: tuple[str, int]) -> AsyncIterator[None]:
+    """Connect; whether anybody accepts is another matter."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await soon(loop.sock_connect(sock, address))
+        yield
+
+
+def by_address(address: str) -> Policy:
+    chosen: dict[str, Policy] = {str(ONE): LOWEST, str(OTHER): HIGHEST}
+    return chosen[address]
+
+
+LOWEST, HIGHEST = Lowest(), Highest()
+
+
+async def test_the_door_says_who_chooses(make_stage: MakeStage) -> None:
+    """Each address has the policy that was asked for by its own text."""
+    stage = make_stage(by_address, ONE, OTHER)
+    low, high = stage.open(10**6, 10**6)
+    one, other = stage.doors.listeners.addresses
+
+    async with visitor(one), visitor(other):
+        await turns_until(lambda: len(stage.given) == 2)
+
+    assert [connection.listener for connection in low.given] == [0]
+    assert [connection.listener for connection in high.given] == [1]
+
+
+async def test_addresses_that_share_a_policy_share_a_door(make_stage: MakeStage) -> None:
+    """Over both of them nobody gets two in turn."""
+    policy = RoundRobin()
+    stage = make_stage(lambda address: policy, ONE, OTHER)
+    first, second = stage.open(10**6, 10**6)
+    one, other = stage.doors.listeners.addresses
+
+    for address in (one, other, one, other):
+        count = len(stage.given)
+        async with visitor(address):
+            await turns_until(lambda count=count: len(stage.given) > count)  # type: ignore[misc]
+
+    assert (len(first.given), len(second.given)) == (2, 2)
+
+
+async def test_a_socket_that_was_handed_down_has_no_address(make_stage: MakeStage) -> None:
+    """Whoever gives policies out is told so."""
+    asked: list[str] = []
+
+    def policy_for(address: str) -> Policy:
+        asked.append(address)
+        return LOWEST
+
+    stage = make_stage(policy_for)
+    given = socket.create_server(("127.0.0.1", 0))
+    given.setblocking(False)
+    address = given.getsockname()
+    stage.doors.inherit([given], tcp_keepalive=True)
+    (worker,) = stage.open(1)
+
+    async with visitor(address):
+        await turns_until(lambda: bool(worker.given))
+
+    assert asked == [""]
+
+
+async def test_what_another_program_bound_has_the_policy_of_its_address(
+    make_stage: MakeStage,
+) -> None:
+    """The one it was bound for, not the one it has: port 0 was asked for."""
+    stage = make_stage(by_address)
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [sock.getsockname() for sock in listening]
+    states = [
+        ListenerState(fd=sock.detach(), is_shared=False, asked=str(asked))
+        for sock, asked in zip(listening, (OTHER, ONE), strict=True)
+    ]
+    stage.doors.adopt(states, tcp_keepalive=True)
+    low, high = stage.open(10**6, 10**6)
+
+    async with visitor(addresses[0]), visitor(addresses[1]):
+        await turns_until(lambda: len(stage.given) == 2)
+
+    assert [connection.listener for connection in high.given] == [0]
+    assert [connection.listener for connection in low.given] == [1]
+
+
+async def test_where_nobody_has_room_all_doors_pause(make_stage: MakeStage) -> None:
+    """Clients wait in the backlogs; as soon as there is room those of all doors come in."""
+    stage = make_stage(by_address, ONE, OTHER)
+    (worker,) = stage.open(0)
+    one, other = stage.doors.listeners.addresses
+
+    async with visitor(one), visitor(other):
+        await turns(20)
+        assert (stage.given, stage.doors.waiting) == ([], 0)
+
+        stage.make_room(worker, 2)
+        await turns_until(lambda: len(worker.given) == 2)
+
+    assert {connection.listener for connection in worker.given} == {0, 1}
+
+
+def connections_of(*listeners: int) -> list[Connection]:
+    return [Connection(os.open(os.devnull, os.O_RDONLY), index) for index in listeners]
+
+
+async def test_those_that_come_back_go_by_their_own_door(make_stage: MakeStage) -> None:
+    """From a worker that died, or from another program, all at once."""
+    stage = make_stage(by_address, ONE, OTHER)
+    low, high = stage.open(10**6, 10**6)
+    batch = connections_of(0, 1, 0, 1)
+
+    stage.doors.dispatch(batch, 0.0)
+
+    assert low.given == [batch[0], batch[2]]
+    assert high.given == [batch[1], batch[3]]
+
+
+async def test_those_that_wait_are_those_of_all_doors(make_stage: MakeStage) -> None:
+    """They can be looked at, or taken, and then nobody is left."""
+    stage = make_stage(by_address, ONE, OTHER)
+    stage.open(0)
+    batch = connections_of(0, 1, 0)
+
+    stage.doors.dispatch(batch, 0.0)
+
+    assert stage.doors.waiting == 3
+    assert sorted(stage.doors.state()) == sorted(batch)
+    assert stage.doors.waiting == 3
+    assert sorted(stage.doors.take_waiting()) == sorted(batch)
+    assert (stage.doors.waiting, stage.doors.state()) == (0, [])
+    close_all(batch)
+
+
+async def test_a_worker_that_is_taken_out_is_given_nothing_by_any_door(
+    make_stage: MakeStage,
+) -> None:
+    """Coming and going may be told twice."""
+    stage = make_stage(by_address, ONE, OTHER)
+    low, high = stage.open(10**6, 10**6)
+    for worker in (low, low, high, high):
+        stage.doors.add(worker)
+    for _ in range(2):
+        stage.doors.remove(high)
+    stage.doors.update(0.0)
+
+    stage.doors.dispatch(connections_of(0, 1), 0.0)
+
+    assert (len(low.given), len(high.given)) == (2, 0)
+
+
+async def test_one_door_with_a_punctual_worker_is_enough(make_stage: MakeStage) -> None:
+    """What another leaves lying can go there."""
+    stage = make_stage(by_address, ONE, OTHER)
+    low, high = stage.open(10**6, 10**6)
+    low.behind = True
+    assert stage.doors.has_punctual(0.0)
+
+    high.behind = True
+    assert not stage.doors.has_punctual(0.0)
+
+
+async def test_a_role_that_listens_nowhere_has_no_door(make_stage: MakeStage) -> None:
+    """Its workers come and go all the same, and there is nothing to hand out."""
+    stage = make_stage(by_address)
+    (worker,) = stage.open(1)
+
+    assert not stage.doors.listeners.are_listening
+    assert (stage.doors.waiting, stage.doors.take_waiting()) == (0, [])
+    assert not stage.doors.has_punctual(0.0)
+    stage.doors.dispatch([], 0.0)
+    stage.doors.remove(worker)

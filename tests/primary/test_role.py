@@ -1,0 +1,286 @@
+"""The parts of one role, beside those of others; the test plays the workers."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.events import Reloaded, RoleDegraded
+from aiocluster.ipc.estate import ListenerState
+from aiocluster.ipc.messages import Drain
+from aiocluster.primary.dispatcher import Connection
+from tests.ipc.test_estate import role_without_workers
+from tests.support.connections import close_all, connections
+from tests.support.roles import Roles
+from tests.support.waiting import soon, turns, turns_until
+from tests.support.workers import FakeSpawner, FakeWorker
+
+LOOPBACK = "127.0.0.1:0"
+
+
+@pytest.fixture
+async def roles() -> AsyncIterator[Roles]:
+    roles = Roles()
+    yield roles
+    await roles.close()
+
+
+async def drained(worker: FakeWorker) -> Drain:
+    """Return the order to drain, when it comes."""
+    while not isinstance(message := await worker.hear(), Drain):
+        pass
+    return message
+
+
+async def replacement(worker: FakeWorker, spawner: FakeSpawner) -> FakeWorker:
+    """Let a worker crash; return the one that comes in its place, booted."""
+    worker.exit(1)
+    (new,) = await spawner.ready(1)
+    return new
+
+
+# ---- start
+
+
+async def test_bound_it_has_an_address_and_hears_nobody(roles: Roles) -> None:
+    """Clients are let in when there are workers."""
+    role = roles.add(bind=LOOPBACK, workers=1)
+    role.bind([])
+    ((host, port),) = role.supervisor.addresses
+
+    assert (host, port > 0) == ("127.0.0.1", True)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, port))
+
+
+async def test_an_address_that_is_taken_is_told(roles: Roles) -> None:
+    """By its name."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        where = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"cannot bind {where}: .* in use"):
+            roles.add(bind=where).bind([])
+
+
+async def test_sockets_that_were_handed_down_are_served_in_the_place_of_bind(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log says so."""
+    caplog.set_level("INFO")
+    given = socket.create_server(("127.0.0.1", 0))
+    given.setblocking(False)
+    role = roles.add(bind=LOOPBACK)
+
+    role.bind([given])
+
+    assert role.supervisor.addresses == (given.getsockname(),)
+    assert "handed down (LISTEN_FDS) in the place of bind" in caplog.text
+
+
+async def test_its_workers_get_who_comes_by_its_doors(roles: Roles) -> None:
+    """And nobody else does."""
+    web, jobs = roles.add("web", bind=LOOPBACK, workers=1), roles.add("jobs", workers=1)
+    (server,) = await roles.start("web")
+    (worker,) = await roles.start("jobs")
+    for role in (web, jobs):
+        role.listen()
+    taken: list[Connection] = []
+
+    def was_taken() -> bool:
+        taken.extend(Connection(*pair) for pair in server.taken())
+        return bool(taken)
+
+    with socket.create_connection(web.supervisor.addresses[0]):
+        await turns_until(was_taken)
+    close_all(taken)
+    assert worker.taken() == []
+
+
+async def test_a_role_may_listen_nowhere(roles: Roles) -> None:
+    """Its workers have something else to do."""
+    role = roles.add("jobs", workers=2)
+    first, second = await roles.start("jobs", 2)
+    role.listen()
+
+    assert role.supervisor.addresses == ()
+    assert (first.fork.families, second.fork.families) == ([], [])
+
+
+async def test_its_workers_know_its_name(roles: Roles) -> None:
+    """In the order to fork, in their environment, in the handle."""
+    roles.add("jobs", workers=1)
+    (worker,) = await roles.start("jobs")
+
+    assert worker.fork.role == "jobs"
+    assert worker.fork.env["AIOCLUSTER_ROLE"] == "jobs"
+    assert roles.workers[worker.fork.worker_id].role == "jobs"
+
+
+async def test_no_worker_of_any_role_has_the_id_of_another(roles: Roles) -> None:
+    """Slots are counted by role, ids by cluster."""
+    roles.add("web", workers=2)
+    roles.add("jobs", workers=2)
+    forks = [one.fork for name in ("web", "jobs") for one in await roles.start(name, 2)]
+
+    assert sorted(fork.worker_id for fork in forks) == [1, 2, 3, 4]
+    assert [fork.slot for fork in forks] == [0, 1, 0, 1]
+
+
+async def test_an_app_that_cannot_be_imported_is_told(roles: Roles) -> None:
+    """With its cause, and no worker is forked."""
+    roles.boot_error = BootError("ImportError: nope")
+
+    with pytest.raises(BootError, match="ImportError: nope"):
+        await soon(roles.add(workers=1).start())
+
+    assert roles.spawner().workers == []
+
+
+async def test_more_workers_than_make_sense_are_started_and_told(
+    roles: Roles, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked for so many may know why."""
+    monkeypatch.setattr("aiocluster.primary.role.available_cpus", lambda: 1)
+    role = roles.add(workers=9)
+
+    await roles.start(count=9)
+
+    assert len(role.supervisor.workers) == 9
+    assert "9 workers" in caplog.text
+
+
+# ---- between
+
+
+async def test_a_reload_replaces_the_workers_of_its_role(roles: Roles) -> None:
+    """The other has the generation, the zygote and the workers that it had."""
+    web, jobs = roles.add("web", workers=1), roles.add("jobs", workers=1)
+    (old,), (other,) = await roles.start("web"), await roles.start("jobs")
+    spawner = roles.spawner("jobs")
+
+    reloading = asyncio.create_task(web.supervisor.reload())
+    await turns_until(lambda: web.generations.next_number == 3)
+    (new,) = await roles.spawner("web").ready(1)
+    await drained(old)
+    old.exit(0)
+    await soon(reloading)
+
+    assert (new.fork.role, new.fork.generation) == ("web", 2)
+    assert [one for one in roles.heard if isinstance(one, Reloaded)] == [Reloaded(2, "web")]
+    assert (jobs.generations.current.number, roles.spawner("jobs")) == (1, spawner)
+    assert [*jobs.supervisor.workers] == [other.fork.worker_id]
+    assert not roles.workers[other.fork.worker_id].is_leaving
+
+
+async def test_failures_of_one_role_are_not_those_of_another(roles: Roles) -> None:
+    """One that has used up its own is slowed down alone."""
+    roles.add("web", workers=1, max_failures=1.5)
+    roles.add("jobs", workers=1, max_failures=1.5)
+    (bad,), (good,) = await roles.start("web"), await roles.start("jobs")
+    (await replacement(bad, roles.spawner("web"))).exit(1)
+    await turns_until(lambda: not roles.all["web"].supervisor.workers)
+
+    await replacement(good, roles.spawner("jobs"))
+
+    degraded = [one.role for one in roles.heard if isinstance(one, RoleDegraded)]
+    assert degraded == ["web"]
+
+
+# ---- from one program to the next
+
+
+async def test_it_leaves_what_it_was_asked_for_and_what_it_has(roles: Roles) -> None:
+    """A zygote that is not ready yet would be nobody's, and is dropped."""
+    role = roles.add("jobs", bind=LOOPBACK, workers=1)
+    await roles.start("jobs")
+    await turns_until(lambda: not role.supervisor.unrest)
+
+    state = role.state()
+
+    assert (state.bind, state.workers) == ([LOOPBACK], "1")
+    assert [(one.asked, one.is_shared) for one in state.listeners] == [(LOOPBACK, False)]
+    assert [(one.worker_id, one.role) for one in state.crew.workers] == [(1, "jobs")]
+    assert state.waiting == []
+    assert roles.spawner("jobs").is_dropped
+
+
+async def test_it_goes_on_with_what_was_left(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that waited still do; what only a start can change is told."""
+    waiting = connections(2)
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = listening.getsockname()
+    listener = ListenerState(fd=listening.detach(), is_shared=False, asked=LOOPBACK)
+    state = role_without_workers(listeners=[listener])
+    role = roles.add("jobs", bind="127.0.0.1:8001", workers="auto")
+
+    for one in waiting:
+        state.waiting.append((one.fd, one.listener))
+    await role.adopt(state)
+
+    assert role.supervisor.addresses == (address,)
+    assert role.doors.state() == waiting
+    assert role.generations.current.number == 2
+    assert f"bind of role jobs stays {[LOOPBACK]}: to make it ['127.0.0.1:8001']" in caplog.text
+    assert "workers of role" not in caplog.text
+
+
+# ---- stop
+
+
+async def test_closing_its_doors_costs_time_of_the_stop(roles: Roles) -> None:
+    """What is left of it is told, and is never below 0."""
+    role = roles.add(bind=LOOPBACK, workers=1)
+    await roles.start()
+    role.listen()
+
+    assert 29.0 < await soon(role.close_doors(30.0)) <= 30.0
+    assert await soon(role.close_doors(0.0)) == 0.0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(role.supervisor.addresses[0])
+
+
+async def test_its_workers_are_drained_in_the_time_it_is_given(roles: Roles) -> None:
+    """Those of another role serve on."""
+    web, jobs = roles.add("web", workers=1), roles.add("jobs", workers=1)
+    (server,), (worker,) = await roles.start("web"), await roles.start("jobs")
+
+    stopping = asyncio.create_task(web.stop(12.0))
+    order = await drained(server)
+    server.exit(0)
+
+    assert await soon(stopping) == []
+    assert (order.timeout, order.stopping) == (12.0, True)
+    assert [*jobs.supervisor.workers] == [worker.fork.worker_id]
+
+
+async def test_who_had_to_be_cut_is_named(roles: Roles) -> None:
+    """By the one who stops it."""
+    role = roles.add(workers=1)
+    (worker,) = await roles.start()
+    name = str(roles.workers[worker.fork.worker_id])
+    stopping = asyncio.create_task(role.stop(30.0))
+    await drained(worker)
+
+    role.supervisor.kill_all()
+
+    assert await soon(stopping) == [name]
+
+
+async def test_who_could_not_be_served_is_closed_and_told(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Accepted, but no worker came that had room."""
+    role = roles.add(bind=LOOPBACK, workers=1, restart="never")
+    (worker,) = await roles.start()
+    worker.exit(1)
+    await soon(role.supervisor.empty.wait())
+    role.doors.dispatch(connections(3), 0.0)
+    await turns()
+
+    assert await soon(role.stop(0.0)) == []
+
+    assert role.doors.waiting == 0
+    assert "3 connections closed unserved" in caplog.text

@@ -1,0 +1,84 @@
+"""Roles and what they share; the spawners are fakes, and the test plays their workers."""
+
+import asyncio
+from typing import Any
+
+from aiocluster.config.roles import Role, plan_from
+from aiocluster.errors import BootError
+from aiocluster.events import Event
+from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.primary.bus import EventBus
+from aiocluster.primary.commons import Commons
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.reporting import Reporter
+from aiocluster.primary.role import RoleParts
+from tests.support.connections import close_all
+from tests.support.waiting import soon, turns
+from tests.support.workers import FakeSpawner, FakeWorker
+
+
+class Roles:
+    """The roles of one cluster."""
+
+    def __init__(self) -> None:
+        self.bus, self.heard = EventBus(), list[Event]()
+        self.bus.on(Event, self.heard.append)
+        self.scoreboard = Scoreboard()
+        self.reporter = Reporter(self.scoreboard, lambda: self.workers.values())
+        self.commons = Commons(self.bus, self.reporter)
+        self.all: dict[str, RoleParts] = {}
+        self.boot_error: BootError | None = None  # of the next generation
+        self._spawners: dict[str, list[FakeSpawner]] = {}
+
+    @property
+    def workers(self) -> dict[int, WorkerHandle]:
+        """Those of all roles, by id."""
+        return {
+            worker.id: worker
+            for role in self.all.values()
+            for worker in role.supervisor.workers.values()
+        }
+
+    def add(self, name: str = "web", **settings: Any) -> RoleParts:
+        """Make one more; by default it listens nowhere."""
+        spec = plan_from(None, {name: Role("pkg.module:name", **settings)}, {}).roles[name]
+        spawners = self._spawners[name] = []
+
+        def new_spawner() -> FakeSpawner:
+            spawners.append(FakeSpawner())
+            spawners[-1].boot_error = self.boot_error
+            return spawners[-1]
+
+        self.all[name] = RoleParts(spec, self.commons, new_spawner)
+        return self.all[name]
+
+    def spawner(self, name: str = "web") -> FakeSpawner:
+        """Return the one of the newest generation."""
+        return self._spawners[name][-1]
+
+    async def start(self, name: str = "web", count: int = 1) -> list[FakeWorker]:
+        """Start a role that has `count` workers, which come up; return them by slot."""
+        role = self.all[name]
+        if not role.supervisor.addresses:
+            role.bind([])
+        starting = asyncio.create_task(role.start())
+        await turns()
+        workers = await self.spawner(name).ready(count)
+        await soon(starting)
+        return workers
+
+    async def close(self) -> None:
+        """Stop all, the hard way."""
+        for role in self.all.values():
+            stopping = asyncio.create_task(role.supervisor.stop(0.0))
+            role.supervisor.kill_all()
+            for spawner in self._spawners[role.name]:
+                for worker in spawner.workers:
+                    worker.exit(0)
+                spawner.let_go()
+            await soon(stopping)
+            role.doors.listeners.close()
+            close_all(role.doors.take_waiting())
+        self.reporter.close()
+        self.bus.close()
+        await turns()
