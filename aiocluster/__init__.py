@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from aiocluster.worker.context import current_worker as current_worker
     from aiocluster.worker.context import is_primary as is_primary
     from aiocluster.worker.context import is_worker as is_worker
+    from aiocluster.worker.site import TCPSite as TCPSite
 
 # Imported when first asked for: `aiocluster --help`, and a module that only asks
 # `current_worker()`, need not load the whole server.
@@ -90,6 +91,7 @@ _HOMES = {
     "Scaled": "events",
     "Snapshot": "metrics.snapshot",
     "StopBegan": "events",
+    "TCPSite": "worker.site",
     "WorkerBlocked": "events",
     "UpgradeFailed": "events",
     "Upgraded": "events",

@@ -22,6 +22,7 @@ PUBLIC = {
     "RoleRecovered",
     "Snapshot",
     "StopBegan",
+    "TCPSite",
     "WorkerBlocked",
     "UpgradeFailed",
     "Upgraded",

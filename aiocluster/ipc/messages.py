@@ -1,11 +1,18 @@
 """Every message that crosses a wire, and who may send it.
 
 channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
-                             Subscribe, Unsubscribe, RoomAgain, UserMessage, Credit
-channel, primary to worker:  Unready, Lead, GiveBack, Drain, SnapshotFor, UserMessage, Credit
+                             Subscribe, Unsubscribe, Listen, Serving, Unlisten, RoomAgain,
+                             UserMessage, Credit
+channel, primary to worker:  Unready, Lead, GiveBack, Drain, SnapshotFor, Listening,
+                             ListenFailed, UserMessage, Credit
 zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
 zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
                                    ForkFailed, Exited
+
+Servers of a worker's own: Listen ▶ Listening (or ListenFailed) ▶ Serving … ▶ Unlisten. A listener
+is the number that comes with each connection on the handoff. The primary gives a worker no
+connection of one before its Serving, and none after it has read its Unlisten; what was under way
+comes back on the handoff. A Drain, and a worker's death, unlisten all it had.
 """
 
 from typing import Annotated, Any, Literal
@@ -80,6 +87,40 @@ class Unsubscribe(_Wire, frozen=True, tag=8):
     subscription_id: int
 
 
+class Endpoint(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where a socket is bound: an address that was looked up, not a name."""
+
+    family: int
+    host: str
+    port: int
+    scope: int = 0  # of an IPv6 address: which interface
+
+
+class Listen(_Wire, frozen=True, tag=9):
+    """Bind all of these; whoever asks for the same shares them. Answer with the same number.
+
+    Port 0 is any that is free, and the same for all who ask with the same `nth`: a worker that
+    wants a second one counts on.
+    """
+
+    request_id: int
+    endpoints: list[Endpoint]
+    nth: Annotated[int, Meta(ge=0)]
+    backlog: Annotated[int, Meta(ge=0)]
+
+
+class Serving(_Wire, frozen=True, tag=10):
+    """I know what to do with connections of this listener from now on: send them."""
+
+    listener: int
+
+
+class Unlisten(_Wire, frozen=True, tag=11):
+    """No more connections of this listener for me; close it when nobody else has it."""
+
+    listener: int
+
+
 class RoomAgain(_Wire, frozen=True, tag=12):
     """You wanted to know (see ROOM_WANTED): a connection has ended."""
 
@@ -120,6 +161,28 @@ class SnapshotFor(_Wire, frozen=True, tag=41):
 
     subscription_id: int
     snapshot: dict[str, Any]
+
+
+class Bound(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A socket that is bound, and as which listener its connections will come."""
+
+    listener: Annotated[int, Meta(ge=0, le=255)]  # a byte of the handoff
+    endpoint: Endpoint  # with the real port
+
+
+class Listening(_Wire, frozen=True, tag=42):
+    """These are bound, and yours: nobody connects to you before you say Serving."""
+
+    request_id: int
+    bound: list[Bound]
+
+
+class ListenFailed(_Wire, frozen=True, tag=43):
+    """They cannot be bound, none of them is: what the kernel said."""
+
+    request_id: int
+    errno: int
+    text: str
 
 
 class Lead(_Wire, frozen=True, tag=44):
@@ -205,11 +268,24 @@ FromWorker = (
     | Drained
     | Subscribe
     | Unsubscribe
+    | Listen
+    | Serving
+    | Unlisten
     | RoomAgain
     | UserMessage
     | Credit
 )
-ToWorker = Unready | Lead | GiveBack | Drain | SnapshotFor | UserMessage | Credit
+ToWorker = (
+    Unready
+    | Lead
+    | GiveBack
+    | Drain
+    | SnapshotFor
+    | Listening
+    | ListenFailed
+    | UserMessage
+    | Credit
+)
 ToZygote = Fork | Watch
 FromZygote = Prepared | PrepareFailed | Forked | ForkFailed | Exited
 Message = FromWorker | ToWorker | ToZygote | FromZygote

@@ -3,8 +3,10 @@
 bootstrap.py   from the fork to a running loop, and from there to an exit code
 runtime.py     the worker's life: start the app, take connections, report, drain
 context.py     the worker, as the user's code sees it
+server.py      a server that the user's code starts; the primary has its sockets
+site.py        the same for a second aiohttp server
 mail.py        what the user's code sends to the primary and hears from it
 vitals.py      the loop's heartbeat and lag
 stacks.py      what its threads and tasks are doing, when the primary asks
-services/      what a worker runs: an aiohttp app
+services/      what a worker runs: an aiohttp app or a job, and servers of its own
 """

@@ -80,6 +80,7 @@ async def _main(
         runtime.mail,
         runtime.standing,
         runtime.leading,
+        runtime.servers,
     )
     enter("worker", context)
     signal.signal(signal.SIGTERM, _TermHandler(runtime, row))

@@ -1,11 +1,13 @@
 """The worker, as the user's code sees it."""
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal, Protocol
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Literal, Protocol, Unpack
 
 from aiocluster.ipc.messages import DrainReason
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.worker.leading import Leading
+from aiocluster.worker.server import ClusterServer, ProtocolFactory, ServerOptions
 from aiocluster.worker.standing import Standing
 
 
@@ -16,6 +18,27 @@ class Link(Protocol):
     def messages(self) -> AsyncIterator[Any]: ...
     def snapshots(self, interval: float) -> AsyncIterator[Snapshot]: ...
     def ask_to_drain(self, reason: DrainReason) -> None: ...
+
+
+class Servers(Protocol):
+    """Who starts servers for the user's code."""
+
+    async def create_server(
+        self,
+        protocol_factory: ProtocolFactory,
+        host: str | Sequence[str] | None,
+        port: int | None,
+        **options: Unpack[ServerOptions],
+    ) -> ClusterServer: ...
+
+    async def start_server(
+        self,
+        client_connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+        host: str | Sequence[str] | None,
+        port: int | None,
+        limit: int,
+        **options: Unpack[ServerOptions],
+    ) -> ClusterServer: ...
 
 
 class WorkerContext:
@@ -30,6 +53,7 @@ class WorkerContext:
         link: Link,
         standing: Standing,
         leading: Leading,
+        servers: Servers,
     ) -> None:
         self.id = worker_id
         self.slot = slot
@@ -38,6 +62,7 @@ class WorkerContext:
         self._link = link
         self._standing = standing
         self._leading = leading
+        self._servers = servers
 
     def __repr__(self) -> str:
         return f"<WorkerContext id={self.id} slot={self.slot} role={self.role!r}>"
@@ -126,6 +151,33 @@ class WorkerContext:
         is registered once the drain has begun is not called.
         """
         return self._standing.on_drain(callback)
+
+    async def create_server(
+        self,
+        protocol_factory: ProtocolFactory,
+        host: str | Sequence[str] | None = None,
+        port: int | None = None,
+        **options: Unpack[ServerOptions],
+    ) -> ClusterServer:
+        """As asyncio's `loop.create_server`, with all workers that ask for the same address.
+
+        The primary binds, and gives each connection to one of them. Port 0 is the same port in
+        all. Raises OSError, with its errno, when the address cannot be had; ClusterStopping
+        once this worker drains, which closes the server too.
+        """
+        return await self._servers.create_server(protocol_factory, host, port, **options)
+
+    async def start_server(
+        self,
+        client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+        host: str | Sequence[str] | None = None,
+        port: int | None = None,
+        *,
+        limit: int = 2**16,
+        **options: Unpack[ServerOptions],
+    ) -> ClusterServer:
+        """As asyncio's `start_server`, in the way of `create_server`."""
+        return await self._servers.start_server(client_connected_cb, host, port, limit, **options)
 
 
 class _Process:

@@ -25,6 +25,8 @@ from aiocluster.ipc.messages import (
     DrainReason,
     GiveBack,
     Lead,
+    ListenFailed,
+    Listening,
     Message,
     Online,
     Ready,
@@ -44,6 +46,7 @@ from aiocluster.worker.mail import Mail
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Service, Upstream
 from aiocluster.worker.services.job import JobService, is_job
+from aiocluster.worker.services.streams import Servers
 from aiocluster.worker.standing import Standing
 from aiocluster.worker.vitals import Vitals
 
@@ -83,6 +86,7 @@ class Runtime:
         )
         self.mail = Mail(self._channel)
         self.leading = Leading(row)
+        self.servers = Servers(row, self._channel.post, self._return)
         self.standing = Standing(explicit=settings.ready == "explicit")
 
     async def run(
@@ -217,7 +221,10 @@ class Runtime:
         self._row[CONNECTIONS_TAKEN] += len(batch)
         assert self._service is not None
         for fd, listener, client in batch:
-            self._service.adopt(fd, self._families[listener], client)
+            if listener < len(self._families):
+                self._service.adopt(fd, self._families[listener], client)
+            else:
+                self.servers.adopt(fd, listener, client)
 
     def _give_back(
         self, fds: Sequence[int], families: Sequence[int], clients: Sequence[Client | None]
@@ -237,6 +244,11 @@ class Runtime:
         """A connection has ended, and the primary waits for that."""
         self._channel.post(RoomAgain())
 
+    def _return(self, fd: int, listener: int) -> bool:
+        """Give a connection back that no server here wants; False when there is no room now."""
+        assert self._handoff is not None
+        return give(self._handoff, [fd], bytes([listener]))
+
     # ---- the primary
 
     def _on_message(self, message: Message, size: int) -> None:
@@ -245,6 +257,8 @@ class Runtime:
                 self.mail.put_message(payload, size)
             case SnapshotFor():
                 self.mail.put_snapshot(message)
+            case Listening() | ListenFailed():
+                self.servers.requests.hear(message)
             case Unready():
                 self.standing.leave()
             case Lead():
@@ -311,6 +325,9 @@ class Runtime:
                 stopping=drain.stopping or self._drain.stopping,
             )
         self._drain = drain
+        self._take_rest()  # before the user's code hears of it, and closes its servers
+        self.servers.hurry(drain.timeout)
+        self.servers.stop()
         self.standing.stop()
         self._drain_ordered.set()
         if self._service is not None:
@@ -332,18 +349,22 @@ class Runtime:
 
     async def _finish(self, service: Service) -> int:
         """Take what the primary had already given, finish everything, shut the app down."""
-        assert self._handoff is not None
         assert self._drain is not None
-        self._loop.remove_reader(self._handoff.fileno())
-        self._adopt(take_all(self._handoff, self._on_lost))
+        self._take_rest()
         self._hurry(service, self._drain)
-        await service.drain()
+        await asyncio.gather(service.drain(), self.servers.drain())
         self._report()
-        cut = [sendable(name) for name in service.cut]
+        cut = [sendable(name) for name in (*service.cut, *self.servers.cut)]
         self._channel.post(Drained(cut))
         if service.failed:
             return EXIT_CRASHED
         return EXIT_CUT if cut else EXIT_OK
+
+    def _take_rest(self) -> None:
+        """Take what the primary had already given. Idempotent."""
+        if self._service is not None and self._handoff is not None:
+            self._loop.remove_reader(self._handoff.fileno())
+            self._adopt(take_all(self._handoff, self._on_lost))
 
     async def _leave(self, code: int) -> int:
         """Close the channel after all that was sent has been read, or nobody reads it."""

@@ -14,6 +14,7 @@ from aiocluster.worker.context import (
     is_primary,
     is_worker,
 )
+from aiocluster.worker.services.streams import Servers
 from aiocluster.worker.standing import Standing
 from tests.support.waiting import soon
 
@@ -39,6 +40,11 @@ class FakeLink:
         self.asked.append(("drain", reason))
 
 
+def no_servers() -> Servers:
+    """What starts servers, where none is wanted."""
+    return Servers(memoryview(b""), lambda message: None, lambda fd, listener: False)
+
+
 @pytest.fixture(autouse=True)
 def _this_process_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context._Process, "kind", "primary")
@@ -61,7 +67,7 @@ def test_a_zygote_is_neither_primary_nor_worker() -> None:
 
 async def test_a_worker_knows_who_it_is() -> None:
     """`current_worker()` is the same object wherever it is asked for."""
-    worker = WorkerContext(7, 2, "web", 1, FakeLink(), Standing())
+    worker = WorkerContext(7, 2, "web", 1, FakeLink(), Standing(), no_servers())
     enter("worker", worker)
 
     assert (is_primary(), is_worker()) == (False, True)
@@ -73,7 +79,7 @@ async def test_a_worker_knows_who_it_is() -> None:
 async def test_everything_else_is_passed_to_the_runtime() -> None:
     """The context adds nothing of its own."""
     link, standing = FakeLink(), Standing(explicit=True)
-    worker = WorkerContext(7, 2, "web", 1, link, standing)
+    worker = WorkerContext(7, 2, "web", 1, link, standing, no_servers())
 
     await worker.send({"a": 1})
     worker.drain()

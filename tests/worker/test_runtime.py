@@ -1,6 +1,7 @@
 """A worker's life, in this process; the test plays the primary over real sockets."""
 
 import asyncio
+import errno
 import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,16 +12,19 @@ import pytest
 from aiohttp import web
 
 from aiocluster.config.settings import settings_from
+from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.handoff import give, handoff_pair
 from aiocluster.ipc.messages import (
     BootFailed,
     Drain,
     Drained,
     DrainRequest,
+    Listen,
     Message,
     Online,
     Ready,
     ReportMetrics,
+    Serving,
     Unready,
     UserMessage,
 )
@@ -34,6 +38,7 @@ from aiocluster.worker import context
 from aiocluster.worker.runtime import Runtime
 from tests.chaos.websocket import close_code, upgrade
 from tests.support.connections import tcp_pair
+from tests.support.listening import BindingPrimary
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FarEnd
 
@@ -566,7 +571,7 @@ async def test_it_reports_in_its_interval_and_once_more_at_the_end(
 @pytest.fixture
 def _a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = stage.runtime
-    worker = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing)
+    worker = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing, runtime.servers)
     monkeypatch.setattr(context._Process, "worker", worker)
 
 
@@ -682,7 +687,7 @@ async def test_a_job_may_have_to_say_that_it_is_ready(
     """One that returns first has done what it had to; one that raises could not start."""
     stage, go = await make_stage(ready="explicit"), asyncio.Event()
     runtime = stage.runtime
-    me = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing)
+    me = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing, runtime.servers)
     monkeypatch.setattr(context._Process, "worker", me)
 
     async def job(worker: context.WorkerContext) -> None:
@@ -707,3 +712,180 @@ async def test_a_job_may_have_to_say_that_it_is_ready(
         assert await stage.code() == 3
     else:
         assert await stage.hear(Ready) == heard
+
+
+# ---- servers of its own
+
+
+class OwnServers(Stage):
+    """A runtime whose primary binds what it asks for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.binding = BindingPrimary(self.sender)
+        self.binding.answer = self.say
+        hear = self.primary.channel._on_message
+
+        def heard(message: Message, size: int) -> None:
+            self.binding.hear(message)
+            hear(message, size)
+
+        self.primary.channel._on_message = heard
+
+    async def hear(self, kind: type[Message]) -> Any:
+        """Return the next message of this kind; the others are about listening."""
+        while not isinstance(message := await self.primary.hear(), kind):
+            continue
+        return message
+
+    async def close(self) -> None:
+        await super().close()
+        self.binding.close()
+
+
+@pytest.fixture
+async def own(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OwnServers]:
+    stage = OwnServers(graceful_timeout=0.0)
+    runtime = stage.runtime
+    worker = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing, runtime.servers)
+    monkeypatch.setattr(context._Process, "worker", worker)
+    yield stage
+    await stage.close()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while line := await reader.readline():
+        writer.write(line)
+    writer.close()
+
+
+def serve_lines(ends: "asyncio.Queue[str]") -> Any:
+    """A job that serves lines for as long as it may, and its server."""
+
+    async def job(worker: context.WorkerContext) -> None:
+        server = await worker.start_server(echo, "127.0.0.1", 0)
+        ends.put_nowait(str(server.addresses[0][1]))
+        async with server:
+            await server.serve_forever()
+
+    return job
+
+
+async def connected(ends: "asyncio.Queue[str]") -> socket.socket:
+    """Return a client of the server whose port is in `ends`."""
+    client = socket.socket()
+    client.setblocking(False)
+    port = int(await soon(ends.get()))
+    await soon(asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port)))
+    return client
+
+
+async def test_a_job_serves_and_ends_with_its_connections(own: OwnServers) -> None:
+    """The drain ends serve_forever, without a word of the job's own; what is open is finished."""
+    ends: asyncio.Queue[str] = asyncio.Queue()
+    await own.run(serve_lines(ends))
+    client = await connected(ends)
+    client.send(b"hello\n")
+    assert await read(client) == b"hello\n"
+    assert own.open == 1
+
+    own.say(Drain(1000.0, moving=False))
+    await turns_until(lambda: own.runtime.is_draining)
+    client.send(b"still there\n")
+    assert await read(client) == b"still there\n"
+    client.close()
+
+    assert await own.hear(Drained) == Drained([])
+    assert await own.code() == 0
+    assert own.open == 0
+
+
+async def test_what_was_given_before_the_drain_is_served(own: OwnServers) -> None:
+    """The job closes its server as soon as it is told, and that is not too soon."""
+    ends: asyncio.Queue[str] = asyncio.Queue()
+    await own.run(serve_lines(ends))
+    await soon(ends.get())
+    await own.hear(Serving)
+    own.say(Drain(1000.0, moving=False))
+    client = own.binding.hand_over(1)
+    client.send(b"just in time\n")
+
+    assert await read(client) == b"just in time\n"
+    client.close()
+    assert await own.code() == 0
+
+
+async def test_connections_that_do_not_end_are_cut(own: OwnServers) -> None:
+    """And named, with who waited for them."""
+    ends: asyncio.Queue[str] = asyncio.Queue()
+    await own.run(serve_lines(ends))
+    client = await connected(ends)
+    client.send(b"hello\n")
+    await read(client)
+
+    own.say(Drain(0.0, moving=False))
+
+    drained = await own.hear(Drained)
+    assert any(name.startswith("connection from 127.0.0.1:") for name in drained.cut)
+    assert await own.code() == 1
+    client.close()
+
+
+async def test_an_app_has_servers_beside_it(own: OwnServers) -> None:
+    """Each connection goes to whose listener it came from."""
+    ends: asyncio.Queue[str] = asyncio.Queue()
+    app = App().application
+
+    async def start(application: web.Application) -> None:
+        worker = context.current_worker()
+        assert worker is not None
+        server = await worker.start_server(echo, "127.0.0.1", 0)
+        ends.put_nowait(str(server.addresses[0][1]))
+
+    app.on_startup.append(start)
+    await own.run(app)
+    await own.hear(Ready)
+    lines, web_client = await connected(ends), own.connect()
+    lines.send(b"hello\n")
+    web_client.send(HELLO)
+
+    assert await read(lines) == b"hello\n"
+    assert (await read(web_client)).startswith(b"HTTP/1.1 200 OK")
+    lines.close()
+    web_client.close()
+
+
+async def test_a_port_that_cannot_be_had_is_told_to_who_asked(own: OwnServers) -> None:
+    """The job may go on; here it does not."""
+    heard: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def job(worker: context.WorkerContext) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            try:
+                await worker.start_server(echo, "127.0.0.1", other.getsockname()[1])
+            except OSError as error:
+                heard.put_nowait(error.errno)
+
+    await own.run(job)
+
+    assert await soon(heard.get()) == errno.EADDRINUSE
+    assert await own.hear(DrainRequest) == DrainRequest("finished")
+
+
+async def test_who_waits_for_an_answer_hears_of_the_primarys_end(own: OwnServers) -> None:
+    """It would wait for ever."""
+    own.binding.is_silent = True
+    asked: asyncio.Queue[str] = asyncio.Queue()
+
+    async def job(worker: context.WorkerContext) -> None:
+        try:
+            await worker.start_server(echo, "127.0.0.1", 0)
+        except ClusterStopping as error:
+            asked.put_nowait(str(error))
+
+    await own.run(job)
+    await own.hear(Listen)
+    own.primary.channel.abort()
+
+    assert "this worker is draining" in await soon(asked.get())
+    assert await own.code() == 0

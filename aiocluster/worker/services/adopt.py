@@ -16,6 +16,10 @@ from typing import Any
 log = logging.getLogger("aiocluster.worker")
 
 
+# Hears the transport, or why there is none.
+Done = Callable[[asyncio.Transport | None, Exception | None], None]
+
+
 class AcceptedConnection:
     """As much of a socket as uvloop looks at. The transport owns the descriptor."""
 
@@ -40,10 +44,16 @@ def adopt(
     protocol_factory: Callable[[], asyncio.Protocol],
     fd: int,
     family: int,
+    done: Done | None = None,
+    **tls: Any,
 ) -> None:
-    """Serve the connection `fd` and own it, whatever happens."""
+    """Serve the connection `fd` and own it, whatever happens.
+
+    `tls` is what loop.connect_accepted_socket takes for that. `done` hears how it ended, unless
+    this raises.
+    """
     connection: Any = AcceptedConnection(fd, family)
-    connecting = loop.connect_accepted_socket(protocol_factory, connection)
+    connecting = loop.connect_accepted_socket(protocol_factory, connection, **tls)
     try:
         waiter = connecting.send(None)
     except BaseException:
@@ -52,13 +62,19 @@ def adopt(
         raise
     # What a task would do with the future it is given to wait for.
     waiter._asyncio_future_blocking = False
-    waiter.add_done_callback(partial(_finish, connecting))
+    waiter.add_done_callback(partial(_finish, connecting, done))
 
 
-def _finish(connecting: Coroutine[Any, Any, Any], waiter: "asyncio.Future[None]") -> None:
+def _finish(
+    connecting: Coroutine[Any, Any, Any], done: Done | None, waiter: "asyncio.Future[None]"
+) -> None:
     try:
         connecting.send(None)
-    except StopIteration:
-        return
-    except Exception:
-        log.exception("a connection could not be served")
+    except StopIteration as returned:
+        if done is not None:
+            done(returned.value[0], None)
+    except Exception as error:
+        if done is not None:
+            done(None, error)
+        else:
+            log.exception("a connection could not be served")

@@ -1,0 +1,131 @@
+"""What a worker asks the primary to bind, and the answers."""
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from aiocluster.errors import ClusterStopping
+from aiocluster.ipc.messages import (
+    Bound,
+    Endpoint,
+    Listen,
+    ListenFailed,
+    Listening,
+    Message,
+    Unlisten,
+)
+
+Host = str | Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user's code asks for, in asyncio's terms."""
+
+    host: Host
+    port: int | None
+    family: int
+    flags: int
+    backlog: int
+
+
+class Requests:
+    """All of one worker."""
+
+    def __init__(self, post: Callable[[Message], None]) -> None:
+        self._post = post
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._unanswered: dict[int, asyncio.Future[list[Bound]]] = {}
+        self._claimed: dict[tuple[Endpoint, ...], set[int]] = {}
+        self._stopped = False
+
+    async def listen(self, asked: Asked) -> tuple[list[Bound], Callable[[], None]]:
+        """Have it bound; return what is, and what is to be called when it no longer is.
+
+        Raises OSError as the kernel has it, socket.gaierror, ClusterStopping.
+        """
+        endpoints = await self._endpoints(asked)
+        if self._stopped:
+            raise _draining()
+        nth, release = self._claim(tuple(endpoints))
+        try:
+            return await self._bound(endpoints, nth, asked.backlog), release
+        except BaseException:
+            release()
+            raise
+
+    def hear(self, message: Listening | ListenFailed) -> None:
+        """The primary answers."""
+        answer = self._unanswered.pop(message.request_id, None)
+        if answer is not None and not answer.done():
+            if isinstance(message, Listening):
+                answer.set_result(message.bound)
+            else:
+                answer.set_exception(OSError(message.errno, message.text))
+        elif isinstance(message, Listening):  # who asked has gone
+            for one in message.bound:
+                self._post(Unlisten(one.listener))
+
+    def stop(self) -> None:
+        """The worker drains: nobody is answered any more. Idempotent."""
+        self._stopped = True
+        for answer in self._unanswered.values():
+            if not answer.done():
+                answer.set_exception(_draining())
+        self._unanswered.clear()
+
+    async def _bound(self, endpoints: list[Endpoint], nth: int, backlog: int) -> list[Bound]:
+        request_id = next(self._ids)
+        answer = self._loop.create_future()
+        # Given up by who asked, it stays until the answer comes, which is then undone.
+        self._unanswered[request_id] = answer
+        self._post(Listen(request_id, endpoints, nth, backlog))
+        bound: list[Bound] = await answer
+        return bound
+
+    async def _endpoints(self, asked: Asked) -> list[Endpoint]:
+        """Look the names up, here: it may take its time, and the primary has none."""
+        if asked.host is None and asked.port is None:
+            raise ValueError("neither host nor port were given")
+        single = asked.host is None or isinstance(asked.host, str)
+        names: Sequence[Any] = [asked.host or None] if single else asked.host or []
+        found = await asyncio.gather(*(self._look_up(name, asked) for name in names))
+        endpoints = [endpoint for some in found for endpoint in some]
+        return [*dict.fromkeys(endpoints)]
+
+    async def _look_up(self, name: str | None, asked: Asked) -> list[Endpoint]:
+        infos = await self._loop.getaddrinfo(
+            name, asked.port, family=asked.family, type=socket.SOCK_STREAM, flags=asked.flags
+        )
+        endpoints = [_endpoint(info) for info in infos if info[0] in _FAMILIES]
+        if not endpoints:
+            raise OSError(f"getaddrinfo({name!r}) returned empty list")
+        return endpoints
+
+    def _claim(self, key: tuple[Endpoint, ...]) -> tuple[int, Callable[[], None]]:
+        """Return which of those that ask for any free port this is, else 0; and its release."""
+        claimed = self._claimed.setdefault(key, set())
+        if all(endpoint.port for endpoint in key):
+            return 0, lambda: None
+        nth = next(n for n in itertools.count() if n not in claimed)
+        claimed.add(nth)
+        return nth, partial(claimed.discard, nth)
+
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def _endpoint(info: tuple[Any, ...]) -> Endpoint:
+    """Return what the primary needs of an address that getaddrinfo found."""
+    family, _, _, _, address = info
+    scope = address[3] if family == socket.AF_INET6 else 0
+    return Endpoint(int(family), address[0].partition("%")[0], address[1], scope)
+
+
+def _draining() -> ClusterStopping:
+    return ClusterStopping("cannot listen: this worker is draining")

@@ -1,0 +1,295 @@
+"""Servers that the user's code starts in a worker, and their connections.
+
+The primary binds, and hands over connections with the number of their listener; here each is
+given to the protocol of the server that asked for it.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Unpack
+
+from aiocluster.ipc.messages import Message, Serving, Unlisten
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
+from aiocluster.worker.server import (
+    ClusterServer,
+    Options,
+    ProtocolFactory,
+    ServerOptions,
+)
+from aiocluster.worker.services.adopt import adopt
+from aiocluster.worker.services.deadline import Deadline
+from aiocluster.worker.services.listening import Asked, Host, Requests
+from aiocluster.worker.services.watching import Watched
+
+log = logging.getLogger("aiocluster.worker")
+
+# Seconds between two looks for connections that were given to another protocol.
+_LOOK_INTERVAL = 1.0
+
+# What connections and their callbacks get when there is no time left, to end or to clean up.
+_END_GRACE = 0.25
+
+# What was cut is named in one line of the log: enough to see what it was.
+_MAX_NAMED = 20
+
+
+class Servers:
+    """All of one worker."""
+
+    def __init__(
+        self,
+        row: memoryview,
+        post: Callable[[Message], None],
+        give_back: Callable[[int, int], bool],
+    ) -> None:
+        self.cut: list[str] = []
+        self._row = row
+        self._post = post
+        self._give_back = give_back
+        self._loop = asyncio.get_running_loop()
+        self.requests = Requests(post)
+        self._serving: dict[int, tuple[ClusterServer, int]] = {}  # by listener, with its family
+        self._open: dict[ClusterServer, _Connections] = {}
+        self._handlers: set[asyncio.Task[Any]] = set()  # the callbacks of start_server
+        self._deadline = Deadline()
+        self._looking: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    # ---- they are started
+
+    async def create_server(
+        self,
+        protocol_factory: ProtocolFactory,
+        host: Host,
+        port: int | None,
+        **options: Unpack[ServerOptions],
+    ) -> ClusterServer:
+        """See WorkerContext.create_server."""
+        return await self._create(protocol_factory, host, port, Options(**options))
+
+    async def start_server(
+        self,
+        client_connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+        host: Host,
+        port: int | None,
+        limit: int,
+        **options: Unpack[ServerOptions],
+    ) -> ClusterServer:
+        """See WorkerContext.start_server."""
+        connected = _remembered(client_connected, self._handlers)
+
+        def factory() -> asyncio.StreamReaderProtocol:
+            reader = asyncio.StreamReader(limit=limit, loop=self._loop)
+            return asyncio.StreamReaderProtocol(reader, connected, loop=self._loop)
+
+        return await self._create(factory, host, port, Options(**options))
+
+    async def _create(
+        self,
+        protocol_factory: ProtocolFactory,
+        host: Host,
+        port: int | None,
+        options: Options,
+    ) -> ClusterServer:
+        ask = Asked(host, port, options.family, options.flags, options.backlog)
+        bound, release = await self.requests.listen(ask)
+        server = ClusterServer(protocol_factory, options, bound, self)
+        self._open[server] = _Connections(release)
+        if options.start_serving:
+            await server.start_serving()
+        return server
+
+    # ---- they serve
+
+    def serve(self, server: ClusterServer) -> None:
+        """See Transports."""
+        for one in server.bound:
+            # Known first: a connection may follow at once.
+            self._serving[one.listener] = (server, one.endpoint.family)
+            self._post(Serving(one.listener))
+
+    def unlisten(self, server: ClusterServer) -> None:
+        """See Transports. Those of a worker that drains are unlistened by that."""
+        for one in server.bound:
+            self._serving.pop(one.listener, None)
+            if not self._stopped:
+                self._post(Unlisten(one.listener))
+        self._open[server].release()
+        self._forget_if_over(server)
+
+    def transports(self, server: ClusterServer) -> list[asyncio.Transport]:
+        """See Transports."""
+        connections = self._open[server].open if server in self._open else ()
+        return [one.transport for one in connections if one.transport is not None]
+
+    async def wait_empty(self, server: ClusterServer) -> None:
+        """See Transports."""
+        if server in self._open:
+            await self._open[server].empty.wait()
+
+    def adopt(self, fd: int, listener: int) -> None:
+        """Serve this connection, and own it, whatever happens."""
+        served = self._serving.get(listener)
+        if served is None:
+            self._turn_away(fd, listener)
+            return
+        server, family = served
+        connections = self._open[server]
+        connection = Watched(partial(self._on_over, server))
+        connections.add(connection)
+        self._look_soon()
+
+        def factory() -> Any:
+            protocol = server.protocol_factory()
+            connection.follow(protocol)
+            return protocol
+
+        try:
+            options = server.options.for_connections
+            adopt(self._loop, factory, fd, family, partial(_on_made, connection), **options)
+        except Exception:
+            log.exception("a connection could not be served")
+            connection.end()
+
+    def _turn_away(self, fd: int, listener: int) -> None:
+        """It crossed our Unlisten on its way: others may have that listener still."""
+        given = self._give_back(fd, listener)
+        os.close(fd)
+        self._row[CONNECTIONS_CLOSED] += 1
+        if not given:
+            log.warning("a connection to a server that was just closed is closed too")
+
+    def _on_over(self, server: ClusterServer, connection: Watched) -> None:
+        self._row[CONNECTIONS_CLOSED] += 1
+        self._open[server].remove(connection)
+        self._forget_if_over(server)
+
+    def _forget_if_over(self, server: ClusterServer) -> None:
+        """One that is closed and has no connection any more is nobody's concern."""
+        connections = self._open[server]
+        if not server.sockets and not connections.open:
+            del self._open[server]
+
+    def _look_soon(self) -> None:
+        if self._looking is None:
+            self._looking = self._loop.call_later(_LOOK_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        for connection in self._all():
+            connection.look()
+        if any(connections.open for connections in self._open.values()):
+            self._look_soon()
+
+    def _all(self) -> list[Watched]:
+        return [one for connections in self._open.values() for one in connections.open]
+
+    # ---- the end
+
+    def stop(self) -> None:
+        """Take nothing new, for all servers: the worker drains. Idempotent."""
+        self._stopped = True
+        self.requests.stop()
+        for server in [*self._open]:
+            server.close()
+
+    def hurry(self, timeout: float) -> None:
+        """End `drain` within `timeout` seconds from now; may be called again, before it too."""
+        self._deadline.at_latest_in(timeout)
+
+    async def drain(self) -> None:
+        """Wait for the connections to end; cut what is open when there is no time left."""
+        ending = asyncio.ensure_future(self._until_over())
+        await self._deadline.wait_for({ending}, _END_GRACE)
+        if ending.done():
+            return
+        ending.cancel()
+        connections, handlers = self._all(), [*self._handlers]
+        self.cut += _names(connections) or ["a server's callback whose client has gone"]
+        for connection in connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        for handler in handlers:
+            handler.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_GRACE):
+                await self._until_over()
+
+    async def _until_over(self) -> None:
+        for connections in [*self._open.values()]:
+            await connections.empty.wait()
+        if self._handlers:
+            await asyncio.wait([*self._handlers])
+
+
+class _Connections:
+    """Those of one server. `release` is called once it asks for nothing any more."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self.release = release
+        self.open: set[Watched] = set()
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+    def add(self, connection: Watched) -> None:
+        self.open.add(connection)
+        self.empty.clear()
+
+    def remove(self, connection: Watched) -> None:
+        self.open.discard(connection)
+        if not self.open:
+            self.empty.set()
+
+
+def _on_made(
+    connection: Watched, transport: asyncio.Transport | None, error: Exception | None
+) -> None:
+    connection.transport = transport
+    if error is not None:  # no TLS, mostly; asyncio's own servers say nothing of it either
+        log.debug("a connection could not be made: %r", error)
+        connection.end()
+
+
+def _remembered(
+    client_connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+    handlers: "set[asyncio.Task[Any]]",
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    """Return the same callback, whose tasks are in `handlers` while they run."""
+
+    async def run(coroutine: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        try:
+            await coroutine
+        finally:
+            handlers.discard(task)
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        result = client_connected(reader, writer)
+        return run(result) if inspect.iscoroutine(result) else None
+
+    return connected
+
+
+def _names(connections: Iterable[Watched]) -> list[str]:
+    names = [_name(connection) for connection in connections]
+    more = len(names) - _MAX_NAMED
+    return [*names[:_MAX_NAMED], f"and {more} more"] if more > 0 else names
+
+
+def _name(connection: Watched) -> str:
+    transport = connection.transport
+    if transport is None:
+        return "connection that was being made"
+    peer, here = (transport.get_extra_info(what) for what in ("peername", "sockname"))
+    return f"connection from {_where(peer)} to {_where(here)}"
+
+
+def _where(address: Any) -> str:
+    return f"{address[0]}:{address[1]}" if address else "somebody who has gone"

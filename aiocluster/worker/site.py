@@ -1,0 +1,37 @@
+"""A second aiohttp server in a worker, beside the app or a job."""
+
+from aiohttp import web
+
+from aiocluster.errors import ConfigError
+from aiocluster.worker.context import current_worker
+
+
+class TCPSite(web.TCPSite):
+    """aiohttp's TCPSite, whose socket is the primary's and shared by all workers that ask.
+
+    At a drain its idle connections are closed, and the others after their response.
+    """
+
+    __slots__ = ()
+
+    async def start(self) -> None:
+        """Listen, and serve what comes."""
+        worker = current_worker()
+        if worker is None:
+            raise ConfigError("aiocluster.TCPSite: only a worker has one; see aiohttp.web.TCPSite")
+        # Not that of aiohttp's TCPSite, which binds.
+        await web.BaseSite.start(self)
+        web_server = self._runner.server
+        assert web_server is not None
+        server = await worker.create_server(
+            web_server,
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            reuse_address=self._reuse_address,
+            reuse_port=self._reuse_port,
+        )
+        self._server = server
+        self._bound_port = server.addresses[0][1]
+        worker.on_drain(web_server.pre_shutdown)

@@ -1,0 +1,172 @@
+"""What is asked of the primary, and what its answers mean."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiocluster.errors import ClusterStopping
+from aiocluster.ipc.messages import Bound, Endpoint, Listen, ListenFailed, Listening, Unlisten
+from aiocluster.worker.services.listening import Asked, Host, Requests
+from tests.support.waiting import soon, turns, turns_until
+
+V4 = int(socket.AF_INET)
+FREE = Endpoint(V4, "127.0.0.1", 0)
+Answer = tuple[list[Bound], Callable[[], None]]
+
+
+class Stage:
+    """One worker's requests; the test is the primary."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.requests = Requests(self.said.append)
+
+    def ask(
+        self, host: Host = "127.0.0.1", port: int | None = 0, *, backlog: int = 100
+    ) -> "asyncio.Task[Answer]":
+        asked = Asked(host, port, socket.AF_UNSPEC, socket.AI_PASSIVE, backlog)
+        return asyncio.create_task(self.requests.listen(asked))
+
+    async def next(self) -> Listen:
+        await turns_until(lambda: bool(self.said))
+        listen = self.said.pop(0)
+        assert isinstance(listen, Listen)
+        return listen
+
+    async def grant(self, asking: "asyncio.Task[Answer]", listener: int) -> Callable[[], None]:
+        listen = await self.next()
+        bound = [Bound(listener, endpoint) for endpoint in listen.endpoints]
+        self.requests.hear(Listening(listen.request_id, bound))
+        answer, release = await soon(asking)
+        assert answer == bound
+        return release
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    return Stage()
+
+
+async def test_names_are_looked_up_here(stage: Stage) -> None:
+    """Each once, all of them in one request."""
+    asking = stage.ask(["127.0.0.1", "localhost", "127.0.0.1"], 4711, backlog=7)
+
+    listen = await stage.next()
+
+    assert listen.endpoints[0] == Endpoint(V4, "127.0.0.1", 4711)
+    assert len(set(listen.endpoints)) == len(listen.endpoints)
+    assert listen.backlog == 7
+    asking.cancel()
+
+
+@pytest.mark.parametrize("host", [None, ""])
+async def test_no_host_is_every_address(stage: Stage, host: Host) -> None:
+    """As asyncio has it."""
+    asking = stage.ask(host, 4711)
+
+    assert Endpoint(V4, "0.0.0.0", 4711) in (await stage.next()).endpoints
+    asking.cancel()
+
+
+async def test_an_answer_goes_to_who_asked(stage: Stage) -> None:
+    """In whatever order they come."""
+    one, other = stage.ask(port=1), stage.ask(port=2)
+    first, second = await stage.next(), await stage.next()
+
+    stage.requests.hear(Listening(second.request_id, [Bound(9, second.endpoints[0])]))
+    stage.requests.hear(ListenFailed(first.request_id, errno.EACCES, "Permission denied"))
+
+    asked = {first.endpoints[0].port: one, second.endpoints[0].port: other}
+    ports = {1: one, 2: other}
+    assert asked == ports
+    with pytest.raises(PermissionError, match="Permission denied"):
+        await soon(one)
+    assert (await soon(other))[0] == [Bound(9, second.endpoints[0])]
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.EMFILE]
+)
+async def test_what_the_kernel_says_is_raised_with_its_number(stage: Stage, number: int) -> None:
+    """And after it is freed another try may work: nothing is remembered."""
+    asking = stage.ask(port=4711)
+    stage.requests.hear(ListenFailed((await stage.next()).request_id, number, "why"))
+
+    with pytest.raises(OSError, match="why") as caught:
+        await soon(asking)
+
+    assert caught.value.errno == number
+    await stage.grant(stage.ask(port=4711), 5)
+
+
+async def test_a_name_that_is_none_is_told_without_the_primary(stage: Stage) -> None:
+    """gaierror, as from asyncio."""
+    with pytest.raises(socket.gaierror):
+        await soon(stage.ask("no-such-name.invalid", 80))
+    with pytest.raises(ValueError, match="neither host nor port"):
+        await soon(stage.ask(None, None))
+    assert stage.said == []
+
+
+async def test_each_free_port_is_another_one(stage: Stage) -> None:
+    """Their numbers are the same in every worker; that of one that was closed is used again."""
+    releases = []
+    for nth in range(3):
+        asking = stage.ask()
+        await turns_until(lambda: bool(stage.said))
+        assert (stage.said[0].endpoints, stage.said[0].nth) == ([FREE], nth)
+        releases.append(await stage.grant(asking, nth + 1))
+
+    releases[1]()
+    releases[1]()
+
+    asking = stage.ask()
+    await turns_until(lambda: bool(stage.said))
+    assert stage.said[0].nth == 1
+    asking.cancel()
+
+
+async def test_a_port_that_is_named_is_that_one(stage: Stage) -> None:
+    """Asked for twice, it is for the primary to refuse."""
+    for listener in range(2):
+        asking = stage.ask(port=4711)
+        await turns_until(lambda: bool(stage.said))
+        assert stage.said[0].nth == 0
+        await stage.grant(asking, listener)
+
+
+async def test_what_nobody_waits_for_any_more_is_unlistened(stage: Stage) -> None:
+    """The primary must not keep a port that nobody serves; its number is free again."""
+    asking = stage.ask()
+    listen = await stage.next()
+    asking.cancel()
+    await asyncio.wait({asking})
+
+    stage.requests.hear(Listening(listen.request_id, [Bound(5, FREE), Bound(6, FREE)]))
+    stage.requests.hear(ListenFailed(77, errno.EACCES, "nobody asked"))
+
+    assert stage.said == [Unlisten(5), Unlisten(6)]
+    stage.said.clear()
+    again = stage.ask()
+    assert (await stage.next()).nth == 0
+    again.cancel()
+
+
+async def test_a_worker_that_drains_asks_for_nothing(stage: Stage) -> None:
+    """Neither does who waits wait in vain."""
+    asking = stage.ask()
+    await stage.next()
+
+    stage.requests.stop()
+    stage.requests.stop()
+
+    with pytest.raises(ClusterStopping, match="this worker is draining"):
+        await soon(asking)
+    with pytest.raises(ClusterStopping, match="this worker is draining"):
+        await soon(stage.ask())
+    await turns()
+    assert stage.said == []

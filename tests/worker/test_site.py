@@ -1,0 +1,88 @@
+"""A second aiohttp server in a worker; the test's primary binds."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+import aiocluster
+from aiocluster.errors import ConfigError
+from aiocluster.ipc.messages import Unlisten
+from aiocluster.worker import context
+from aiocluster.worker.standing import Standing
+from tests.support.waiting import soon, turns_until
+from tests.worker.services.test_streams import Stage
+from tests.worker.test_context import FakeLink
+
+
+@pytest.fixture
+async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    stage = Stage()
+    stage.standing = Standing()  # type: ignore[attr-defined]
+    worker = context.WorkerContext(
+        1,
+        0,
+        "web",
+        1,
+        FakeLink(),
+        stage.standing,  # type: ignore[attr-defined]
+        stage.servers,
+    )
+    monkeypatch.setattr(context._Process, "worker", worker)
+    yield stage
+    await stage.close()
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[web.AppRunner]:
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text=f"hello {request.remote}")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    yield runner
+    await runner.cleanup()
+
+
+async def test_it_serves_as_aiohttps_does(stage: Stage, runner: web.AppRunner) -> None:
+    """It has the real port and its name; its connections are counted; stopped, it is unlistened."""
+    site = aiocluster.TCPSite(runner, "127.0.0.1", 0)
+    assert isinstance(site, web.BaseSite)
+    await soon(site.start())
+    assert site.port > 0
+    assert site.name == f"http://127.0.0.1:{site.port}"
+
+    async with aiohttp.ClientSession() as session:
+        async with session.get(site.name) as response:
+            assert await response.text() == "hello 127.0.0.1"
+        assert stage.open == 1
+    await turns_until(lambda: stage.open == 0)
+
+    assert site in runner.sites
+    await site.stop()
+    assert stage.primary.heard[-1] == Unlisten(1)
+    assert site not in runner.sites
+
+
+async def test_a_drain_closes_its_idle_connections(stage: Stage, runner: web.AppRunner) -> None:
+    """They would hold it up until its deadline: nobody else knows that they are idle."""
+    site = aiocluster.TCPSite(runner, "127.0.0.1", 0)
+    await soon(site.start())
+    async with aiohttp.ClientSession() as session:
+        async with session.get(site.name) as response:
+            await response.read()
+        draining = asyncio.create_task(stage.drain())
+
+        await stage.standing.say_goodbye()  # type: ignore[attr-defined]
+
+        assert await soon(draining) == []
+
+
+async def test_outside_a_worker_it_cannot_start(runner: web.AppRunner) -> None:
+    """There is no primary to bind for it."""
+    with pytest.raises(ConfigError, match="only a worker has one"):
+        await aiocluster.TCPSite(runner, "127.0.0.1", 0).start()
