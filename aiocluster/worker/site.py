@@ -12,7 +12,7 @@ class TCPSite(web.TCPSite):
     At a drain its idle connections are closed, and the others after their response.
     """
 
-    __slots__ = ()
+    __slots__ = ("_off_drain",)
 
     async def start(self) -> None:
         """Listen, and serve what comes."""
@@ -34,4 +34,10 @@ class TCPSite(web.TCPSite):
         )
         self._server = server
         self._bound_port = server.addresses[0][1]
-        worker.on_drain(web_server.pre_shutdown)
+        self._off_drain = worker.on_drain(web_server.pre_shutdown)
+
+    async def stop(self) -> None:
+        """Listen no more, in this worker."""
+        if self._server is not None:
+            self._off_drain()
+        await super().stop()

@@ -120,8 +120,8 @@ class FakeWorker:
         return await soon(self.said_to_it.get())
 
     def taken(self) -> list[tuple[int, int]]:
-        """Take all connections that wait for it."""
-        return take_all(self.handoff, none_lost)
+        """Take all connections that wait for it; return the descriptor and listener of each."""
+        return [taken[:2] for taken in take_all(self.handoff, none_lost)]
 
     def exit(self, code: int = 0) -> None:
         """End by itself."""
@@ -138,7 +138,7 @@ class FakeWorker:
 
     def _on_end(self) -> None:
         self.channel.close()
-        for fd, *_ in self.taken() if self.handoff.fileno() >= 0 else []:
+        for fd, _ in self.taken() if self.handoff.fileno() >= 0 else []:
             os.close(fd)
         self.handoff.close()
 
@@ -360,7 +360,7 @@ class FarEnd:
 def close_taken(worker: FakeWorker) -> int:
     """Take what the worker was given; return how many."""
     taken = worker.taken()
-    for fd, *_ in taken:
+    for fd, _ in taken:
         os.close(fd)
     worker.row[CONNECTIONS_TAKEN] += len(taken)
     return len(taken)

@@ -64,6 +64,7 @@ async def test_it_serves_as_aiohttps_does(stage: Stage, runner: web.AppRunner) -
 
     assert site in runner.sites
     await site.stop()
+    assert stage.standing._on_drain == {}  # type: ignore[attr-defined]
     assert stage.primary.heard[-1] == Unlisten(1)
     assert site not in runner.sites
 
@@ -80,6 +81,12 @@ async def test_a_drain_closes_its_idle_connections(stage: Stage, runner: web.App
         await stage.standing.say_goodbye()  # type: ignore[attr-defined]
 
         assert await soon(draining) == []
+
+
+async def test_one_that_never_started_may_be_stopped(stage: Stage, runner: web.AppRunner) -> None:
+    """As aiohttp's: it must be the runner's."""
+    with pytest.raises(RuntimeError, match="not registered"):
+        await aiocluster.TCPSite(runner, "127.0.0.1", 0).stop()
 
 
 async def test_outside_a_worker_it_cannot_start(runner: web.AppRunner) -> None:
