@@ -10,7 +10,7 @@ from aiohttp import web
 
 from aiocluster.cluster import Cluster
 from aiocluster.config.addresses import Address
-from aiocluster.config.roles import plan_from
+from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import ConfigError
 from aiocluster.events import Event, Upgraded
 from aiocluster.primary.interpreter import Interpreter
@@ -50,6 +50,27 @@ async def test_what_makes_no_sense_is_refused_when_it_is_made(
     """Not when it starts, which may be much later."""
     with pytest.raises(ConfigError, match=reason):
         Cluster(app, **settings)
+
+
+async def test_it_is_made_from_roles() -> None:
+    """Its settings are what was given to all of them."""
+    roles = {"web": Role(factory, bind="127.0.0.1:0", workers=4), "jobs": Role(factory)}
+    cluster = Cluster(roles=roles, workers=2)
+
+    assert cluster.settings.workers == 2
+    assert {name: one.settings.workers for name, one in cluster.plan.roles.items()} == {
+        "web": 4,
+        "jobs": 2,
+    }
+
+
+async def test_one_role_that_is_refused_leaves_nothing_of_the_others() -> None:
+    """The app of each is in a file that has no name."""
+    before = open_fds()
+    with pytest.raises(ConfigError, match="at the top level of a module"):
+        Cluster(roles={"web": Role(factory), "jobs": Role(lambda: None)})
+
+    assert open_fds() <= before
 
 
 async def test_before_it_starts_it_has_nothing_and_can_be_subscribed_to() -> None:

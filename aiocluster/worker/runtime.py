@@ -10,14 +10,14 @@ import gc
 import logging
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.failures import describe, sendable
-from aiocluster.ipc.handoff import Client, Taken, TruncatedBatch, give, give_told, take, take_all
+from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.messages import (
     BootFailed,
     Drain,
@@ -37,10 +37,11 @@ from aiocluster.ipc.messages import (
     Unready,
     UserMessage,
 )
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN, REQUESTS_BEGUN
+from aiocluster.ipc.scoreboard import REQUESTS_BEGUN
 from aiocluster.metrics.process import ProcessFigures
 from aiocluster.metrics.snapshot import Report
 from aiocluster.worker.context import current_worker
+from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.services.aiohttp import AiohttpService
@@ -76,7 +77,8 @@ class Runtime:
         self._vitals = Vitals(row)
         self._figures = ProcessFigures()
         self._service: Service | None = None
-        self._handoff: socket.socket | None = None
+        # What is lost for want of descriptors is counted so that the primary learns of it at once.
+        self._intake = Intake(families, row, self._vitals.count_fds)
         self._drain: Drain | None = None
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
@@ -86,7 +88,7 @@ class Runtime:
         )
         self.mail = Mail(self._channel)
         self.leading = Leading(row)
-        self.servers = Servers(row, self._channel.post, self._return)
+        self.servers = Servers(row, self._channel.post, self._intake.turn_away)
         self.standing = Standing(explicit=settings.ready == "explicit")
 
     async def run(
@@ -103,7 +105,8 @@ class Runtime:
             return EXIT_BOOT_FAILED
         if (service := self._service) is None:  # told to drain before
             return EXIT_OK
-        self._begin_to_take(handoff)
+        if not self.is_draining:
+            self._intake.begin(handoff, self._adopt)
         self._report()
         self._watch_request_limit()
         # Not a turn of the loop later than need be: the app may block it any moment.
@@ -160,7 +163,7 @@ class Runtime:
             worker = current_worker()
             assert worker is not None
             return JobService(given, worker, self._row, goodbye)
-        upstream = Upstream(self._give_back, self._tell_of_room)
+        upstream = Upstream(self._intake.give_back, self._tell_of_room)
         return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye)
 
     async def _until_declared(self, service: Service) -> None:
@@ -190,64 +193,16 @@ class Runtime:
 
     # ---- connections
 
-    def _begin_to_take(self, handoff: socket.socket) -> None:
-        handoff.setblocking(False)
-        self._handoff = handoff
-        if not self.is_draining:
-            self._loop.add_reader(handoff.fileno(), self._take)
-
-    def _take(self) -> None:
-        assert self._handoff is not None
-        try:
-            batch = take(self._handoff)
-        except BlockingIOError:
-            return
-        except TruncatedBatch as truncated:
-            self._on_lost(truncated.lost)
-            batch = truncated.arrived
-        if batch is None:
-            self._loop.remove_reader(self._handoff.fileno())
-        else:
-            self._adopt(batch)
-
-    def _on_lost(self, count: int) -> None:
-        """The kernel destroyed connections, so they are taken and closed."""
-        log.error("%d connections lost: raise the limit of open files (ulimit -n)", count)
-        self._row[CONNECTIONS_TAKEN] += count
-        self._row[CONNECTIONS_CLOSED] += count
-        self._vitals.count_fds()  # so that the primary learns of it at once
-
-    def _adopt(self, batch: list[Taken]) -> None:
-        self._row[CONNECTIONS_TAKEN] += len(batch)
+    def _adopt(self, fd: int, listener: int, client: Client | None) -> None:
         assert self._service is not None
-        for fd, listener, client in batch:
-            if listener < len(self._families):
-                self._service.adopt(fd, self._families[listener], client)
-            else:
-                self.servers.adopt(fd, listener, client)
-
-    def _give_back(
-        self, fds: Sequence[int], families: Sequence[int], clients: Sequence[Client | None]
-    ) -> bool:
-        """Give connections to the primary, for others; False when there is no room now.
-
-        Of its listener only the address family counts for a connection, so the first one of
-        that family stands for it. If a client is told, it is the only one.
-        """
-        assert self._handoff is not None
-        listeners = bytes(map(self._families.index, families))
-        if (client := clients[0]) is not None:
-            return give_told(self._handoff, fds[0], listeners[0], client)
-        return give(self._handoff, fds, listeners)
+        if listener < len(self._families):
+            self._service.adopt(fd, self._families[listener], client)
+        else:
+            self.servers.adopt(fd, listener, client)
 
     def _tell_of_room(self) -> None:
         """A connection has ended, and the primary waits for that."""
         self._channel.post(RoomAgain())
-
-    def _return(self, fd: int, listener: int) -> bool:
-        """Give a connection back that no server here wants; False when there is no room now."""
-        assert self._handoff is not None
-        return give(self._handoff, [fd], bytes([listener]))
 
     # ---- the primary
 
@@ -259,6 +214,11 @@ class Runtime:
                 self.mail.put_snapshot(message)
             case Listening() | ListenFailed():
                 self.servers.requests.hear(message)
+            case _:
+                self._on_order(message)
+
+    def _on_order(self, message: Message) -> None:
+        match message:
             case Unready():
                 self.standing.leave()
             case Lead():
@@ -325,7 +285,7 @@ class Runtime:
                 stopping=drain.stopping or self._drain.stopping,
             )
         self._drain = drain
-        self._take_rest()  # before the user's code hears of it, and closes its servers
+        self._intake.end()  # before the user's code hears of it, and closes its servers
         self.servers.hurry(drain.timeout)
         self.servers.stop()
         self.standing.stop()
@@ -350,7 +310,6 @@ class Runtime:
     async def _finish(self, service: Service) -> int:
         """Take what the primary had already given, finish everything, shut the app down."""
         assert self._drain is not None
-        self._take_rest()
         self._hurry(service, self._drain)
         await asyncio.gather(service.drain(), self.servers.drain())
         self._report()
@@ -359,12 +318,6 @@ class Runtime:
         if service.failed:
             return EXIT_CRASHED
         return EXIT_CUT if cut else EXIT_OK
-
-    def _take_rest(self) -> None:
-        """Take what the primary had already given. Idempotent."""
-        if self._service is not None and self._handoff is not None:
-            self._loop.remove_reader(self._handoff.fileno())
-            self._adopt(take_all(self._handoff, self._on_lost))
 
     async def _leave(self, code: int) -> int:
         """Close the channel after all that was sent has been read, or nobody reads it."""

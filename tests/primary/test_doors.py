@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 
 from aiocluster.config.addresses import Address
+from aiocluster.config.settings import settings_from
 from aiocluster.ipc.estate import ListenerState
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
@@ -39,7 +40,7 @@ class Stage:
     """Doors, and the workers behind them."""
 
     def __init__(self, policy_for: Callable[[str], Policy]) -> None:
-        self.doors = Doors(policy_for, DoorSettings(None, None))
+        self.doors = Doors(policy_for, DoorSettings.of(settings_from({})))
         self.workers: list[FakeRecipient] = []
 
     def open(self, *rooms: int) -> list[FakeRecipient]:
@@ -212,7 +213,7 @@ async def test_those_that_wait_are_those_of_all_doors(make_stage: MakeStage) -> 
     stage.doors.dispatch(batch, 0.0)
 
     assert stage.doors.waiting == 3
-    assert sorted(stage.doors.state()) == sorted(batch)
+    assert sorted(one.fd for one in stage.doors.state()) == [one.fd for one in batch]
     assert stage.doors.waiting == 3
     assert sorted(stage.doors.take_waiting()) == sorted(batch)
     assert (stage.doors.waiting, stage.doors.state()) == (0, [])

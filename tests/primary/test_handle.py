@@ -489,8 +489,8 @@ async def test_its_limit_of_open_files_is_told_each_way(
     await stage.ready()
     for _ in range(2):
         await stage.owner.event()
-    stage.handle.outbox.on_fd_limit(True)
-    stage.handle.outbox.on_fd_limit(False)
+    stage.handle.outbox.room.on_fd_limit(True)
+    stage.handle.outbox.room.on_fd_limit(False)
 
     assert await stage.owner.event() == WorkerFull(stage.handle)
     assert await stage.owner.event() == WorkerHasRoom(stage.handle)
@@ -499,7 +499,7 @@ async def test_its_limit_of_open_files_is_told_each_way(
     stage.worker.exit(0)
     await stage.exited()
     heard = len(stage.owner.log)
-    stage.handle.outbox.on_fd_limit(True)
+    stage.handle.outbox.room.on_fd_limit(True)
     assert len(stage.owner.log) == heard
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from aiocluster.ipc.estate import Estate, ListenerState
 from aiocluster.ipc.messages import Subscribe
+from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.heritage import Heritage
 from tests.ipc.test_estate import ESTATE, role_without_workers
-from tests.support.connections import connections
+from tests.support.connections import connections, states_of
 from tests.support.roles import Roles
 from tests.support.waiting import turns_until
 
@@ -72,10 +73,10 @@ async def test_each_role_leaves_its_own(roles: Roles) -> None:
     assert all(spawner.is_dropped for spawner in map(roles.spawner, ["web", "jobs"]))
 
 
-def left_with(listening: socket.socket, waiting: list[tuple[int, int]]) -> Estate:
+def left_with(listening: socket.socket, waiting: list[Connection]) -> Estate:
     """Return what is left by a program of two roles, one of which listens."""
     listener = ListenerState(fd=os.dup(listening.fileno()), is_shared=False, asked="127.0.0.1:0")
-    web = msgspec.structs.replace(role_without_workers(listeners=[listener]), waiting=waiting)
+    web = role_without_workers(listeners=[listener], waiting=states_of(waiting))
     jobs = role_without_workers(bind=[], workers="3", listeners=[])
     return msgspec.structs.replace(ESTATE, subscriptions=[], roles={"web": web, "jobs": jobs})
 
@@ -87,13 +88,13 @@ async def test_other_roles_go_on(roles: Roles, caplog: pytest.LogCaptureFixture)
     jobs = roles.add("jobs", workers=3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
-        await heritage(roles).adopt(left_with(listening, [one[:2] for one in waiting]))
+        await heritage(roles).adopt(left_with(listening, waiting))
 
     assert web.supervisor.empty.is_set()
     assert jobs.supervisor.empty.is_set()
     assert (web.supervisor.addresses, jobs.supervisor.addresses) == ((address,), ())
     assert roles.reporter.state() == ESTATE.ledger
-    assert web.doors.state() == waiting
+    assert web.doors.state() == states_of(waiting)
     assert jobs.doors.state() == []
     assert roles.commons.ids.take() == 8
     assert web.generations.current.number == 2

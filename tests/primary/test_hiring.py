@@ -10,6 +10,7 @@ import pytest
 from aiocluster.errors import WorkerGone
 from aiocluster.primary.handle import WorkerSpec
 from aiocluster.primary.hiring import Hiring
+from aiocluster.primary.room import Limits
 from tests.support.connections import close_all, open_fds
 from tests.support.waiting import turns
 from tests.support.workers import FakeOwner, FakeSpawner, let_go
@@ -24,7 +25,7 @@ class Stage:
         self.owner = FakeOwner()
         self.spawner = FakeSpawner()
         self.board = self.owner.scoreboard
-        self.hiring = Hiring(self.board, self.owner, 0.05, lambda: None, close_all)
+        self.hiring = Hiring(self.board, self.owner, Limits(0.05, 1024), lambda: None, close_all)
         self.hiring.families = [socket.AF_INET, socket.AF_INET6]
 
     def free_rows(self) -> int:

@@ -12,7 +12,7 @@ from aiocluster.ipc.estate import ListenerState
 from aiocluster.ipc.messages import Drain
 from aiocluster.primary.dispatcher import Connection
 from tests.ipc.test_estate import role_without_workers
-from tests.support.connections import close_all, connections
+from tests.support.connections import close_all, connections, states_of
 from tests.support.roles import Roles
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FakeSpawner, FakeWorker
@@ -213,15 +213,13 @@ async def test_it_goes_on_with_what_was_left(
     listening = socket.create_server(("127.0.0.1", 0))
     address = listening.getsockname()
     listener = ListenerState(fd=listening.detach(), is_shared=False, asked=LOOPBACK)
-    state = role_without_workers(listeners=[listener])
+    state = role_without_workers(listeners=[listener], waiting=states_of(waiting))
     role = roles.add("jobs", bind="127.0.0.1:8001", workers="auto")
 
-    for one in waiting:
-        state.waiting.append((one.fd, one.listener))
     await role.adopt(state)
 
     assert role.supervisor.addresses == (address,)
-    assert role.doors.state() == waiting
+    assert role.doors.state() == states_of(waiting)
     assert role.generations.current.number == 2
     assert f"bind of role jobs stays {[LOOPBACK]}: to make it ['127.0.0.1:8001']" in caplog.text
     assert "workers of role" not in caplog.text

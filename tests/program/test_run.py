@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiocluster.config.roles import Role
 from aiocluster.errors import ConfigError
 from aiocluster.program.run import main_run, run
 
@@ -39,6 +40,23 @@ def test_an_unknown_setting_is_refused_before_anything_starts() -> None:
         main_run("pkg.module:name", settings={"worker": 2})
 
 
+def test_neither_an_app_nor_roles_is_refused_before_anything_starts() -> None:
+    """With both ways to give some."""
+    with pytest.raises(ConfigError, match=r"give an app to serve, or roles=\{name: Role\(app"):
+        run()
+
+
+def test_an_app_of_any_role_that_is_none_ends_the_program_with_3(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As that of the only one does."""
+    with pytest.raises(SystemExit) as caught:
+        run(roles={"web": Role("pkg.module:name", bind="127.0.0.1:0"), "jobs": Role(17)})
+
+    assert caught.value.code == 3
+    assert "17 is a int; expected an aiohttp.web.Application" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("app", "reason"),
     [
@@ -46,7 +64,6 @@ def test_an_unknown_setting_is_refused_before_anything_starts() -> None:
             17,
             "17 is a int; expected an aiohttp.web.Application, a factory of one, a job, or an",
         ),
-        (None, "None is a NoneType"),
         ({"a": 1}, "{'a': 1} is a dict"),
         ("no colon", "app 'no colon' is not of the form 'pkg.module:name'"),
     ],

@@ -6,12 +6,18 @@ import resource
 import socket
 from collections.abc import Iterator
 
+from aiocluster.ipc.estate import ConnectionState
 from aiocluster.primary.dispatcher import Connection
 
 
 def connections(count: int, listener: int = 0) -> list[Connection]:
     """Return `count` real descriptors, owned by the caller, as if just accepted."""
     return [Connection(os.open("/dev/zero", os.O_RDONLY), listener) for _ in range(count)]
+
+
+def states_of(given: list[Connection]) -> list[ConnectionState]:
+    """Return what a program leaves of connections that nobody had room for."""
+    return [ConnectionState(**one._asdict(), is_held=False, awaits_proxy=False) for one in given]
 
 
 def close_all(given: list[Connection]) -> None:

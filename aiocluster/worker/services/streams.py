@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Unpack
 
-from aiocluster.ipc.messages import Message, Serving, Unlisten
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
+from aiocluster.ipc.handoff import Client
+from aiocluster.ipc.messages import Message, RoomAgain, Serving, Unlisten
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, ROOM_WANTED
 from aiocluster.worker.server import (
     ClusterServer,
     Options,
@@ -45,12 +46,12 @@ class Servers:
         self,
         row: memoryview,
         post: Callable[[Message], None],
-        give_back: Callable[[int, int], bool],
+        turn_away: Callable[[int, int, Client | None], bool],
     ) -> None:
         self.cut: list[str] = []
         self._row = row
         self._post = post
-        self._give_back = give_back
+        self._give_back = turn_away
         self._loop = asyncio.get_running_loop()
         self.requests = Requests(post)
         self._serving: dict[int, tuple[ClusterServer, int]] = {}  # by listener, with its family
@@ -132,11 +133,11 @@ class Servers:
         if server in self._open:
             await self._open[server].empty.wait()
 
-    def adopt(self, fd: int, listener: int) -> None:
+    def adopt(self, fd: int, listener: int, client: Client | None = None) -> None:
         """Serve this connection, and own it, whatever happens."""
         served = self._serving.get(listener)
         if served is None:
-            self._turn_away(fd, listener)
+            self._turn_away(fd, listener, client)
             return
         server, family = served
         connections = self._open[server]
@@ -156,9 +157,9 @@ class Servers:
             log.exception("a connection could not be served")
             connection.end()
 
-    def _turn_away(self, fd: int, listener: int) -> None:
+    def _turn_away(self, fd: int, listener: int, client: Client | None) -> None:
         """It crossed our Unlisten on its way: others may have that listener still."""
-        given = self._give_back(fd, listener)
+        given = self._give_back(fd, listener, client)
         os.close(fd)
         self._row[CONNECTIONS_CLOSED] += 1
         if not given:
@@ -166,6 +167,8 @@ class Servers:
 
     def _on_over(self, server: ClusterServer, connection: Watched) -> None:
         self._row[CONNECTIONS_CLOSED] += 1
+        if self._row[ROOM_WANTED]:
+            self._post(RoomAgain())
         self._open[server].remove(connection)
         self._forget_if_over(server)
 
