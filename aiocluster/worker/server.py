@@ -130,7 +130,7 @@ class ClusterServer(asyncio.AbstractServer):
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._serving = False
-        self._closed = False
+        self.is_closed = False
         self._forever: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class ClusterServer(asyncio.AbstractServer):
     @property
     def sockets(self) -> tuple[BoundSocket, ...]:
         """Where it listens; () once it is closed."""
-        return () if self._closed else tuple(map(BoundSocket, self.bound))
+        return () if self.is_closed else tuple(map(BoundSocket, self.bound))
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
@@ -156,7 +156,7 @@ class ClusterServer(asyncio.AbstractServer):
 
     async def start_serving(self) -> None:
         """Take connections. Idempotent."""
-        if self._closed:
+        if self.is_closed:
             raise RuntimeError(f"{self!r} is closed")
         self._serve()
 
@@ -175,16 +175,16 @@ class ClusterServer(asyncio.AbstractServer):
 
     def close(self) -> None:
         """Take no more connections; those that are open stay. Idempotent."""
-        if self._closed:
+        if self.is_closed:
             return
-        self._closed, self._serving = True, False
+        self.is_closed, self._serving = True, False
         self._owner.unlisten(self)
         if self._forever is not None:
             self._forever.cancel()
 
     async def wait_closed(self) -> None:
         """Wait until it is closed, and its last connection too."""
-        if self._closed:
+        if self.is_closed:
             await self._owner.wait_empty(self)
 
     def close_clients(self) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.messages import Message, RoomAgain, Serving, Unlisten
@@ -54,7 +54,7 @@ class Servers:
         self._give_back = turn_away
         self._loop = asyncio.get_running_loop()
         self.requests = Requests(post)
-        self._serving: dict[int, tuple[ClusterServer, int]] = {}  # by listener, with its family
+        self._serving: dict[int, _Served] = {}  # by listener
         self._open: dict[ClusterServer, _Connections] = {}
         self._handlers: set[asyncio.Task[Any]] = set()  # the callbacks of start_server
         self._deadline = Deadline()
@@ -109,9 +109,11 @@ class Servers:
 
     def serve(self, server: ClusterServer) -> None:
         """See Transports."""
+        connections, options = self._open[server], server.options.for_connections
         for one in server.bound:
             # Known first: a connection may follow at once.
-            self._serving[one.listener] = (server, one.endpoint.family)
+            family = one.endpoint.family
+            self._serving[one.listener] = _Served(server, connections, family, options)
             self._post(Serving(one.listener))
 
     def unlisten(self, server: ClusterServer) -> None:
@@ -139,20 +141,18 @@ class Servers:
         if served is None:
             self._turn_away(fd, listener, client)
             return
-        server, family = served
-        connections = self._open[server]
-        connection = Watched(partial(self._on_over, server))
-        connections.add(connection)
+        connection = Watched(partial(self._on_over, served.server))
+        served.connections.add(connection)
         self._look_soon()
 
         def factory() -> Any:
-            protocol = server.protocol_factory()
+            protocol = served.server.protocol_factory()
             connection.follow(protocol)
             return protocol
 
+        done = partial(_on_made, connection)
         try:
-            options = server.options.for_connections
-            adopt(self._loop, factory, fd, family, partial(_on_made, connection), **options)
+            adopt(self._loop, factory, fd, served.family, done, **served.options)
         except Exception:
             log.exception("a connection could not be served")
             connection.end()
@@ -175,7 +175,7 @@ class Servers:
     def _forget_if_over(self, server: ClusterServer) -> None:
         """One that is closed and has no connection any more is nobody's concern."""
         connections = self._open[server]
-        if not server.sockets and not connections.open:
+        if server.is_closed and not connections.open:
             del self._open[server]
 
     def _look_soon(self) -> None:
@@ -228,6 +228,15 @@ class Servers:
             await connections.empty.wait()
         if self._handlers:
             await asyncio.wait([*self._handlers])
+
+
+class _Served(NamedTuple):
+    """What a connection of one listener needs."""
+
+    server: ClusterServer
+    connections: "_Connections"
+    family: int
+    options: dict[str, Any]
 
 
 class _Connections:

@@ -18,6 +18,8 @@ def watch(protocol: asyncio.BaseProtocol, lost: Callable[[], None]) -> None:
     tell: Any = protocol.connection_lost
 
     def connection_lost(error: Exception | None) -> None:
+        # It is called once; and would keep its protocol alive until the collector comes.
+        protocol.__dict__.pop("connection_lost", None)
         try:
             tell(error)
         finally:
@@ -62,6 +64,7 @@ class Watched:
     def end(self) -> None:
         """It is over. Idempotent."""
         over, self._over = self._over, None
+        self.transport = self._protocol = None
         if over is not None:
             over(self)
 
