@@ -167,7 +167,7 @@ def _serve(sock: socket.socket, app: object, settings: Settings, again: Interpre
     sockets = (order.handoff, order.channel)
     load = (lambda: _load_in_worker(app)) if loaded is None else (lambda: loaded)
     files = (order.scoreboard_fd, order.stacks_fd)
-    return run_worker(order.fork, sockets, files, load, settings)
+    return run_worker(order.fork, sockets, files, load, settings, order.shared)
 
 
 def _load(app: object) -> object:

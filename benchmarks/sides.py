@@ -21,15 +21,16 @@ NODE_APPS = Path(__file__).resolve().parent / "apps" / "node"
 KEEP_ALIVE = "75"
 
 
-def aiocluster(workers: int, app: str = HELLO) -> Side:
-    """The default settings, metrics on."""
+def aiocluster(workers: int, app: str = HELLO, *, policy: str = "") -> Side:
+    """The default settings, metrics on; or another policy."""
     return Side(
-        name="aiocluster",
+        name=f"aiocluster {policy}".strip(),
         origin="pip install aiocluster",
         installed=has_aiocluster(),
         command=lambda port: [
             *(sys.executable, "-m", "benchmarks.apps.serve"),
             *(app, str(workers), f"{HOST}:{port}"),
+            *([policy] if policy else []),
         ],
     )
 

@@ -67,6 +67,7 @@ class WorkerState(_Record, frozen=True):
     sent_signal: int | None
     stack: str  # what it did when it was killed
     deadline: tuple[float, str] | None  # when it is killed, and for which reason
+    shared: list[int]  # listeners from which it can accept by itself
 
 
 class SlotState(_Record, frozen=True):

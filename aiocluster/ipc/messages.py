@@ -3,7 +3,7 @@
 channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
                              Subscribe, Unsubscribe, Listen, Serving, Unlisten, RoomAgain,
                              UserMessage, Credit
-channel, primary to worker:  Unready, Lead, GiveBack, Drain, SnapshotFor, Listening,
+channel, primary to worker:  Accept, Unready, Lead, GiveBack, Drain, SnapshotFor, Listening,
                              ListenFailed, UserMessage, Credit
 zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carries a pidfd)
 zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
@@ -199,6 +199,16 @@ class Unready(_Wire, frozen=True, tag=49):
     """The cluster is about to stop: serve on, and say that you are not ready to who asks."""
 
 
+class Accept(_Wire, frozen=True, tag=50):
+    """Accept from the listening sockets that you share (`on`), or leave that to others.
+
+    You are one of `workers` who do: about that share of what waits is yours.
+    """
+
+    on: bool
+    workers: int = 1
+
+
 # ---- zygote socket
 
 
@@ -206,7 +216,8 @@ class Fork(_Wire, frozen=True, tag=60):
     """Fork a worker. It carries its handoff, its channel, the scoreboard, its stack file.
 
     `row` is its row there, `families` the address family of each listener; `env` is set
-    before any of the user's code runs.
+    before any of the user's code runs. `shared` are the indexes of the listeners from which it
+    may accept by itself, and whose sockets are carried behind the others.
     """
 
     worker_id: int
@@ -216,6 +227,7 @@ class Fork(_Wire, frozen=True, tag=60):
     row: int
     families: list[int]
     env: dict[str, str]
+    shared: list[int] = []
 
 
 class Watch(_Wire, frozen=True, tag=61):
@@ -276,7 +288,8 @@ FromWorker = (
     | Credit
 )
 ToWorker = (
-    Unready
+    Accept
+    | Unready
     | Lead
     | GiveBack
     | Drain

@@ -20,8 +20,10 @@ from aiocluster.ipc.messages import Message
 # Below the kernel's default send buffer (208 KiB), which a packet may not exceed.
 MAX_PACKET_BYTES = 160 * 1024
 
-# A fork carries four descriptors, an answer at most one.
-MAX_FDS = 4
+# An answer carries one descriptor at most, a fork four and each listening socket that its
+# worker shares: one less than the kernel takes (SCM_MAX_FD).
+MAX_FDS = 252
+MAX_SHARED_SOCKETS = MAX_FDS - 4
 
 _FD_BYTES = array.array("i").itemsize
 

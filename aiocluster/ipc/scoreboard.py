@@ -30,7 +30,7 @@ RESPONSES = 4  # and the four after it: 1xx to 5xx
 HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn; 0 before and after its life
 OTHER_FDS = 10  # open descriptors that are no client's connection
 DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the primary writes it
-CONNECTIONS_ACCEPTED = 12  # by the worker itself: not among those it took from its handoff
+ACCEPTED = 12  # connections that the worker accepted by itself: these were never sent to it
 LAG = 13  # microseconds that the loop was late, lately; it fades
 LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
 ROOM_WANTED = 15  # 1 while the worker is to tell of each connection that ends; the primary writes
@@ -84,7 +84,7 @@ class Scoreboard:
     def counters(self, row: int) -> Counters:
         """Return what the row says, for a snapshot."""
         field = self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS].tolist()
-        connections = field[CONNECTIONS_TAKEN] + field[CONNECTIONS_ACCEPTED]
+        connections = field[CONNECTIONS_TAKEN] + field[ACCEPTED]
         return Counters(
             connections_open=max(connections - field[CONNECTIONS_CLOSED], 0),
             connections_total=connections,

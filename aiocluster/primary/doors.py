@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from aiocluster.config.addresses import Address
 from aiocluster.config.settings import Settings
+from aiocluster.errors import ConfigError
 from aiocluster.ipc.estate import ConnectionState, ListenerState
+from aiocluster.ipc.packets import MAX_SHARED_SOCKETS
 from aiocluster.policies.base import Policy
 from aiocluster.policies.client_network import client_network
 from aiocluster.policies.request_head import by_from
+from aiocluster.primary.choosing import Shared
 from aiocluster.primary.descriptor import host_of
 from aiocluster.primary.dispatcher import Connection, Dispatcher, Recipient
 from aiocluster.primary.listener import Listener
@@ -57,6 +60,7 @@ class Door:
     def __init__(self, policy: Policy, settings: DoorSettings) -> None:
         self.policy = policy
         self.listeners: list[Listener] = []
+        self._is_paused, self._is_left_to_workers = True, False
         self.refusal = None if settings.refusal is None else Refusal(settings.refusal)
         self.dispatcher = Dispatcher(
             policy,
@@ -143,13 +147,28 @@ class Door:
         if self.refusal is not None:
             self.refusal.close()
 
+    @property
+    def is_shared(self) -> bool:
+        """Do workers accept from its listeners by themselves?"""
+        return isinstance(self.policy, Shared)
+
+    def leave_to_workers(self, on: bool) -> None:
+        """Accept nothing while they do. Idempotent."""
+        self._is_left_to_workers = on
+        self._accept_or_not()
+
     def _pause(self) -> None:
-        for listener in self.listeners:
-            listener.pause()
+        self._is_paused = True
+        self._accept_or_not()
 
     def _resume(self) -> None:
+        self._is_paused = False
+        self._accept_or_not()
+
+    def _accept_or_not(self) -> None:
+        idle = self._is_paused or self._is_left_to_workers
         for listener in self.listeners:
-            listener.resume()
+            listener.pause() if idle else listener.resume()
 
 
 def _state_of(
@@ -208,12 +227,29 @@ class Doors:
         self._by_listener.clear()
         self._doors.clear()
 
+    @property
+    def shared(self) -> dict[int, int]:
+        """The descriptors of the listeners from which workers accept, by index."""
+        listeners = [one for door in self._doors if door.is_shared for one in door.listeners]
+        fds = {listener.index: listener.sock.fileno() for listener in listeners}
+        return {index: fd for index, fd in fds.items() if fd >= 0}
+
+    def leave_to_workers(self, on: bool) -> None:
+        """Accept from shared listeners only while not `on`: all who serve can. Idempotent."""
+        for door in self._doors:
+            if door.is_shared:
+                door.leave_to_workers(on)
+
     def _sort(self) -> None:
         """Put each new listener to its door."""
         for listener in self.listeners.all[len(self._by_listener) :]:
             door = self._door(self._policy_for(listener.asked))
             door.add(listener)
             self._by_listener.append(door)
+        if (count := len(self.shared)) > MAX_SHARED_SOCKETS:
+            raise ConfigError(
+                f"bind: {count} sockets; at most {MAX_SHARED_SOCKETS} with the policy 'shared'"
+            )
 
     def _door(self, policy: Policy) -> Door:
         for door in self._doors:

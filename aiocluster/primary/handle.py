@@ -103,6 +103,7 @@ class WorkerHandle:
         self.outbox = outbox
         self.row = row
         self.stacks = stacks
+        self.shared: frozenset[int] = frozenset()  # listeners from which it can accept by itself
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
@@ -313,6 +314,7 @@ class WorkerHandle:
             sent_signal=self.ending.sent_signal,
             stack=self.ending.stack,
             deadline=self._deadline.state(),
+            shared=sorted(self.shared),
         )
 
     def adopt(self, state: WorkerState, process: Process) -> None:
@@ -321,6 +323,7 @@ class WorkerHandle:
         self.phase = Phase(state.phase)
         self.ready_at, self.was_ready = state.ready_at, state.was_ready
         self.serves, self.boot_failure = state.serves, state.boot_failure
+        self.shared = frozenset(state.shared)
         self.ending.adopt(state)
         self.outbox.adopt(state.outbox)
         if self.was_ready:

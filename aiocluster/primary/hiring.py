@@ -1,7 +1,7 @@
 """What a new worker needs: its wires, its row of the scoreboard, its handle, its process."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiocluster.errors import WorkerGone
 from aiocluster.ipc.channel import open_channel
@@ -33,6 +33,8 @@ class Hiring:
         `on_returned` with those that a worker gives back.
         """
         self.families: list[int] = []  # of each listener
+        # The descriptors, by index, of those that workers accept from.
+        self.shared: Callable[[], Mapping[int, int]] = dict
         self._scoreboard = scoreboard
         self._owner = owner
         self._on_room = on_room
@@ -87,13 +89,15 @@ class Hiring:
         board = (self._scoreboard, row)
         outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room, self._on_returned)
         worker = WorkerHandle(spec, outbox, row, stacks, self._owner)
+        shared = self.shared()
+        worker.shared = frozenset(shared)
         try:
             await open_channel(channel[0], worker.channel)
             process = await spawner.spawn(
-                self._order(spec, row),
+                self._order(spec, row, [*shared]),
                 handoff[1].fileno(),
                 channel[1],
-                (self._scoreboard.fd, stacks.fd),
+                (self._scoreboard.fd, stacks.fd, *shared.values()),
             )
         except BaseException:
             channel[1].close()
@@ -102,14 +106,23 @@ class Hiring:
             raise
         return worker, process
 
-    def _order(self, spec: WorkerSpec, row: int) -> Fork:
+    def _order(self, spec: WorkerSpec, row: int, shared: list[int]) -> Fork:
         env = {
             **spec.env,
             "AIOCLUSTER_WORKER_ID": str(spec.worker_id),
             "AIOCLUSTER_SLOT": str(spec.slot),
             "AIOCLUSTER_ROLE": spec.role,
         }
-        return Fork(spec.worker_id, spec.slot, spec.role, spec.generation, row, self.families, env)
+        return Fork(
+            spec.worker_id,
+            spec.slot,
+            spec.role,
+            spec.generation,
+            row,
+            self.families,
+            env,
+            shared,
+        )
 
 
 def _wires() -> tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]:

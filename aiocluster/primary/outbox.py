@@ -16,6 +16,7 @@ from itertools import groupby
 from aiocluster.ipc.estate import OutboxState
 from aiocluster.ipc.handoff import Taken, give, give_told, take_all
 from aiocluster.ipc.scoreboard import (
+    ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
     LAG,
@@ -57,6 +58,7 @@ class Outbox:
         self._sender, self._receiver = ends
         self._scoreboard, self._row = scoreboard
         self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
+        self._accepted = self._scoreboard.reader(self._row, ACCEPTED)
         self._closed = self._scoreboard.reader(self._row, CONNECTIONS_CLOSED)
         self._begun = self._scoreboard.reader(self._row, REQUESTS_BEGUN)
         self._lag = self._scoreboard.reader(self._row, LAG)
@@ -75,8 +77,8 @@ class Outbox:
 
     @property
     def open_connections(self) -> int:
-        """Connections given, or about to be, and not closed."""
-        return self.sent + self.promised - self._closed()
+        """Connections given, about to be, or accepted by itself, and not closed."""
+        return self.sent + self.promised + self._accepted() - self._closed()
 
     @property
     def queued(self) -> int:
@@ -234,7 +236,7 @@ class Outbox:
 
     def given(self) -> int:
         """See Figures."""
-        return self.sent - self._closed()
+        return self.sent + self._accepted() - self._closed()
 
     def busy(self) -> int:
         """See Figures."""

@@ -59,7 +59,7 @@ class RoleParts:
             self.doors.inherit(inherited, tcp_keepalive=keepalive)
         else:
             self.doors.bind(self.settings.bind, tcp_keepalive=keepalive)
-        self.supervisor.listen_on(self.doors.listeners)
+        self.supervisor.listen_on(self.doors)
 
     async def start(self) -> None:
         """Import the app and start the workers; BootError when none comes up."""
@@ -70,8 +70,9 @@ class RoleParts:
         """Let clients in, now that there are workers to serve them; jobs do not."""
         if self.supervisor.take_connections is False and self.settings.bind:
             self.doors.drop()
-            self.supervisor.listen_on(self.doors.listeners)
+            self.supervisor.listen_on(self.doors)
         self.doors.listeners.listen(self.settings.backlog)
+        self.supervisor.begin_accepting()
         self.doors.update(self._loop.time())
 
     def _count_of_workers(self) -> int:
@@ -100,7 +101,7 @@ class RoleParts:
         """Go on with what another program left."""
         self._warn_of_what_stays(state)
         self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
-        self.supervisor.listen_on(self.doors.listeners)
+        self.supervisor.listen_on(self.doors)
         self.generations.adopt(state.generations)
         await self.supervisor.adopt(state.crew)
         self.doors.take_back(state.waiting)

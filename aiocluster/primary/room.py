@@ -10,17 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from aiocluster.ipc.accepting import budget, reserved_fds
 from aiocluster.ipc.scoreboard import OTHER_FDS, Scoreboard
 
 # A worker without room is looked at again after this many seconds, whatever it says: its
 # handlers' own descriptors close without a word.
 _PAUSE = 0.1
-
-# With less free than this, each connection is counted.
-_MUCH_ROOM = 128
-
-# Descriptors a worker keeps for what its handlers open: an eighth of its limit, at most this.
-_MAX_RESERVED_FDS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ class Room:
         self.on_fd_limit: Callable[[bool], None] = lambda is_there: None
         self._scoreboard, self._row = board
         self._limits = limits
-        self._reserved_fds = min(_MAX_RESERVED_FDS, limits.max_fds // 8)
+        self._reserved_fds = reserved_fds(limits.max_fds)
         self._figures = figures
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
@@ -74,7 +69,7 @@ class Room:
         clients = self._figures.given()
         fds = self._free_fds(clients)
         free = min(fds, self._free_places(clients))
-        self.budget = max(free // 2 if free > _MUCH_ROOM else free, 0)
+        self.budget = budget(free)
         # One that stays near its limit does not tell of each connection that ends there.
         margin = self._reserved_fds // 4 if self._at_fd_limit else 0
         self._note_fd_limit(fds <= margin)
@@ -82,7 +77,7 @@ class Room:
 
     def check(self) -> None:
         """Look whether its handlers have used up what was meant for connections."""
-        if self._free_fds(self._figures.given()) < self.budget:
+        if self._free_fds(self._figures.given()) <= self.budget:
             self.renew()
 
     def look_again(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from aiocluster.errors import BootError, ChannelClosed, WorkerGone
@@ -35,10 +35,11 @@ class Spawner(Protocol):
     """Starts workers' processes."""
 
     async def spawn(
-        self, fork: Fork, handoff: int, channel: socket.socket, files: tuple[int, int]
+        self, fork: Fork, handoff: int, channel: socket.socket, files: Sequence[int]
     ) -> Process:
-        """Fork a worker that gets duplicates of its handoff, channel, scoreboard and stack file.
+        """Fork a worker that gets duplicates of its handoff and channel, and of `files`.
 
+        `files` are the scoreboard, its stack file and the listening sockets that it shares.
         `channel` is closed as soon as it is on its way: at the limit of open files, that is
         where the worker's own descriptor comes from.
         Raises WorkerGone when it could not be forked now (another try may succeed).
@@ -113,7 +114,7 @@ class ZygoteSpawner:
         return process
 
     async def spawn(
-        self, fork: Fork, handoff: int, channel: socket.socket, files: tuple[int, int]
+        self, fork: Fork, handoff: int, channel: socket.socket, files: Sequence[int]
     ) -> WorkerProcess:
         """See Spawner."""
         with channel:

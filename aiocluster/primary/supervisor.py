@@ -17,10 +17,10 @@ from aiocluster.primary.balancing import Balancer
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.dispatcher import Dispatching
+from aiocluster.primary.doors import Doors
 from aiocluster.primary.first_start import first_start
 from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import WorkerHandle, WorkerSpec
-from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.recycling import Recycler
 from aiocluster.primary.reload import Reloader
 from aiocluster.primary.restarts import RestartPolicy
@@ -104,9 +104,13 @@ class Supervisor:
         """Do the workers take connections? Jobs do not. None: none has come up."""
         return self._workers.take_connections
 
-    def listen_on(self, listeners: Listeners) -> None:
+    def listen_on(self, doors: Doors) -> None:
         """From here the workers' connections will come."""
-        self._workers.listen_on(listeners)
+        self._workers.listen_on(doors)
+
+    def begin_accepting(self) -> None:
+        """Clients may connect now: workers that share the listeners accept from them."""
+        self._workers.begin_accepting()
 
     # ---- start and stop
 

@@ -12,18 +12,18 @@ from typing import Any, Literal, Protocol
 from aiocluster.config.settings import Settings
 from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.estate import WorkerState
-from aiocluster.ipc.messages import Subscribe, Unready, Unsubscribe
+from aiocluster.ipc.messages import Accept, Subscribe, Unready, Unsubscribe
 from aiocluster.metrics.snapshot import Report
 from aiocluster.patience import Countdown, patience
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.dispatcher import Connection, Dispatching
+from aiocluster.primary.doors import Doors
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import KILL_GRACE, WorkerHandle, WorkerSpec
 from aiocluster.primary.hiring import Hiring
 from aiocluster.primary.leadership import Leadership
 from aiocluster.primary.lifecycle import Phase
-from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.process import Process
 from aiocluster.primary.room import Limits
 from aiocluster.primary.tasks import start_task
@@ -77,6 +77,7 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._held: set[int] = set()  # those that are given nothing yet
         self._leadership = Leadership()
+        self._doors: Doors | None = None  # until they are bound
         self._ends: set[asyncio.Task[None]] = set()
         self._hiring = Hiring(
             commons.reporter.scoreboard,
@@ -86,10 +87,18 @@ class Workers:
             self._on_returned,
         )
 
-    def listen_on(self, listeners: Listeners) -> None:
+    def listen_on(self, doors: Doors) -> None:
         """From here their connections will come."""
-        self.addresses = listeners.addresses
-        self._hiring.families = listeners.families
+        self.addresses = doors.listeners.addresses
+        self._doors = doors
+        self._hiring.families = doors.listeners.families
+        self._hiring.shared = lambda: doors.shared
+
+    def begin_accepting(self) -> None:
+        """Clients may connect now: who serves, and shares the listeners, accepts from them."""
+        for worker in self.serving():
+            self._let_accept(worker)
+        self._divide_work()
 
     # ---- they come
 
@@ -212,7 +221,10 @@ class Workers:
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         self._dispatcher.remove(worker.outbox)
+        if worker.shared:
+            worker.channel.post(Accept(on=False))
         self._leave_nobody_waiting()
+        self._divide_work()
         self._update_dispatcher()
         self._choose_leader()
 
@@ -260,6 +272,8 @@ class Workers:
     def _enter_service(self, worker: WorkerHandle) -> None:
         if worker.serves:
             self._dispatcher.add(worker.outbox)
+            self._let_accept(worker)
+            self._divide_work()
             self._update_dispatcher()
         self._choose_leader()
         self._care.on_serving(worker)
@@ -271,6 +285,20 @@ class Workers:
         elif self.take_connections != worker.serves:
             what = "takes connections" if worker.serves else "runs a job"
             log.error("%s %s, unlike the first one: that needs a stop and a start", worker, what)
+
+    def _let_accept(self, worker: WorkerHandle) -> None:
+        """Let it accept by itself, if it can and clients may connect; see `begin_accepting`."""
+        if worker.shared and self._doors is not None and self._doors.listeners.are_listening:
+            worker.channel.post(Accept(on=bool(self._doors.shared), workers=len(self.all)))
+
+    def _divide_work(self) -> None:
+        """The primary accepts only while somebody serves who cannot do it by himself.
+
+        After an upgrade that may be so until a reload.
+        """
+        if self._doors is not None and (shared := self._doors.shared):
+            able = all(worker.shared >= shared.keys() for worker in self.serving())
+            self._doors.leave_to_workers(able)
 
     def _leave_nobody_waiting(self) -> None:
         """One that is to show first that it lasts is better than none at all."""
@@ -284,6 +312,7 @@ class Workers:
         self._dispatcher.remove(worker.outbox)
         left = worker.outbox.close()
         self._leave_nobody_waiting()
+        self._divide_work()
         self._update_dispatcher()
         self._choose_leader()
         if left:

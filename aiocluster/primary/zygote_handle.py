@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiocluster.errors import BootError, ChannelClosed, ProtocolError, WorkerGone
 from aiocluster.ipc.estate import ZygoteState
@@ -89,7 +89,7 @@ class ZygoteHandle:
         """It is known to have imported the app: another program has heard that from it."""
         self._prepared.set_result(Prepared(True, ""))
 
-    def order(self, fork: Fork, fds: tuple[int, int, int, int]) -> "asyncio.Future[WorkerProcess]":
+    def order(self, fork: Fork, fds: Sequence[int]) -> "asyncio.Future[WorkerProcess]":
         """Ask for a worker that gets duplicates of `fds`, which can be closed on return."""
         if self.lost.is_set():
             raise WorkerGone("the zygote died")

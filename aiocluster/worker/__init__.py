@@ -5,6 +5,7 @@ runtime.py     the worker's life: start the app, take connections, report, drain
 context.py     the worker, as the user's code sees it
 server.py      a server that the user's code starts; the primary has its sockets
 site.py        the same for a second aiohttp server
+acceptor.py    accepts connections by itself, with the policy `shared`
 mail.py        what the user's code sends to the primary and hears from it
 vitals.py      the loop's heartbeat and lag
 stacks.py      what its threads and tasks are doing, when the primary asks

@@ -9,7 +9,7 @@ import random
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvloop
@@ -33,12 +33,13 @@ def run_worker(
     files: tuple[int, int],
     load: Callable[[], object],
     settings: Settings,
+    shared: Sequence[socket.socket] = (),
 ) -> int:
     """Run the worker `fork` asks for until it is drained; return its exit code.
 
     `sockets` are its handoff and its channel, `files` the scoreboard and where it writes its
-    stacks when it is asked. `load()` returns the app or its factory; what
-    it raises is why the worker cannot boot.
+    stacks when it is asked, `shared` the listening sockets from which it may accept by itself.
+    `load()` returns the app or its factory; what it raises is why the worker cannot boot.
     """
     os.environ.update(fork.env)
     random.seed()
@@ -49,7 +50,8 @@ def run_worker(
     os.close(board)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_main(fork, sockets, (row, stacks), load, settings))
+            doors = [*zip(fork.shared, shared, strict=True)]
+            code = runner.run(_main(fork, sockets, (row, stacks), load, settings, doors))
     except SystemExit as exit_:
         code = _exit_code(exit_)
     except BaseException:
@@ -69,9 +71,10 @@ async def _main(
     files: tuple[memoryview, int],
     load: Callable[[], object],
     settings: Settings,
+    doors: Sequence[tuple[int, socket.socket]],
 ) -> int:
     row, stacks = files
-    runtime = Runtime(settings, fork.families, row)
+    runtime = Runtime(settings, fork.families, row, doors)
     context = WorkerContext(
         fork.worker_id,
         fork.slot,

@@ -9,16 +9,19 @@ import contextlib
 import gc
 import logging
 import random
+import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
+from aiocluster.ipc.accepting import reserved_fds
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.failures import describe, sendable
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.messages import (
+    Accept,
     BootFailed,
     Drain,
     Drained,
@@ -37,9 +40,17 @@ from aiocluster.ipc.messages import (
     Unready,
     UserMessage,
 )
-from aiocluster.ipc.scoreboard import REQUESTS_BEGUN
+from aiocluster.ipc.scoreboard import (
+    ACCEPTED,
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    OTHER_FDS,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+)
 from aiocluster.metrics.process import ProcessFigures
 from aiocluster.metrics.snapshot import Report
+from aiocluster.worker.acceptor import Acceptor
 from aiocluster.worker.context import current_worker
 from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
@@ -68,12 +79,20 @@ _LEAVE_TIMEOUT = 1.0
 class Runtime:
     """Everything a worker does, in its loop."""
 
-    def __init__(self, settings: Settings, families: list[int], row: memoryview) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        families: list[int],
+        row: memoryview,
+        shared: Sequence[tuple[int, socket.socket]] = (),
+    ) -> None:
+        """`shared` are the listening sockets from which it may accept, with their indexes."""
         self._settings = settings
         self._families = families
         self._row = row
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
+        self._acceptor = Acceptor(shared, self._on_accepted, self._count_room)
         self._vitals = Vitals(row)
         self._figures = ProcessFigures()
         self._service: Service | None = None
@@ -193,6 +212,11 @@ class Runtime:
 
     # ---- connections
 
+    def _on_accepted(self, batch: list[tuple[int, int]]) -> None:
+        self._row[ACCEPTED] += len(batch)
+        for fd, listener in batch:
+            self._adopt(fd, listener, None)
+
     def _adopt(self, fd: int, listener: int, client: Client | None) -> None:
         assert self._service is not None
         if listener < len(self._families):
@@ -203,6 +227,17 @@ class Runtime:
     def _tell_of_room(self) -> None:
         """A connection has ended, and the primary waits for that."""
         self._channel.post(RoomAgain())
+
+    def _count_room(self) -> int:
+        """Return for how many more connections there is room here."""
+        row, limit = self._row, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        clients = row[CONNECTIONS_TAKEN] + row[ACCEPTED] - row[CONNECTIONS_CLOSED]
+        room = limit - reserved_fds(limit) - row[OTHER_FDS] - clients
+        if (most := self._settings.max_connections) != "unlimited":
+            room = min(room, most - clients)
+        if (most := self._settings.max_requests_in_flight) != "unlimited":
+            room = min(room, most - (row[REQUESTS_BEGUN] - row[REQUESTS_DONE]))
+        return room
 
     # ---- the primary
 
@@ -219,6 +254,8 @@ class Runtime:
 
     def _on_order(self, message: Message) -> None:
         match message:
+            case Accept():
+                self._on_accept(message)
             case Unready():
                 self.standing.leave()
             case Lead():
@@ -230,6 +267,13 @@ class Runtime:
                 self._on_drain(message)
             case _:
                 raise ProtocolError(f"the primary may not send {message!r}")
+
+    def _on_accept(self, order: Accept) -> None:
+        # One that is not ready was not meant: it crossed what says so on its way.
+        if order.on and self._service is not None and not self.is_draining:
+            self._acceptor.resume(order.workers)
+        else:
+            self._acceptor.pause()
 
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         self._disconnected.set()
@@ -285,6 +329,7 @@ class Runtime:
                 stopping=drain.stopping or self._drain.stopping,
             )
         self._drain = drain
+        self._stop_accepting(drain)
         self._intake.end()  # before the user's code hears of it, and closes its servers
         self.servers.hurry(drain.timeout)
         self.servers.stop()
@@ -292,6 +337,12 @@ class Runtime:
         self._drain_ordered.set()
         if self._service is not None:
             self._hurry(self._service, drain)
+
+    def _stop_accepting(self, drain: Drain) -> None:
+        # When all go, the last to close a socket resets who waits there.
+        if drain.stopping:
+            self._acceptor.accept_rest()
+        self._acceptor.close()
 
     def _hurry(self, service: Service, drain: Drain) -> None:
         service.hurry(drain.timeout, moving=drain.moving, stopping=drain.stopping)
@@ -322,6 +373,7 @@ class Runtime:
     async def _leave(self, code: int) -> int:
         """Close the channel after all that was sent has been read, or nobody reads it."""
         self._leaving = True
+        self._acceptor.close()
         self._vitals.stop()
         self.mail.close()
         self._channel.close()

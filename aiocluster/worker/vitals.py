@@ -9,7 +9,7 @@ import resource
 import time
 
 from aiocluster.ipc.scoreboard import (
-    CONNECTIONS_ACCEPTED,
+    ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
     HEARTBEAT,
@@ -75,7 +75,7 @@ class Vitals:
         """Count now, and then again when that is due."""
         count = count_fds()
         row = self._row
-        clients = row[CONNECTIONS_TAKEN] + row[CONNECTIONS_ACCEPTED] - row[CONNECTIONS_CLOSED]
+        clients = row[CONNECTIONS_TAKEN] + row[ACCEPTED] - row[CONNECTIONS_CLOSED]
         row[OTHER_FDS] = max(count - clients, 0)
         near = count > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
         quickly = near and count < _QUICKLY_COUNTED

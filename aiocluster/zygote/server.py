@@ -46,6 +46,7 @@ class Order:
     channel: socket.socket
     scoreboard_fd: int
     stacks_fd: int
+    shared: list[socket.socket]
 
 
 class ZygoteServer:
@@ -84,7 +85,9 @@ class ZygoteServer:
             self._primary_alive = False
             return None
         match received:
-            case Fork() as fork, [handoff, channel, scoreboard_fd, stacks_fd]:
+            case Fork() as fork, [handoff, channel, scoreboard_fd, stacks_fd, *shared] if len(
+                shared
+            ) == len(fork.shared):
                 return self._fork(
                     Order(
                         fork,
@@ -92,6 +95,7 @@ class ZygoteServer:
                         socket.socket(fileno=channel),
                         scoreboard_fd,
                         stacks_fd,
+                        [socket.socket(fileno=fd) for fd in shared],
                     )
                 )
             case Fork(worker_id=worker_id), []:
@@ -235,5 +239,7 @@ def take_signals() -> None:
 def _close(order: Order) -> None:
     order.handoff.close()
     order.channel.close()
+    for sock in order.shared:
+        sock.close()
     os.close(order.scoreboard_fd)
     os.close(order.stacks_fd)

@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 from aiocluster.ipc.messages import (
+    Accept,
     BootFailed,
     Bound,
     Credit,
@@ -61,12 +62,13 @@ EXAMPLES: list[Message] = [
     UserMessage({"text": "hi", "blob": b"\x00\xff", 7: [None, True, 1.5]}),
     Credit(2**20),
     Unready(),
+    Accept(True, 3),
     Drain(30.0, True, False),
     Drain(30.0, False, True),
     SnapshotFor(3, {"workers": {1: {"pid": 2**22}}, "time": 1.7e9}),
     Listening(4, [Bound(255, Endpoint(2, "127.0.0.1", 40_000))]),
     ListenFailed(4, 98, "Address already in use"),
-    Fork(4, 1, "web", 2, 17, [2, 10], {"A": "b"}),
+    Fork(4, 1, "web", 2, 17, [2, 10], {"A": "b"}, [1]),
     Watch(4),
     Prepared(False, "a thread"),
     PrepareFailed("SystemExit: 3", "Traceback …"),

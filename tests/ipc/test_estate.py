@@ -56,6 +56,7 @@ WORKER = WorkerState(
     sent_signal=15,
     stack="in spin",
     deadline=(99.5, "reload"),
+    shared=[0, 2],
 )
 
 ROLE = RoleState(

@@ -29,6 +29,7 @@ TAGS = {
     "UserMessage": 20,
     "Credit": 21,
     "Unready": 49,
+    "Accept": 50,
     "Drain": 40,
     "SnapshotFor": 41,
     "Listening": 42,

@@ -177,7 +177,7 @@ def test_a_packet_that_was_cut_is_refused(pair: Pair) -> None:
 
 def test_more_descriptors_than_any_message_has_are_refused(pair: Pair) -> None:
     """Those that did arrive are closed."""
-    send_packet(pair[0], Watch(1), [0] * 9)
+    send_packet(pair[0], Watch(1), [0] * (MAX_FDS + 1))
 
     with pytest.raises(ProtocolError, match="whole"):
         receive_packet(pair[1], ToZygote)

@@ -7,7 +7,7 @@ import pytest
 
 from aiocluster.errors import ClusterError
 from aiocluster.ipc.scoreboard import (
-    CONNECTIONS_ACCEPTED,
+    ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
     DRAIN_ORDERED,
@@ -34,7 +34,7 @@ FIELDS = {
     HEARTBEAT,
     OTHER_FDS,
     DRAIN_ORDERED,
-    CONNECTIONS_ACCEPTED,
+    ACCEPTED,
     LAG,
 }
 
@@ -117,7 +117,7 @@ def test_connections_count_however_they_came(board: Scoreboard) -> None:
     """Those a worker accepted by itself are among its connections."""
     row = board.claim()
     written = open_row(board.fd, row)
-    written[CONNECTIONS_TAKEN], written[CONNECTIONS_ACCEPTED] = 10, 5
+    written[CONNECTIONS_TAKEN], written[ACCEPTED] = 10, 5
     written[CONNECTIONS_CLOSED] = 12
 
     counters = board.counters(row)
@@ -257,3 +257,14 @@ def test_another_goes_on_with_the_same_rows() -> None:
     assert second.claim() not in rows
     first.close()
     second.close()
+
+
+def test_what_a_worker_accepted_by_itself_counts_like_what_it_took(board: Scoreboard) -> None:
+    """To who looks at the numbers a connection is a connection."""
+    row = board.claim()
+    fields = open_row(board.fd, row)
+    fields[CONNECTIONS_TAKEN], fields[ACCEPTED], fields[CONNECTIONS_CLOSED] = 5, 4, 3
+
+    counters = board.counters(row)
+
+    assert (counters.connections_total, counters.connections_open) == (9, 6)

@@ -107,3 +107,16 @@ def _plain_pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         return client, server.accept()[0]
+
+
+async def test_a_worker_gets_the_sockets_that_are_shared(stage: Stage) -> None:
+    """Behind the others, and its order says which they are."""
+    with socket.socket() as one, socket.socket() as other:
+        stage.hiring.shared = lambda: {0: one.fileno(), 3: other.fileno()}
+        worker, _ = await stage.hiring.hire(SPEC, stage.spawner)
+
+        fake = await stage.spawner.next()
+        assert fake.fork.shared == [0, 3]
+        assert stage.spawner.files[2:] == [one.fileno(), other.fileno()]
+    assert worker.shared == {0, 3}
+    let_go(worker, fake)

@@ -9,6 +9,7 @@ import pytest
 
 from aiocluster.ipc.handoff import give, handoff_pair, take, take_all
 from aiocluster.ipc.scoreboard import (
+    ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
     OTHER_FDS,
@@ -19,7 +20,7 @@ from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.outbox import Limits, Outbox
 from tests.support.connections import close_all, connections, none_lost, open_fds
-from tests.support.waiting import soon, turns_until
+from tests.support.waiting import soon, turns, turns_until
 
 NOW = 1000.0
 
@@ -468,3 +469,22 @@ async def test_another_one_goes_on_with_the_same_ends(make_side: Callable[..., S
     assert second.outbox.queued == 2
     assert not second.outbox.is_behind(NOW)
     assert second.outbox.is_behind(NOW + 1.0)
+
+
+async def test_what_it_accepted_by_itself_uses_descriptors_too(
+    make_side: Callable[..., Side],
+) -> None:
+    """It is told to be full, as if all had been handed over, and to have room again."""
+    side = make_side(max_fds=16)  # two of them are reserved
+    told = list[bool]()
+    side.outbox.on_fd_limit = told.append
+    side.row[ACCEPTED] = 14
+    side.outbox.check_budget()
+    await turns()
+    assert (side.outbox.has_room, told) == (False, [True])
+
+    side.row[CONNECTIONS_CLOSED] = 10
+    await soon(side.changed.wait())
+    await turns()
+
+    assert (side.outbox.has_room, told) == (True, [True, False])

@@ -608,6 +608,27 @@ async def test_it_is_empty_when_all_roles_are(make_stage: MakeStage) -> None:
     await soon(empty)
 
 
+async def test_it_is_not_empty_when_a_role_was_filled_again(make_stage: MakeStage) -> None:
+    """Whoever waits for that goes on waiting."""
+    stage = make_stage(roles=two_roles(restart="never"))
+    workers = await stage.start_roles(web=1, jobs=1)
+    empty = asyncio.create_task(stage.parts.wait_empty())
+    workers["web"][0].exit(0)
+    await soon(stage.parts.roles["web"].supervisor.empty.wait())
+    await turns()
+    forking = asyncio.create_task(stage.parts.roles["web"].supervisor.fork({}))
+    again = await stage.origin.spawner("web").next()
+    await soon(forking)
+
+    workers["jobs"][0].exit(0)
+    await soon(stage.parts.roles["jobs"].supervisor.empty.wait())
+    await turns()
+    assert not empty.done()
+
+    again.exit(0)
+    await soon(empty)
+
+
 async def test_children_of_all_roles_are_known_and_can_be_abandoned(make_stage: MakeStage) -> None:
     """Neither are they orphans, nor do they outlive the program."""
     stage = make_stage(roles=two_roles())

@@ -16,7 +16,7 @@ from aiocluster.events import (
     WorkerOnline,
 )
 from aiocluster.ipc.handoff import give
-from aiocluster.ipc.messages import Drain, Drained, DrainRequest, Online, UserMessage
+from aiocluster.ipc.messages import Accept, Drain, Drained, DrainRequest, Online, UserMessage
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
 from tests.support.connections import close_all, connections, open_fds
 from tests.support.supervision import MakeStage, Stage
@@ -308,3 +308,66 @@ async def test_what_dead_workers_counted_stays_in_the_totals(stage: Stage) -> No
 
     assert snapshot.total.connections_total == 20
     assert replacement.row[OTHER_FDS] == 0
+
+
+# ---- workers that accept by themselves
+
+
+class Door:
+    """What the supervisor needs of Listeners."""
+
+    def __init__(self) -> None:
+        self.addresses = (("127.0.0.1", 4711),)
+        self.families = [2]
+        self.shared = {0: 0}
+        self.are_listening = False
+        self.left_to_workers: list[bool] = []
+
+    def leave_to_workers(self, on: bool) -> None:
+        self.left_to_workers.append(on)
+
+
+async def test_workers_accept_from_when_clients_may_connect(stage: Stage) -> None:
+    """Who comes later does so at once; each hears of how many it is one."""
+    door = Door()
+    stage.supervisor.listen_on(door)  # type: ignore[arg-type]
+    first, second = await stage.start(2)
+    door.are_listening = True
+    stage.supervisor.begin_accepting()
+
+    assert [await first.hear(), await second.hear()] == [Accept(True, 2)] * 2
+    forking = asyncio.create_task(stage.supervisor.fork({}))
+    third = await stage.spawner.next()
+    third.boot()
+    await soon(forking)
+    assert await third.hear() == Accept(True, 3)
+    assert set(door.left_to_workers) == {True}
+
+
+async def test_a_worker_that_leaves_accepts_no_more(stage: Stage) -> None:
+    """It is told before it is told to drain."""
+    door = Door()
+    door.are_listening = True
+    stage.supervisor.listen_on(door)  # type: ignore[arg-type]
+    (worker,) = await stage.start(1)
+    assert await worker.hear() == Accept(True, 1)
+
+    stage.handle(worker).drain()
+
+    assert await worker.hear() == Accept(False)
+    assert isinstance(await worker.hear(), Drain)
+
+
+async def test_the_primary_accepts_while_somebody_serves_who_cannot(stage: Stage) -> None:
+    """As after an upgrade from another policy: until that worker is replaced."""
+    door = Door()
+    door.are_listening = True
+    stage.supervisor.listen_on(door)  # type: ignore[arg-type]
+    (worker,) = await stage.start(1)
+    stage.handle(worker).shared = frozenset()
+
+    stage.supervisor.begin_accepting()
+    able = door.left_to_workers[-1]
+    stage.handle(worker).drain()
+
+    assert (able, door.left_to_workers[-1]) == (False, True)

@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiocluster.errors import BootError, ProtocolError, WorkerGone
 from aiocluster.events import Event
@@ -169,16 +169,18 @@ class FakeSpawner:
         self.adopted: GenerationState | None = None
         self.is_dropped = False
         self.workers: list[FakeWorker] = []
+        self.files: list[int] = []  # of the last one
         self._spawned: asyncio.Queue[FakeWorker] = asyncio.Queue()
 
     async def spawn(
-        self, fork: Fork, handoff: int, channel: socket.socket, files: tuple[int, int]
+        self, fork: Fork, handoff: int, channel: socket.socket, files: Sequence[int]
     ) -> FakeProcess:
         """See Spawner."""
         if self.refusals:
             channel.close()
             raise self.refusals.pop(0)
         worker = FakeWorker(fork, FakeProcess())
+        self.files = [*files]
         duplicate = socket.socket(fileno=os.dup(handoff))
         await worker.open(duplicate, channel, open_row(files[0], fork.row))
         self.workers.append(worker)

@@ -13,8 +13,10 @@ from aiohttp import web
 
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ClusterStopping
+from aiocluster.ipc.accepting import waiting_in
 from aiocluster.ipc.handoff import give, handoff_pair
 from aiocluster.ipc.messages import (
+    Accept,
     BootFailed,
     Drain,
     Drained,
@@ -29,6 +31,7 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import (
+    ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
     HEARTBEAT,
@@ -52,10 +55,13 @@ class Stage:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.primary = FarEnd()
         self.sender, self.receiver = handoff_pair()
+        self.door = socket.create_server(("127.0.0.1", 0))
+        self.door.setblocking(False)
         self.runtime = Runtime(
             settings_from({"metrics_interval": 1000.0, **settings}),
             [int(socket.AF_INET)],
             self.row,
+            [(0, self.door.dup())],
         )
 
     async def run(self, app: object) -> None:
@@ -91,6 +97,12 @@ class Stage:
         client.setblocking(False)
         return client
 
+    def knock(self) -> socket.socket:
+        """Connect to what it may accept from."""
+        client = socket.create_connection(self.door.getsockname())
+        client.setblocking(False)
+        return client
+
     async def code(self) -> int:
         return await soon(self.running)
 
@@ -101,6 +113,7 @@ class Stage:
         await soon(asyncio.wait({self.running}))
         self.sender.close()
         self.receiver.close()
+        self.door.close()
         await turns()
 
 
@@ -889,3 +902,66 @@ async def test_who_waits_for_an_answer_hears_of_the_primarys_end(own: OwnServers
 
     assert "this worker is draining" in await soon(asked.get())
     assert await own.code() == 0
+
+
+# ---- accepting by itself
+
+
+async def test_it_accepts_when_told_and_counts_that_apart(stage: Stage) -> None:
+    """The primary compares what was taken with what it sent, so that must not change."""
+    await stage.ready(App().application)
+    stage.say(Accept(True, 1))
+    with stage.knock() as client:
+        client.send(HELLO)
+
+        assert b"hello" in await read(client)
+        assert (stage.row[ACCEPTED], stage.row[CONNECTIONS_TAKEN]) == (1, 0)
+
+
+async def test_told_not_to_accept_it_leaves_connections_to_others(stage: Stage) -> None:
+    """They wait in the backlog."""
+    await stage.ready(App().application)
+    stage.say(Accept(True, 1))
+    stage.say(Accept(False))
+    await turns(20)
+    with stage.knock():
+        await turns(20)
+
+        assert stage.row[ACCEPTED] == 0
+
+
+async def test_a_drain_leaves_connections_to_others(stage: Stage) -> None:
+    """When others go on it gives up its sockets at once."""
+    await stage.ready(App().application)
+    stage.say(Accept(True, 1))
+    stage.say(Drain(10.0, moving=False))
+    assert await stage.code() == 0
+    with stage.knock():
+        assert waiting_in(stage.door) == 1
+        assert stage.row[ACCEPTED] == 0
+
+
+async def test_at_a_stop_who_waits_is_served(make_stage: MakeStage) -> None:
+    """The last to close a socket would reset them."""
+    stage = await make_stage()
+    await stage.ready(App().application)
+    stage.say(Accept(True, 1))
+    await turns_until(lambda: stage.runtime._acceptor.accepts)
+    with stage.knock() as client:
+        client.send(HELLO)
+        # In the same turn, so that it has not seen them yet.
+        stage.runtime._on_drain(Drain(10.0, moving=False, stopping=True))
+
+        assert b"hello" in await read(client)
+    assert await stage.code() == 0
+
+
+async def test_told_to_accept_while_it_drains_it_does_not(stage: Stage) -> None:
+    """The two crossed on their way."""
+    app = App()
+    await stage.ready(app.application)
+    stage.say(Drain(0.0, moving=False))
+    stage.say(Accept(True, 1))
+
+    assert await stage.code() == 0
+    assert not stage.runtime._acceptor.accepts

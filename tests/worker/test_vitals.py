@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from aiocluster.ipc.scoreboard import (
-    CONNECTIONS_ACCEPTED,
+    ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
     HEARTBEAT,
@@ -120,7 +120,7 @@ async def test_the_lag_that_is_told_rises_at_once_and_fades(
 async def test_descriptors_are_counted_without_the_connections(row: memoryview) -> None:
     """What is no client's connection is told apart from what is."""
     extra = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
-    row[CONNECTIONS_TAKEN], row[CONNECTIONS_ACCEPTED], row[CONNECTIONS_CLOSED] = 8, 2, 7
+    row[CONNECTIONS_TAKEN], row[ACCEPTED], row[CONNECTIONS_CLOSED] = 8, 2, 7
     vitals = Vitals(row)
     vitals.start()
     vitals.stop()
@@ -176,3 +176,14 @@ async def test_near_its_limit_descriptors_are_counted_more_often(
         vitals.stop()
 
     assert len(counted) == counts
+
+
+async def test_what_it_accepted_by_itself_is_a_connection_too(row: memoryview) -> None:
+    """And no descriptor of the handlers'."""
+    row[CONNECTIONS_TAKEN], row[ACCEPTED] = 2, 1
+    vitals = Vitals(row)
+    vitals.start()
+    others = row[OTHER_FDS]
+    vitals.stop()
+
+    assert others == count_fds() - 3

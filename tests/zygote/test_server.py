@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Self
 
+import msgspec
 import pytest
 
 from aiocluster.ipc.handoff import handoff_pair
@@ -612,3 +613,37 @@ def test_garbage_ends_the_zygote(zygote: Zygote) -> None:
 
     assert "ProtocolError" in zygote.output()
     assert zygote.exit_code() == 1
+
+
+# ---- listening sockets that are shared
+
+
+def test_a_fork_with_other_descriptors_than_it_says_ends_the_zygote(zygote: Zygote) -> None:
+    """One listening socket too few, and a worker would serve another's port."""
+    send_packet(zygote.sock, Fork(1, 0, "web", 1, 0, [2, 2], {}, [0, 1]), [0] * 5)
+
+    assert "ProtocolError" in zygote.output()
+    assert zygote.exit_code() == 1
+
+
+def test_a_worker_gets_the_listening_sockets_it_shares(zygote: Zygote) -> None:
+    """In the order of its fork; the zygote keeps none of them."""
+    code = (
+        "names = [sock.getsockname()[1] for sock in order.shared]\n"
+        "channel.sendall(repr((fork.shared, names)).encode())"
+    )
+    worker = Worker(1, code)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        ports = [one.getsockname()[1], other.getsockname()[1]]
+        order = msgspec.structs.replace(worker.fork, shared=[4, 7])
+        send_packet(zygote.sock, order, [*worker.its_fds, one.fileno(), other.fileno()])
+        zygote.expect_forked(worker)
+        assert worker.says().decode() == repr(([4, 7], ports))
+    assert zygote.exit_code_of(worker) == 0
+    # Nobody listens there any more.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", ports[0]))
+    worker.close()
