@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from aiocluster.config.settings import OF_THE_CLUSTER, Settings, refuse_unknown, settings_from
+from aiocluster.config.special import SHARED
 from aiocluster.errors import ConfigError
 
 # The role of a cluster that was given one app.
@@ -69,6 +70,7 @@ def plan_from(app: object, roles: object, given: Mapping[str, Any]) -> Plan:
     if roles is None:
         if app is None:
             raise ConfigError("give an app to serve, or roles={name: Role(app, ...)}")
+        check_together(settings)
         return Plan(settings, {ONLY_ROLE: RoleSpec(ONLY_ROLE, app, settings)})
     if app is not None:
         raise ConfigError("give either one app or roles, not both: the app may be one of the roles")
@@ -97,4 +99,35 @@ def _spec(name: str, role: Role, given: Mapping[str, Any]) -> RoleSpec:
     settings = settings_from({**given, **role.settings})
     if "bind" not in role.settings:
         settings = msgspec.structs.replace(settings, bind=())
+    try:
+        check_together(settings)
+    except ConfigError as error:
+        raise ConfigError(f"role {name!r}: {error}") from None
     return RoleSpec(name, role.app, settings)
+
+
+def check_together(settings: Settings) -> None:
+    """Raise ConfigError when settings that make sense each by itself do not so together."""
+    policies = settings.policy if isinstance(settings.policy, Mapping) else {"": settings.policy}
+    addresses = [*map(str, settings.bind)]
+    if strangers := sorted(policies.keys() - {"", *addresses}):
+        raise ConfigError(
+            f"policy: {', '.join(strangers)} is not among the addresses of bind"
+            f" ({', '.join(addresses) or 'none'})"
+        )
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        raise ConfigError("proxy_protocol: say whose headers to believe, with trusted_proxies")
+    is_shared = any(isinstance(policy, str) and policy == SHARED for policy in policies.values())
+    if is_shared and (wrong := [name for name in _AT_THE_DOOR if _is_given(settings, name)]):
+        raise ConfigError(
+            f"{', '.join(wrong)}: not with the policy 'shared', where no connection passes"
+            " the primary"
+        )
+
+
+# What the primary does with each connection before a worker has it.
+_AT_THE_DOOR = ("proxy_protocol", "max_connections_total", "when_full")
+
+
+def _is_given(settings: Settings, name: str) -> bool:
+    return bool(getattr(settings, name) != getattr(Settings(), name))

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from aiocluster.errors import BootError
 from aiocluster.ipc.messages import BootFailed
-from aiocluster.metrics.ledger import LedgerState
+from aiocluster.metrics.ledgers import LedgersState
+from aiocluster.metrics.snapshot import Dispatch
 
 # Changes when a program with this file could not read the estate of one with another.
 RECORD = 4
@@ -169,6 +170,7 @@ class RoleState(_Record, frozen=True):
     generations: GenerationsState
     crew: CrewState
     waiting: list[ConnectionState]
+    dispatch: Dispatch
 
     def descriptors(self) -> Iterator[int]:
         """Iterate over the descriptors that belong to it."""
@@ -189,7 +191,7 @@ class Estate(_Record, frozen=True):
 
     scoreboard: int
     next_worker_id: int
-    ledger: LedgerState
+    ledgers: LedgersState
     subscriptions: list[SubscriptionState]
     roles: dict[str, RoleState]
 

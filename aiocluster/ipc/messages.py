@@ -217,7 +217,8 @@ class Fork(_Wire, frozen=True, tag=60):
 
     `row` is its row there, `families` the address family of each listener; `env` is set
     before any of the user's code runs. `shared` are the indexes of the listeners from which it
-    may accept by itself, and whose sockets are carried behind the others.
+    may accept by itself, and whose sockets are carried behind the others; `cpu` is the one
+    that it is to run on, -1 for any.
     """
 
     worker_id: int
@@ -228,6 +229,7 @@ class Fork(_Wire, frozen=True, tag=60):
     families: list[int]
     env: dict[str, str]
     shared: list[int] = []
+    cpu: int = -1
 
 
 class Watch(_Wire, frozen=True, tag=61):

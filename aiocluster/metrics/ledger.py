@@ -47,7 +47,7 @@ class LedgerState(Struct, frozen=True, kw_only=True):
     started_at: float
     retired: Counters
     restarts: int
-    restarts_of_slot: dict[int, int]
+    restarts_of_slot: dict[str, int]  # by role and number
     reports: dict[int, Report]
 
 
@@ -67,7 +67,7 @@ class Ledger:
         self._retired = Counters()
         self._dead: deque[int] = deque(maxlen=_MAX_REMEMBERED_DEAD)
         self._restarts = 0
-        self._restarts_of_slot: dict[int, int] = {}
+        self._restarts_of_slot: dict[str, int] = {}
 
     def state(self) -> LedgerState:
         """What the next program must know, so that nothing goes backwards."""
@@ -176,9 +176,10 @@ class Ledger:
     def _count_restarts(self, alive: list[WorkerFacts]) -> None:
         """Count what is new: the restarts of a slot must not leave the total with the slot."""
         # A reload has two workers in one slot for a while; the one that restarted more counts.
-        of_slot: dict[int, int] = {}
+        of_slot: dict[str, int] = {}
         for facts in alive:
-            of_slot[facts.slot] = max(of_slot.get(facts.slot, 0), facts.restarts)
+            slot = f"{facts.role} {facts.slot}"
+            of_slot[slot] = max(of_slot.get(slot, 0), facts.restarts)
         for slot, restarts in of_slot.items():
             counted = self._restarts_of_slot.get(slot, 0)
             # Fewer than before: the slot had gone, and came back as a new one. (If it also

@@ -5,6 +5,8 @@ them at any time, also those of a worker that was killed. What a worker alone ca
 latency, its lag and its cost, it reports every now and then.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -86,13 +88,24 @@ class WorkerMetrics(Metrics, frozen=True, kw_only=True):
     phase: str
 
 
+class Dispatch(Struct, frozen=True, kw_only=True):
+    """What did not go by the rule when connections of a role were given out: counted."""
+
+    policy_failures: int = 0  # the policy raised or chose no candidate: round robin chose
+    fallbacks: dict[str, int] = {}  # by reason: a sticky policy went by the client's address
+    refusals: dict[str, int] = {}  # by reason: closed for want of a PROXY header to trust
+    turned_away: int = 0  # all workers were full, and `when_full` is not "wait"
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """The figures of all workers at one moment, and their total."""
+    """The figures of all workers at one moment, their total, and that of each role."""
 
     time: float  # unix, seconds
     interval: float  # seconds since this subscription's previous snapshot, or the cluster's start
     workers: dict[int, WorkerMetrics]
     total: Metrics  # counts also what workers did that are gone
+    roles: dict[str, Metrics] = {}  # the same of each role
+    dispatch: dict[str, Dispatch] = {}  # of each role
     missed: int  # snapshots this subscriber was too slow for, since the last it took
 
 
@@ -136,3 +149,21 @@ def latency_of(buckets: dict[int, int]) -> Latency:
     """Return what a histogram says."""
     p50, p90, p99, p999 = quantiles(buckets, (0.5, 0.9, 0.99, 0.999))
     return Latency(count=count(buckets), mean=mean(buckets), p50=p50, p90=p90, p99=p99, p999=p999)
+
+
+def together(counts: Iterable[Dispatch]) -> Dispatch:
+    """Return their sums."""
+    policy_failures = turned_away = 0
+    fallbacks: Counter[str] = Counter()
+    refusals: Counter[str] = Counter()
+    for one in counts:
+        policy_failures += one.policy_failures
+        turned_away += one.turned_away
+        fallbacks.update(one.fallbacks)
+        refusals.update(one.refusals)
+    return Dispatch(
+        policy_failures=policy_failures,
+        fallbacks={**fallbacks},
+        refusals={**refusals},
+        turned_away=turned_away,
+    )

@@ -1,11 +1,10 @@
 """The policies of one role: which one holds for which of its addresses."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiocluster.config.special import SHARED
 from aiocluster.config.target import import_target
-from aiocluster.errors import ConfigError
 from aiocluster.policies.base import Policy
 from aiocluster.policies.guarded import Guarded
 from aiocluster.policies.named import policy_from
@@ -19,20 +18,15 @@ class Shared(RoundRobin):
     """Workers accept by themselves; what still comes by the primary goes to each in turn."""
 
 
-def policies(setting: Any, addresses: Collection[str]) -> Callable[[str], Policy]:
+def policies(setting: Any) -> Callable[[str], Policy]:
     """Return what tells the policy of an address: one object for all that share it.
 
-    `setting` is one policy for all, or a mapping of some of `addresses` to one each; the others
-    have round robin. ConfigError when it names another, or a policy cannot be made.
+    `setting` is one policy for all, or a mapping of addresses to one each; others have round
+    robin. ConfigError when a policy cannot be made.
     """
     if not isinstance(setting, Mapping):
         for_all = _made(setting)
         return lambda address: for_all
-    if strangers := setting.keys() - set(addresses):
-        raise ConfigError(
-            f"policy: {', '.join(sorted(strangers))} is not among the addresses of bind"
-            f" ({', '.join(addresses) or 'none'})"
-        )
     default = RoundRobin()
     made = {_key(value): _made(value) for value in setting.values()}
     by_address = {address: made[_key(value)] for address, value in setting.items()}

@@ -6,7 +6,7 @@ a role lead to the same workers; where nobody has room, each pauses its own list
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiocluster.config.addresses import Address
@@ -14,6 +14,7 @@ from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.estate import ConnectionState, ListenerState
 from aiocluster.ipc.packets import MAX_SHARED_SOCKETS
+from aiocluster.metrics.snapshot import Dispatch, together
 from aiocluster.policies.base import Policy
 from aiocluster.policies.client_network import client_network
 from aiocluster.policies.request_head import by_from
@@ -72,6 +73,9 @@ class Door:
         self._by: str | None = getattr(policy, "by", None)
         self._loop = asyncio.get_running_loop()
         self.peeker = self._new_peeker(settings)
+        # They outlive it.
+        self.fallbacks = {} if self.peeker is None else self.peeker.fallbacks
+        self.refusals = {} if self.peeker is None else self.peeker.refusals
 
     def _new_peeker(self, settings: DoorSettings) -> Peeker | None:
         """Return what finds out whose a connection is; None where `accept` tells all of it."""
@@ -113,6 +117,15 @@ class Door:
             return connection
         host = connection.client[0] if connection.client else host_of(connection.fd)
         return connection._replace(affinity=self._affinity_of_host(host))
+
+    def counts(self) -> Dispatch:
+        """Return what did not go by the rule here."""
+        return Dispatch(
+            policy_failures=getattr(self.policy, "failures", 0),
+            fallbacks=_seen(self.fallbacks),
+            refusals=_seen(self.refusals),
+            turned_away=0 if self.refusal is None else self.refusal.count,
+        )
 
     @property
     def held(self) -> int:
@@ -171,6 +184,10 @@ class Door:
             listener.pause() if idle else listener.resume()
 
 
+def _seen(counts: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in counts.items() if count}
+
+
 def _state_of(
     connection: Connection, *, is_held: bool, awaits_proxy: bool = False
 ) -> ConnectionState:
@@ -201,6 +218,7 @@ class Doors:
         self.listeners = Listeners(self._on_connections)
         self._policy_for = policy_for
         self._settings = settings
+        self.counted_before = Dispatch()  # by another program
         self._doors: list[Door] = []
         self._by_listener: list[Door] = []
 
@@ -304,6 +322,10 @@ class Doors:
     def has_punctual(self, now: float) -> bool:
         """Is there a worker that would take a connection at once?"""
         return any(door.dispatcher.has_punctual(now) for door in self._doors)
+
+    def dispatch_counts(self) -> Dispatch:
+        """Return what did not go by the rule, at all doors, so far."""
+        return together([self.counted_before, *(door.counts() for door in self._doors)])
 
     def state(self) -> list[ConnectionState]:
         """Return the connections that no worker was given yet; they stay where they are."""

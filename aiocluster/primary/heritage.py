@@ -24,7 +24,7 @@ class Heritage:
         return Estate(
             scoreboard=reporter.scoreboard.fd,
             next_worker_id=self.commons.ids.next_id,
-            ledger=reporter.state(),
+            ledgers=reporter.state(),
             subscriptions=reporter.subscriptions,
             roles={name: role.state() for name, role in self.roles.items()},
         )
@@ -32,7 +32,7 @@ class Heritage:
     async def adopt(self, estate: Estate) -> None:
         """Go on with what another program left."""
         reporter = self.commons.reporter
-        reporter.adopt(estate.ledger)
+        reporter.adopt(estate.ledgers)
         self.commons.ids.next_id = estate.next_worker_id
         for name, role in self.roles.items():
             await role.adopt(estate.roles[name])

@@ -1,7 +1,7 @@
 """What a new worker needs: its wires, its row of the scoreboard, its handle, its process."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from aiocluster.errors import WorkerGone
 from aiocluster.ipc.channel import open_channel
@@ -33,6 +33,7 @@ class Hiring:
         `on_returned` with those that a worker gives back.
         """
         self.families: list[int] = []  # of each listener
+        self.cpus: Sequence[int] = ()  # on which the first slots run, one each
         # The descriptors, by index, of those that workers accept from.
         self.shared: Callable[[], Mapping[int, int]] = dict
         self._scoreboard = scoreboard
@@ -122,6 +123,7 @@ class Hiring:
             self.families,
             env,
             shared,
+            self.cpus[spec.slot] if spec.slot < len(self.cpus) else -1,
         )
 
 

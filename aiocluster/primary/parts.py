@@ -13,6 +13,7 @@ from aiocluster.config.roles import Plan
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.events import StopBegan, Upgraded
 from aiocluster.ipc.estate import Estate
+from aiocluster.metrics.snapshot import Dispatch
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.handle import WorkerHandle
@@ -35,7 +36,9 @@ class Parts:
         self._origin = origin
         self._bus = bus
         self._loop = asyncio.get_running_loop()
-        self.reporter = Reporter(origin.scoreboard(), lambda: self.workers.values())
+        self.reporter = Reporter(
+            origin.scoreboard(), lambda: self.workers.values(), plan.roles, self._dispatch
+        )
         self._commons = commons = Commons(bus, self.reporter)
         self.roles = {
             name: RoleParts(spec, commons, partial(origin.new_spawner, name))
@@ -89,6 +92,9 @@ class Parts:
         """See upgrade.Predecessor."""
         all_of_it = (role.supervisor.unrest for role in self.roles.values())
         return next(filter(None, all_of_it), "")
+
+    def _dispatch(self) -> dict[str, Dispatch]:
+        return {name: role.doors.dispatch_counts() for name, role in self.roles.items()}
 
     async def wait_empty(self) -> None:
         """Wait until no worker is left, nor one to come."""

@@ -4,17 +4,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
 import msgspec
 
+from aiocluster.config.roles import ONLY_ROLE
 from aiocluster.ipc.channel import Channel
 from aiocluster.ipc.estate import SubscriptionState
 from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.feed import paced
-from aiocluster.metrics.ledger import Ledger, LedgerState, WorkerFacts
-from aiocluster.metrics.snapshot import Report, Snapshot
+from aiocluster.metrics.ledger import WorkerFacts
+from aiocluster.metrics.ledgers import Ledgers, LedgersState
+from aiocluster.metrics.snapshot import Dispatch, Report, Snapshot
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.tasks import start_task
 
@@ -29,23 +31,28 @@ class Reporter:
     """Puts together what workers report and what the scoreboard says."""
 
     def __init__(
-        self, scoreboard: Scoreboard, workers: Callable[[], Iterable[WorkerHandle]]
+        self,
+        scoreboard: Scoreboard,
+        workers: Callable[[], Iterable[WorkerHandle]],
+        roles: Iterable[str] = (ONLY_ROLE,),
+        dispatch: Callable[[], Mapping[str, Dispatch]] = dict,
     ) -> None:
         self.scoreboard = scoreboard
         self._workers = workers
+        self._dispatch = dispatch
         self._loop = asyncio.get_running_loop()
-        self._ledger = Ledger(self._loop.time())
+        self._ledgers = Ledgers(self._loop.time(), roles)
         self._closed = asyncio.Event()
         self._feeds: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._intervals: dict[tuple[int, int], float] = {}  # of each feed
 
-    def state(self) -> LedgerState:
+    def state(self) -> LedgersState:
         """What the next program must know of the past."""
-        return self._ledger.state()
+        return self._ledgers.state()
 
-    def adopt(self, state: LedgerState) -> None:
+    def adopt(self, state: LedgersState) -> None:
         """Go on with what another program remembers."""
-        self._ledger = Ledger.of(state)
+        self._ledgers.adopt(state)
 
     @property
     def subscriptions(self) -> list[SubscriptionState]:
@@ -55,13 +62,13 @@ class Reporter:
             for (worker, number), interval in self._intervals.items()
         ]
 
-    def report(self, worker_id: int, report: Report) -> None:
+    def report(self, worker: WorkerHandle, report: Report) -> None:
         """A worker reported."""
-        self._ledger.report(worker_id, report, self._loop.time())
+        self._ledgers.report(worker.id, worker.role, report, self._loop.time())
 
     def retire(self, worker: WorkerHandle) -> None:
         """A worker is gone: keep what it had done, feed it no more."""
-        self._ledger.retire(worker.id, self.scoreboard.counters(worker.row))
+        self._ledgers.retire(worker.id, worker.role, self.scoreboard.counters(worker.row))
         for key in [key for key in self._feeds if key[0] == worker.id]:
             self._feeds.pop(key).cancel()
             del self._intervals[key]
@@ -120,10 +127,11 @@ class Reporter:
         return take
 
     def _snapshot(self, previous: Snapshot | None, missed: int) -> Snapshot:
-        return self._ledger.snapshot(
+        return self._ledgers.snapshot(
             [self._facts(worker) for worker in self._workers()],
             now=self._loop.time(),
             wall=time.time(),
+            dispatch=self._dispatch(),
             previous=previous,
             missed=missed,
         )

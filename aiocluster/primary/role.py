@@ -33,9 +33,7 @@ class RoleParts:
         self.name = spec.name
         self.settings = settings = spec.settings
         self.generations = Generations(new_spawner, settings.boot_timeout)
-        self.doors = Doors(
-            policies(settings.policy, [*map(str, settings.bind)]), DoorSettings.of(settings)
-        )
+        self.doors = Doors(policies(settings.policy), DoorSettings.of(settings))
         self.supervisor = Supervisor(
             spec, self.generations, self.doors, commons, _restarts(settings)
         )
@@ -63,8 +61,10 @@ class RoleParts:
 
     async def start(self) -> None:
         """Import the app and start the workers; BootError when none comes up."""
+        count = self._count_of_workers()
+        self._pin(count)
         await self.generations.begin()
-        await self.supervisor.start(self._count_of_workers())
+        await self.supervisor.start(count)
 
     def listen(self) -> None:
         """Let clients in, now that there are workers to serve them; jobs do not."""
@@ -74,6 +74,16 @@ class RoleParts:
         self.doors.listeners.listen(self.settings.backlog)
         self.supervisor.begin_accepting()
         self.doors.update(self._loop.time())
+
+    def _pin(self, count: int) -> None:
+        """Give each worker a CPU of its own, if that is wanted and there are as many."""
+        if self.settings.affinity == "none":
+            return
+        cpus = sorted(os.sched_getaffinity(0))
+        if count <= len(cpus):
+            self.supervisor.pin_to(cpus)
+        else:
+            log.warning("%d workers on %d CPUs: none is pinned to one", count, len(cpus))
 
     def _count_of_workers(self) -> int:
         cpus = available_cpus()
@@ -95,16 +105,19 @@ class RoleParts:
             generations=self.generations.state(),
             crew=self.supervisor.state(),
             waiting=self.doors.state(),
+            dispatch=self.doors.dispatch_counts(),
         )
 
     async def adopt(self, state: RoleState) -> None:
         """Go on with what another program left."""
         self._warn_of_what_stays(state)
+        self._pin(len(state.crew.slots))
         self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
         self.supervisor.listen_on(self.doors)
         self.generations.adopt(state.generations)
         await self.supervisor.adopt(state.crew)
         self.doors.take_back(state.waiting)
+        self.doors.counted_before = state.dispatch
 
     def asked_for(self) -> dict[str, Any]:
         """Return what only a start can change."""

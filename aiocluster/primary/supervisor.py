@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from aiocluster.config.roles import RoleSpec
@@ -113,6 +113,10 @@ class Supervisor:
         self._workers.begin_accepting()
 
     # ---- start and stop
+
+    def pin_to(self, cpus: Sequence[int]) -> None:
+        """Let the workers of the first slots run on one of these each."""
+        self._workers.pin_to(cpus)
 
     async def start(self, count: int) -> None:
         """Start `count` workers; BootError, with the first one's cause, when none comes up."""

@@ -87,6 +87,10 @@ class Workers:
             self._on_returned,
         )
 
+    def pin_to(self, cpus: Sequence[int]) -> None:
+        """Let the workers of the first slots run on one of these each."""
+        self._hiring.cpus = cpus
+
     def listen_on(self, doors: Doors) -> None:
         """From here their connections will come."""
         self.addresses = doors.listeners.addresses
@@ -239,7 +243,7 @@ class Workers:
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """See Owner."""
-        self._reporter.report(worker.id, report)
+        self._reporter.report(worker, report)
         self._care.on_report(worker, report)
 
     def on_subscribe(self, worker: WorkerHandle, request: Subscribe | Unsubscribe) -> None:

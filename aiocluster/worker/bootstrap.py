@@ -43,6 +43,7 @@ def run_worker(
     """
     os.environ.update(fork.env)
     random.seed()
+    _run_on(fork.cpu)
     # Those of the module that the zygote imported are the zygote's, not ours to end.
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
     board, stacks = files
@@ -90,6 +91,16 @@ async def _main(
     show_stacks_on_request(stacks)
     handoff, channel = sockets
     return await runtime.run(load, handoff, channel)
+
+
+def _run_on(cpu: int) -> None:
+    """Run on this CPU alone, if it is one."""
+    if cpu < 0:
+        return
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:  # it was taken from us since
+        log.warning("cannot run on CPU %d alone: %s", cpu, error)
 
 
 class _TermHandler:
