@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from aiocluster import Cluster, WorkerExited
+from tests.e2e.upgrading import Upgradable
 from tests.e2e.wire import Wire
 from tests.support.cluster import (
     Client,
@@ -159,6 +160,46 @@ async def test_a_stop_under_load_loses_nobody(tmp_path: Path, number: int) -> No
             await asyncio.gather(*clients)
 
     assert crowd.lost == []
+
+
+async def test_workers_at_their_limit_leave_connections_to_wait(tmp_path: Path) -> None:
+    """More clients than two workers have descriptors for: all are answered, none is lost."""
+    command = "ulimit -n 64"
+    async with program_of(tmp_path, policy="shared", command=command) as program:
+        url = (await program.url()).rstrip("/")
+        clients = [await Client.connect(url) for _ in range(200)]
+        for client in clients:
+            client.send("/who")
+        await asyncio.gather(*(_answered(client) for client in clients))
+        assert await program.stop() == 0
+        output = await program.all_output()
+
+    assert "failed" not in output
+    assert "Traceback" not in output
+
+
+async def _answered(client: Client) -> None:
+    async with client:
+        await client.answer()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("round_robin", "shared"), ("shared", "round_robin"), ("shared",) * 2]
+)
+async def test_an_upgrade_may_change_the_policy(tmp_path: Path, before: str, after: str) -> None:
+    """Old workers are served by who can accept, and a reload brings workers as they should be."""
+    async with Upgradable(tmp_path, policy=before) as program:
+        old = {await program.who() for _ in range(20)}
+        program.release(policy=after)
+        await program.upgrade()
+        still = {await program.who() for _ in range(20)}
+        program.send_signal(signal.SIGHUP)
+        await program.line("generation 2 serves")
+        new = {await program.who() for _ in range(20)}
+        assert await program.stop() == 0
+
+    assert still <= old
+    assert not new & old
 
 
 class Crowd:
