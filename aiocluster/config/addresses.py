@@ -52,7 +52,9 @@ def addresses_from(value: Any) -> tuple[Address, ...]:
 
 
 def _address_from(text: Any) -> Address:
-    """Read one address."""
+    """Read one address, unless it is one."""
+    if isinstance(text, Address):
+        return text
     if not isinstance(text, str):
         raise _refused(text)
     host, colon, port = text.rpartition(":")

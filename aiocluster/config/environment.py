@@ -6,7 +6,10 @@ from msgspec import Struct
 
 from aiocluster.errors import ConfigError
 
-ALLOWED_ENV = "NAME=value for all workers, SLOT:NAME=value for those in one slot"
+ALLOWED_ENV = (
+    "NAME=value for all workers, SLOT:NAME=value for those in one slot; "
+    "from Python {'NAME': 'value', SLOT: {'NAME': 'value'}}"
+)
 
 # Of all together; they travel in one packet.
 MAX_ENV_BYTES = 64 * 1024
@@ -31,7 +34,7 @@ def env_from(value: object) -> Environment:
     if isinstance(value, Environment):
         return value
     if not isinstance(value, Mapping):
-        raise _no_env(value)
+        raise ConfigError(f"env: {value!r:.80} is not allowed; give {ALLOWED_ENV}")
     of_slot = {slot: checked_env(env) for slot, env in value.items() if _is_slot(slot)}
     of_all = {name: text for name, text in value.items() if not _is_slot(name)}
     return Environment(checked_env(of_all), of_slot)
@@ -57,14 +60,10 @@ def _is_slot(key: object) -> bool:
     return isinstance(key, int) and not isinstance(key, bool) and key >= 0
 
 
-def _no_env(env: object) -> ConfigError:
-    return ConfigError(f"env: {env!r:.80} is a {type(env).__name__}; give a dict of text")
-
-
 def checked_env(env: object) -> dict[str, str]:
     """Return a copy of `env`; ConfigError, naming what is wrong, when no process could have it."""
     if not isinstance(env, Mapping):
-        raise _no_env(env)
+        raise ConfigError(f"env: {env!r:.80} is a {type(env).__name__}; give a dict of text")
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ConfigError(f"env: {name!r}: {value!r:.80} is not allowed; give text for both")

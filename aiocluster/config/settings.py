@@ -248,15 +248,17 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
 def value_from_text(name: str, text: str) -> Any:
     """Read the text of one setting, say from a command line, as a value `settings_from` takes."""
     refuse_unknown({name: text})
-    if (special := SPECIAL.get(name)) is not None:
-        return special.read_texts([text])
+    if name in SPECIAL:
+        return value_from_texts(name, [text])
     return _converted(name, text, strict=False)
 
 
 def value_from_texts(name: str, texts: Sequence[str]) -> Any:
     """Read what was typed for a setting that may be given several times, or is special."""
     refuse_unknown({name: texts})
-    return SPECIAL[name].read_texts(texts)
+    default = getattr(Settings(), name)
+    # As it is shown: see _as_text.
+    return default if [*texts] == [_as_text(default)] else SPECIAL[name].read_texts([*texts])
 
 
 def refuse_unknown(values: Mapping[str, Any]) -> None:

@@ -12,8 +12,6 @@ from aiocluster.config.target import check_target
 from aiocluster.errors import ConfigError
 from aiocluster.policies.named import ALLOWED_POLICY, is_import_string, policy_from
 
-ALLOWED_POLICIES = f"{ALLOWED_POLICY}; or a dict of one for each address of bind"
-
 # Where workers accept by themselves nobody chooses.
 SHARED = "shared"
 
@@ -35,7 +33,7 @@ def policy_value(value: Any) -> Any:
     """Check `policy`: one, or a mapping of addresses to one each; return it."""
     if isinstance(value, Mapping):
         if not value:
-            raise ConfigError(f"policy: {value!r} is not allowed; give {ALLOWED_POLICIES}")
+            raise ConfigError(f"policy: {value!r} is not allowed; give {ALLOWED_POLICY}")
         return {str(addresses_from(where)[0]): _policy(one) for where, one in value.items()}
     return _policy(value)
 
@@ -89,23 +87,25 @@ _FIELDS: dict[str, Callable[[str], Any]] = {
 
 def _networks(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence):
-        raise ConfigError(f"trusted_proxies: {value!r:.80} is not allowed; give {ALLOWED_NETWORKS}")
+    if not isinstance(texts, list | tuple):
+        raise _no_network(value)
     return tuple(map(_network, texts))
 
 
 def _network(text: Any) -> str:
     try:
-        if isinstance(text, str):
-            return str(ip_network(text))
-    except ValueError as error:
-        raise ConfigError(f"trusted_proxies: {error}; give {ALLOWED_NETWORKS}") from None
-    raise ConfigError(f"trusted_proxies: {text!r:.80} is not allowed; give {ALLOWED_NETWORKS}")
+        return str(ip_network(text if isinstance(text, str) else ""))
+    except ValueError:
+        raise _no_network(text) from None
+
+
+def _no_network(value: Any) -> ConfigError:
+    return ConfigError(f"trusted_proxies: {value!r:.80} is not allowed; give {ALLOWED_NETWORKS}")
 
 
 SPECIAL: dict[str, Special] = {
     "bind": Special(addresses_from, addresses_from, ALLOWED_BIND, is_multiple=True),
-    "policy": Special(policy_value, _policy_from_texts, ALLOWED_POLICIES, is_multiple=True),
+    "policy": Special(policy_value, _policy_from_texts, ALLOWED_POLICY, is_multiple=True),
     "env": Special(env_from, env_from_texts, ALLOWED_ENV, is_multiple=True),
     "trusted_proxies": Special(_networks, _networks, ALLOWED_NETWORKS, is_multiple=True),
     "autoscale": Special(_autoscale, _autoscale_from_texts, ALLOWED_AUTOSCALE),

@@ -28,9 +28,9 @@ _FD_BYTES = array.array("i").itemsize
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES)
 
-# Begins the message of a connection whose client a proxy has told: its listener and that client
-# follow. So no listener has this index.
-_TOLD = 255
+# A listener is one byte. The one value that none has begins the message of a connection whose
+# client a proxy has told: its listener and that client follow.
+MAX_LISTENERS = _TOLD = 255
 
 # Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
 _CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)

@@ -166,7 +166,7 @@ class SnapshotFor(_Wire, frozen=True, tag=41):
 class Bound(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A socket that is bound, and as which listener its connections will come."""
 
-    listener: Annotated[int, Meta(ge=0, le=255)]  # a byte of the handoff
+    listener: Annotated[int, Meta(ge=0, le=254)]  # a byte of the handoff
     endpoint: Endpoint  # with the real port
 
 

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
-
-# A handoff tells the listener of each connection in one byte, and one value means more.
-_MAX_LISTENERS = 255
+from aiocluster.ipc.handoff import MAX_LISTENERS
 
 # A port that is free for IPv4 may be taken for IPv6: then another one is tried.
 _FREE_PORT_TRIES = 5
@@ -41,8 +39,8 @@ def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]
 
 def check_count(sockets: Sequence[socket.socket]) -> None:
     """Raise ConfigError when they are too many."""
-    if len(sockets) > _MAX_LISTENERS:
-        raise ConfigError(f"bind: {len(sockets)} sockets; at most {_MAX_LISTENERS} are possible")
+    if len(sockets) > MAX_LISTENERS:
+        raise ConfigError(f"bind: {len(sockets)} sockets; at most {MAX_LISTENERS} are possible")
 
 
 def check_overlap(sockets: Sequence[socket.socket]) -> None:

@@ -29,8 +29,16 @@ WHOLE_NUMBERS = [name for name in NAMES if "whole number" in HELP[name].allowed]
 # None of these is a value of any setting, whatever its type.
 NEVER_RIGHT: list[Any] = [None, -1, -0.5, math.nan, math.inf, -math.inf, b"x", {}, []]
 
+# But for these: no environment, no proxy, nothing that scales.
+NOTHING: dict[str, Any] = {"env": {}, "trusted_proxies": [], "autoscale": None}
+
 WRONG: list[tuple[str, Any]] = [
-    *((name, value) for name in NAMES for value in NEVER_RIGHT),
+    *(
+        (name, value)
+        for name in NAMES
+        for value in NEVER_RIGHT
+        if name not in NOTHING or value != NOTHING[name]
+    ),
     *((name, value) for name in NUMBERS for value in (True, False, "1", "often", 10**400)),
     *((name, value) for name in WHOLE_NUMBERS for value in (1.0, 1.5, 2**63)),
     *((name, 2**31) for name in WHOLE_NUMBERS if not name.startswith("max_memory")),
@@ -39,6 +47,8 @@ WRONG: list[tuple[str, Any]] = [
     ("workers", "many"),
     ("bind", "localhost"),
     ("policy", "random"),
+    ("trusted_proxies", "10.0.0.0/33"),
+    ("autoscale", "min=1"),
     ("restart", "on-failure"),
     ("preload", 1),
     ("preload", "yes"),
@@ -148,7 +158,7 @@ def test_a_wrong_text_is_told_as_a_wrong_value_is(name: str) -> None:
     [
         ("workers", "4", 4),
         ("workers", "cpu", "cpu"),
-        ("bind", "[::1]:80", "[::1]:80"),
+        ("bind", "[::1]:80", (Address("::1", 80),)),
         ("preload", "true", True),
         ("preload", "false", False),
         ("preload", "auto", "auto"),

@@ -9,7 +9,17 @@ from itertools import count
 
 import pytest
 
-from aiocluster.ipc.handoff import MAX_BATCH, give, handoff_pair, next_batch_size, take, take_all
+from aiocluster.ipc.handoff import (
+    MAX_BATCH,
+    MAX_LISTENERS,
+    Taken,
+    give,
+    give_told,
+    handoff_pair,
+    next_batch_size,
+    take,
+    take_all,
+)
 from tests.support.connections import none_lost
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
@@ -38,18 +48,20 @@ class Connections:
         for fd in self.fds:
             os.close(fd)
 
-    def recognise(self, batch: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
+    def recognise(self, batch: list[Taken] | None) -> list[tuple[int, int]]:
         """Return (which of ours, listener) for each that was taken, and close it."""
         assert batch is not None
-        found = [(self._indexes[os.fstat(fd).st_ino], listener) for fd, listener in batch]
-        for fd, _ in batch:
+        found = [(self._indexes[os.fstat(fd).st_ino], listener) for fd, listener, _ in batch]
+        for fd, *_ in batch:
             os.close(fd)
         return found
 
 
 def fill(sender: socket.socket, fd: int) -> int:
     """Give batches of one until one is refused; return how many were not."""
-    return next(number for number in count() if not give(sender, [fd], bytes([number % 256])))
+    return next(
+        number for number in count() if not give(sender, [fd], bytes([number % MAX_LISTENERS]))
+    )
 
 
 @pytest.mark.parametrize("size", [1, MAX_BATCH])
@@ -101,7 +113,8 @@ def test_a_connection_lives_on_when_the_giver_has_closed_it(pair: Pair) -> None:
     with client:
         with server:
             give(pair[0], [server.fileno()], b"\x03")
-        ((fd, listener),) = take(pair[1]) or []
+        ((fd, listener, told),) = take(pair[1]) or []
+        assert told is None
         with socket.socket(fileno=fd) as taken:
             taken.sendall(b"hello")
             assert client.recv(5) == b"hello"
@@ -131,7 +144,7 @@ def test_taken_connections_do_not_leak_into_programs(pair: Pair) -> None:
         give(pair[0], connections.fds, b"\x00\x01")
         batch = take(pair[1])
 
-        assert [os.get_inheritable(fd) for fd, _ in batch or []] == [False, False]
+        assert [os.get_inheritable(fd) for fd, *_ in batch or []] == [False, False]
         connections.recognise(batch)
 
 
@@ -159,7 +172,7 @@ def test_a_full_queue_refuses_and_the_giver_still_owns(pair: Pair) -> None:
 
         taken = connections.recognise(take_all(pair[1], none_lost))
 
-    assert taken == [(0, index % 256) for index in range(number)]
+    assert taken == [(0, index % MAX_LISTENERS) for index in range(number)]
 
 
 def test_a_queue_has_room_again_once_it_is_taken_from(pair: Pair) -> None:
@@ -266,8 +279,8 @@ try:
 except TruncatedBatch as truncated:
     arrived, lost = truncated.arrived, truncated.lost
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-print(lost, *((inodes.index(os.fstat(fd).st_ino), listener) for fd, listener in arrived))
-for fd, _ in arrived:
+print(lost, *((inodes.index(os.fstat(fd).st_ino), listener) for fd, listener, _ in arrived))
+for fd, *_ in arrived:
     os.close(fd)
 assert os.listdir("/proc/self/fd") == before
 """
@@ -299,3 +312,26 @@ def test_just_below_the_limit_nothing_is_lost() -> None:
 def test_taking_all_takes_what_it_can() -> None:
     """A truncated batch does not keep the others from being taken back."""
     assert at_the_limit(12, batches=3).endswith("(9, 109) (0, 100) (1, 101)")
+
+
+# ---- whose client a proxy has told
+
+
+def test_who_a_proxy_has_told_comes_with_its_connection(pair: Pair) -> None:
+    """Alone, in the order of the others."""
+    client = ("2001:db8:ffff:ffff:ffff:ffff:ffff:fffe", 65535)
+    with Connections(3) as ours:
+        assert give(pair[0], ours.fds[:1], b"\x01")
+        assert give_told(pair[0], ours.fds[1], 2, client)
+        assert give(pair[0], ours.fds[2:], b"\x03")
+
+        sizes, clients, listeners = [], [], []
+        for _ in range(3):
+            sizes.append(next_batch_size(pair[1]))
+            batch = take(pair[1])
+            clients += [told for _, _, told in batch or []]
+            listeners += ours.recognise(batch)
+
+    assert sizes == [1, 1, 1]
+    assert clients == [None, client, None]
+    assert listeners == [(0, 1), (1, 2), (2, 3)]
