@@ -73,6 +73,12 @@ class Cluster:
         """Where the cluster listens: (host, port) each, with the real port."""
         return self._parts.addresses if self._parts else ()
 
+    @property
+    def addresses_of(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
+        """The same of each role, by its name."""
+        roles = self._parts.roles if self._parts else {}
+        return {name: role.supervisor.addresses for name, role in roles.items()}
+
     def subscribe(self, interval: float = 1.0) -> AsyncGenerator[Snapshot, None]:
         """Iterate over snapshots of the metrics, one every `interval` seconds.
 

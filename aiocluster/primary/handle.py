@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from aiocluster.config.roles import ONLY_ROLE
 from aiocluster.config.settings import checked_seconds
 from aiocluster.errors import ChannelClosed, ProtocolError, WorkerGone
 from aiocluster.events import (
@@ -126,7 +127,8 @@ class WorkerHandle:
         return f"<WorkerHandle id={self.id} slot={self.slot} pid={self.pid} {self.phase}>"
 
     def __str__(self) -> str:
-        return f"worker {self.id} (pid {self.pid})"
+        role = "" if self.role == ONLY_ROLE else f"{self.role} "
+        return f"{role}worker {self.id} (pid {self.pid})"
 
     @property
     def pid(self) -> int:

@@ -14,6 +14,7 @@ from aiocluster.errors import BootError, ConfigError
 from aiocluster.events import StopBegan, Upgraded
 from aiocluster.ipc.estate import Estate
 from aiocluster.metrics.snapshot import Dispatch
+from aiocluster.primary.binding import check_overlap
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.handle import WorkerHandle
@@ -98,8 +99,11 @@ class Parts:
 
     async def wait_empty(self) -> None:
         """Wait until no worker is left, nor one to come."""
-        for role in self.roles.values():
-            await role.supervisor.empty.wait()
+        empty = [role.supervisor.empty for role in self.roles.values()]
+        # One may be filled again while another is waited for.
+        while not all(event.is_set() for event in empty):
+            for event in empty:
+                await event.wait()
 
     def hurry(self) -> None:
         """Let a stop wait for nothing more."""
@@ -162,13 +166,15 @@ class Parts:
         inherited = self._take_inherited()
         for role in self.roles.values():
             role.bind(inherited if role.settings.bind else ())
+        check_overlap([sock for role in self.roles.values() for sock in role.sockets])
         try:
             async with asyncio.TaskGroup() as starting:
                 for role in self.roles.values():
                     starting.create_task(_start(role, alone=len(self.roles) == 1))
-        except* BootError as group:
-            if not self._stopping:
-                raise _first(group) from None
+        except BaseExceptionGroup as group:
+            error = _first(group)
+            if not self._stopping or not isinstance(error, BootError):
+                raise error from None
         if self._stopping:
             raise BootError("the cluster was stopped while it started")
 
@@ -199,8 +205,11 @@ class Parts:
         return Heritage(self._commons, self.roles, self.workers)
 
     async def _of_each(self, step: Callable[[RoleParts], Awaitable[object]]) -> None:
-        """Take a step with all roles at the same time."""
-        await asyncio.gather(*(step(role) for role in self.roles.values()))
+        """Take a step with all roles at the same time; when one fails the others end it first."""
+        steps = (step(role) for role in self.roles.values())
+        for outcome in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     # ---- stop
 
@@ -242,12 +251,10 @@ class Parts:
         self._cut += await role.stop(self._stop_timeouts[role.name])
 
 
-def _first(group: ExceptionGroup[BootError]) -> BootError:
-    first: BaseException = group
-    while isinstance(first, ExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, BootError)
-    return first
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _start(role: RoleParts, *, alone: bool) -> None:

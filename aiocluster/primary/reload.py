@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
-from aiocluster.config.roles import RoleSpec
+from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed
 from aiocluster.patience import patience
@@ -51,6 +51,8 @@ class Reloader:
         exit_log: ExitLog,
     ) -> None:
         self._role = spec.name
+        # What the log calls it: where there is one role, nothing.
+        self._name = "reload" if spec.name == ONLY_ROLE else f"reload of {spec.name}"
         self._settings = spec.settings
         self._generations = generations
         self._roster = roster
@@ -93,7 +95,7 @@ class Reloader:
     def close(self) -> None:
         """Give up what is under way; the workers are another's to end. Idempotent."""
         if self._tasks and not self._closed:
-            log.warning("reload: given up, for the cluster is stopping")
+            log.warning("%s: given up, for the cluster is stopping", self._name)
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -110,15 +112,19 @@ class Reloader:
 
     async def _reload(self) -> None:
         number, began = self._generations.next_number, self._loop.time()
-        log.info("reload: importing the app anew, as generation %d", number)
+        log.info("%s: importing the app anew, as generation %d", self._name, number)
         self._bus.publish(ReloadBegan(number, self._role))
         try:
             await self._replace_generation()
         except BootError as error:
-            log.error("reload: generation %d is given up%s: %s", number, self._kept(number), error)
+            log.error(
+                "%s: generation %d is given up%s: %s", self._name, number, self._kept(number), error
+            )
             self._bus.publish(ReloadFailed(number, error.cause, error.traceback, self._role))
             raise
-        log.info("reload: generation %d serves, after %.1f s", number, self._loop.time() - began)
+        log.info(
+            "%s: generation %d serves, after %.1f s", self._name, number, self._loop.time() - began
+        )
         self._bus.publish(Reloaded(number, self._role))
         await self._until_only(number)
 
@@ -135,7 +141,9 @@ class Reloader:
                 await self._roll(new, probation)
         except Exception as error:
             failure = _as_boot_error(error)
-            log.error("reload: %s; going back to generation %d", failure, self._current.number)
+            log.error(
+                "%s: %s; going back to generation %d", self._name, failure, self._current.number
+            )
             await self._roll_back(new)
             raise failure from error
         # A stop that comes between leaves both: until it ends them they replace their dead.
@@ -200,15 +208,17 @@ class Reloader:
                     group.create_task(self._restore(slot))
         except TimeoutError:
             log.error(
-                "reload: workers of generation %d serve until they end: none of generation %d"
+                "%s: workers of generation %d serve until they end: none of generation %d"
                 " came up in %g s",
+                self._name,
                 new.number,
                 self._current.number,
                 limit,
             )
         except ExceptionGroup:
             log.exception(
-                "reload: workers of generation %d serve until they end: they could not be replaced",
+                "%s: workers of generation %d serve until they end: they could not be replaced",
+                self._name,
                 new.number,
             )
         self._generations.retire(new)

@@ -59,10 +59,17 @@ class RoleParts:
             self.doors.bind(self.settings.bind, tcp_keepalive=keepalive)
         self.supervisor.listen_on(self.doors)
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Those that are bound."""
+        return [listener.sock for listener in self.doors.listeners.all]
+
     async def start(self) -> None:
         """Import the app and start the workers; BootError when none comes up."""
         count = self._count_of_workers()
         self._pin(count)
+        if 0 in (self.settings.max_connections, self.settings.max_connections_total):
+            log.warning("role %s: max_connections is 0, so every client will wait", self.name)
         await self.generations.begin()
         await self.supervisor.start(count)
 

@@ -45,7 +45,7 @@ def set_up_logging(plan: Plan) -> None:
 
 def say_where(cluster: Cluster) -> None:
     """Print where it serves, if it does, how many workers, and how to stop it."""
-    urls = " and ".join(Address(host, port).url() for host, port in cluster.addresses)
+    urls = " and ".join(_urls(cluster))
     count = len(cluster.workers)
     serving = f"serving on {urls} with " if urls else ""
     line = (
@@ -56,6 +56,16 @@ def say_where(cluster: Cluster) -> None:
         click.echo(line)
     except OSError as error:
         log.warning("cannot print (%s): %s", error, line)
+
+
+def _urls(cluster: Cluster) -> list[str]:
+    """Return where it serves; what, where there are several roles."""
+    by_role = cluster.addresses_of
+    return [
+        Address(host, port).url() + (f" ({role})" if len(by_role) > 1 else "")
+        for role, addresses in by_role.items()
+        for host, port in addresses
+    ]
 
 
 def discard_unwritable_output() -> None:

@@ -31,6 +31,7 @@ from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, this_program
 from aiocluster.primary.origin import Origin
 from aiocluster.primary.scheduling import workers_preferred
+from aiocluster.primary.trial import check_roles
 from aiocluster.program.guard import Guard, leave
 from aiocluster.program.life import (
     EXIT_BOOT_FAILED,
@@ -221,6 +222,7 @@ def _inherit(
     _set_up_process()
     try:
         estate = inherit(summons)
+        check_roles(plan.roles, estate.roles)  # it may have changed since it was tried
         hook = _on_start_from(on_start)
         origin = Origin(
             _interpreters(plan, again), estate=estate, successor=Heir(again, plan.roles)

@@ -139,9 +139,12 @@ class WorkerContext:
         """
         return self._leading.is_leader
 
-    async def leading(self) -> None:
-        """Wait until this worker leads its role. It may stop leading: see `is_leader`."""
-        await self._leading.begun()
+    async def leading(self) -> bool:
+        """Wait until this worker leads its role, and return True; False when it drains instead.
+
+        It may stop leading: see `is_leader`.
+        """
+        return await self._leading.begun()
 
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """Call `callback()` when this worker begins to drain; return what takes it off again.

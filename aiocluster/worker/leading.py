@@ -15,6 +15,7 @@ class Leading:
     def __init__(self, row: memoryview) -> None:
         self._row = row
         self._told = asyncio.Event()
+        self._stopped = False
 
     @property
     def is_leader(self) -> bool:
@@ -25,8 +26,14 @@ class Leading:
         """The primary says that this worker leads now."""
         self._told.set()
 
-    async def begun(self) -> None:
+    def stop(self) -> None:
+        """The worker drains: it will not lead any more. Idempotent."""
+        self._stopped = True
+        self._told.set()
+
+    async def begun(self) -> bool:
         """See WorkerContext.leading."""
-        while not self.is_leader:
+        while not self.is_leader and not self._stopped:
             self._told.clear()
             await self._told.wait()
+        return self.is_leader

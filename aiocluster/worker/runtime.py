@@ -334,6 +334,7 @@ class Runtime:
         self.servers.hurry(drain.timeout)
         self.servers.stop()
         self.standing.stop()
+        self.leading.stop()
         self._drain_ordered.set()
         if self._service is not None:
             self._hurry(self._service, drain)

@@ -448,7 +448,10 @@ async def test_a_role_that_cannot_be_imported_ends_the_start(make_stage: MakeSta
     )
     with pytest.raises(ConnectionRefusedError):
         await knock(stage.address)
-    await soon(stage.stop())
+    stopping = stage.stop()
+    for worker in stage.origin.all_workers:
+        worker.exit(0)
+    await soon(stopping)
     assert stage.origin.spawner("web").closed.is_set()
     assert stage.parts.workers == {}
 

@@ -1,7 +1,7 @@
 """Roles and what they share; the spawners are fakes, and the test plays their workers."""
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import BootError
@@ -24,7 +24,7 @@ class Roles:
         self.bus, self.heard = EventBus(), list[Event]()
         self.bus.on(Event, self.heard.append)
         self.scoreboard = Scoreboard()
-        self.reporter = Reporter(self.scoreboard, lambda: self.workers.values())
+        self.reporter = Reporter(self.scoreboard, lambda: self.workers.values(), ["web", "jobs"])
         self.commons = Commons(self.bus, self.reporter)
         self.all: dict[str, RoleParts] = {}
         self.boot_error: BootError | None = None  # of the next generation
@@ -39,7 +39,7 @@ class Roles:
             for worker in role.supervisor.workers.values()
         }
 
-    def add(self, name: str = "web", **settings: Any) -> RoleParts:
+    def add(self, name: Literal["web", "jobs"] = "web", **settings: Any) -> RoleParts:
         """Make one more; by default it listens nowhere."""
         spec = plan_from(None, {name: Role("pkg.module:name", **settings)}, {}).roles[name]
         spawners = self._spawners[name] = []
