@@ -1,6 +1,8 @@
 """Each example, on a free port, does what its docstring says."""
 
 import asyncio
+import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -23,9 +25,12 @@ async def running(name: str, folder: Path) -> AsyncIterator[tuple[Program, str]]
         assert "Traceback" not in await program.all_output()
 
 
-async def get(url: str) -> str:
+async def get(url: str, headers: dict[str, str] | None = None) -> str:
     """GET with a connection of its own."""
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(url, headers=headers) as response,
+    ):
         assert response.status == 200
         return await response.text()
 
@@ -116,3 +121,59 @@ async def test_broadcast(tmp_path: Path) -> None:
         await program.line("told 2 workers")
         for _ in range(2):
             await until(lambda: get(url + "/motd"), "back at five\n")
+
+
+async def say_and_hear(session: aiohttp.ClientSession, url: str) -> set[str]:
+    """Two come into a room one after the other; return in which workers they are."""
+    async with session.ws_connect(url) as tom, session.ws_connect(url) as ann:
+        greetings = [await socket.receive_str() for socket in (tom, ann)]
+        assert [greeting.split(",")[0] for greeting in greetings] == ["1 here", "2 here"]
+        await tom.send_str("more tea?")
+        assert [await socket.receive_str() for socket in (tom, ann)] == ["more tea?"] * 2
+    return {greeting.partition(", in ")[2] for greeting in greetings}
+
+
+async def test_sticky_chat(tmp_path: Path) -> None:
+    """Whoever enters a room hears what is said in it; rooms are spread over the workers."""
+    async with running("sticky_chat.py", tmp_path) as (_, url), aiohttp.ClientSession() as session:
+        assert "<script>" in await get(f"{url}/rooms/tea")
+        homes = [await say_and_hear(session, f"{url}/rooms/{number}") for number in range(12)]
+
+    assert {len(home) for home in homes} == {1}
+    assert len(set[str]().union(*homes)) > 1
+
+
+async def test_web_and_jobs(tmp_path: Path) -> None:
+    """The cron runs in one worker at a time; when that is killed, in another."""
+    async with running("web_and_jobs.py", tmp_path) as (program, url):
+        assert await get(url) == "hello\n"
+        leader = re.search(r"worker (\d+) \(pid (\d+)\)", await program.line("cleans up"))
+        assert leader is not None
+        os.kill(int(leader[2]), signal.SIGKILL)
+        await program.line(f"worker (?!{leader[1]} ).* cleans up")
+
+
+async def test_autoscaling(tmp_path: Path) -> None:
+    """A pile of requests brings workers, its end sends them home."""
+
+    async def keep_busy(url: str) -> None:
+        while True:
+            await get(url)
+
+    async with running("autoscaling.py", tmp_path) as (program, url):
+        clients = [asyncio.create_task(keep_busy(url)) for _ in range(12)]
+        await program.line(r"^from 1 to . workers: in_flight .* over 5 for")
+        for client in clients:
+            client.cancel()
+        await asyncio.wait(clients)
+        await program.line(r"^from . to 1 workers: in_flight .* under 5 for")
+
+
+async def test_own_policy(tmp_path: Path) -> None:
+    """Those who pay are not where the others are."""
+    async with running("own_policy.py", tmp_path) as (_, url):
+        others = {await get(url) for _ in range(6)}
+        paid = {await get(url, {"X-Plan": "paid"}) for _ in range(6)}
+
+    assert others <= {"hello from slot 1\n", "hello from slot 3\n"}
+    assert paid <= {"hello from slot 0\n", "hello from slot 2\n"}
