@@ -83,8 +83,8 @@ async def _main(
         fork.generation,
         runtime.mail,
         runtime.standing,
-        runtime.leading,
         runtime.servers,
+        runtime.leading,
     )
     enter("worker", context)
     signal.signal(signal.SIGTERM, _TermHandler(runtime, row))

@@ -52,8 +52,8 @@ class WorkerContext:
         generation: int,
         link: Link,
         standing: Standing,
-        leading: Leading,
         servers: Servers,
+        leading: Leading,
     ) -> None:
         self.id = worker_id
         self.slot = slot

@@ -14,6 +14,7 @@ from aiocluster.worker.context import (
     is_primary,
     is_worker,
 )
+from aiocluster.worker.leading import Leading
 from aiocluster.worker.services.streams import Servers
 from aiocluster.worker.standing import Standing
 from tests.support.waiting import soon
@@ -42,7 +43,12 @@ class FakeLink:
 
 def no_servers() -> Servers:
     """What starts servers, where none is wanted."""
-    return Servers(memoryview(b""), lambda message: None, lambda fd, listener: False)
+    return Servers(memoryview(b""), lambda message: None, lambda fd, listener, client: False)
+
+
+def leads_nobody() -> Leading:
+    """What says that the worker does not lead."""
+    return Leading(memoryview(bytes(16 * 8)).cast("Q"))
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +73,7 @@ def test_a_zygote_is_neither_primary_nor_worker() -> None:
 
 async def test_a_worker_knows_who_it_is() -> None:
     """`current_worker()` is the same object wherever it is asked for."""
-    worker = WorkerContext(7, 2, "web", 1, FakeLink(), Standing(), no_servers())
+    worker = WorkerContext(7, 2, "web", 1, FakeLink(), Standing(), no_servers(), leads_nobody())
     enter("worker", worker)
 
     assert (is_primary(), is_worker()) == (False, True)
@@ -79,7 +85,7 @@ async def test_a_worker_knows_who_it_is() -> None:
 async def test_everything_else_is_passed_to_the_runtime() -> None:
     """The context adds nothing of its own."""
     link, standing = FakeLink(), Standing(explicit=True)
-    worker = WorkerContext(7, 2, "web", 1, link, standing, no_servers())
+    worker = WorkerContext(7, 2, "web", 1, link, standing, no_servers(), leads_nobody())
 
     await worker.send({"a": 1})
     worker.drain()

@@ -581,10 +581,16 @@ async def test_it_reports_in_its_interval_and_once_more_at_the_end(
 # ---- jobs
 
 
+def context_of(runtime: Runtime) -> context.WorkerContext:
+    """Return what the user's code sees of it."""
+    ways = (runtime.mail, runtime.standing, runtime.servers, runtime.leading)
+    return context.WorkerContext(1, 0, "jobs", 1, *ways)
+
+
 @pytest.fixture
 def _a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = stage.runtime
-    worker = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing, runtime.servers)
+    worker = context_of(runtime)
     monkeypatch.setattr(context._Process, "worker", worker)
 
 
@@ -700,7 +706,7 @@ async def test_a_job_may_have_to_say_that_it_is_ready(
     """One that returns first has done what it had to; one that raises could not start."""
     stage, go = await make_stage(ready="explicit"), asyncio.Event()
     runtime = stage.runtime
-    me = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing, runtime.servers)
+    me = context_of(runtime)
     monkeypatch.setattr(context._Process, "worker", me)
 
     async def job(worker: context.WorkerContext) -> None:
@@ -760,7 +766,7 @@ class OwnServers(Stage):
 async def own(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OwnServers]:
     stage = OwnServers(graceful_timeout=0.0)
     runtime = stage.runtime
-    worker = context.WorkerContext(1, 0, "jobs", 1, runtime.mail, runtime.standing, runtime.servers)
+    worker = context_of(runtime)
     monkeypatch.setattr(context._Process, "worker", worker)
     yield stage
     await stage.close()

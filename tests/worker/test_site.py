@@ -14,7 +14,7 @@ from aiocluster.worker import context
 from aiocluster.worker.standing import Standing
 from tests.support.waiting import soon, turns_until
 from tests.worker.services.test_streams import Stage
-from tests.worker.test_context import FakeLink
+from tests.worker.test_context import FakeLink, leads_nobody
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
         FakeLink(),
         stage.standing,  # type: ignore[attr-defined]
         stage.servers,
+        leads_nobody(),
     )
     monkeypatch.setattr(context._Process, "worker", worker)
     yield stage

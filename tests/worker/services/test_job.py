@@ -15,7 +15,7 @@ from aiocluster.worker.context import WorkerContext
 from aiocluster.worker.services.job import JobService, is_job
 from aiocluster.worker.standing import Standing
 from tests.support.waiting import soon, turns
-from tests.worker.test_context import FakeLink, no_servers
+from tests.worker.test_context import FakeLink, leads_nobody, no_servers
 
 
 async def job(worker: WorkerContext) -> None: ...
@@ -89,7 +89,9 @@ class Stage:
     def __init__(self, given: Any, goodbye: Any = None) -> None:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.standing = Standing()
-        worker = WorkerContext(7, 2, "jobs", 1, FakeLink(), self.standing, no_servers())
+        worker = WorkerContext(
+            7, 2, "jobs", 1, FakeLink(), self.standing, no_servers(), leads_nobody()
+        )
         self.service = JobService(given, worker, self.row, goodbye or self.standing.say_goodbye)
 
     async def drain(self, seconds: float = 1000.0) -> None:

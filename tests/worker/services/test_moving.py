@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from aiocluster.config.settings import settings_from
+from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.moving import Mover
@@ -49,13 +50,15 @@ class Stage:
         await service.start()
         return service
 
-    def give_back(self, fds: Sequence[int], families: Sequence[int]) -> bool:
+    def give_back(
+        self, fds: Sequence[int], families: Sequence[int], clients: Sequence[Client | None]
+    ) -> bool:
         """Take duplicates, as the kernel does, or have no room."""
         if not self.has_room:
             return False
         self.batches.append(len(fds))
-        for fd, family in zip(fds, families, strict=True):
-            self.new.adopt(os.dup(fd), family)
+        for fd, family, client in zip(fds, families, clients, strict=True):
+            self.new.adopt(os.dup(fd), family, client)
         return True
 
     async def connect(self, count: int = 1) -> list[socket.socket]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aiocluster.errors import ClusterStopping
-from aiocluster.ipc.handoff import give, handoff_pair, take
+from aiocluster.ipc.handoff import Client as ToldClient, give, handoff_pair, take
 from aiocluster.ipc.messages import Listen, Serving, Unlisten
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN
 from aiocluster.worker.server import ClusterServer
@@ -37,11 +37,11 @@ class Stage:
         self._loop.add_reader(self.receiver, self._take)
 
     def _take(self) -> None:
-        for fd, listener in take(self.receiver) or []:
+        for fd, listener, client in take(self.receiver) or []:
             self.row[CONNECTIONS_TAKEN] += 1
-            self.servers.adopt(fd, listener)
+            self.servers.adopt(fd, listener, client)
 
-    def _give_back(self, fd: int, listener: int) -> bool:
+    def _give_back(self, fd: int, listener: int, client: ToldClient | None) -> bool:
         return give(self.receiver, [fd], bytes([listener]))
 
     @property
@@ -229,7 +229,7 @@ async def test_what_cannot_go_back_is_closed(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its client need not wait for an answer that never comes."""
-    stage.servers._give_back = lambda fd, listener: False
+    stage.servers._give_back = lambda fd, listener, client: False
     client = stage.primary.hand_over(77)
 
     assert await soon(asyncio.get_running_loop().sock_recv(client, 1)) == b""
