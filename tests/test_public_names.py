@@ -3,7 +3,9 @@ import pytest
 import aiocluster
 
 PUBLIC = {
+    "Autoscale",
     "BootError",
+    "Candidate",
     "ChannelClosed",
     "ChannelError",
     "Cluster",
@@ -13,6 +15,7 @@ PUBLIC = {
     "Event",
     "EventsMissed",
     "MessageError",
+    "Policy",
     "ProtocolError",
     "ReloadBegan",
     "ReloadFailed",
@@ -20,6 +23,7 @@ PUBLIC = {
     "Role",
     "RoleDegraded",
     "RoleRecovered",
+    "Scaled",
     "Snapshot",
     "StopBegan",
     "TCPSite",
@@ -42,6 +46,8 @@ PUBLIC = {
     "is_primary",
     "is_worker",
     "run",
+    "sticky",
+    "weighted",
 }
 
 

@@ -30,15 +30,22 @@ class Positions(Protocol):
     def open_slot(self, env: dict[str, str]) -> Slot: ...
     def close_slot(self, slot: Slot, reason: str) -> None: ...
     def why_not_up(self, slot: Slot) -> BootError: ...
-    def on_more(self, workers: Collection[WorkerHandle]) -> None: ...
 
 
 class Staffing:
     """Those of one role."""
 
-    def __init__(self, role: str, positions: Positions, publish: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        role: str,
+        positions: Positions,
+        on_more: Callable[[Collection[WorkerHandle]], None],
+        publish: Callable[[Event], None],
+    ) -> None:
+        """`on_more` hears of new workers that are ready."""
         self._role = role
         self._positions = positions
+        self._on_more = on_more
         self._publish = publish
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[int]] = set()
@@ -97,7 +104,7 @@ class Staffing:
     async def _add(self, count: int) -> None:
         slots = [self._positions.open_slot({}) for _ in range(count)]
         try:
-            self._positions.on_more(await asyncio.gather(*map(self._up, slots)))
+            self._on_more(await asyncio.gather(*map(self._up, slots)))
         except BootError as error:
             log.error("role %s: no more workers than before: %s", self._role, error)
             for slot in slots:

@@ -1,10 +1,8 @@
 """Decides who is started, replaced and stopped."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
@@ -12,8 +10,6 @@ from aiocluster.events import WorkerMessage
 from aiocluster.ipc.estate import CrewState
 from aiocluster.ipc.framing import decode_user, encode_user
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.autoscaler import Autoscaler
-from aiocluster.primary.balancing import Balancer
 from aiocluster.primary.breaker import Breaker
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.dispatcher import Dispatching
@@ -24,18 +20,14 @@ from aiocluster.primary.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.recycling import Recycler
 from aiocluster.primary.reload import Reloader
 from aiocluster.primary.restarts import RestartPolicy
-from aiocluster.primary.scaling import Decision, Scaler
+from aiocluster.primary.sizing import Sizing
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.slots import Slots
-from aiocluster.primary.staffing import Staffing
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.upkeep import Upkeep
 from aiocluster.primary.workers import Workers
 
 log = logging.getLogger("aiocluster.supervisor")
-
-# Seconds between two looks at the load of a role: its workers report about as often.
-_AUTOSCALE_INTERVAL = 1.0
 
 
 class Supervisor:
@@ -54,8 +46,6 @@ class Supervisor:
         self._env = settings.env
         self._ids = commons.ids
         self._bus = bus
-        self._dispatcher = dispatcher
-        self._loop = asyncio.get_running_loop()
         self._generations = generations
         self._workers = Workers(settings, generations, dispatcher, commons, self)
         self._slots = Slots(self, settings.restart)
@@ -65,13 +55,7 @@ class Supervisor:
         self._recycler = Recycler(settings.boot_timeout)
         self._upkeep = Upkeep(settings, self.on_due)
         self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
-        self._staffing = Staffing(self._role, self, bus.publish)
-        self._balancer = Balancer(self._workers.serving)
-        self._rebalance = settings.rebalance
-        self._autoscale = settings.autoscale
-        self._settle = settings.metrics_interval
-        self._reporter = commons.reporter
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sizing = Sizing(spec, self, commons, dispatcher, self._workers.serving)
         self._reloader = Reloader(spec, generations, self, bus, self._workers.exit_log)
 
     @property
@@ -131,7 +115,7 @@ class Supervisor:
 
     async def scale(self, wanted: int | str, reason: str) -> int:
         """See Staffing.scale."""
-        return await self._staffing.scale(wanted, reason)
+        return await self._sizing.scale(wanted, reason)
 
     async def reload(self) -> None:
         """See Reloader.reload."""
@@ -253,28 +237,7 @@ class Supervisor:
         elif not worker.is_leaving:
             worker.begin_drain(reason)
 
-    # ---- Staff
-
-    @property
-    def places(self) -> int:
-        """See Staff."""
-        return len(self.slots)
-
-    @property
-    def ready(self) -> int:
-        """See Staff."""
-        return len(self._workers.serving())
-
-    def obey(self, decision: Decision) -> None:
-        """See Staff."""
-        self._begin(self._obey(decision), f"scaling {self._role}")
-
     # ---- Positions
-
-    def on_more(self, workers: Collection[WorkerHandle]) -> None:
-        """Let new workers have their share of what is open, unless clients are bound to workers."""
-        if not self._dispatcher.is_binding:
-            self._balancer.give_share(workers)
 
     def open_slot(self, env: dict[str, str]) -> Slot:
         """Open one more slot, whose workers have `env`; its first is being started."""
@@ -294,15 +257,7 @@ class Supervisor:
 
     def _end_first_start(self) -> None:
         self._first_start_over.set()
-        if self._autoscale is not None:
-            scaler = Scaler(self._autoscale, self._role, settle=self._settle)
-            following = Autoscaler(scaler, self, self._loop.time).follow(
-                self._reporter.subscribe(_AUTOSCALE_INTERVAL)
-            )
-            self._begin(following, f"autoscaling {self._role}")
-        if self._rebalance and not self._dispatcher.is_binding:
-            self._balancer.begin_to_even()
-        self._workers.exit_log.release()
+        self._sizing.begin()
 
     def _stop_hiring(self) -> None:
         self._stopping = True
@@ -313,22 +268,9 @@ class Supervisor:
         self._workers.stop_hiring()
         self._slots.close()
 
-    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = start_task(work, name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _obey(self, decision: Decision) -> None:
-        # Why it could not be done is logged already.
-        with contextlib.suppress(BootError, ClusterStopping):
-            await self.scale(decision.count, decision.reason)
-
     def _change_no_more(self) -> None:
         """Nothing is begun that a stop would only have to undo. Idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        self._staffing.close()
-        self._balancer.close()
+        self._sizing.close()
         self._reloader.close()
 
     def _unread(self) -> list[tuple[int, bytes]]:

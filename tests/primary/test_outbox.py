@@ -18,7 +18,8 @@ from aiocluster.ipc.scoreboard import (
 )
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Connection, Dispatcher
-from aiocluster.primary.outbox import Limits, Outbox
+from aiocluster.primary.outbox import Outbox
+from aiocluster.primary.room import Limits
 from tests.support.connections import close_all, connections, none_lost, open_fds
 from tests.support.waiting import soon, turns, turns_until
 
@@ -44,7 +45,7 @@ class Side:
     def take(self) -> int:
         """Take all that waits, as a worker does; return how many."""
         taken = take_all(self.receiver, none_lost)
-        for fd, _ in taken:
+        for fd, *_ in taken:
             os.close(fd)
         self.row[CONNECTIONS_TAKEN] += len(taken)
         return len(taken)
@@ -92,8 +93,8 @@ async def test_what_is_handed_over_arrives_with_its_listener(
 
     assert open_fds() <= before
     taken = take_all(side.receiver, none_lost)
-    assert [listener for _, listener in taken] == [0, 0, 5]
-    for fd, _ in taken:
+    assert [where for _, *where in taken] == [[0, None], [0, None], [5, None]]
+    for fd, *_ in taken:
         os.close(fd)
 
 
@@ -263,7 +264,7 @@ async def test_below_its_limit_again_it_is_given_more(
     make_side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose connections have ended has room again, and the dispatcher is told."""
-    monkeypatch.setattr("aiocluster.primary.outbox._FD_LIMIT_PAUSE", 0.001)
+    monkeypatch.setattr("aiocluster.primary.room._PAUSE", 0.001)
     side = make_side(max_fds=64)
     side.fill()
     side.row[CONNECTIONS_CLOSED] = side.take()
@@ -345,7 +346,7 @@ async def test_what_the_worker_takes_at_the_same_time_is_its_own(
     side = make_side()
     side.outbox.hand_over(connections(1), NOW)
     side.outbox.hand_over(connections(1), NOW)
-    ((taken, _),) = take(side.receiver) or []
+    ((taken, *_),) = take(side.receiver) or []
 
     stolen = side.outbox.steal()
 
@@ -399,9 +400,9 @@ async def test_the_limit_of_descriptors_is_told_each_way_once(
     make_side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for each connection that ends while it stays near its limit."""
-    monkeypatch.setattr("aiocluster.primary.outbox._FD_LIMIT_PAUSE", 0.001)
+    monkeypatch.setattr("aiocluster.primary.room._PAUSE", 0.001)
     side, told = make_side(max_fds=64), list[bool]()
-    side.outbox.on_fd_limit = told.append
+    side.outbox.room.on_fd_limit = told.append
     side.fill()
     taken = side.take()
     for closed in range(1, 6):
@@ -417,7 +418,7 @@ async def test_the_limit_of_descriptors_is_told_each_way_once(
 
     assert told == [True, False]
     assert side.outbox.has_room
-    assert side.outbox._next_look is None
+    assert side.outbox.room._next_look is None
 
 
 async def test_a_full_queue_is_not_the_limit_of_descriptors(
@@ -425,7 +426,7 @@ async def test_a_full_queue_is_not_the_limit_of_descriptors(
 ) -> None:
     """It passes as soon as the worker takes, and is nobody's news."""
     side, told = make_side(), list[bool]()
-    side.outbox.on_fd_limit = told.append
+    side.outbox.room.on_fd_limit = told.append
     side.fill()
     side.take()
     await soon(side.changed.wait())
@@ -436,11 +437,11 @@ async def test_a_full_queue_is_not_the_limit_of_descriptors(
 async def test_what_handlers_open_shortens_the_budget(make_side: Callable[..., Side]) -> None:
     """Also of one that has enough left, by what it said before, for many connections."""
     side, told = make_side(max_fds=64), list[bool]()
-    side.outbox.on_fd_limit = told.append
+    side.outbox.room.on_fd_limit = told.append
     assert side.outbox.hand_over(connections(1), NOW) == 1
 
     side.row[OTHER_FDS] = 60
-    side.outbox.check_budget()
+    side.outbox.check_room()
     await turns_until(lambda: told == [True])
 
     assert not side.outbox.has_room
@@ -477,9 +478,9 @@ async def test_what_it_accepted_by_itself_uses_descriptors_too(
     """It is told to be full, as if all had been handed over, and to have room again."""
     side = make_side(max_fds=16)  # two of them are reserved
     told = list[bool]()
-    side.outbox.on_fd_limit = told.append
+    side.outbox.room.on_fd_limit = told.append
     side.row[ACCEPTED] = 14
-    side.outbox.check_budget()
+    side.outbox.check_room()
     await turns()
     assert (side.outbox.has_room, told) == (False, [True])
 

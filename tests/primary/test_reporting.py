@@ -65,7 +65,7 @@ async def test_a_snapshot_joins_the_scoreboard_and_the_reports(stage: Stage) -> 
     stage.worker.row[CONNECTIONS_TAKEN] = 4
     stage.worker.row[REQUESTS_BEGUN] = 10
     stage.worker.row[REQUESTS_DONE] = 7
-    stage.reporter.report(1, Report(rss_bytes=1000, lag_max=0.5))
+    stage.reporter.report(stage.handle, Report(rss_bytes=1000, lag_max=0.5))
 
     snapshot = await soon(anext(stage.reporter.subscribe(0.001)))
 

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from aiocluster.ipc.handoff import give, take_all
+from aiocluster.ipc.handoff import Taken, give, take_all
 from aiocluster.ipc.messages import (
     Bound,
     Endpoint,
@@ -61,8 +61,8 @@ class BindingPrimary:
         client.setblocking(False)
         return client
 
-    def returned(self) -> list[tuple[int, int]]:
-        """Take what came back: descriptor and listener each."""
+    def returned(self) -> list[Taken]:
+        """Take what came back."""
         return take_all(self._sender, none_lost)
 
     def close(self) -> None:
@@ -106,8 +106,8 @@ class BindingPrimary:
             sock.close()
 
 
-def close_returned(returned: list[tuple[int, int]]) -> list[int]:
+def close_returned(returned: list[Taken]) -> list[int]:
     """Close what came back; return of which listener each was."""
-    for fd, _ in returned:
+    for fd, *_ in returned:
         os.close(fd)
-    return [listener for _, listener in returned]
+    return [listener for _, listener, _ in returned]
