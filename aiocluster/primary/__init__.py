@@ -2,7 +2,9 @@
 
 How all of it begins and ends:
 
-parts.py          built together, started in order, stopped in reverse
+parts.py          all parts: built together, started in order, stopped in reverse
+role.py           those of one role; each role has its own
+commons.py        what the roles share
 origin.py         what they start from
 farewell.py       what a stop does before any worker is told to go
 
@@ -13,12 +15,17 @@ listener.py       one of them: accepts in batches; pauses and resumes
 backlog.py        how one closes without a reset for those who are just connecting
 inherited.py      those that were handed down to us (LISTEN_FDS)
 binding.py        from an address to bound sockets
+doors.py          listeners that share a policy, and who gives out what comes by them
+choosing.py       which policy holds for which address
 peeking.py        whose each one is, by what it shows first
+peers.py          from where it comes
 descriptor.py     what is done to one without a socket object
 proxy_protocol.py who its client is, as a proxy says                       pure
 dispatcher.py     gives each connection to a worker the policy chooses     pure
 outbox.py         the sending side of one worker's handoff
+room.py           how many more it may be given
 returns.py        what comes back there, for others
+refusal.py        what a client meets where nobody has room, if it shall not wait
 
 How a worker lives:
 
@@ -41,12 +48,16 @@ exit_log.py       what the log says of its end
 watchdog.py       what a blocked one holds up goes to others; one that hangs goes
 stalls.py         how long a loop has not turned, and what that calls for   pure
 
-How many workers there are, and who has which connection:
+How many workers there are, who leads, and who has which connection:
 
+sizing.py         how many, by order or by load
+staffing.py       opens and closes slots, one order after the other
 autoscaler.py     has a role's number follow its load
 scaling.py        how many a role should have                              pure
 load.py           what its workers are at                                  pure
 balance.py        who gives connections back, for others                   pure
+balancing.py      asks them to
+leadership.py     who leads a role                                         pure
 
 When the code is replaced:
 

@@ -5,7 +5,10 @@ runtime.py     the worker's life: start the app, take connections, report, drain
 context.py     the worker, as the user's code sees it
 server.py      a server that the user's code starts; the primary has its sockets
 site.py        the same for a second aiohttp server
+intake.py      the worker's side of its handoff: connections come, and some go back
 acceptor.py    accepts connections by itself, with the policy `shared`
+standing.py    whether it is ready, told to stop, and who wants to hear of that
+leading.py     whether it leads its role
 mail.py        what the user's code sends to the primary and hears from it
 vitals.py      the loop's heartbeat and lag
 stacks.py      what its threads and tasks are doing, when the primary asks

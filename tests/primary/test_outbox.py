@@ -29,7 +29,7 @@ NOW = 1000.0
 class Side:
     """An outbox, and the worker's side of it, played by the test."""
 
-    def __init__(self, max_fds: int) -> None:
+    def __init__(self, max_fds: int, tells_clients: bool) -> None:
         self.changed = asyncio.Event()
         self.returned: list[Connection] = []
         self.scoreboard = Scoreboard()
@@ -37,7 +37,7 @@ class Side:
         self.row = open_row(self.scoreboard.fd, row)
         ends = handoff_pair()
         self.receiver = ends[1]
-        limits = Limits(behind_after=0.05, max_fds=max_fds)
+        limits = Limits(0.05, max_fds, tells_clients=tells_clients)
         self.outbox = Outbox(
             3, ends, (self.scoreboard, row), limits, self.changed.set, self.returned.extend
         )
@@ -73,8 +73,8 @@ class Side:
 async def make_side() -> AsyncIterator[Callable[..., Side]]:
     sides: list[Side] = []
 
-    def make(max_fds: int = 100_000) -> Side:
-        sides.append(Side(max_fds))
+    def make(max_fds: int = 100_000, *, tells_clients: bool = False) -> Side:
+        sides.append(Side(max_fds, tells_clients))
         return sides[-1]
 
     yield make
@@ -96,6 +96,59 @@ async def test_what_is_handed_over_arrives_with_its_listener(
     assert [where for _, *where in taken] == [[0, None], [0, None], [5, None]]
     for fd, *_ in taken:
         os.close(fd)
+
+
+async def test_who_a_proxy_has_told_of_arrives_with_its_connection(
+    make_side: Callable[..., Side],
+) -> None:
+    """Each of them has a message of its own; the order of all stays."""
+    side, before = make_side(tells_clients=True), open_fds()
+    told = [("192.0.2.7", 4711), None, None, ("2001:db8::7", 80), ("192.0.2.8", 1)]
+    batch = [one._replace(client=client) for one, client in zip(connections(5), told, strict=True)]
+
+    assert side.outbox.hand_over(batch, NOW) == 5
+
+    assert open_fds() <= before
+    assert (side.outbox.sent, side.outbox.queued) == (5, 5)
+    taken = take_all(side.receiver, none_lost)
+    assert [client for *_, client in taken] == told
+    for fd, *_ in taken:
+        os.close(fd)
+
+
+async def test_of_a_batch_of_many_messages_what_fits_is_given(
+    make_side: Callable[..., Side],
+) -> None:
+    """The rest is still the caller's, and its turn comes."""
+    side = make_side(tells_clients=True)
+    batch = [
+        one._replace(client=("192.0.2.7", number)) for number, one in enumerate(connections(1000))
+    ]
+
+    given = side.outbox.hand_over(batch, NOW)
+
+    assert 0 < given < 1000
+    assert all(os.fstat(connection.fd) for connection in batch[given:])
+    assert not side.outbox.has_room
+    assert side.take() == given
+    await soon(side.changed.wait())
+    assert side.outbox.hand_over(batch[given:][:1], NOW) == 1
+    close_all(batch[given + 1 :])
+
+
+async def test_who_a_client_is_comes_back_with_what_was_not_taken(
+    make_side: Callable[..., Side],
+) -> None:
+    """Stolen, given back, or left by a dead worker: nobody can ask the proxy again."""
+    client = ("192.0.2.7", 4711)
+    side = make_side(tells_clients=True)
+    side.outbox.hand_over([one._replace(client=client) for one in connections(1)], NOW)
+    stolen = side.outbox.steal()
+    side.outbox.hand_over([one._replace(client=client) for one in connections(1)], NOW)
+    left = side.outbox.close()
+
+    assert [(one.client, one.slot) for one in (*stolen, *left)] == [(client, 3)] * 2
+    close_all([*stolen, *left])
 
 
 async def test_queued_is_what_was_given_and_not_taken(make_side: Callable[..., Side]) -> None:
@@ -210,7 +263,7 @@ async def test_what_the_worker_gave_back_is_told(make_side: Callable[..., Side])
 async def test_close_leaves_no_descriptor_and_no_timer_behind() -> None:
     """Full or not, an outbox that is closed is gone, and tells nobody of room."""
     before = open_fds()
-    side = Side(100_000)
+    side = Side(100_000, tells_clients=False)
     side.fill()
     close_all(side.outbox.close())
     side.row.release()

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from aiocluster.ipc.handoff import give, handoff_pair
+from aiocluster.ipc.handoff import Client, Taken, give, give_told, handoff_pair
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.returns import Returns
-from tests.support.connections import at_fd_limit, close_all, connections, open_fds
+from tests.support.connections import at_fd_limit, connections, open_fds
 from tests.support.waiting import soon, turns
 
 
@@ -18,11 +18,11 @@ class Side:
 
     def __init__(self) -> None:
         self.ours, self.theirs = handoff_pair()
-        self.came: list[Connection] = []
+        self.came: list[Taken] = []
         self.heard = asyncio.Event()
         self.returns = Returns(self.ours, self._on_returned)
 
-    def _on_returned(self, returned: list[Connection]) -> None:
+    def _on_returned(self, returned: list[Taken]) -> None:
         self.came += returned
         self.heard.set()
 
@@ -33,11 +33,23 @@ class Side:
         for fd in fds:
             os.close(fd)
 
+    def give_back_told(self, client: Client) -> None:
+        """Give back one of listener 2, of which a proxy has told who it is."""
+        (connection,) = connections(1)
+        assert give_told(self.theirs, connection.fd, 2, client)
+        os.close(connection.fd)
+
     def close(self) -> None:
         close_all(self.came)
         close_all(self.returns.close())
         self.ours.close()
         self.theirs.close()
+
+
+def close_all(taken: list[Taken]) -> None:
+    """Close what came back."""
+    for fd, *_ in taken:
+        os.close(fd)
 
 
 @pytest.fixture
@@ -53,8 +65,32 @@ async def test_what_is_given_back_is_heard_of(side: Side) -> None:
 
     await soon(side.heard.wait())
 
-    assert [connection.listener for connection in side.came] == [1, 1, 3]
-    assert all(os.fstat(connection.fd) for connection in side.came)
+    assert [where for _, *where in side.came] == [[1, None], [1, None], [3, None]]
+    assert all(os.fstat(fd) for fd, *_ in side.came)
+
+
+async def test_who_a_client_is_comes_back_with_it(side: Side) -> None:
+    """The proxy says it once, to us, so the next worker must have it from us again."""
+    side.give_back_told(("192.0.2.7", 4711))
+
+    await soon(side.heard.wait())
+
+    assert [where for _, *where in side.came] == [[2, ("192.0.2.7", 4711)]]
+
+
+async def test_one_that_was_told_waits_at_the_fd_limit_too(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message is longer than the one descriptor that it needs."""
+    monkeypatch.setattr("aiocluster.primary.returns._FD_LIMIT_PAUSE", 0.001)
+    side.give_back_told(("2001:db8::7", 4711))
+    with at_fd_limit(0):
+        await asyncio.wait({asyncio.ensure_future(side.heard.wait())}, timeout=0.05)
+        assert not side.heard.is_set()
+    with at_fd_limit(1):
+        await soon(side.heard.wait())
+
+    assert len(side.came) == 1
 
 
 async def test_what_a_dead_worker_had_given_back_is_not_lost(side: Side) -> None:
