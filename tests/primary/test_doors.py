@@ -10,9 +10,11 @@ import pytest
 
 from aiocluster.config.addresses import Address
 from aiocluster.config.settings import settings_from
+from aiocluster.errors import ConfigError
 from aiocluster.ipc.estate import ListenerState
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
+from aiocluster.primary.choosing import policies
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.doors import Doors, DoorSettings
 from tests.primary.test_dispatcher import FakeRecipient
@@ -258,3 +260,102 @@ async def test_a_role_that_listens_nowhere_has_no_door(make_stage: MakeStage) ->
     assert not stage.doors.has_punctual(0.0)
     stage.doors.dispatch([], 0.0)
     stage.doors.remove(worker)
+
+
+# ---- shared with the workers
+
+
+def shared_at_one(address: str) -> Policy:
+    """Give ONE to the workers, OTHER to the primary."""
+    return {str(ONE): SHARED, str(OTHER): LOWEST}[address]
+
+
+SHARED = policies("shared")("")
+
+
+def where(shared: dict[int, int]) -> dict[int, tuple[str, int]]:
+    """Return the address of each socket."""
+    socks = {index: socket.socket(fileno=fd) for index, fd in shared.items()}
+    addresses = {index: sock.getsockname() for index, sock in socks.items()}
+    for sock in socks.values():
+        sock.detach()
+    return addresses
+
+
+async def test_none_is_shared_unless_asked_for(make_stage: MakeStage) -> None:
+    """A worker has no business with them, and leaving them to workers changes nothing."""
+    stage = make_stage(by_address, ONE, OTHER)
+    low, high = stage.open(10**6, 10**6)
+    stage.doors.leave_to_workers(True)
+    one, other = stage.doors.listeners.addresses
+
+    assert stage.doors.shared == {}
+    async with visitor(one), visitor(other):
+        await turns_until(lambda: len(stage.given) == 2)
+
+
+async def test_those_that_are_shared_are_named_until_they_close(make_stage: MakeStage) -> None:
+    """By their index; a worker that is forked later than that gets none."""
+    stage = make_stage(shared_at_one, OTHER, ONE, ONE)
+    addresses = stage.doors.listeners.addresses
+    assert where(stage.doors.shared) == {1: addresses[1], 2: addresses[2]}
+
+    stage.doors.listeners.close()
+
+    assert stage.doors.shared == {}
+
+
+async def test_while_left_to_workers_nothing_is_accepted(make_stage: MakeStage) -> None:
+    """Not even when somebody has room; when that is over it is, unless it is paused."""
+    stage = make_stage(shared_at_one, ONE)
+    (worker,) = stage.open(0)
+    stage.doors.leave_to_workers(True)
+    stage.make_room(worker, 1)
+    async with visitor(stage.doors.listeners.addresses[0]):
+        await turns(20)
+        assert (stage.given, stage.doors.waiting) == ([], 0)
+
+        stage.make_room(worker, 0)
+        stage.doors.leave_to_workers(False)
+        await turns(20)
+        assert (stage.given, stage.doors.waiting) == ([], 0)
+
+        stage.make_room(worker, 1)
+        await turns_until(lambda: len(worker.given) == 1)
+
+
+async def test_what_is_not_shared_is_accepted_meanwhile(make_stage: MakeStage) -> None:
+    """Each address by its own policy: those of another door are nobody else's to accept."""
+    stage = make_stage(shared_at_one, ONE, OTHER)
+    (worker,) = stage.open(10**6)
+    stage.doors.leave_to_workers(True)
+    one, other = stage.doors.listeners.addresses
+
+    async with visitor(one), visitor(other):
+        await turns_until(lambda: len(worker.given) == 1)
+        await turns(20)
+
+    assert [connection.listener for connection in worker.given] == [1]
+
+
+async def test_the_rest_is_accepted_though_left_to_workers(make_stage: MakeStage) -> None:
+    """At a stop those who wait are the primary's to accept."""
+    stage = make_stage(shared_at_one, ONE)
+    (worker,) = stage.open(1)
+    stage.doors.leave_to_workers(True)
+    async with visitor(stage.doors.listeners.addresses[0]):
+        stage.doors.listeners.accept_rest()
+
+        assert len(worker.given) == 1
+
+
+async def test_more_than_a_fork_can_carry_are_refused(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any worker is forked, and saying how many there may be: of those that are shared."""
+    monkeypatch.setattr("aiocluster.primary.doors.MAX_SHARED_SOCKETS", 1)
+    make_stage(shared_at_one, ONE, OTHER, OTHER)
+    stage = make_stage(shared_at_one)
+
+    with pytest.raises(ConfigError, match=r"bind: 2 sockets; at most 1 with the policy 'shared'"):
+        stage.doors.bind([ONE, ONE], tcp_keepalive=True)

@@ -11,7 +11,7 @@ from aiocluster.errors import ConfigError
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.listeners import Listeners
 from tests.support.connections import close_all, open_fds
-from tests.support.waiting import soon, turns
+from tests.support.waiting import soon
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -19,9 +19,9 @@ LOOPBACK = Address("127.0.0.1", 0)
 class Stage:
     """Listeners, and what they accepted."""
 
-    def __init__(self, *, shared: bool = False) -> None:
+    def __init__(self) -> None:
         self.accepted: asyncio.Queue[Connection] = asyncio.Queue()
-        self.listeners = Listeners(self._on_connections, shared=shared)
+        self.listeners = Listeners(self._on_connections)
 
     def _on_connections(self, batch: list[Connection]) -> None:
         for connection in batch:
@@ -41,13 +41,6 @@ class Stage:
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
     stage = Stage()
-    yield stage
-    stage.listeners.close()
-
-
-@pytest.fixture
-async def shared() -> AsyncIterator[Stage]:
-    stage = Stage(shared=True)
     yield stage
     stage.listeners.close()
 
@@ -147,71 +140,3 @@ async def test_addresses_that_overlap_are_told_before_anybody_is_let_in(stage: S
 
     with pytest.raises(ConfigError, match="overlap"):
         stage.bind(Address("0.0.0.0", port))
-
-
-# ---- shared with the workers
-
-
-async def test_none_is_shared_unless_asked_for(stage: Stage) -> None:
-    """A worker has no business with them, and leaving them to workers changes nothing."""
-    stage.bind(LOOPBACK)
-    stage.listeners.listen(16)
-    stage.listeners.leave_to_workers(True)
-    stage.listeners.resume()
-
-    assert stage.listeners.shared == {}
-    assert await stage.listener_of(stage.listeners.addresses[0]) == 0
-
-
-async def test_those_that_are_shared_are_named_until_they_close(shared: Stage) -> None:
-    """A worker that is forked later than that gets none."""
-    shared.bind(LOOPBACK, LOOPBACK)
-    places = {index: socket.socket(fileno=fd) for index, fd in shared.listeners.shared.items()}
-    addresses = [places[index].getsockname() for index in (0, 1)]
-    for sock in places.values():
-        sock.detach()
-    assert addresses == [*shared.listeners.addresses]
-
-    shared.listeners.close()
-
-    assert shared.listeners.shared == {}
-
-
-async def test_while_left_to_workers_nothing_is_accepted(shared: Stage) -> None:
-    """Not even when somebody has room; when that is over it is, unless it is paused."""
-    shared.bind(LOOPBACK)
-    shared.listeners.listen(16)
-    shared.listeners.leave_to_workers(True)
-    shared.listeners.resume()
-    with socket.create_connection(shared.listeners.addresses[0]):
-        await turns(20)
-        assert shared.accepted.empty()
-
-        shared.listeners.pause()
-        shared.listeners.leave_to_workers(False)
-        await turns(20)
-        assert shared.accepted.empty()
-
-        shared.listeners.resume()
-        close_all([await soon(shared.accepted.get())])
-
-
-async def test_the_rest_is_accepted_though_left_to_workers(shared: Stage) -> None:
-    """At a stop those who wait are the primary's to accept."""
-    shared.bind(LOOPBACK)
-    shared.listeners.listen(16)
-    shared.listeners.leave_to_workers(True)
-    with socket.create_connection(shared.listeners.addresses[0]):
-        shared.listeners.accept_rest()
-
-        close_all([shared.accepted.get_nowait()])
-
-
-async def test_more_than_a_fork_can_carry_are_refused(
-    shared: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before any worker is forked, and saying how many there may be."""
-    monkeypatch.setattr("aiocluster.primary.listeners.MAX_SHARED_SOCKETS", 1)
-
-    with pytest.raises(ConfigError, match=r"bind: 2 sockets; at most 1 with the policy 'shared'"):
-        shared.bind(LOOPBACK, LOOPBACK)

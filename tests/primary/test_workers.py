@@ -313,10 +313,11 @@ async def test_what_dead_workers_counted_stays_in_the_totals(stage: Stage) -> No
 # ---- workers that accept by themselves
 
 
-class Door:
-    """What the supervisor needs of Listeners."""
+class FakeDoors:
+    """What the supervisor needs of Doors, and of their listeners."""
 
     def __init__(self) -> None:
+        self.listeners = self
         self.addresses = (("127.0.0.1", 4711),)
         self.families = [2]
         self.shared = {0: 0}
@@ -329,10 +330,10 @@ class Door:
 
 async def test_workers_accept_from_when_clients_may_connect(stage: Stage) -> None:
     """Who comes later does so at once; each hears of how many it is one."""
-    door = Door()
-    stage.supervisor.listen_on(door)  # type: ignore[arg-type]
+    doors = FakeDoors()
+    stage.supervisor.listen_on(doors)  # type: ignore[arg-type]
     first, second = await stage.start(2)
-    door.are_listening = True
+    doors.are_listening = True
     stage.supervisor.begin_accepting()
 
     assert [await first.hear(), await second.hear()] == [Accept(True, 2)] * 2
@@ -341,14 +342,14 @@ async def test_workers_accept_from_when_clients_may_connect(stage: Stage) -> Non
     third.boot()
     await soon(forking)
     assert await third.hear() == Accept(True, 3)
-    assert set(door.left_to_workers) == {True}
+    assert set(doors.left_to_workers) == {True}
 
 
 async def test_a_worker_that_leaves_accepts_no_more(stage: Stage) -> None:
     """It is told before it is told to drain."""
-    door = Door()
-    door.are_listening = True
-    stage.supervisor.listen_on(door)  # type: ignore[arg-type]
+    doors = FakeDoors()
+    doors.are_listening = True
+    stage.supervisor.listen_on(doors)  # type: ignore[arg-type]
     (worker,) = await stage.start(1)
     assert await worker.hear() == Accept(True, 1)
 
@@ -360,14 +361,14 @@ async def test_a_worker_that_leaves_accepts_no_more(stage: Stage) -> None:
 
 async def test_the_primary_accepts_while_somebody_serves_who_cannot(stage: Stage) -> None:
     """As after an upgrade from another policy: until that worker is replaced."""
-    door = Door()
-    door.are_listening = True
-    stage.supervisor.listen_on(door)  # type: ignore[arg-type]
+    doors = FakeDoors()
+    doors.are_listening = True
+    stage.supervisor.listen_on(doors)  # type: ignore[arg-type]
     (worker,) = await stage.start(1)
     stage.handle(worker).shared = frozenset()
 
     stage.supervisor.begin_accepting()
-    able = door.left_to_workers[-1]
+    able = doors.left_to_workers[-1]
     stage.handle(worker).drain()
 
-    assert (able, door.left_to_workers[-1]) == (False, True)
+    assert (able, doors.left_to_workers[-1]) == (False, True)

@@ -13,7 +13,7 @@ from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.program.guard import Guard
 from aiocluster.program.life import Life
-from aiocluster.program.signals import release_signals
+from aiocluster.program.signals import handled_signals, release_signals
 from tests.support.waiting import soon, turns, turns_until
 
 
@@ -23,7 +23,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.plan = plan_from("pkg.module:name", None, {"graceful_timeout": 30})
         self.settings = self.plan.settings
-        self.addresses = (("127.0.0.1", 8000),)
+        self.addresses_of = {"web": (("127.0.0.1", 8000),)}
         self.workers = {1: object()}
         self.done: list[str] = []
         self.cut: list[str] = []
@@ -60,6 +60,11 @@ class FakeCluster:
 
     async def upgrade(self) -> None:
         self.done.append("upgrade")
+        if self.reload_error is not None:
+            raise self.reload_error
+
+    async def scale(self, workers: int | str, *, role: str) -> None:
+        self.done.append(f"scale {role} {workers}")
         if self.reload_error is not None:
             raise self.reload_error
 
@@ -105,7 +110,7 @@ async def stage(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Stage]:
     stage = Stage()
     yield stage
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
+    for number in handled_signals():
         loop.remove_signal_handler(number)
     release_signals()
     stage.guard.close()
@@ -308,7 +313,13 @@ async def test_a_reload_asked_for_while_starting_follows_the_start(stage: Stage)
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(signal.SIGHUP, "reload"), (signal.SIGRTMIN, "upgrade")]
+    ("number", "name"),
+    [
+        (signal.SIGHUP, "reload"),
+        (signal.SIGRTMIN, "upgrade"),
+        (signal.SIGTTIN, "scale by +1"),
+        (signal.SIGTTOU, "scale by -1"),
+    ],
 )
 async def test_what_comes_too_late_is_told(
     stage: Stage, number: int, name: str, caplog: pytest.LogCaptureFixture
@@ -319,8 +330,68 @@ async def test_what_comes_too_late_is_told(
     press(signal.SIGTERM)
     press(number)
     assert await soon(life) == 0
-    assert name not in stage.cluster.done
+    assert stage.cluster.done == ["stop 30"]
     assert f"told to {name} while stopping, which changes nothing" in caplog.text
+
+
+# ---- scale
+
+
+@pytest.mark.parametrize(("number", "change"), [(signal.SIGTTIN, "+1"), (signal.SIGTTOU, "-1")])
+@pytest.mark.parametrize(
+    "error", [None, BootError("ImportError: nope"), ClusterStopping("too late")]
+)
+async def test_a_signal_changes_the_first_role(
+    stage: Stage,
+    number: int,
+    change: str,
+    error: Exception | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It cannot say which is meant; what fails the cluster has logged, and ends nothing."""
+    roles = {"web": Role("pkg.module:serve"), "jobs": Role("pkg.module:work")}
+    stage.cluster.plan = plan_from(None, roles, {"graceful_timeout": 30})
+    stage.cluster.reload_error = error
+    life = stage.begin()
+    await soon(stage.cluster.announced.wait())
+    press(number)
+    await turns_until(lambda: bool(stage.cluster.done))
+    press(signal.SIGTERM)
+
+    assert await soon(life) == 0
+    assert stage.cluster.done == [f"scale web {change}", "stop 30"]
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_change_that_is_not_possible_is_told(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer than one worker, say: nobody else would hear of it."""
+    stage.cluster.reload_error = ConfigError("scale: 0 workers are not possible")
+    life = stage.begin()
+    await soon(stage.cluster.announced.wait())
+    press(signal.SIGTTOU)
+    await turns_until(lambda: "scale: 0 workers are not possible" in caplog.text)
+    press(signal.SIGTERM)
+
+    assert await soon(life) == 0
+
+
+async def test_each_change_asked_for_while_starting_follows_the_start(stage: Stage) -> None:
+    """Unlike a reload: two more are not one more."""
+    stage.cluster.may_start.clear()
+    life = stage.begin()
+    await turns()
+    for number in (signal.SIGTTIN, signal.SIGTTIN, signal.SIGTTOU):
+        press(number)
+        await turns(20)
+    assert stage.cluster.done == []
+    stage.cluster.may_start.set()
+    await turns_until(lambda: len(stage.cluster.done) == 3)
+    press(signal.SIGTERM)
+
+    assert await soon(life) == 0
+    assert stage.cluster.done[:3] == ["scale web +1", "scale web +1", "scale web -1"]
 
 
 # ---- upgrade
