@@ -18,10 +18,11 @@ Adopt = Callable[[int, int, Client | None], None]
 class Intake:
     """Deaf until `begin`; what is given meanwhile waits in the kernel."""
 
-    def __init__(self, families: Sequence[int], row: memoryview, on_lost: Callable[[], None]):
-        """`families` are those of the listeners; `on_lost` hears when there was no room for one."""
-        self._families = families
+    def __init__(self, row: memoryview, on_lost: Callable[[], None]):
+        """`on_lost` hears when there was no room for one."""
         self._row = row
+        # By descriptor, of what was last noted for it: what is open now, or has been.
+        self._came_by: dict[int, int] = {}
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._handoff: socket.socket | None = None
@@ -39,17 +40,18 @@ class Intake:
             self._loop.remove_reader(self._handoff.fileno())
             self._adopt(take_all(self._handoff, self._note_lost))
 
-    def give_back(
-        self, fds: Sequence[int], families: Sequence[int], clients: Sequence[Client | None]
-    ) -> bool:
-        """Give connections to the primary, for others; False when there is no room now.
+    def note(self, fd: int, listener: int) -> None:
+        """This connection came by this listener, and will go back as one of it."""
+        self._came_by[fd] = listener
 
-        Of its listener only the address family counts for a connection, so the first one of
-        that family stands for it. If a client is told, it is the only one.
+    def give_back(self, fds: Sequence[int], clients: Sequence[Client | None]) -> bool:
+        """Give connections that were noted to the primary, for others; False: no room now.
+
+        If a client is told, it is the only one.
         """
         if self._handoff is None:
             return False
-        listeners = bytes(map(self._families.index, families))
+        listeners = bytes(self._came_by[fd] for fd in fds)
         if (client := clients[0]) is not None:
             return give_told(self._handoff, fds[0], listeners[0], client)
         return give(self._handoff, fds, listeners)

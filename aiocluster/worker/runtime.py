@@ -97,7 +97,7 @@ class Runtime:
         self._figures = ProcessFigures()
         self._service: Service | None = None
         # What is lost for want of descriptors is counted so that the primary learns of it at once.
-        self._intake = Intake(families, row, self._vitals.count_fds)
+        self._intake = Intake(row, self._vitals.count_fds)
         self._drain: Drain | None = None
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
@@ -220,6 +220,7 @@ class Runtime:
     def _adopt(self, fd: int, listener: int, client: Client | None) -> None:
         assert self._service is not None
         if listener < len(self._families):
+            self._intake.note(fd, listener)
             self._service.adopt(fd, self._families[listener], client)
         else:
             self.servers.adopt(fd, listener, client)

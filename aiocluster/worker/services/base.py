@@ -7,17 +7,16 @@ from typing import Protocol
 
 from aiocluster.ipc.handoff import Client
 
-# Gives these descriptors, with the address family of each, and its client if a proxy has told, to
-# the primary, which gets duplicates; False when that is not possible now. One whose client is told
-# is given alone.
-GiveBack = Callable[[Sequence[int], Sequence[int], Sequence[Client | None]], bool]
+# Gives these descriptors, with the client of each if a proxy has told it, to the primary, which
+# gets duplicates; False when that is not possible now. One whose client is told is given alone.
+GiveBack = Callable[[Sequence[int], Sequence[Client | None]], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """What a service can do at the primary."""
 
-    give_back: GiveBack = lambda fds, families, clients: False
+    give_back: GiveBack = lambda fds, clients: False
     tell_of_room: Callable[[], None] = lambda: None  # a connection has ended
 
 

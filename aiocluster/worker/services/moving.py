@@ -131,9 +131,8 @@ def _batches(movable: Sequence[MeteredHandler]) -> Iterator[Sequence[MeteredHand
 def move(handlers: Sequence[MeteredHandler], give_back: GiveBack) -> bool:
     """Give these movable connections away, all or none; return whether."""
     transports = [handler.transport for handler in handlers if handler.transport is not None]
-    sockets = [transport.get_extra_info("socket") for transport in transports]
-    fds, families = [sock.fileno() for sock in sockets], [sock.family for sock in sockets]
-    if not give_back(fds, families, [handler.client for handler in handlers]):
+    fds = [transport.get_extra_info("socket").fileno() for transport in transports]
+    if not give_back(fds, [handler.client for handler in handlers]):
         return False
     for transport, handler in zip(transports, handlers, strict=True):
         # Ours is not the last descriptor, so the client is sent neither FIN nor reset.
