@@ -40,6 +40,11 @@ class Recipient(Candidate, Protocol):
         ...
 
     @property
+    def budget(self) -> int:
+        """How many may it be given before it is looked at again?"""
+        ...
+
+    @property
     def is_stuck(self) -> bool:
         """Does its loop not turn? Then it is a candidate only where all are stuck."""
         ...
@@ -163,30 +168,36 @@ class Dispatcher:
         return waiting
 
     def _hand_out(self, connections: Sequence[Connection], now: float) -> list[Connection]:
-        """Return those that came back because their worker turned out to be full."""
+        """Return those that are left because a worker is full now."""
         if len(connections) == 1:
             batches = {self._choose(connections[0], now): connections}
+            left: list[Connection] = []
         else:
-            batches = self._batches(connections, now)
-        refused: list[Connection] = []
+            batches, left = self._batches(connections, now)
+        is_full = False
         for recipient, batch in batches.items():
             if (taken := recipient.hand_over(batch, now)) < len(batch):
-                refused += batch[taken:]
-        if refused:
+                left = [*batch[taken:], *left]
+            is_full = is_full or not recipient.has_room
+        if is_full:
             self._forget_full()
-        return refused
+        return left
 
     def _batches(
         self, connections: Sequence[Connection], now: float
-    ) -> dict[Recipient, Sequence[Connection]]:
+    ) -> tuple[dict[Recipient, Sequence[Connection]], list[Connection]]:
+        """Choose for each, until somebody would be full; return also those that are left."""
         batches: dict[Recipient, list[Connection]] = {}
         for connection in connections:
             chosen = self._choose(connection, now)
             chosen.promised += 1  # so that the next choice sees it
             batches.setdefault(chosen, []).append(connection)
+            if chosen.promised >= chosen.budget:
+                break
         for recipient in batches:
             recipient.promised = 0
-        return dict(batches)
+        chosen_for = sum(map(len, batches.values()))
+        return dict(batches), [*connections[chosen_for:]]
 
     def _choose(self, connection: Connection, now: float) -> Recipient:
         candidates = self._candidates

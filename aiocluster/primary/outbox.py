@@ -131,8 +131,7 @@ class Outbox:
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """See Recipient."""
         if len(batch) > self.room.budget:
-            self.room.renew()
-            self._update_room()
+            self.look_for_room()
             batch = batch[: self.room.budget]
         if not batch:
             return 0
@@ -160,6 +159,9 @@ class Outbox:
         self.sent += len(fds)
         self._untaken.append((self.sent, now))
         self.room.budget -= len(fds)
+        if self.room.budget <= 0:
+            # Now, as no policy is to see one that is full.
+            self.look_for_room()
         return True
 
     def state(self) -> OutboxState:
@@ -208,6 +210,16 @@ class Outbox:
         return [Connection(fd, listener, b"", self.slot, client) for fd, listener, client in taken]
 
     # ---- room
+
+    @property
+    def budget(self) -> int:
+        """See Recipient."""
+        return self.room.budget
+
+    def look_for_room(self) -> None:
+        """Count how many more it may be given."""
+        self.room.renew()
+        self._update_room()
 
     def _update_room(self) -> None:
         self.has_room = not (self._queue_is_full or self.room.is_out)

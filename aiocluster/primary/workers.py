@@ -275,6 +275,7 @@ class Workers:
 
     def _enter_service(self, worker: WorkerHandle) -> None:
         if worker.serves:
+            worker.outbox.look_for_room()
             self._dispatcher.add(worker.outbox)
             self._let_accept(worker)
             self._divide_work()

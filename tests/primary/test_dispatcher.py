@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from aiocluster.policies.base import C
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 
@@ -32,6 +33,10 @@ class FakeRecipient:
     @property
     def has_room(self) -> bool:
         return self.room > 0
+
+    @property
+    def budget(self) -> int:
+        return 10**6 if self.picky else self.room
 
     def is_behind(self, now: float) -> bool:
         return self.behind
@@ -97,6 +102,36 @@ def test_workers_are_offered_by_slot_whatever_the_order_they_came_in() -> None:
     Door().open_for(*workers).dispatch(made_up(3), NOW)
 
     assert [worker.given[0].fd for worker in workers] == [2, 0, 1]
+
+
+class Wary(RoundRobin):
+    """Notes whether it is asked about a worker that has no place left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_seen_full = False
+
+    def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
+        for one in candidates:
+            assert isinstance(one, FakeRecipient)
+            self.has_seen_full |= one.promised >= one.room
+        return super().choose(candidates, affinity)
+
+
+def test_a_policy_is_not_asked_about_who_is_full() -> None:
+    """Not even by what it has been promised of the same batch."""
+    policy, workers = Wary(), [FakeRecipient(slot, room) for slot, room in enumerate((1, 4, 2, 0))]
+    dispatcher = Dispatcher(policy, lambda: None, lambda: None)
+    for worker in workers:
+        dispatcher.add(worker)
+    dispatcher.update(NOW)
+
+    dispatcher.dispatch(made_up(5), NOW)
+    dispatcher.dispatch(made_up(5, 5), NOW)
+
+    assert not policy.has_seen_full
+    assert [len(worker.given) for worker in workers] == [1, 4, 2, 0]
+    assert dispatcher.waiting == 3
 
 
 def test_who_is_behind_is_passed_over_while_another_is_not() -> None:

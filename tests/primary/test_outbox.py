@@ -313,6 +313,15 @@ async def test_of_a_batch_beyond_the_limit_only_the_front_is_taken(
     close_all(batch[taken:])
 
 
+async def test_with_its_last_place_given_it_has_no_room(make_side: Callable[..., Side]) -> None:
+    """Nobody need try to give it another to find out."""
+    side = make_side(max_fds=64)
+    side.row[OTHER_FDS] = 53
+
+    assert side.outbox.hand_over(connections(3), NOW) == 3
+    assert not side.outbox.has_room
+
+
 async def test_below_its_limit_again_it_is_given_more(
     make_side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
