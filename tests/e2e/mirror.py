@@ -134,8 +134,6 @@ async def visits(clients: list[Visitor]) -> dict[str, Place]:
     return {client.name: await client.visit() for client in clients}
 
 
-
-
 # ---- what is inside the primary
 
 

@@ -1,12 +1,11 @@
 """A sticky client's connections all end in one slot, whatever happens to other workers."""
 
-import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
 
 from aiocluster import Cluster, WorkerHandle, sticky
-from tests.e2e.mirror import MIRROR_APP, Place, Visitor, place_in, visitors, visits
+from tests.e2e.mirror import MIRROR_APP, Place, Visitor, visitors, visits
 from tests.e2e.wire import Wire
 from tests.support.cluster import Heard, kill, serving
 

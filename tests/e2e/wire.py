@@ -20,14 +20,15 @@ class Response(NamedTuple):
 
 
 class Wire:
-    """One connection to a server."""
+    """One connection to a server, from the address `source` if one is given."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, source: str = "") -> None:
         self._place = urlsplit(url)
+        self._source = (source, 0) if source else None
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(
-            self._place.hostname, self._place.port
+            self._place.hostname, self._place.port, local_addr=self._source
         )
         return self
 
