@@ -73,9 +73,6 @@ class Door:
         self._by: str | None = getattr(policy, "by", None)
         self._loop = asyncio.get_running_loop()
         self.peeker = self._new_peeker(settings)
-        # They outlive it.
-        self.fallbacks = {} if self.peeker is None else self.peeker.fallbacks
-        self.refusals = {} if self.peeker is None else self.peeker.refusals
 
     def _new_peeker(self, settings: DoorSettings) -> Peeker | None:
         """Return what finds out whose a connection is; None where `accept` tells all of it."""
@@ -122,8 +119,8 @@ class Door:
         """Return what did not go by the rule here."""
         return Dispatch(
             policy_failures=getattr(self.policy, "failures", 0),
-            fallbacks=_seen(self.fallbacks),
-            refusals=_seen(self.refusals),
+            fallbacks={} if self.peeker is None else _seen(self.peeker.fallbacks),
+            refusals={} if self.peeker is None else _seen(self.peeker.refusals),
             turned_away=0 if self.refusal is None else self.refusal.count,
         )
 
@@ -150,9 +147,8 @@ class Door:
 
     def end_peeking(self) -> None:
         """Give out what is held, as far as it is known, and hold nothing more. Idempotent."""
-        if self.peeker is not None:
-            self._on_known(self.peeker.close())
-            self.peeker = None
+        if self.peeker is not None and (known := self.peeker.close()):
+            self._on_known(known)
 
     def close(self) -> None:
         """Let go of whom it has turned away. Idempotent."""
@@ -313,6 +309,11 @@ class Doors:
             mine = [one for one in connections if self._by_listener[one.listener] is door]
             if mine:
                 door.dispatcher.dispatch([*map(door.recognised, mine)], now)
+
+    def end_peeking(self) -> None:
+        """Wait for nobody to show whose it is, now and from now on. Idempotent."""
+        for door in self._doors:
+            door.end_peeking()
 
     def close(self) -> None:
         """Wait for nobody who was turned away. Idempotent."""

@@ -23,6 +23,10 @@ from aiocluster.primary.watchdog import Watchdog
 
 log = logging.getLogger("aiocluster")
 
+# Seconds of a stop in which clients may still show whose they are, whatever `peek_timeout` says:
+# a worker gives one that has just connected as many for its request.
+_SILENCE_PATIENCE = 1.0
+
 
 class RoleParts:
     """Those of one role; `Parts` starts and stops them, step by step with those of the others."""
@@ -149,7 +153,10 @@ class RoleParts:
     async def close_doors(self, seconds: float) -> float:
         """Let nobody in any more; return how many of the stop's `seconds` are left."""
         began = self._loop.time()
+        end_peeking = self._loop.call_later(_SILENCE_PATIENCE, self.doors.end_peeking)
         await self.farewell.close_doors(seconds)
+        end_peeking.cancel()
+        self.doors.end_peeking()
         return max(seconds - (self._loop.time() - began), 0.0)
 
     async def stop(self, seconds: float) -> list[str]:
