@@ -27,7 +27,7 @@ class Wire:
         self._source = (source, 0) if source else None
 
     async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection(
+        self._reader, self.writer = await asyncio.open_connection(
             self._place.hostname, self._place.port, local_addr=self._source
         )
         return self
@@ -38,16 +38,16 @@ class Wire:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        self.writer.close()
         # A server that was killed may have reset it.
         with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+            await self.writer.wait_closed()
 
     async def send(self, data: bytes) -> None:
         """Send bytes as they are."""
-        self._writer.write(data)
+        self.writer.write(data)
         async with asyncio.timeout(PATIENCE):
-            await self._writer.drain()
+            await self.writer.drain()
 
     async def ask(self, path: str = "/", *, method: str = "GET") -> None:
         """Send a request without a body."""
