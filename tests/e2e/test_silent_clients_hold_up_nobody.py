@@ -1,0 +1,138 @@
+"""Clients that connect and say nothing, where a sticky policy waits for what they will say."""
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aiocluster import Cluster
+from aiocluster.policies.request_head import by_from
+from aiocluster.primary.peeking import PeekOptions
+from tests.e2e.mirror import MIRROR_APP, door_of, peeker_of, place_in, soon_true, visitors, visits
+from tests.support.cluster import serving
+from tests.support.program import PATIENCE
+
+# The promise is for 5,000. Each is a descriptor here, and one in the primary, which is the same
+# process, or in a worker.
+SILENT = int(os.environ.get("AIOCLUSTER_SILENT_CLIENTS") or 5000)
+
+BOUND = PeekOptions(by=by_from("path:1")).max_held
+
+POLICY = {"workers": 4, "policy": "sticky:header:x-session-id"}
+
+
+@pytest.fixture(autouse=True)
+def _many_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * max(SILENT, BOUND) + 500
+    if hard < needed:
+        pytest.skip(f"{SILENT} silent clients take {needed} descriptors, and {hard} are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+
+
+@asynccontextmanager
+async def silent_clients(
+    cluster: Cluster, count: int = SILENT
+) -> AsyncIterator[list[socket.socket]]:
+    """Connect so many that say nothing."""
+    loop, socks = asyncio.get_running_loop(), list[socket.socket]()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(count):
+                socks.append(sock := socket.socket())
+                sock.setblocking(False)
+                await loop.sock_connect(sock, cluster.addresses[0])
+        yield socks
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def fallbacks(cluster: Cluster) -> dict[str, int]:
+    return door_of(cluster).counts().fallbacks
+
+
+async def test_others_are_served_meanwhile() -> None:
+    """Each by the worker that knows it, also those whose head comes in two pieces."""
+    async with serving(MIRROR_APP, peek_timeout=3600.0, **POLICY) as (cluster, _):
+        clients = visitors(cluster, 50)
+        homes = await visits(clients)
+        async with silent_clients(cluster):
+            peeker = peeker_of(cluster)
+            held = min(SILENT, BOUND)
+            await soon_true(lambda: peeker.held == held)
+            assert await visits(clients) == homes
+            for client in clients[:10]:
+                looks, request = peeker.looks, client.request()
+                async with client.connect() as wire:
+                    await wire.send(request[:30])
+                    await soon_true(lambda: peeker.looks > looks)  # noqa: B023
+                    await wire.send(request[30:])
+                    assert place_in(await wire.response()) == homes[client.name]
+            assert peeker.held <= BOUND
+
+
+async def test_who_has_been_silent_for_longest_goes_on_where_there_are_too_many() -> None:
+    """No more than so many are held; the others have a worker, by their address."""
+    more = 100
+    async with serving(MIRROR_APP, peek_timeout=3600.0, **POLICY) as (cluster, _):
+        peeker = peeker_of(cluster)
+        async with silent_clients(cluster, BOUND) as first, silent_clients(cluster, more):
+            await soon_true(lambda: fallbacks(cluster) == {"crowded": more})
+            # The first ones to come are a worker's: when they speak no fewer are held.
+            assert len({await slot_of(sock) for sock in first[:more]}) == 1
+            assert peeker.held == BOUND
+
+
+async def test_all_are_passed_on_after_their_time() -> None:
+    """None is lost: each is answered when it speaks after all."""
+    async with serving(MIRROR_APP, peek_timeout=0.2, **POLICY) as (cluster, _):
+        async with silent_clients(cluster) as socks:
+            await soon_true(lambda: sum(fallbacks(cluster).values()) == SILENT)
+            assert peeker_of(cluster).held == 0
+            assert {*fallbacks(cluster)} <= {"timeout", "crowded"}
+            slots = await asyncio.gather(*map(slot_of, socks))
+        # They have one address.
+        assert len({*slots}) == 1
+
+
+async def slot_of(sock: socket.socket) -> int:
+    """Let one speak that was silent; return which slot answers."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(PATIENCE):
+        await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += await loop.sock_recv(sock, 4096)
+    return int(answer.lower().partition(b"x-slot:")[2].split()[0])
+
+
+async def test_a_stop_does_not_wait_for_them() -> None:
+    """They have a second; nothing is cut."""
+    async with (
+        serving(MIRROR_APP, peek_timeout=3600.0, graceful_timeout=3600.0, **POLICY) as (
+            cluster,
+            _,
+        ),
+        silent_clients(cluster, 500),
+    ):
+        await soon_true(lambda: peeker_of(cluster).held == 500)
+        async with asyncio.timeout(PATIENCE):
+            assert await cluster.stop() == []
+
+
+async def test_they_leave_nothing_when_they_go() -> None:
+    """All close at once; each is forgotten, and others are served as before."""
+    async with serving(MIRROR_APP, peek_timeout=3600.0, **POLICY) as (cluster, _):
+        clients = visitors(cluster, 10)
+        homes = await visits(clients)
+        async with silent_clients(cluster):
+            await soon_true(lambda: peeker_of(cluster).held == min(SILENT, BOUND))
+        await soon_true(lambda: peeker_of(cluster).held == 0)
+        assert await visits(clients) == homes
+        for worker in cluster.workers.values():
+            await soon_true(lambda: worker.outbox.open_connections == 0)  # noqa: B023
