@@ -34,8 +34,18 @@ def policy_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         if not value:
             raise ConfigError(f"policy: {value!r} is not allowed; give {ALLOWED_POLICY}")
-        return {str(addresses_from(where)[0]): _policy(one) for where, one in value.items()}
+        return {_address(where): _policy(one) for where, one in value.items()}
     return _policy(value)
+
+
+def _address(where: Any) -> str:
+    """Return an address in the one form that `bind` gives it."""
+    try:
+        if isinstance(where, str):
+            return str(addresses_from(where)[0])
+    except ConfigError:
+        pass
+    raise ConfigError(f"policy: {where!r} is not an address of bind; give host:port")
 
 
 def _policy(value: Any) -> Any:

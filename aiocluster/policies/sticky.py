@@ -23,9 +23,9 @@ from aiocluster.policies.base import C, Candidate
 from aiocluster.policies.client_network import client_network
 from aiocluster.policies.round_robin import RoundRobin
 
-# A name is what RFC 9110 calls a token. No path within 8 KiB has 10,000 segments.
-_BY = re.compile(r"ip|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|path:[1-9][0-9]{0,3}")
-ALLOWED_BY = "ip, header:NAME, cookie:NAME or path:N, N from 1"
+# A name is what RFC 9110 calls a token. See request_head.py, which finds it.
+_BY = re.compile(r"ip|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|path:[1-9][0-9]?")
+ALLOWED_BY = "ip, header:NAME, cookie:NAME or path:N, N from 1 to 99"
 
 
 def sticky(by: str = "ip", *, ipv6_prefix: int = 64) -> "Sticky":

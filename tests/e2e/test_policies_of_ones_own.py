@@ -112,6 +112,8 @@ async def test_a_policy_that_is_none_ends_the_start(
         ("fastest", "policy: 'fastest' is not allowed"),
         ({"127.0.0.1:1": "sticky"}, "policy: 127.0.0.1:1 is not among the addresses of bind"),
         ({"127.0.0.1:0": "fastest"}, "policy: 'fastest' is not allowed"),
+        ({"web": "sticky"}, "policy: 'web' is not an address of bind"),
+        ({("127.0.0.1:0", "127.0.0.2:0"): "sticky"}, "is not an address of bind"),
         ({}, "policy: {} is not allowed"),
         (object(), "is not allowed"),
     ],

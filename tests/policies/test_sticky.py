@@ -125,7 +125,7 @@ def test_clients_nothing_is_known_of_are_served_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    "by", ["ip", "header:x-session-id", "header:X-Id", "cookie:sid", "path:1", "path:12"]
+    "by", ["ip", "header:x-session-id", "header:X-Id", "cookie:sid", "path:1", "path:99"]
 )
 def test_it_says_what_it_goes_by(by: str) -> None:
     """The primary looks for that in a connection's first bytes."""
@@ -137,7 +137,17 @@ def test_it_says_what_it_goes_by(by: str) -> None:
     "by",
     [
         *("", "IP", "ip:", "host", "header", "header:", "header:a b", "cookie:", "cookie:a;b"),
-        *("path", "path:", "path:0", "path:-1", "path:01", "path:x", "path:1 ", "path:\u0661"),
+        *(
+            "path",
+            "path:",
+            "path:0",
+            "path:100",
+            "path:-1",
+            "path:01",
+            "path:x",
+            "path:1 ",
+            "path:\u0661",
+        ),
         *("ip\n", None, 1, b"ip"),
     ],
 )
