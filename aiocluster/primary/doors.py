@@ -21,12 +21,17 @@ from aiocluster.policies.request_head import by_from
 from aiocluster.primary.choosing import Shared
 from aiocluster.primary.descriptor import host_of
 from aiocluster.primary.dispatcher import Connection, Dispatcher, Recipient
+from aiocluster.primary.fd_limit import fd_limit
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.listeners import Listeners
-from aiocluster.primary.peeking import Held, Peeked, Peeker, PeekOptions
+from aiocluster.primary.peeking import MAX_HELD, Held, Peeked, Peeker, PeekOptions
 from aiocluster.primary.peers import packed_address
 from aiocluster.primary.proxy_protocol import TrustedProxies
 from aiocluster.primary.refusal import Refusal, service_unavailable
+
+# The share of our descriptors that those may use at one door of whom it is not known yet whose
+# they are: silence must not keep us from accepting.
+_HELD_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Door:
             by=by_from(self._by or "ip"),
             timeout=settings.peek_timeout,
             proxies=settings.proxies,
+            max_held=min(MAX_HELD, fd_limit() // _HELD_SHARE),
             affinity_of_host=self._affinity_of_host,
         )
         return Peeker(options, self._on_known)

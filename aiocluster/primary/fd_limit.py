@@ -3,6 +3,11 @@
 import resource
 
 
+def fd_limit() -> int:
+    """Return how many this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def raise_fd_limit() -> None:
     """Raise the soft limit of open files to the hard one; every child inherits it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

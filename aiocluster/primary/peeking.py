@@ -36,6 +36,9 @@ _BATCH = 256
 # Those whose time is up within so many seconds of each other are looked at together.
 _TOGETHER = 0.005
 
+# Connections held at one time, wherever there are descriptors enough.
+MAX_HELD = 4096
+
 _EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _NOTHING_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -67,8 +70,7 @@ class PeekOptions:
     by: By
     timeout: float = 1.0  # seconds a connection is held at most
     proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
-    # Each is a descriptor of the primary, and silence must not use up all that it may have.
-    max_held: int = 4096
+    max_held: int = MAX_HELD
     affinity_of_host: Callable[[str], bytes] = str.encode
 
 

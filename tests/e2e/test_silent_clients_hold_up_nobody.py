@@ -5,22 +5,23 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from aiocluster import Cluster
-from aiocluster.policies.request_head import by_from
-from aiocluster.primary.peeking import PeekOptions
+from aiocluster.primary.peeking import MAX_HELD
 from tests.e2e.mirror import MIRROR_APP, door_of, peeker_of, place_in, soon_true, visitors, visits
-from tests.support.cluster import serving
+from tests.e2e.wire import Wire
+from tests.support.cluster import ask, program_of, serving
 from tests.support.program import PATIENCE
 
 # The promise is for 5,000. Each is a descriptor here, and one in the primary, which is the same
 # process, or in a worker.
 SILENT = int(os.environ.get("AIOCLUSTER_SILENT_CLIENTS") or 5000)
 
-BOUND = PeekOptions(by=by_from("path:1")).max_held
+BOUND = MAX_HELD
 
 POLICY = {"workers": 4, "policy": "sticky:header:x-session-id"}
 
@@ -28,7 +29,8 @@ POLICY = {"workers": 4, "policy": "sticky:header:x-session-id"}
 @pytest.fixture(autouse=True)
 def _many_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * max(SILENT, BOUND) + 500
+    # A quarter of all that the primary may have is for those who have not spoken yet.
+    needed = max(2 * SILENT + 500, 4 * BOUND)
     if hard < needed:
         pytest.skip(f"{SILENT} silent clients take {needed} descriptors, and {hard} are allowed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
@@ -109,6 +111,22 @@ async def slot_of(sock: socket.socket) -> int:
         while b"\r\n\r\n" not in answer:
             answer += await loop.sock_recv(sock, 4096)
     return int(answer.lower().partition(b"x-slot:")[2].split()[0])
+
+
+async def test_the_descriptors_of_the_primary_are_not_used_up(tmp_path: Path) -> None:
+    """Where it may have few of them fewer are held: it accepts on, and others are served."""
+    settings = {"policy": "sticky:path:1", "peek_timeout": 3600.0}
+    async with program_of(tmp_path, command="ulimit -n 256", **settings) as program:
+        url = await program.url()
+        async with AsyncExitStack() as stack:
+            # Of two addresses, so that each worker has room for its own.
+            for number in range(300):
+                source = f"127.0.0.{2 + number % 2}"
+                await stack.enter_async_context(Wire(url, source=source))
+            for _ in range(10):
+                await ask(url.rstrip("/"), "/who")
+        assert await program.stop() == 0
+        assert "failed: [Errno 24]" not in await program.all_output()
 
 
 async def test_a_stop_does_not_wait_for_them() -> None:

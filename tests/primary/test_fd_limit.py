@@ -1,6 +1,6 @@
 import resource
 
-from aiocluster.primary.fd_limit import raise_fd_limit
+from aiocluster.primary.fd_limit import fd_limit, raise_fd_limit
 
 
 def test_the_soft_limit_becomes_the_hard_one() -> None:
@@ -10,5 +10,6 @@ def test_the_soft_limit_becomes_the_hard_one() -> None:
     try:
         raise_fd_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert fd_limit() == hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
