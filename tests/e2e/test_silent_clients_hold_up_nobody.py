@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,7 +116,7 @@ async def slot_of(sock: socket.socket) -> int:
 
 async def test_the_descriptors_of_the_primary_are_not_used_up(tmp_path: Path) -> None:
     """Where it may have few of them fewer are held: it accepts on, and others are served."""
-    settings = {"policy": "sticky:path:1", "peek_timeout": 3600.0}
+    settings: dict[str, Any] = {"policy": "sticky:path:1", "peek_timeout": 3600.0}
     async with program_of(tmp_path, command="ulimit -n 256", **settings) as program:
         url = await program.url()
         async with AsyncExitStack() as stack:
