@@ -50,15 +50,13 @@ class Stage:
         await service.start()
         return service
 
-    def give_back(
-        self, fds: Sequence[int], families: Sequence[int], clients: Sequence[Client | None]
-    ) -> bool:
+    def give_back(self, fds: Sequence[int], clients: Sequence[Client | None]) -> bool:
         """Take duplicates, as the kernel does, or have no room."""
         if not self.has_room:
             return False
         self.batches.append(len(fds))
-        for fd, family, client in zip(fds, families, clients, strict=True):
-            self.new.adopt(os.dup(fd), family, client)
+        for fd, client in zip(fds, clients, strict=True):
+            self.new.adopt(os.dup(fd), socket.AF_INET, client)
         return True
 
     async def connect(self, count: int = 1) -> list[socket.socket]:
