@@ -130,7 +130,8 @@ class Outbox:
 
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """See Recipient."""
-        if len(batch) > self.room.budget:
+        # Requests come on connections that it has, too: of these no budget knows.
+        if len(batch) > self.room.budget or self._limits.max_requests is not None:
             self.look_for_room()
             batch = batch[: self.room.budget]
         if not batch:

@@ -1,12 +1,15 @@
 """No policy is offered a worker that is draining, not ready or full."""
 
 import asyncio
+import json
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 
-from aiocluster import Cluster
+from aiocluster import Cluster, WorkerMessage
 from aiocluster.policies.base import C, Candidate
 from aiocluster.primary.lifecycle import Phase
 from tests.e2e.choosing import EXACT
@@ -97,6 +100,24 @@ async def test_no_policy_sees_a_full_worker(limit: int) -> None:
 
     assert policy.wrong == []
     assert policy.asked == 3 * (3 * limit + 10)
+
+
+async def test_who_handles_as_many_requests_as_it_may_gets_no_connection() -> None:
+    """Also where they have come on connections that it had before: all go to the other."""
+    settings = {"policy": "round_robin", "max_requests_in_flight": 3, **EXACT}
+    async with serving(**settings) as (cluster, heard), AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(await Client.connect(cluster)) for _ in range(6)]
+        slots = [json.loads(await client.get("/who"))["slot"] for client in clients]
+        for client, slot in zip(clients, slots, strict=True):
+            if slot == 0:
+                client.send("/hold")
+        await heard.next(WorkerMessage, nth=3)
+        busy = next(worker for worker in cluster.workers.values() if worker.slot == 0)
+
+        assert [(await who_answers(cluster))["slot"] for _ in range(6)] == [1] * 6
+        kill(busy.pid, signal.SIGUSR1)
+        await until(lambda: busy.outbox.has_room, "all are answered")
+        assert {(await who_answers(cluster))["slot"] for _ in range(2)} == {0, 1}
 
 
 async def test_a_worker_that_may_have_none_is_never_seen() -> None:
