@@ -1,0 +1,110 @@
+"""A policy of the user's that may fail."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from aiocluster.policies.guarded import Guarded
+from tests.support.candidates import Worker, turns, workers
+
+
+class Last:
+    """A policy that does what it should."""
+
+    def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
+        return candidates[-1]
+
+
+class Answers:
+    """A policy that answers what a test sets, or raises it."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+def test_one_that_chooses_is_obeyed() -> None:
+    """Nothing is counted."""
+    guarded = Guarded(Last())
+
+    assert turns(guarded, workers(0, 1, 2), 3) == [2, 2, 2]
+    assert guarded.failures == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [RuntimeError("bad day"), None, 0, "worker 1", Worker(1), AssertionError(), []]
+)
+def test_one_that_fails_is_replaced_by_round_robin(answer: object) -> None:
+    """For that connection, whether it raises or answers what is no candidate."""
+    guarded = Guarded(Answers(answer))
+
+    assert turns(guarded, workers(0, 1, 2), 6) == [0, 1, 2, 0, 1, 2]
+    assert guarded.failures == 6
+
+
+def test_an_equal_one_is_no_candidate() -> None:
+    """A candidate is known by identity: it may not be there any more."""
+
+    class Equal(Worker):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = Worker.__hash__
+
+    guarded = Guarded(Answers(Equal(7)))
+
+    assert turns(guarded, workers(0), 1) == [0]
+    assert guarded.failures == 1
+
+
+def test_it_is_asked_again_after_a_failure() -> None:
+    """One bad moment does not depose it."""
+    policy = Answers(ValueError())
+    candidates = workers(0, 1)
+    guarded = Guarded(policy)
+    turns(guarded, candidates, 1)
+    policy.answer = candidates[1]
+
+    assert turns(guarded, candidates, 2) == [1, 1]
+
+
+def test_what_ends_the_program_is_not_caught() -> None:
+    """It is not the policy's."""
+    with pytest.raises(KeyboardInterrupt):
+        Guarded(Answers(KeyboardInterrupt())).choose(workers(0), b"")
+
+
+def test_the_log_says_so_at_each_doubling(caplog: pytest.LogCaptureFixture) -> None:
+    """With the cause; a failure at every connection does not fill the disk."""
+    with caplog.at_level(logging.ERROR):
+        turns(Guarded(Answers(RuntimeError("bad day"))), workers(0, 1), 100)
+
+    assert len(caplog.records) == 7
+    assert "round robin chooses instead (64 failures so far)" in caplog.text
+    assert "RuntimeError: bad day" in caplog.text
+
+
+def test_the_log_says_what_it_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """Cut short, since it may be anything."""
+    turns(Guarded(Answers("x" * 10_000)), workers(0), 1)
+
+    (record,) = caplog.records
+    assert "chose 'xxx" in record.getMessage()
+    assert len(record.getMessage()) < 400
+
+
+def test_by_and_is_binding_are_the_policys() -> None:
+    """Whoever peeks asks the guard."""
+
+    class ByCookie(Last):
+        by = "cookie:sid"
+        is_binding = True
+
+    assert (Guarded(ByCookie()).by, Guarded(ByCookie()).is_binding) == ("cookie:sid", True)
+    assert (Guarded(Last()).by, Guarded(Last()).is_binding) == (None, False)

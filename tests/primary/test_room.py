@@ -1,0 +1,208 @@
+"""How many more connections a worker may be given; the test writes its row."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from aiocluster.ipc.scoreboard import OTHER_FDS, ROOM_WANTED, Scoreboard, open_row
+from aiocluster.primary.room import Limits, Room
+from tests.support.waiting import turns, turns_until
+
+
+class Side:
+    """A room, and the figures of its worker."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.open = self.requests = self.told = 0
+        self.fd_limits: list[bool] = []
+        self.scoreboard = Scoreboard()
+        row = self.scoreboard.claim()
+        self.row = open_row(self.scoreboard.fd, row)
+        known = {"behind_after": 0.05, "max_fds": 100_000}
+        self.room = Room((self.scoreboard, row), Limits(**known | limits), self, self._on_room)
+        self.room.on_fd_limit = self.fd_limits.append
+
+    def given(self) -> int:
+        """See Figures."""
+        return self.open
+
+    def busy(self) -> int:
+        """See Figures."""
+        return self.requests
+
+    def _on_room(self) -> None:
+        self.told += 1
+
+    def look(self) -> tuple[int, bool]:
+        """Return the budget, and whether there is none."""
+        self.room.renew()
+        return self.room.budget, self.room.is_out
+
+    @property
+    def is_asked(self) -> bool:
+        """Is the worker to tell of each connection that ends?"""
+        return self.row[ROOM_WANTED] == 1
+
+
+@pytest.fixture
+async def make_side() -> AsyncIterator[Callable[..., Side]]:
+    sides: list[Side] = []
+
+    def make(**limits: Any) -> Side:
+        sides.append(Side(**limits))
+        return sides[-1]
+
+    yield make
+    for side in sides:
+        side.room.close()
+        side.scoreboard.close()
+
+
+MakeSide = Callable[..., Side]
+
+
+@pytest.mark.parametrize(("limit", "is_open"), [(0, 0), (1, 1), (9, 9), (9, 12)])
+async def test_at_its_limit_of_connections_there_is_none(
+    make_side: MakeSide, limit: int, is_open: int
+) -> None:
+    """None at all may be a limit; more than there may be is what an upgrade can leave."""
+    side = make_side(max_connections=limit)
+    side.open = is_open
+
+    assert side.look() == (0, True)
+    assert side.is_asked
+
+
+async def test_what_is_left_is_the_budget(make_side: MakeSide) -> None:
+    """All of it where it is little, half of it where it is much."""
+    assert make_side(max_connections=9).look() == (9, False)
+    assert make_side(max_connections=1000).look() == (500, False)
+
+
+async def test_the_nearest_limit_counts(make_side: MakeSide) -> None:
+    """Connections, requests, or descriptors."""
+    side = make_side(max_connections=50, max_requests=40, max_fds=400)
+    assert side.look() == (40, False)
+    side.requests = 5
+    assert side.look() == (35, False)
+    side.open = 30
+    assert side.look() == (20, False)
+    side.row[OTHER_FDS] = 310
+    assert side.look() == (10, False)
+
+
+async def test_requests_may_be_all_there_may_be(make_side: MakeSide) -> None:
+    """However many connections there are."""
+    side = make_side(max_requests=2)
+    side.open, side.requests = 1, 2
+
+    assert side.look() == (0, True)
+
+
+async def test_it_tells_once_there_is_room_again(make_side: MakeSide) -> None:
+    """When the worker says that something has ended; not while it has only got less full."""
+    side = make_side(max_connections=2)
+    side.open = 3
+    side.look()
+    await turns()
+    side.open = 2
+    side.room.look_again()
+    assert (side.told, side.is_asked) == (0, True)
+    side.open = 1
+    side.room.look_again()
+
+    assert (side.told, side.is_asked, side.room.budget) == (1, False, 1)
+
+
+async def test_what_ended_before_the_worker_was_asked_is_seen(make_side: MakeSide) -> None:
+    """It was not told, since nobody wanted to know."""
+    side = make_side(max_connections=1)
+    side.open = 1
+    side.look()
+    side.open = 0
+
+    await turns()
+
+    assert side.told == 1
+
+
+async def test_a_worker_that_says_nothing_is_looked_at(
+    make_side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handlers' own descriptors close without a word."""
+    monkeypatch.setattr("aiocluster.primary.room._PAUSE", 0.001)
+    side = make_side(max_fds=80)
+    side.row[OTHER_FDS] = 80
+    assert side.look() == (0, True)
+    await turns()
+    side.row[OTHER_FDS] = 0
+
+    await turns_until(lambda: side.fd_limits == [True, False])
+
+    assert side.told == 1
+
+
+async def test_without_a_limit_of_ours_the_descriptors_tell(make_side: MakeSide) -> None:
+    """Our own limit is no trouble that an operator must hear of."""
+    side = make_side(max_connections=0)
+    side.look()
+    await turns()
+
+    assert side.fd_limits == []
+
+
+async def test_another_may_wait_for_an_end(make_side: MakeSide) -> None:
+    """There is room, but not for all workers together: it is told all the same, once."""
+    side = make_side()
+    side.open = 1
+    side.look()
+    side.room.await_end()
+    side.room.await_end()
+    assert side.is_asked
+    side.open = 0
+    side.room.look_again()
+    side.room.look_again()
+
+    assert side.told == 1
+
+
+async def test_checking_sees_what_handlers_have_opened(make_side: MakeSide) -> None:
+    """Before the budget is spent."""
+    side = make_side(max_fds=1000)
+    side.look()
+    budget = side.room.budget
+    side.room.check()
+    assert side.room.budget == budget
+    side.row[OTHER_FDS] = 870
+    side.room.check()
+
+    assert side.room.budget == 5
+
+
+async def test_a_full_one_costs_a_look_each_pause(
+    make_side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is asked meanwhile: there is one timer, not one for each."""
+    side = make_side(max_connections=0)
+    timers = 0
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def counted(*arguments: Any) -> asyncio.TimerHandle:
+        nonlocal timers
+        timers += 1
+        return call_later(*arguments)
+
+    monkeypatch.setattr(side.room, "_loop", _Loop(counted, loop))
+    for _ in range(10):
+        side.look()
+        side.room.await_end()
+
+    assert timers == 1
+
+
+class _Loop:
+    def __init__(self, call_later: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.call_later, self.call_soon = call_later, loop.call_soon
