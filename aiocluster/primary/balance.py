@@ -29,11 +29,7 @@ def evened(connections: Mapping[Key, int]) -> dict[Key, int]:
     """
     if not connections or not _are_apart(connections):
         return {}
-    mean, rest = divmod(sum(connections.values()), len(connections))
-    # The odd ones stay with those who have most: that moves the fewest.
-    by_most = sorted(connections.items(), key=lambda item: -item[1])
-    gives = {key: count - mean - (place < rest) for place, (key, count) in enumerate(by_most)}
-    return {key: count for key, count in gives.items() if count > 0}
+    return _above_mean(connections)
 
 
 def _are_apart(connections: Mapping[Key, int]) -> bool:
@@ -42,15 +38,19 @@ def _are_apart(connections: Mapping[Key, int]) -> bool:
 
 
 def shares(connections: Mapping[Key, int], new: Collection[Key]) -> dict[Key, int]:
-    """Return how many each of the others gives so that those that are `new` have the mean.
+    """Return how many each worker gives so that those that are `new` have the mean.
 
     Empty once they have. Nobody gives so many that it is left below the mean.
     """
-    if not connections:
-        return {}
-    total = sum(connections.values())
-    mean, level = total // len(connections), -(-total // len(connections))
+    mean = sum(connections.values()) // max(len(connections), 1)
     if all(connections.get(key, mean) >= mean for key in new):
         return {}
-    others = {key: count for key, count in connections.items() if key not in new}
-    return {key: count - level for key, count in others.items() if count > level}
+    return _above_mean(connections)
+
+
+def _above_mean(connections: Mapping[Key, int]) -> dict[Key, int]:
+    mean, rest = divmod(sum(connections.values()), len(connections))
+    # The odd ones stay with those who have most: that moves the fewest.
+    by_most = sorted(connections.items(), key=lambda item: -item[1])
+    gives = {key: count - mean - (place < rest) for place, (key, count) in enumerate(by_most)}
+    return {key: count for key, count in gives.items() if count > 0}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiocluster.primary.balance import bound, evened, shares_of_new
+from aiocluster.primary.balance import bound, evened, shares
 
 some_connections = st.dictionaries(
     st.integers(1, 200), st.integers(0, 300), min_size=1, max_size=64
@@ -72,36 +72,43 @@ def test_afterwards_none_has_two_more_than_another(connections: dict[int, int]) 
 
 
 @pytest.mark.parametrize(
-    ("connections", "newcomers", "gives"),
+    ("connections", "new", "gives"),
     [
-        ({}, 1, {}),
-        ({1: 0}, 1, {}),
-        ({1: 1}, 1, {}),
-        ({1: 200}, 1, {1: 100}),
-        ({1: 100, 2: 100}, 1, {1: 33, 2: 33}),
-        ({1: 100, 2: 100}, 2, {1: 50, 2: 50}),
-        ({1: 90, 2: 30}, 1, {1: 40}),
-        ({1: 5, 2: 5, 3: 5}, 1, {1: 1, 2: 1, 3: 1}),
+        ({}, {1}, {}),
+        ({1: 0, 2: 0}, {2}, {}),
+        ({1: 1, 2: 0}, {2}, {}),
+        ({1: 200, 2: 0}, {2}, {1: 100}),
+        ({1: 100, 2: 100, 3: 0}, {3}, {1: 33, 2: 33}),
+        ({1: 5, 2: 5, 3: 0}, {3}, {1: 1, 2: 2}),
+        ({1: 100, 2: 100, 3: 0, 4: 0}, {3, 4}, {1: 50, 2: 50}),
+        ({1: 90, 2: 30, 3: 0}, {3}, {1: 50}),
+        ({1: 5, 2: 5, 3: 5, 4: 0}, {4}, {1: 1, 2: 1, 3: 1}),
+        ({1: 100, 2: 100, 3: 40}, {3}, {1: 20, 2: 20}),
     ],
 )
 def test_a_new_worker_gets_its_share(
-    connections: dict[int, int], newcomers: int, gives: dict[int, int]
+    connections: dict[int, int], new: set[int], gives: dict[int, int]
 ) -> None:
-    """From those who have most."""
-    assert shares_of_new(connections, newcomers) == gives
+    """From those that have more than theirs."""
+    assert shares(connections, new) == gives
+
+
+@pytest.mark.parametrize("new", [set(), {9}, {2}, {2, 9}])
+def test_whoever_has_its_share_asks_for_nothing(new: set[int]) -> None:
+    """Nor one that has gone again, or has more than the others."""
+    assert shares({1: 10, 2: 12}, new) == {}
 
 
 @given(some_connections, st.integers(1, 20))
 def test_every_new_worker_has_the_mean_and_nobody_less(
     connections: dict[int, int], newcomers: int
 ) -> None:
-    """What is given is exactly what the new ones should have, and no old one pays for it."""
-    mean = sum(connections.values()) // (len(connections) + newcomers)
-    gives = shares_of_new(connections, newcomers)
-    left = {key: connections[key] - gives.get(key, 0) for key in connections}
+    """So it rests then, and no old one has paid for it."""
+    new = {-number for number in range(1, newcomers + 1)}
+    everybody = connections | dict.fromkeys(new, 0)
+    mean = sum(connections.values()) // len(everybody)
+    gives = shares(everybody, new)
+    left = after(everybody, gives, everybody.keys() - gives.keys())
 
-    assert sum(gives.values()) == mean * newcomers
-    assert all(count > 0 for count in gives.values())
-    assert all(left[key] >= mean for key in gives)
-    unmoved = [left[key] for key in connections if key not in gives]
-    assert all(left[key] + 1 >= max(unmoved, default=0) for key in gives)
+    assert all(left[key] >= mean for key in (*new, *gives))
+    assert shares(left, new) == {}
