@@ -101,5 +101,5 @@ def test_it_may_be_typed() -> None:
 @pytest.mark.parametrize("text", ["", "A", "=x", "x:A=1", "0:", "0:=1", "-1:A=1", "99999:A=1"])
 def test_what_is_typed_wrongly_is_refused(text: str) -> None:
     """By name."""
-    with pytest.raises(ConfigError, match="env: .* is not allowed"):
+    with pytest.raises(ConfigError, match=r"env: .* is not allowed"):
         env_from_texts([text])

@@ -98,5 +98,5 @@ def test_shared_is_round_robin_for_what_still_comes() -> None:
 
 def test_what_cannot_be_imported_is_told() -> None:
     """When the parts are made, not with the first connection."""
-    with pytest.raises(ConfigError, match="policy .*: there is no module 'no_such_module'"):
+    with pytest.raises(ConfigError, match=r"policy .*: there is no module 'no_such_module'"):
         policies("no_such_module:Policy", [A])

@@ -134,14 +134,14 @@ async def test_a_count_that_cannot_be_is_refused(stage: Stage, wanted: int | str
 @pytest.mark.parametrize("wanted", ["x", "", "+", "-", "3", "+-1", "+1.5", "+\u0661", "+99999"])
 def test_what_is_no_change_is_refused(wanted: str) -> None:
     """By name."""
-    with pytest.raises(ConfigError, match="scale: .* is not allowed; give a count, or a change"):
+    with pytest.raises(ConfigError, match=r"scale: .* is not allowed; give a count, or a change"):
         checked_change(wanted)
 
 
 @pytest.mark.parametrize("wanted", [None, 1.0, True, [1], b"+1"])
 def test_other_types_are_refused(wanted: Any) -> None:
     """A bool is no count either."""
-    with pytest.raises(ConfigError, match="scale: .* is not allowed"):
+    with pytest.raises(ConfigError, match=r"scale: .* is not allowed"):
         checked_change(wanted)
 
 
