@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import struct
 import sys
+import time
 
 import aiocluster
 
@@ -53,3 +55,38 @@ async def short_job(worker: aiocluster.WorkerContext) -> None:
 async def failing_job(worker: aiocluster.WorkerContext) -> None:
     """Raises at once."""
     raise LookupError("no such queue")
+
+
+# A time in which a worker saw that it led: its begin and end on the system's monotonic clock, in
+# nanoseconds, and the worker's id.
+REIGN = struct.Struct("qqq")
+
+# Looks at whether it leads are so close together that nobody can have led in between; for so
+# long at a time; and so many seconds are between two times. The first two in nanoseconds.
+_CLOSE = 200_000
+_WATCH = 300_000
+_REST = 0.001
+
+
+async def watchful_job(worker: aiocluster.WorkerContext) -> None:
+    """Looks again and again whether it leads, and writes down when it did."""
+    file = os.open(os.environ["REIGNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    while not worker.is_stopping:
+        if (reign := _reign(worker)) is not None:
+            # One write each: appends of several processes do not mix.
+            os.write(file, REIGN.pack(*reign, worker.id))
+        await asyncio.sleep(_REST)
+    os.close(file)
+
+
+def _reign(worker: aiocluster.WorkerContext) -> tuple[int, int] | None:
+    """Look for a while; return from when to when it surely led without a break."""
+    if not worker.is_leader:
+        return None
+    begun = ended = time.monotonic_ns()
+    while ended - begun < _WATCH:
+        looked = time.monotonic_ns()
+        if not worker.is_leader or time.monotonic_ns() - ended > _CLOSE:
+            break  # not any more; or this process did not run meanwhile
+        ended = looked
+    return begun, ended
