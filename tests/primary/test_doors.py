@@ -285,7 +285,7 @@ def where(shared: dict[int, int]) -> dict[int, tuple[str, int]]:
 async def test_none_is_shared_unless_asked_for(make_stage: MakeStage) -> None:
     """A worker has no business with them, and leaving them to workers changes nothing."""
     stage = make_stage(by_address, ONE, OTHER)
-    low, high = stage.open(10**6, 10**6)
+    stage.open(10**6, 10**6)
     stage.doors.leave_to_workers(True)
     one, other = stage.doors.listeners.addresses
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from aiocluster.errors import ClusterStopping
-from aiocluster.ipc.handoff import Client as ToldClient, give, handoff_pair, take
+from aiocluster.ipc.handoff import Client as ToldClient
+from aiocluster.ipc.handoff import give, handoff_pair, take
 from aiocluster.ipc.messages import Listen, Serving, Unlisten
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN
 from aiocluster.worker.server import ClusterServer
