@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from aiocluster.errors import BootError
-from aiocluster.ipc.messages import BootFailed
+from aiocluster.ipc.messages import BootFailed, Bound, Endpoint
 from aiocluster.metrics.ledgers import LedgersState
 from aiocluster.metrics.snapshot import Dispatch
 
@@ -134,6 +134,20 @@ class ConnectionState(_Record, frozen=True):
     awaits_proxy: bool
 
 
+class ServerState(_Record, frozen=True):
+    """Sockets that workers share for servers of their own.
+
+    `workers` are those that have it, and the listeners of which each has said Serving.
+    """
+
+    endpoints: list[Endpoint]  # what was asked for
+    nth: int
+    backlog: int
+    bound: list[Bound]
+    fds: list[int]  # one for each that is bound
+    workers: dict[int, list[int]]
+
+
 class SubscriptionState(_Record, frozen=True):
     """A worker wants a snapshot every `interval` seconds."""
 
@@ -171,11 +185,15 @@ class RoleState(_Record, frozen=True):
     crew: CrewState
     waiting: list[ConnectionState]
     dispatch: Dispatch
+    servers: list[ServerState]
+    free_numbers: list[int]  # of listeners of servers, in the order in which they are used
 
     def descriptors(self) -> Iterator[int]:
         """Iterate over the descriptors that belong to it."""
         yield from (listener.fd for listener in self.listeners)
         yield from (connection.fd for connection in self.waiting)
+        for server in self.servers:
+            yield from server.fds
         for worker in self.crew.workers:
             yield from (worker.pidfd, worker.stacks)
             yield from (worker.outbox.sender, worker.outbox.receiver)

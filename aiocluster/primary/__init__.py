@@ -10,6 +10,8 @@ farewell.py       what a stop does before any worker is told to go
 
 How a connection goes:
 
+doors.py          all ways in
+door.py           one of them: listeners that share a policy
 listeners.py      all listening sockets, as one
 listener.py       one of them: accepts in batches; pauses and resumes
 backlog.py        how one closes without a reset for those who are just connecting
@@ -17,6 +19,9 @@ inherited.py      those that were handed down to us (LISTEN_FDS)
 binding.py        from an address to bound sockets
 doors.py          listeners that share a policy, and who gives out what comes by them
 choosing.py       which policy holds for which address
+servers.py        those that workers open for servers of their own
+endpoints.py      what they ask for, bound
+numbers.py        what their listeners are called                          pure
 peeking.py        whose each one is, by what it shows first
 peers.py          from where it comes
 descriptor.py     what is done to one without a socket object

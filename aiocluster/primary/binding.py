@@ -50,13 +50,17 @@ def check_overlap(sockets: Sequence[socket.socket]) -> None:
     """
     check_count(sockets)
     for first, second in itertools.combinations(sockets, 2):
-        host, port = first.getsockname()[:2]
-        other, other_port = second.getsockname()[:2]
-        same = (first.family, port) == (second.family, other_port)
-        if same and (host == other or {host, other} & {"0.0.0.0", "::"}):
-            raise ConfigError(
-                f"bind: {Address(host, port)} and {Address(other, other_port)} overlap; give one"
-            )
+        if overlap(first, second):
+            here, there = (Address(*sock.getsockname()[:2]) for sock in (first, second))
+            raise ConfigError(f"bind: {here} and {there} overlap; give one")
+
+
+def overlap(first: socket.socket, second: socket.socket) -> bool:
+    """Would these two, which are bound, get the same connections?"""
+    host, port = first.getsockname()[:2]
+    other, other_port = second.getsockname()[:2]
+    same = (first.family, port) == (second.family, other_port)
+    return same and (host == other or bool({host, other} & {"0.0.0.0", "::"}))
 
 
 def _bind_some(hosts: list[tuple[int, str]], port: int) -> list[socket.socket]:

@@ -33,6 +33,16 @@ def policies(setting: Any) -> Callable[[str], Policy]:
     return lambda address: by_address.get(address, default)
 
 
+def policy_of_server(setting: Any) -> Policy:
+    """Return the policy of a server of the workers' own: a new one, unless `setting` is an object.
+
+    Only addresses of `bind` can be given one each, and in "shared" nobody chooses.
+    """
+    if isinstance(setting, Mapping) or setting == SHARED:
+        return RoundRobin()
+    return _made(setting)
+
+
 def _key(value: Any) -> str | int:
     return value if isinstance(value, str) else id(value)
 

@@ -6,7 +6,7 @@ long is *behind* and is passed over while another is not; when all are behind, t
 chooses among all of them. Unless the policy is *binding*: then a client waits for its worker.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from aiocluster.policies.base import Candidate, Policy
@@ -92,8 +92,11 @@ class Dispatcher:
         resume: Callable[[], None],
         max_connections: int | None = None,
         turn_away: Callable[[Sequence[Connection]], None] | None = None,
+        everybody: Callable[[], Iterable[Recipient]] | None = None,
     ) -> None:
         """`max_connections` are those of all workers together; None: any number.
+
+        `everybody` are these workers; without it, those that it gives to.
 
         `turn_away` takes, and owns, what comes while there are workers and all are full; without
         it that waits.
@@ -105,6 +108,7 @@ class Dispatcher:
         self._resume = resume
         self._max_connections = max_connections
         self._turn_away = turn_away
+        self._everybody = everybody or (lambda: self._recipients)
         self._recipients: list[Recipient] = []
         self._candidates: list[Recipient] = []
         self._punctual: list[Recipient] = []
@@ -233,11 +237,11 @@ class Dispatcher:
     def _places(self) -> int:
         """How many more connections may all workers have together?"""
         assert self._max_connections is not None
-        return self._max_connections - sum(one.open_connections for one in self._recipients)
+        return self._max_connections - sum(one.open_connections for one in self._everybody())
 
     def _fit(self) -> list[Recipient]:
         if self._max_connections is not None and self._places() <= 0:
-            for recipient in self._recipients:
+            for recipient in self._everybody():
                 recipient.tell_of_room()
             # What ended before they were asked was not told.
             if self._places() <= 0:

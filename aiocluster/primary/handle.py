@@ -29,12 +29,15 @@ from aiocluster.ipc.messages import (
     DrainRequest,
     FromWorker,
     Lead,
+    Listen,
     Message,
     Online,
     Ready,
     ReportMetrics,
     RoomAgain,
+    Serving,
     Subscribe,
+    Unlisten,
     Unsubscribe,
     UserMessage,
 )
@@ -84,6 +87,7 @@ class Owner(Protocol):
     def on_drain_request(self, worker: "WorkerHandle", reason: str) -> None: ...
     def on_report(self, worker: "WorkerHandle", report: Report) -> None: ...
     def on_subscribe(self, worker: "WorkerHandle", request: Subscribe | Unsubscribe) -> None: ...
+    def on_server(self, worker: "WorkerHandle", message: Listen | Serving | Unlisten) -> None: ...
 
 
 class WorkerHandle:
@@ -363,6 +367,8 @@ class WorkerHandle:
                 self._owner.on_report(self, report)
             case Subscribe() | Unsubscribe():
                 self._owner.on_subscribe(self, message)
+            case Listen() | Serving() | Unlisten():
+                self._owner.on_server(self, message)
             case _:
                 self._on_progress(message)
 

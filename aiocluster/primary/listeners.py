@@ -17,6 +17,8 @@ class Listeners:
     def __init__(self, on_connections: Callable[[list[Connection]], None]) -> None:
         self._on_connections = on_connections
         self._listeners: list[Listener] = []
+        # Those of servers of the workers' own: they come and go while all is running.
+        self.guests: list[Listener] = []
 
     @property
     def all(self) -> Sequence[Listener]:
@@ -93,19 +95,19 @@ class Listeners:
 
     def let_nobody_knock(self) -> None:
         """Let no new connection begin. Idempotent."""
-        for listener in self._listeners:
+        for listener in self._everyone:
             listener.let_nobody_knock()
 
     def accept_rest(self) -> None:
         """Accept who has already connected."""
-        for listener in self._listeners:
+        for listener in self._everyone:
             listener.accept_rest()
 
     @property
     def are_awaited(self) -> bool:
         """Is anybody still to be accepted, or about to be?"""
-        ports = {listener.address[1] for listener in self._listeners if listener.ends_with_us}
-        rest = any(listener.has_rest for listener in self._listeners)
+        ports = {listener.address[1] for listener in self._everyone if listener.ends_with_us}
+        rest = any(listener.has_rest for listener in self._everyone)
         return rest or (bool(ports) and are_knocking(ports))
 
     def drop(self) -> None:
@@ -116,6 +118,10 @@ class Listeners:
 
     def close(self) -> None:
         """Accept who has already connected; then nobody can any more. Idempotent."""
-        for listener in self._listeners:
+        for listener in self._everyone:
             listener.accept_rest()
             listener.close()
+
+    @property
+    def _everyone(self) -> list[Listener]:
+        return [*self._listeners, *self.guests]

@@ -5,19 +5,23 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from aiocluster.config.cpus import available_cpus
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
 from aiocluster.ipc.estate import RoleState
-from aiocluster.primary.choosing import policies
+from aiocluster.primary.choosing import policies, policy_of_server
 from aiocluster.primary.commons import Commons
-from aiocluster.primary.doors import Doors, DoorSettings
+from aiocluster.primary.door import DoorSettings
+from aiocluster.primary.doors import Doors, close_unserved
 from aiocluster.primary.farewell import Farewell
 from aiocluster.primary.generations import Generations, GenerationSpawner
+from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
+from aiocluster.primary.servers import Servers
 from aiocluster.primary.supervisor import Supervisor
 from aiocluster.primary.watchdog import Watchdog
 
@@ -38,8 +42,16 @@ class RoleParts:
         self.settings = settings = spec.settings
         self.generations = Generations(new_spawner, settings.boot_timeout)
         self.doors = Doors(policies(settings.policy), DoorSettings.of(settings))
+        commons.listeners.append(self.doors.listeners)
+        self.servers = Servers(
+            self.doors,
+            partial(policy_of_server, settings.policy),
+            lambda: self._bound(commons.listeners),
+            patience=settings.boot_timeout,
+            tcp_keepalive=settings.tcp_keepalive,
+        )
         self.supervisor = Supervisor(
-            spec, self.generations, self.doors, commons, _restarts(settings)
+            spec, self.generations, self.doors, self.servers, commons, _restarts(settings)
         )
         self.watchdog = Watchdog(
             settings,
@@ -96,6 +108,15 @@ class RoleParts:
         else:
             log.warning("%d workers on %d CPUs: none is pinned to one", count, len(cpus))
 
+    def _bound(self, all_listeners: Iterable[Listeners]) -> Iterator[socket.socket]:
+        """Iterate over what any role has bound, and does not listen at yet."""
+        for listeners in all_listeners:
+            if listeners is self.doors.listeners and self.supervisor.take_connections is False:
+                continue  # a job has no use for them: they are about to be closed
+            for listener in listeners.all:
+                if not listener.is_listening and listener.sock.fileno() >= 0:
+                    yield listener.sock
+
     def _count_of_workers(self) -> int:
         cpus = available_cpus()
         count = worker_count(self.settings.workers, cpus)
@@ -117,6 +138,8 @@ class RoleParts:
             crew=self.supervisor.state(),
             waiting=self.doors.state(),
             dispatch=self.doors.dispatch_counts(),
+            servers=self.servers.state(),
+            free_numbers=self.servers.numbers.free,
         )
 
     async def adopt(self, state: RoleState) -> None:
@@ -125,6 +148,7 @@ class RoleParts:
         self._pin(len(state.crew.slots))
         self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
         self.supervisor.listen_on(self.doors)
+        self.servers.adopt(state.servers, state.free_numbers)
         self.generations.adopt(state.generations)
         await self.supervisor.adopt(state.crew)
         self.doors.take_back(state.waiting)
@@ -153,6 +177,7 @@ class RoleParts:
     async def close_doors(self, seconds: float) -> float:
         """Let nobody in any more; return how many of the stop's `seconds` are left."""
         began = self._loop.time()
+        self.servers.begin_stop()
         end_peeking = self._loop.call_later(_SILENCE_PATIENCE, self.doors.end_peeking)
         await self.farewell.close_doors(seconds)
         end_peeking.cancel()
@@ -164,8 +189,7 @@ class RoleParts:
         cut = await self.supervisor.stop(seconds)
         self.doors.close()
         unserved = self.doors.take_waiting()
-        for connection in unserved:
-            os.close(connection.fd)
+        close_unserved(unserved)
         if unserved:
             log.warning("%d connections closed unserved: no worker had room", len(unserved))
         return cut

@@ -20,6 +20,7 @@ from aiocluster.primary.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.recycling import Recycler
 from aiocluster.primary.reload import Reloader
 from aiocluster.primary.restarts import RestartPolicy
+from aiocluster.primary.servers import Servers
 from aiocluster.primary.sizing import Sizing
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.slots import Slots
@@ -38,6 +39,7 @@ class Supervisor:
         spec: RoleSpec,
         generations: Generations,
         dispatcher: Dispatching,
+        servers: Servers,
         commons: Commons,
         restarts: RestartPolicy,
     ) -> None:
@@ -47,7 +49,7 @@ class Supervisor:
         self._ids = commons.ids
         self._bus = bus
         self._generations = generations
-        self._workers = Workers(settings, generations, dispatcher, commons, self)
+        self._workers = Workers(settings, generations, dispatcher, servers, commons, self)
         self._slots = Slots(self, settings.restart)
         self._breaker = Breaker(self._role, restarts, bus.publish)
         self._first_start_over = asyncio.Event()

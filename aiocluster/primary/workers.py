@@ -12,7 +12,15 @@ from typing import Any, Literal, Protocol
 from aiocluster.config.settings import Settings
 from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.estate import WorkerState
-from aiocluster.ipc.messages import Accept, Subscribe, Unready, Unsubscribe
+from aiocluster.ipc.messages import (
+    Accept,
+    Listen,
+    Serving,
+    Subscribe,
+    Unlisten,
+    Unready,
+    Unsubscribe,
+)
 from aiocluster.metrics.snapshot import Report
 from aiocluster.patience import Countdown, patience
 from aiocluster.primary.commons import Commons
@@ -26,6 +34,7 @@ from aiocluster.primary.leadership import Leadership
 from aiocluster.primary.lifecycle import Phase
 from aiocluster.primary.process import Process
 from aiocluster.primary.room import Limits
+from aiocluster.primary.servers import Servers
 from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -58,6 +67,7 @@ class Workers:
         settings: Settings,
         generations: Generations,
         dispatcher: Dispatching,
+        servers: Servers,
         commons: Commons,
         care: Care,
     ) -> None:
@@ -71,6 +81,7 @@ class Workers:
         self._boot_timeout = settings.boot_timeout
         self._generations = generations
         self._dispatcher = dispatcher
+        self._servers = servers
         self._bus = commons.bus
         self._reporter = commons.reporter
         self._care = care
@@ -97,6 +108,7 @@ class Workers:
         self._doors = doors
         self._hiring.families = doors.listeners.families
         self._hiring.shared = lambda: doors.shared
+        self._servers.numbers.reserve(len(doors.listeners.families))
 
     def begin_accepting(self) -> None:
         """Clients may connect now: who serves, and shares the listeners, accepts from them."""
@@ -121,6 +133,7 @@ class Workers:
             raise
         worker.began(process, time.time(), self._loop.time())
         self.all[worker.id] = worker
+        self._servers.expect()
         self.publish(WorkerForked(worker))
         self._look_after(worker, process)
         return worker
@@ -224,6 +237,7 @@ class Workers:
 
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
+        self._servers.leave(worker.id)
         self._dispatcher.remove(worker.outbox)
         if worker.shared:
             worker.channel.post(Accept(on=False))
@@ -249,6 +263,11 @@ class Workers:
     def on_subscribe(self, worker: WorkerHandle, request: Subscribe | Unsubscribe) -> None:
         """See Owner."""
         self._reporter.serve(worker.id, worker.channel, request)
+
+    def on_server(self, worker: WorkerHandle, message: Listen | Serving | Unlisten) -> None:
+        """See Owner."""
+        if not worker.is_leaving and not worker.outbox.is_closed:  # else it has nothing any more
+            self._servers.hear(worker, message)
 
     # ---- inside
 
@@ -280,6 +299,7 @@ class Workers:
             self._let_accept(worker)
             self._divide_work()
             self._update_dispatcher()
+        self._servers.enter(worker)
         self._choose_leader()
         self._care.on_serving(worker)
 
@@ -314,6 +334,7 @@ class Workers:
 
     def _on_death(self, worker: WorkerHandle) -> None:
         """At once: what it had not taken goes to others."""
+        self._servers.leave(worker.id)
         self._dispatcher.remove(worker.outbox)
         left = worker.outbox.close()
         self._leave_nobody_waiting()

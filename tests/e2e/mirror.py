@@ -10,7 +10,7 @@ from aiohttp import web
 
 import aiocluster
 from aiocluster import Cluster
-from aiocluster.primary.doors import Door
+from aiocluster.primary.door import Door
 from aiocluster.primary.peeking import Peeker
 from tests.e2e.wire import Response, Wire
 from tests.support.cluster import url_of

@@ -110,6 +110,27 @@ async def test_stats_to_primary(tmp_path: Path) -> None:
         await program.line(r"requests: \{'/a': 2, '/b': 1\}")
 
 
+async def test_line_protocol(tmp_path: Path) -> None:
+    """Both workers shout back, on one port."""
+    source = (EXAMPLES / "line_protocol.py").read_text().replace("8000", "0")
+    async with Program(tmp_path, source) as program:
+        line = await program.line("listening on .*, as workers want it")
+        port = int(line.partition(", as workers")[0].rpartition(":")[2])
+        await until(lambda: shouted(port), "worker 1 says: HELLO\n")
+        await until(lambda: shouted(port), "worker 2 says: HELLO\n")
+        assert await program.stop() == 0
+        assert "Traceback" not in await program.all_output()
+
+
+async def shouted(port: int) -> str:
+    """Return the answer to one line, on a connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"hello\n")
+    answer = await reader.readline()
+    writer.close()
+    return answer.decode()
+
+
 async def test_broadcast(tmp_path: Path) -> None:
     """What one worker was told, each of the two workers says."""
     async with running("broadcast.py", tmp_path) as (program, url):

@@ -16,9 +16,10 @@ from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.choosing import policies
 from aiocluster.primary.dispatcher import Connection
-from aiocluster.primary.doors import Doors, DoorSettings
+from aiocluster.primary.door import Door, DoorSettings
+from aiocluster.primary.doors import Doors
 from tests.primary.test_dispatcher import FakeRecipient
-from tests.support.connections import close_all
+from tests.support.connections import close_all, open_fds
 from tests.support.waiting import soon, turns, turns_until
 
 ONE, OTHER = Address("127.0.0.1", 0), Address("127.0.0.2", 0)
@@ -359,3 +360,82 @@ async def test_more_than_a_fork_can_carry_are_refused(
 
     with pytest.raises(ConfigError, match=r"bind: 2 sockets; at most 1 with the policy 'shared'"):
         stage.doors.bind([ONE, ONE], tcp_keepalive=True)
+
+
+# ---- servers of the workers' own
+
+
+def opened(stage: Stage, index: int = 254) -> tuple[Door, tuple[str, int]]:
+    """Open a server; return its door, and where it is."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    return stage.doors.open({index: sock}, 16, RoundRobin()), sock.getsockname()
+
+
+async def test_a_server_has_a_door_that_leads_to_those_who_serve_it(make_stage: MakeStage) -> None:
+    """Whoever serves the role itself is not meant."""
+    stage = make_stage(by_address, ONE)
+    low, high = stage.open(10**6, 10**6)
+    door, where = opened(stage)
+    door.dispatcher.add(high)
+    stage.doors.update(0.0)
+
+    async with visitor(where), visitor(stage.doors.listeners.addresses[0]):
+        await turns_until(lambda: len(stage.given) == 2)
+
+    assert [connection.listener for connection in high.given] == [254]
+    assert [connection.listener for connection in low.given] == [0]
+    assert len(stage.doors.listeners.addresses) == 1
+    stage.doors.shut(door)
+
+
+async def test_a_server_that_is_shut_is_gone_with_all_that_waited(make_stage: MakeStage) -> None:
+    """What comes back later is closed too."""
+    stage = make_stage(by_address, ONE)
+    (worker,) = stage.open(10**6)
+    door, where = opened(stage)
+    batch = connections_of(254, 0)
+    stage.doors.dispatch(batch, 0.0)
+    assert (stage.doors.waiting, [one.fd for one in stage.doors.state()]) == (1, [batch[0].fd])
+
+    stage.doors.shut(door)
+    before = open_fds()
+    stage.doors.dispatch(connections_of(254), 0.0)
+
+    assert (stage.doors.waiting, worker.given) == (0, [batch[1]])
+    assert open_fds() == before
+    assert stage.doors.listeners.guests == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(where)
+
+
+async def test_servers_stay_when_the_role_itself_listens_no_more(make_stage: MakeStage) -> None:
+    """It runs jobs, as has turned out."""
+    stage = make_stage(by_address, ONE)
+    door, where = opened(stage)
+    stage.doors.drop()
+    (worker,) = stage.open(10**6)
+    door.dispatcher.add(worker)
+    stage.doors.update(0.0)
+
+    async with visitor(where):
+        await turns_until(lambda: len(worker.given) == 1)
+    stage.doors.shut(door)
+
+
+async def test_who_leaves_is_given_nothing_by_any_door(make_stage: MakeStage) -> None:
+    """Of whatever server."""
+    stage = make_stage(by_address, ONE)
+    (worker,) = stage.open(10**6)
+    door, _ = opened(stage)
+    door.dispatcher.add(worker)
+    stage.doors.update(0.0)
+    assert stage.doors.has_punctual(0.0)
+
+    stage.doors.remove(worker)
+    stage.doors.update(0.0)
+    stage.doors.dispatch(connections_of(254), 0.0)
+
+    assert (worker.given, stage.doors.waiting) == ([], 1)
+    assert not stage.doors.has_punctual(0.0)
+    stage.doors.shut(door)

@@ -24,10 +24,14 @@ from aiocluster.ipc.messages import (
     Drain,
     Drained,
     DrainRequest,
+    Endpoint,
+    Listen,
     Online,
     Ready,
     ReportMetrics,
+    Serving,
     Subscribe,
+    Unlisten,
     Unsubscribe,
     UserMessage,
 )
@@ -182,6 +186,15 @@ async def test_reports_and_subscriptions_reach_the_owner(stage: Stage) -> None:
     assert await soon(stage.owner.subscriptions.get()) == Subscribe(7, 0.5)
     assert await soon(stage.owner.subscriptions.get()) == Unsubscribe(7)
     assert stage.owner.reports == [REPORT]
+
+
+async def test_what_it_wants_for_servers_of_its_own_reaches_the_owner(stage: Stage) -> None:
+    """In its order."""
+    await stage.ready()
+    stage.worker.say(Listen(1, [Endpoint(2, "127.0.0.1", 0)], 0, 100), Serving(254), Unlisten(254))
+
+    await turns_until(lambda: len(stage.owner.wanted) == 3)
+    assert stage.owner.wanted[1:] == [Serving(254), Unlisten(254)]
 
 
 async def test_a_request_to_drain_is_the_owners_to_decide(stage: Stage) -> None:

@@ -9,6 +9,7 @@ import pytest
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
 from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.listener import Listener
 from aiocluster.primary.listeners import Listeners
 from tests.support.connections import close_all, open_fds
 from tests.support.waiting import soon
@@ -43,6 +44,26 @@ async def stage() -> AsyncIterator[Stage]:
     stage = Stage()
     yield stage
     stage.listeners.close()
+
+
+async def test_guests_are_closed_with_the_others_and_are_none_of_them(stage: Stage) -> None:
+    """Those of servers of the workers' own: with who waited for them."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    guest = Listener(sock, 254, stage._on_connections)
+    guest.listen(16)
+    stage.listeners.guests.append(guest)
+    assert (stage.listeners.addresses, stage.listeners.families) == ((), [])
+    with socket.create_connection(guest.address):
+        assert stage.listeners.are_awaited
+        stage.listeners.let_nobody_knock()
+        stage.listeners.accept_rest()
+        connection = await soon(stage.accepted.get())
+    close_all([connection])
+    assert connection.listener == 254
+
+    stage.listeners.close()
+    assert not guest.is_listening
 
 
 async def test_each_tells_which_one_accepted(stage: Stage) -> None:

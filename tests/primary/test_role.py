@@ -1,16 +1,33 @@
 """The parts of one role, beside those of others; the test plays the workers."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
+import msgspec
 import pytest
 
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.events import Reloaded, RoleDegraded
 from aiocluster.ipc.estate import ListenerState
-from aiocluster.ipc.messages import Drain
+from aiocluster.ipc.messages import (
+    Bound,
+    Drain,
+    Endpoint,
+    Listen,
+    ListenFailed,
+    Listening,
+    Online,
+    Ready,
+    Serving,
+    Unlisten,
+)
+from aiocluster.policies.least_connections import LeastConnections
+from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.role import RoleParts
 from tests.ipc.test_estate import role_without_workers
 from tests.support.connections import close_all, connections, states_of
 from tests.support.roles import Roles
@@ -225,7 +242,119 @@ async def test_it_goes_on_with_what_was_left(
     assert "workers of role" not in caplog.text
 
 
+# ---- servers of the workers' own
+
+
+async def answer(worker: FakeWorker, where: Endpoint) -> Any:
+    """Let a worker ask to listen; return the answer."""
+    worker.say(Listen(1, [where], 0, 100))
+    while not isinstance(message := await worker.hear(), Listening | ListenFailed):
+        pass
+    return message
+
+
+def port_of(role: RoleParts) -> Endpoint:
+    ((_, port),) = role.supervisor.addresses
+    return Endpoint(int(socket.AF_INET), "127.0.0.1", port)
+
+
+async def test_an_app_cannot_have_the_port_of_its_own_role(roles: Roles) -> None:
+    """Neither before the role listens there nor after, nor that of another role."""
+    web, other = roles.add("web", bind=LOOPBACK, workers=1), roles.add("other", workers=1)
+    (server,), (worker,) = await roles.start("web"), await roles.start("other")
+    where = port_of(web)
+
+    for _ in range(2):
+        for asker in (server, worker):
+            assert (await answer(asker, where)).errno == errno.EADDRINUSE
+        web.listen()
+    other.listen()
+
+
+async def test_a_job_may_have_the_port_for_which_it_has_no_use(roles: Roles) -> None:
+    """By default each program has one; it is given up as soon as it is known to run a job."""
+    role = roles.add("jobs", bind=LOOPBACK, workers=1)
+    role.bind([])
+    where = port_of(role)
+    starting = asyncio.create_task(role.start())
+    await turns()
+    worker = await roles.spawner("jobs").next()
+    worker.say(Online(), Ready(serves=False))
+    await soon(starting)
+
+    bound = (await answer(worker, where)).bound
+    role.listen()
+
+    assert bound == [Bound(254, where)]
+    socket.create_connection((where.host, where.port)).close()
+
+
+async def test_what_servers_there_are_is_left_to_the_next_program(roles: Roles) -> None:
+    """With the numbers that are free."""
+    role = roles.add("jobs", workers=1)
+    (worker,) = await roles.start("jobs")
+    (bound,) = (await answer(worker, ANY)).bound
+    worker.say(Serving(bound.listener))
+    await turns_until(lambda: bool(role.state().servers[0].workers[1]))
+
+    state = role.state()
+
+    assert [(one.bound, one.workers) for one in state.servers] == [([bound], {1: [254]})]
+    assert state.free_numbers[0] == 253
+
+
+ANY = Endpoint(int(socket.AF_INET), "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind"),
+    [
+        ("round_robin", RoundRobin),
+        ("least_connections", LeastConnections),
+        ("shared", RoundRobin),
+        ({LOOPBACK: "least_connections"}, RoundRobin),
+    ],
+)
+async def test_each_server_has_a_policy_of_its_own(
+    roles: Roles, policy: object, kind: type[object]
+) -> None:
+    """The role's, by name; where that is for addresses of bind, or none, it is round robin."""
+    (role, (worker,)) = roles.add(bind=LOOPBACK, workers=1, policy=policy), await roles.start()
+    await answer(worker, ANY)
+    await answer(worker, msgspec.structs.replace(ANY, host="127.0.0.2"))
+
+    one, other = (door.policy for door in role.doors._own)
+
+    assert type(one) is type(other) is kind
+    assert one is not other
+
+
+async def test_a_policy_that_is_an_object_is_that_of_all_servers(roles: Roles) -> None:
+    """It may keep what it knows of the workers."""
+    policy = LeastConnections()
+    (role, (worker,)) = roles.add(workers=1, policy=policy), await roles.start()
+    await answer(worker, ANY)
+
+    assert [door.policy for door in role.doors._own] == [policy]
+
+
 # ---- stop
+
+
+async def test_a_stop_closes_servers_too(roles: Roles) -> None:
+    """With the other doors; who serves may still close them, twice if it likes."""
+    role = roles.add("jobs", workers=1)
+    (worker,) = await roles.start("jobs")
+    (bound,) = (await answer(worker, ANY)).bound
+    worker.say(Serving(bound.listener))
+    await turns_until(lambda: bool(role.state().servers[0].workers[1]))
+
+    await soon(role.close_doors(30.0))
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", bound.endpoint.port))
+    worker.say(Unlisten(bound.listener), Unlisten(bound.listener))
+    await turns_until(lambda: not role.state().servers)
 
 
 async def test_closing_its_doors_costs_time_of_the_stop(roles: Roles) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 
 import pytest
 
@@ -16,7 +17,20 @@ from aiocluster.events import (
     WorkerOnline,
 )
 from aiocluster.ipc.handoff import give
-from aiocluster.ipc.messages import Accept, Drain, Drained, DrainRequest, Online, UserMessage
+from aiocluster.ipc.messages import (
+    Accept,
+    Bound,
+    Drain,
+    Drained,
+    DrainRequest,
+    Endpoint,
+    Listen,
+    Listening,
+    Online,
+    Ready,
+    Serving,
+    UserMessage,
+)
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
 from tests.support.connections import close_all, connections, open_fds
 from tests.support.supervision import MakeStage, Stage
@@ -372,3 +386,91 @@ async def test_the_primary_accepts_while_somebody_serves_who_cannot(stage: Stage
     stage.handle(worker).drain()
 
     assert (able, doors.left_to_workers[-1]) == (False, True)
+
+
+# ---- servers of its own
+
+
+ANY = Endpoint(int(socket.AF_INET), "127.0.0.1", 0)
+
+
+async def listener_of(worker: FakeWorker) -> Bound:
+    """Let a worker listen, and serve."""
+    worker.say(Listen(1, [ANY], 0, 100))
+    while not isinstance(message := await worker.hear(), Listening):
+        pass
+    (bound,) = message.bound
+    worker.say(Serving(bound.listener))
+    return bound
+
+
+async def taken_by(worker: FakeWorker) -> None:
+    """Wait until it is given a connection, and close that."""
+    await turns_until(lambda: close_taken(worker) == 1)
+
+
+async def test_who_listens_as_it_starts_is_given_connections_once_it_is_ready(
+    stage: Stage,
+) -> None:
+    """And a job as any other."""
+    starting = asyncio.create_task(stage.supervisor.start(1))
+    worker = await stage.spawner.next()
+    bound = await listener_of(worker)
+    with socket.create_connection(("127.0.0.1", bound.endpoint.port)):
+        await turns(20)
+        assert close_taken(worker) == 0
+        worker.say(Online(), Ready(serves=False))
+        await taken_by(worker)
+    await soon(starting)
+
+
+async def test_who_is_held_back_is_given_none_of_its_servers_either(stage: Stage) -> None:
+    """Until it is admitted."""
+    (first,) = await stage.start(1)
+    old = await listener_of(first)
+    (slot,) = stage.supervisor.slots
+    generation = stage.generations.current
+    renewing = asyncio.create_task(slot.renew(generation, "reload", hold=1000.0))
+    (second,) = await stage.spawner.ready(1)
+    assert await listener_of(second) == old
+    with socket.create_connection(("127.0.0.1", old.endpoint.port)):
+        await taken_by(first)
+    with socket.create_connection(("127.0.0.1", old.endpoint.port)):
+        await taken_by(first)
+
+    stage.supervisor.admit(stage.handle(second))
+    for worker in (first, second):
+        with socket.create_connection(("127.0.0.1", old.endpoint.port)):
+            await taken_by(worker)
+    renewing.cancel()
+    await turns()
+
+
+async def test_who_drains_is_given_none_of_its_servers_any_more(stage: Stage) -> None:
+    """And what it still wants is not heard: it has nothing any more."""
+    first, second = await stage.start(2)
+    bound = await listener_of(first)
+    assert await listener_of(second) == bound
+    stage.handle(first).drain()
+    first.say(Serving(bound.listener), Listen(2, [ANY], 1, 100), Drained([]))
+
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", bound.endpoint.port)):
+            await taken_by(second)
+    assert [server.workers for server in stage.servers.state()] == [{2: [bound.listener]}]
+
+
+async def test_what_a_dead_worker_had_not_taken_of_its_servers_goes_to_the_next(
+    stage: Stage,
+) -> None:
+    """The one in its place, which asks for the same."""
+    (worker,) = await stage.start(1)
+    bound = await listener_of(worker)
+    with socket.create_connection(("127.0.0.1", bound.endpoint.port)):
+        await turns_until(lambda: stage.handle(worker).outbox.sent == 1)
+        worker.process.on_end = lambda: None  # what it had not taken stays in the kernel's queue
+        worker.die_of(signal.SIGKILL)
+        (successor,) = await stage.spawner.ready(1)
+        assert await listener_of(successor) == bound
+        await taken_by(successor)
+    worker.close()

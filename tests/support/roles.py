@@ -77,6 +77,7 @@ class Roles:
                     worker.exit(0)
                 spawner.let_go()
             await soon(stopping)
+            role.servers.begin_stop()
             role.doors.listeners.close()
             close_all(role.doors.take_waiting())
         self.reporter.close()

@@ -13,10 +13,13 @@ from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.dispatcher import Dispatcher
+from aiocluster.primary.door import DoorSettings
+from aiocluster.primary.doors import Doors
 from aiocluster.primary.generations import Generations
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
+from aiocluster.primary.servers import Servers
 from aiocluster.primary.supervisor import Supervisor
 from tests.support.connections import close_all, connections
 from tests.support.waiting import soon, turns
@@ -39,10 +42,19 @@ class Stage:
         self.dispatcher = Dispatcher(
             RoundRobin(), lambda: self.door.append("pause"), lambda: self.door.append("resume")
         )
+        own_doors = Doors(lambda _: RoundRobin(), DoorSettings.of(settings_from({})))
+        self.servers = Servers(
+            own_doors,
+            RoundRobin,
+            lambda: (),
+            patience=60.0,
+            tcp_keepalive=True,
+        )
         self.supervisor = Supervisor(
             RoleSpec("web", None, settings_from(settings)),
             self.generations,
             self.dispatcher,
+            self.servers,
             self.commons,
             RestartPolicy(RestartConfig(max_failures=1000.0), lambda: 1.0),
         )
@@ -85,6 +97,7 @@ class Stage:
             for worker in spawner.workers:
                 worker.exit(0)
         await soon(stopping)
+        self.servers.begin_stop()
         close_all(self.dispatcher.take_waiting())
         self.reporter.close()
         self.bus.close()

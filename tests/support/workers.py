@@ -20,11 +20,14 @@ from aiocluster.ipc.messages import (
     Fork,
     FromWorker,
     Lead,
+    Listen,
     Message,
     Online,
     Ready,
+    Serving,
     Subscribe,
     ToWorker,
+    Unlisten,
     Unsubscribe,
 )
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, Scoreboard, open_row
@@ -265,6 +268,7 @@ class FakeOwner:
         self.reports: list[Report] = []
         self.requests: asyncio.Queue[str] = asyncio.Queue()
         self.subscriptions: asyncio.Queue[Subscribe | Unsubscribe] = asyncio.Queue()
+        self.wanted: list[Listen | Serving | Unlisten] = []
         self.unheard: list[Callable[[], None]] = []
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -300,6 +304,10 @@ class FakeOwner:
     def on_subscribe(self, worker: WorkerHandle, request: Subscribe | Unsubscribe) -> None:
         """See Owner."""
         self.subscriptions.put_nowait(request)
+
+    def on_server(self, worker: WorkerHandle, message: Listen | Serving | Unlisten) -> None:
+        """See Owner."""
+        self.wanted.append(message)
 
     async def event(self) -> Event:
         """Return the next event."""

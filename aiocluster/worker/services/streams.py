@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, NamedTuple, Unpack
 
@@ -110,10 +111,11 @@ class Servers:
     def serve(self, server: ClusterServer) -> None:
         """See Transports."""
         connections, options = self._open[server], server.options.for_connections
+        context = copy_context()  # as with asyncio's own servers, connections are served in it
         for one in server.bound:
             # Known first: a connection may follow at once.
             family = one.endpoint.family
-            self._serving[one.listener] = _Served(server, connections, family, options)
+            self._serving[one.listener] = _Served(server, connections, family, options, context)
             self._post(Serving(one.listener))
 
     def unlisten(self, server: ClusterServer) -> None:
@@ -152,7 +154,9 @@ class Servers:
 
         done = partial(_on_made, connection)
         try:
-            adopt(self._loop, factory, fd, served.family, done, **served.options)
+            served.context.run(
+                adopt, self._loop, factory, fd, served.family, done, **served.options
+            )
         except Exception:
             log.exception("a connection could not be served")
             connection.end()
@@ -237,6 +241,7 @@ class _Served(NamedTuple):
     connections: "_Connections"
     family: int
     options: dict[str, Any]
+    context: Context
 
 
 class _Connections:
@@ -273,18 +278,20 @@ def _remembered(
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
     """Return the same callback, whose tasks are in `handlers` while they run."""
 
-    async def run(coroutine: Any) -> None:
+    async def run(coroutine: Any, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         handlers.add(task)
         try:
             await coroutine
+        except asyncio.CancelledError:
+            writer.close()  # as asyncio does from 3.12 on; before, it shows a traceback
         finally:
             handlers.discard(task)
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
         result = client_connected(reader, writer)
-        return run(result) if inspect.iscoroutine(result) else None
+        return run(result, writer) if inspect.iscoroutine(result) else None
 
     return connected
 
