@@ -77,7 +77,7 @@ def test_an_environment_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("env", "reason"),
     [
-        ("A=1", "'A=1' is a str; give a dict"),
+        ("A=1", "'A=1' is not allowed; give NAME=value"),
         ({-1: {"A": "1"}}, "-1: .* is not allowed"),
         ({True: {"A": "1"}}, "True: .* is not allowed"),
         ({0: "A=1"}, "'A=1' is a str; give a dict"),

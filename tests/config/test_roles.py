@@ -135,3 +135,38 @@ def test_its_repr_says_what_it_runs_and_how() -> None:
     """In one line, however long that of the app is."""
     assert repr(Role("pkg:app", workers=2)) == "<Role 'pkg:app' {'workers': 2}>"
     assert len(repr(Role("x" * 500))) < 120
+
+
+# ---- settings that make no sense together
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (
+            {"bind": ":80", "policy": {":81": "sticky"}},
+            r"policy: :81 is not among the addresses of bind \(:80\)",
+        ),
+        ({"proxy_protocol": True}, "proxy_protocol: say whose headers to believe"),
+        ({"policy": "shared", "when_full": "503"}, "when_full: not with the policy 'shared'"),
+        (
+            {"policy": "shared", "max_connections_total": 5},
+            "max_connections_total: not with the policy 'shared'",
+        ),
+        (
+            {
+                "bind": ":80",
+                "policy": {":80": "shared"},
+                "proxy_protocol": True,
+                "trusted_proxies": "::1",
+            },
+            "proxy_protocol: not with the policy 'shared'",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given: dict[str, Any], reason: str) -> None:
+    """Before anything starts; of a role with its name."""
+    with pytest.raises(ConfigError, match=f"^{reason}"):
+        plan_from(factory, None, given)
+    with pytest.raises(ConfigError, match=f"^role 'web': {reason}"):
+        plan_from(None, {"web": Role(factory, **given)}, {})

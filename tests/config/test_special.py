@@ -51,7 +51,7 @@ def test_addresses_may_have_policies_of_their_own() -> None:
 @pytest.mark.parametrize("where", ["8000", "", 8000, "127.0.0.1:x"])
 def test_the_policy_of_what_is_no_address_is_refused(where: object) -> None:
     """By name."""
-    with pytest.raises(ConfigError, match=f"bind: {where!r} is not allowed"):
+    with pytest.raises(ConfigError, match=f"policy: {where!r} is not an address of bind"):
         read("policy", {where: "sticky"})
 
 

@@ -36,7 +36,7 @@ class MineByNonsense(Mine):
 
 def test_one_policy_is_that_of_every_address() -> None:
     """The same object: round robin goes round over all of them."""
-    policy_of = policies("least_connections", [A, B])
+    policy_of = policies("least_connections")
 
     assert isinstance(policy_of(A), LeastConnections)
     assert policy_of(A) is policy_of(B)
@@ -44,7 +44,7 @@ def test_one_policy_is_that_of_every_address() -> None:
 
 def test_an_address_may_have_one_of_its_own() -> None:
     """Those that are not named have round robin."""
-    policy_of = policies({A: "sticky", B: "least_connections"}, [A, B, C])
+    policy_of = policies({A: "sticky", B: "least_connections"})
 
     assert isinstance(policy_of(A), Sticky)
     assert isinstance(policy_of(B), LeastConnections)
@@ -54,43 +54,35 @@ def test_an_address_may_have_one_of_its_own() -> None:
 def test_addresses_with_the_same_policy_share_it() -> None:
     """By name, and by object; another object is another policy."""
     one, other = Mine(), Mine()
-    by_name = policies({A: "sticky", B: "sticky"}, [A, B])
-    by_object = policies({A: one, B: one, C: other}, [A, B, C])
+    by_name = policies({A: "sticky", B: "sticky"})
+    by_object = policies({A: one, B: one, C: other})
 
     assert by_name(A) is by_name(B)
     assert by_object(A) is by_object(B)
     assert by_object(C) is not by_object(A)
 
 
-def test_an_address_that_is_not_bound_is_refused() -> None:
-    """It was meant to hold for something."""
-    with pytest.raises(ConfigError, match=rf"policy: {B} is not among .* bind \({A}\)"):
-        policies({B: "sticky"}, [A])
-    with pytest.raises(ConfigError, match=r"is not among the addresses of bind \(none\)"):
-        policies({B: "sticky"}, [])
-
-
 def test_a_policy_of_the_users_is_guarded() -> None:
     """Ours are not: they cannot fail, and cost less so."""
-    assert isinstance(policies(Mine(), [A])(A), Guarded)
-    assert isinstance(policies(f"{__name__}:Mine", [A])(A), Guarded)
-    assert isinstance(policies("sticky:cookie:sid", [A])(A), Sticky)
-    assert isinstance(policies(Sticky(), [A])(A), Sticky)
+    assert isinstance(policies(Mine())(A), Guarded)
+    assert isinstance(policies(f"{__name__}:Mine")(A), Guarded)
+    assert isinstance(policies("sticky:cookie:sid")(A), Sticky)
+    assert isinstance(policies(Sticky())(A), Sticky)
 
 
 def test_what_a_users_policy_goes_by_is_checked() -> None:
     """Before any client comes."""
-    guarded = policies(MineByCookie(), [A])(A)
+    guarded = policies(MineByCookie())(A)
 
     assert isinstance(guarded, Guarded)
     assert guarded.by == "cookie:sid"
     with pytest.raises(ConfigError, match="by='moon' is not allowed"):
-        policies(MineByNonsense(), [A])
+        policies(MineByNonsense())
 
 
 def test_shared_is_round_robin_for_what_still_comes() -> None:
     """While not all workers can accept by themselves."""
-    policy = policies("shared", [A])(A)
+    policy = policies("shared")(A)
 
     assert type(policy) is Shared
     assert isinstance(policy, RoundRobin)
@@ -99,4 +91,4 @@ def test_shared_is_round_robin_for_what_still_comes() -> None:
 def test_what_cannot_be_imported_is_told() -> None:
     """When the parts are made, not with the first connection."""
     with pytest.raises(ConfigError, match=r"policy .*: there is no module 'no_such_module'"):
-        policies("no_such_module:Policy", [A])
+        policies("no_such_module:Policy")

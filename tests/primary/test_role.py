@@ -260,8 +260,8 @@ def port_of(role: RoleParts) -> Endpoint:
 
 async def test_an_app_cannot_have_the_port_of_its_own_role(roles: Roles) -> None:
     """Neither before the role listens there nor after, nor that of another role."""
-    web, other = roles.add("web", bind=LOOPBACK, workers=1), roles.add("other", workers=1)
-    (server,), (worker,) = await roles.start("web"), await roles.start("other")
+    web, other = roles.add("web", bind=LOOPBACK, workers=1), roles.add("jobs", workers=1)
+    (server,), (worker,) = await roles.start("web"), await roles.start("jobs")
     where = port_of(web)
 
     for _ in range(2):
