@@ -18,6 +18,7 @@ from aiocluster.events import Event, EventsMissed, ReloadBegan, Reloaded, StopBe
 from aiocluster.ipc.estate import ListenerState
 from aiocluster.ipc.messages import Drain, Unready
 from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.metrics.ledgers import Ledgers
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.origin import Origin
@@ -402,20 +403,22 @@ async def test_roles_that_would_share_an_address_are_refused(
     make_stage: MakeStage, second: str
 ) -> None:
     """At once, too: the kernel would say so only when the second one listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    roles = {
-        "web": Role("a:b", bind=f"127.0.0.1:{port}", workers=1),
-        "admin": Role("a:c", bind=f"{second}:{port}", workers=1),
-    }
-    stage = make_stage(roles=roles)
+    with socket.socket() as reserved:  # so that nobody else is given this port meanwhile
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        roles = {
+            "web": Role("a:b", bind=f"127.0.0.1:{port}", workers=1),
+            "admin": Role("a:c", bind=f"{second}:{port}", workers=1),
+        }
+        stage = make_stage(roles=roles)
 
-    starting = asyncio.create_task(stage.parts.start())
-    await turns_until(lambda: starting.done() or bool(stage.origin.asked))
-    starting.cancel()
+        starting = asyncio.create_task(stage.parts.start())
+        await turns_until(lambda: starting.done() or bool(stage.origin.asked))
+        starting.cancel()
 
-    with pytest.raises(ConfigError, match="overlap; give one"):
-        await soon(starting)
+        with pytest.raises(ConfigError, match="overlap; give one"):
+            await soon(starting)
     assert stage.origin.asked == []
 
 
@@ -725,6 +728,7 @@ async def test_all_roles_go_on_with_what_another_program_left(make_stage: MakeSt
     estate = msgspec.structs.replace(
         ESTATE,
         scoreboard=os.dup(theirs.fd),
+        ledgers=Ledgers(0.0, ["web", "jobs"]).state(),
         subscriptions=[],
         roles={"web": web, "jobs": jobs},
     )

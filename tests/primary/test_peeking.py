@@ -96,9 +96,12 @@ async def front() -> AsyncIterator[Front]:
 
 def tcp_sockets() -> set[str]:
     """Return the TCP sockets of this process: uvloop makes others of its own."""
-    with open("/proc/self/net/tcp") as table:
-        inodes = {line.split()[9] for line in table}
-    return {fd for fd in open_fds() if fd.partition("[")[2].rstrip("]") in inodes}
+    return {fd for fd in open_fds() if " socket:" in fd and is_tcp(int(fd.split()[0]))}
+
+
+def is_tcp(fd: int) -> bool:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return sock.family == socket.AF_INET
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def test_a_worker_gets_its_descriptors(zygote: Zygote) -> None:
         "os.pwrite(order.stacks_fd, b'stack', 0)\n"
         "from aiocluster.ipc.handoff import take\n"
         "select.select([order.handoff], [], [])\n"
-        "((fd, listener),) = take(order.handoff)\n"
+        "((fd, listener, client),) = take(order.handoff)\n"
         "os.write(fd, bytes([listener]))\n"
         "channel.sendall(b'done')\n"
     )
