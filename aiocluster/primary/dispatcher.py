@@ -7,6 +7,7 @@ chooses among all of them. Unless the policy is *binding*: then a client waits f
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from aiocluster.policies.base import Candidate, Policy
@@ -33,6 +34,16 @@ class Recipient(Candidate, Protocol):
     """
 
     promised: int
+
+    @property
+    def places(self) -> int:
+        """How many more connections may it have, by what the user has set?"""
+        ...
+
+    @property
+    def is_giving_back(self) -> bool:
+        """Are some of its connections on their way back to us?"""
+        ...
 
     @property
     def has_room(self) -> bool:
@@ -76,6 +87,7 @@ class Dispatching(Protocol):
         ...
 
     def add(self, recipient: Recipient) -> None: ...
+    def leave(self, recipient: Recipient) -> None: ...
     def remove(self, recipient: Recipient) -> None: ...
     def update(self, now: float) -> None: ...
     def dispatch(self, connections: Sequence[Connection], now: float) -> None: ...
@@ -104,16 +116,21 @@ class Dispatcher:
         self._policy = policy
         self._fewest: Policy = LeastConnections()
         self.is_binding = getattr(policy, "is_binding", False)
+        # Could what comes back find everybody full, by a limit of the user's?
+        self.is_limited = True
         self._pause = pause
         self._resume = resume
         self._max_connections = max_connections
         self._turn_away = turn_away
         self._everybody = everybody or (lambda: self._recipients)
         self._recipients: list[Recipient] = []
+        self._leaving: list[Recipient] = []
         self._candidates: list[Recipient] = []
         self._punctual: list[Recipient] = []
         self._waiting: list[Connection] = []
-        self._paused = True
+        # Does it matter how many connections there are altogether?
+        self._counts = max_connections is not None
+        self._lets_in = self._paused = True
 
     @property
     def waiting(self) -> int:
@@ -125,32 +142,40 @@ class Dispatcher:
         self.remove(recipient)
         self._recipients = sorted([*self._recipients, recipient], key=lambda r: r.slot)
 
+    def leave(self, recipient: Recipient) -> None:
+        """This worker finishes, or gives back, what it has: that still counts. Idempotent."""
+        self.remove(recipient)
+        if self.is_limited:
+            self._leaving.append(recipient)
+            self._counts = True
+
     def remove(self, recipient: Recipient) -> None:
-        """This worker may not be given connections any more. Idempotent."""
+        """This worker is no more. Idempotent."""
         self._recipients = [other for other in self._recipients if other is not recipient]
+        self._leaving = [other for other in self._leaving if other is not recipient]
+        self._counts = self._max_connections is not None or bool(self._leaving)
 
     def update(self, now: float) -> None:
         """A worker came, left, filled up or has room again."""
-        # A new list each time: policies tell by it that the candidates have changed.
-        self._candidates = self._fit()
+        self._look()
         if self._candidates and self._waiting:
             waiting, self._waiting = self._waiting, []
-            self.dispatch(waiting, now)
+            self.dispatch(sorted(waiting, key=_is_new), now)
         self._pause_or_resume()
 
     def dispatch(self, connections: Sequence[Connection], now: float) -> None:
         """Hand each connection over, now or as soon as somebody has room."""
         while connections and self._candidates:
-            size = _ROUND if self._max_connections is None else min(_ROUND, self._places())
+            size = self._admitted(connections) if self._counts else _ROUND
             if size <= 0:
                 self._forget_full()
                 break
             head, rest = connections[:size], connections[size:]
             connections = [*self._hand_out(head, now), *rest]
         if connections and self._turn_away is not None and self._recipients:
-            self._turn_away([one for one in connections if one.slot < 0])
+            self._turn_away([*filter(_is_new, connections)])
             # Whom we have let in once, waits.
-            connections = [one for one in connections if one.slot >= 0]
+            connections = [one for one in connections if not _is_new(one)]
         if connections:
             self._waiting += connections
             self._pause_or_resume()
@@ -231,28 +256,56 @@ class Dispatcher:
         return self._policy.choose(self._candidates, connection.affinity)
 
     def _forget_full(self) -> None:
-        self._candidates = self._fit()
+        self._look()
         self._pause_or_resume()
 
-    def _places(self) -> int:
-        """How many more connections may all workers have together?"""
-        assert self._max_connections is not None
-        return self._max_connections - sum(one.open_connections for one in self._everybody())
+    def _look(self) -> None:
+        """Who has room, and for whom?"""
+        # A new list each time: policies tell by it that the candidates have changed.
+        self._candidates = self._fit()
+        self._lets_in = not self._counts or self._has_places()
 
     def _fit(self) -> list[Recipient]:
-        if self._max_connections is not None and self._places() <= 0:
-            for recipient in self._everybody():
-                recipient.tell_of_room()
-            # What ended before they were asked was not told.
-            if self._places() <= 0:
-                return []
         roomy = [recipient for recipient in self._recipients if recipient.has_room]
         if self.is_binding:
             return roomy
         return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 
+    def _admitted(self, connections: Sequence[Connection]) -> int:
+        """How many of these, from the front, may go to workers now?"""
+        # Whom we have let in once may, and comes first.
+        known = sum(1 for _ in takewhile(lambda one: not _is_new(one), connections))
+        return min(_ROUND, known or self._places())
+
+    def _has_places(self) -> bool:
+        if self._places() <= 0:
+            for recipient in (*self._everybody(), *self._leaving):
+                recipient.tell_of_room()
+        # What ended before they were asked was not told.
+        return self._places() > 0
+
+    def _places(self) -> int:
+        """How many that come for the first time may be let in?"""
+        places = _ROUND
+        left = sum(one.open_connections for one in self._leaving)
+        # Looked at after those that it still has: each is seen here or there.
+        if any(one.is_giving_back for one in self._leaving):
+            return 0
+        if self._max_connections is not None:
+            open_ = sum(one.open_connections for one in self._everybody())
+            places = self._max_connections - open_ - left
+        if left:
+            # What is left with those that leave is given back, as far as it can move.
+            places = min(places, sum(one.places for one in self._recipients) - left)
+        return places
+
     def _pause_or_resume(self) -> None:
-        full = not self._candidates and not (self._turn_away and self._recipients)
+        full = not (self._candidates and self._lets_in)
+        full = full and not (self._turn_away and self._recipients)
         if full != self._paused:
             self._paused = full
             self._pause() if full else self._resume()
+
+
+def _is_new(connection: Connection) -> bool:
+    return connection.slot < 0

@@ -32,6 +32,7 @@ class DoorSettings:
 
     max_connections: int | None  # of all workers together; None: any number
     refusal: bytes | None  # what is sent to who finds all full; None: it waits
+    is_limited: bool  # is there any number of connections that workers may not exceed?
     peek_timeout: float  # seconds
     proxies: TrustedProxies | None  # who begins each connection with a PROXY header; None: nobody
 
@@ -47,6 +48,7 @@ class DoorSettings:
         return cls(
             None if total == "unlimited" else total,
             refusals[settings.when_full],
+            (total, settings.max_connections) != ("unlimited", "unlimited"),
             settings.peek_timeout,
             TrustedProxies(settings.trusted_proxies) if settings.proxy_protocol else None,
         )
@@ -80,6 +82,7 @@ class Door:
             None if self.refusal is None else self.refusal.refuse,
             everybody,
         )
+        self.dispatcher.is_limited = settings.is_limited
         self._by: str | None = getattr(policy, "by", None)
         self._loop = asyncio.get_running_loop()
         self.peeker = self._new_peeker(settings) if peeks else None

@@ -151,11 +151,20 @@ class Doors:
         if recipient not in self._recipients:
             self._recipients.append(recipient)
 
+    def leave(self, recipient: Recipient) -> None:
+        """This worker finishes, or gives back, what it has. Idempotent."""
+        self._forget(recipient)
+        for door in self._all:
+            door.dispatcher.leave(recipient)
+
     def remove(self, recipient: Recipient) -> None:
-        """This worker may not be given connections any more. Idempotent."""
-        self._recipients = [other for other in self._recipients if other is not recipient]
+        """This worker is no more. Idempotent."""
+        self._forget(recipient)
         for door in self._all:
             door.dispatcher.remove(recipient)
+
+    def _forget(self, recipient: Recipient) -> None:
+        self._recipients = [other for other in self._recipients if other is not recipient]
 
     def update(self, now: float) -> None:
         """A worker came, left, filled up or has room again."""

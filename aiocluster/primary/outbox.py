@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from aiocluster.ipc.estate import OutboxState
-from aiocluster.ipc.handoff import Taken, give, give_told, take_all
+from aiocluster.ipc.handoff import Taken, give, give_told, next_batch_size, take_all
 from aiocluster.ipc.scoreboard import (
     ACCEPTED,
     CONNECTIONS_CLOSED,
@@ -94,6 +94,16 @@ class Outbox:
     def lag(self) -> float:
         """How late its loop was lately, in seconds."""
         return self._lag() / 1e6
+
+    @property
+    def places(self) -> int:
+        """See Recipient."""
+        return self.room.places()
+
+    @property
+    def is_giving_back(self) -> bool:
+        """See Recipient."""
+        return not self.is_closed and next_batch_size(self._sender) > 0
 
     # ---- giving and taking back
 

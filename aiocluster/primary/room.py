@@ -98,6 +98,11 @@ class Room:
             self._scoreboard.ask_for_room(self._row, True)
             self._look_soon()
 
+    def places(self) -> int:
+        """How many more connections may it have, by our own limit?"""
+        most = self._limits.max_connections
+        return self._limits.max_fds if most is None else max(most - self._figures.given(), 0)
+
     def close(self) -> None:
         """Look no more. Idempotent."""
         if self._next_look is not None:

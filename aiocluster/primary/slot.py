@@ -36,8 +36,8 @@ class Crew(Protocol):
         """
         ...
 
-    def admit(self, worker: WorkerHandle) -> None:
-        """Give it connections from now on."""
+    def admit(self, worker: WorkerHandle, before: WorkerHandle | None) -> None:
+        """Give it connections from now on, and no more to the one that was there before."""
         ...
 
     def delay_after_failure(self, weight: float) -> float:
@@ -192,7 +192,8 @@ class Slot:
         return worker is self.incumbent and not worker.is_leaving and self._restart != "never"
 
     async def _renew(self, generation: Generation, reason: str, hold: float) -> None:
-        successor = await self._hire(generation, held=hold > 0)
+        # Held, so that nobody new has the room which the old one's connections will need.
+        successor = await self._hire(generation, held=True)
         try:
             await self._proven(successor, hold)
         except BaseException:
@@ -201,7 +202,7 @@ class Slot:
         if self.closed:
             successor.begin_drain(reason)
             return
-        self._crew.admit(successor)
+        self._crew.admit(successor, self.incumbent)
         self.generation = generation
         before, self.incumbent = self.incumbent, successor
         self.restarts += 1

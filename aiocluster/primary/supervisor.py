@@ -202,9 +202,9 @@ class Supervisor:
         )
         return await self._workers.hire(spec, generation, held=held)
 
-    def admit(self, worker: WorkerHandle) -> None:
+    def admit(self, worker: WorkerHandle, before: WorkerHandle | None) -> None:
         """See Crew."""
-        self._workers.admit(worker)
+        self._workers.admit(worker, before)
 
     def delay_after_failure(self, weight: float) -> float:
         """See Crew."""

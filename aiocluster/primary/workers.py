@@ -138,8 +138,13 @@ class Workers:
         self._look_after(worker, process)
         return worker
 
-    def admit(self, worker: WorkerHandle) -> None:
-        """Give it connections from now on: it was held back until it had lasted. Idempotent."""
+    def admit(self, worker: WorkerHandle, before: WorkerHandle | None = None) -> None:
+        """Give it connections from now on: it was held back until it had lasted. Idempotent.
+
+        And no more to the one `before`, whose connections it must have room for first.
+        """
+        if before is not None:
+            self._leave(before)
         if worker.id in self._held:
             self._held.discard(worker.id)
             if _may_serve(worker):
@@ -238,7 +243,7 @@ class Workers:
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         self._servers.leave(worker.id)
-        self._dispatcher.remove(worker.outbox)
+        self._leave(worker)
         if worker.shared:
             worker.channel.post(Accept(on=False))
         self._leave_nobody_waiting()
@@ -324,6 +329,10 @@ class Workers:
         if self._doors is not None and (shared := self._doors.shared):
             able = all(worker.shared >= shared.keys() for worker in self.serving())
             self._doors.leave_to_workers(able)
+
+    def _leave(self, worker: WorkerHandle) -> None:
+        if not worker.outbox.is_closed:  # else it is known to be dead, and is removed
+            self._dispatcher.leave(worker.outbox)
 
     def _leave_nobody_waiting(self) -> None:
         """One that is to show first that it lasts is better than none at all."""

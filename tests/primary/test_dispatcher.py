@@ -26,7 +26,7 @@ class FakeRecipient:
         self.room = room
         self.picky = picky
         self.behind = False
-        self.is_stuck = self.is_asked = False
+        self.is_stuck = self.is_asked = self.is_giving_back = False
         self.given: list[Connection] = []
         self.batches: list[int] = []
 
@@ -37,6 +37,10 @@ class FakeRecipient:
     @property
     def budget(self) -> int:
         return 10**6 if self.picky else self.room
+
+    @property
+    def places(self) -> int:
+        return self.room
 
     def is_behind(self, now: float) -> bool:
         return self.behind
@@ -57,10 +61,13 @@ class FakeRecipient:
 class Door:
     """The listeners, as the dispatcher sees them."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_connections: int | None = None) -> None:
         self.calls: list[str] = []
         self.dispatcher = Dispatcher(
-            RoundRobin(), lambda: self.calls.append("pause"), lambda: self.calls.append("resume")
+            RoundRobin(),
+            lambda: self.calls.append("pause"),
+            lambda: self.calls.append("resume"),
+            max_connections,
         )
 
     def open_for(self, *recipients: FakeRecipient) -> Dispatcher:
@@ -323,6 +330,79 @@ def test_somebody_is_punctual_unless_all_are_full_stuck_or_behind() -> None:
     workers[2].room = 0
     dispatcher.update(NOW)
     assert not dispatcher.has_punctual(NOW)
+
+
+def known(count: int, slot: int = 0) -> list[Connection]:
+    """Connections that come back from a worker."""
+    return [Connection(100 + number, 0, slot=slot) for number in range(count)]
+
+
+def test_whom_a_leaving_worker_gives_back_finds_room() -> None:
+    """Who comes for the first time waits meanwhile; then there is room for both or for none."""
+    door, old, new = Door(), FakeRecipient(0), FakeRecipient(0, room=2)
+    dispatcher = door.open_for(old)
+    old.open_connections = 2
+    dispatcher.leave(old)
+    dispatcher.add(new)
+    dispatcher.update(NOW)
+    assert door.calls == ["resume", "pause"]
+    dispatcher.dispatch(made_up(1), NOW)
+    assert new.given == []
+    old.open_connections, old.is_giving_back = 0, True
+    dispatcher.update(NOW)
+    assert new.given == []
+    old.is_giving_back = False
+    dispatcher.dispatch(known(2), NOW)
+    assert new.given == known(2)
+    dispatcher.update(NOW)
+
+    assert dispatcher.take_waiting() == made_up(1)
+
+
+def test_room_beyond_what_a_leaving_worker_has_is_for_anybody() -> None:
+    """No more of it."""
+    door, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
+    dispatcher = door.open_for(new)
+    old.open_connections = 3
+    dispatcher.leave(old)
+    dispatcher.update(NOW)
+    dispatcher.dispatch(made_up(4), NOW)
+    assert new.given == made_up(2)
+    assert old.is_asked  # to tell when one of its connections ends
+    dispatcher.remove(old)
+    dispatcher.update(NOW)
+
+    assert new.given == made_up(4)
+
+
+def test_whom_has_been_let_in_goes_before_those_that_wait() -> None:
+    """However long they have waited."""
+    worker = FakeRecipient(0, room=0)
+    dispatcher = Door().open_for(worker)
+    dispatcher.dispatch(made_up(2), NOW)
+    dispatcher.dispatch(known(1), NOW)
+    worker.room = 2
+    dispatcher.update(NOW)
+
+    assert worker.given == [*known(1), *made_up(1)]
+
+
+def test_what_a_leaving_worker_has_counts_for_the_limit_of_all() -> None:
+    """Until it has ended, or goes on at another, which it may at any time."""
+    door = Door(max_connections=3)
+    old, new = FakeRecipient(0), FakeRecipient(1)
+    dispatcher = door.open_for(old, new)
+    old.open_connections, new.open_connections = 2, 1
+    dispatcher.leave(old)
+    dispatcher.update(NOW)
+    dispatcher.dispatch(made_up(1), NOW)
+    assert new.given == []
+    dispatcher.dispatch(known(1), NOW)
+    assert new.given == known(1)
+    old.open_connections, new.open_connections = 0, 2
+    dispatcher.update(NOW)
+
+    assert new.given == [*known(1), *made_up(1)]
 
 
 class AnyLife(RuleBasedStateMachine):

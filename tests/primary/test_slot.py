@@ -34,7 +34,7 @@ class FakeCrew:
         self.turn = asyncio.Semaphore(1000)
         self._ends: list[asyncio.Task[None]] = []
 
-    def admit(self, worker: WorkerHandle) -> None:
+    def admit(self, worker: WorkerHandle, before: WorkerHandle | None) -> None:
         """See Crew."""
         self.admitted.append(worker)
 

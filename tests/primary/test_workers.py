@@ -438,7 +438,7 @@ async def test_who_is_held_back_is_given_none_of_its_servers_either(stage: Stage
     with socket.create_connection(("127.0.0.1", old.endpoint.port)):
         await taken_by(first)
 
-    stage.supervisor.admit(stage.handle(second))
+    stage.supervisor.admit(stage.handle(second), stage.handle(first))
     for worker in (first, second):
         with socket.create_connection(("127.0.0.1", old.endpoint.port)):
             await taken_by(worker)
