@@ -49,6 +49,7 @@ def fallbacks(cluster: Cluster) -> dict[str, int]:
 # ---- all of it arrives
 
 
+# node: send-socket-to-worker-http-server
 @pytest.mark.parametrize("size", [0, 1, 10_000, 500_000])
 @pytest.mark.parametrize("by", IN_HEAD)
 async def test_a_body_in_the_same_packet_arrives(by: str, size: int) -> None:
