@@ -18,6 +18,9 @@ QUESTIONS = (
     "primary_memory",
     "channel_echo",
     "policy_cost",
+    "balance",
+    "slow_requests",
+    "full_cost",
 )
 
 

@@ -71,6 +71,15 @@ class Load:
     bodies: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class TimedLoad:
+    """What the load client that keeps times saw: the milliseconds of each answer, by path."""
+
+    seconds: float
+    milliseconds: dict[str, list[float]]
+    bodies: dict[str, int]
+
+
 def parse_options(
     doc: str | None, argv: Sequence[str] | None, rounds: int | None
 ) -> argparse.Namespace:
@@ -188,6 +197,17 @@ def load(server: Server, mode: str, *, connections: int, requests: int, path: st
             f"{server.side.name}: {result.ok} of {requests} answered, {result.failures}"
         )
     return result
+
+
+def timed_load(server: Server, mode: str, **options: object) -> TimedLoad:
+    """Run benchmarks.timed_load against `server` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.timed_load", mode, "--port", str(server.port)]
+    for name, value in {**options, "timeout": LOAD_TIMEOUT}.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    try:
+        return TimedLoad(**json.loads(run_to_end(command, LOAD_TIMEOUT + 10)))
+    except BenchmarkFailed as failure:
+        raise BenchmarkFailed(f"{server.side.name}: {failure}") from None
 
 
 def wait_until_quiet(server: Server, timeout: float = START_TIMEOUT) -> None:

@@ -6,8 +6,17 @@ from typing import Any
 from benchmarks.report import RESULTS
 
 # One colour a side, the same in every picture.
-_COLOURS = {"aiocluster": "#1f6feb", "C": "#6e7781", "C + aiohttp": "#afb8c1"}
-_OTHER_COLOURS = ("#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#9a6700")
+_COLOURS = {
+    "aiocluster": "#1f6feb",
+    "aiocluster round_robin": "#1f6feb",
+    "aiocluster least_connections": "#54aeff",
+    "aiocluster least_loaded": "#0a3069",
+    "aiocluster shared": "#76e3ea",
+    "C": "#6e7781",
+    "C + aiohttp": "#afb8c1",
+}
+# As many as the most sides in a picture, for two of one colour say nothing.
+_OTHER_COLOURS = ("#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#9a6700", "#1b7c83", "#57606a")
 
 
 def bars(

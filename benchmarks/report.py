@@ -64,6 +64,11 @@ def estimate(values: Sequence[float]) -> str:
     return f"{median} (95%: {ordered[cut - 1]:.3f} to {ordered[-cut]:.3f})"
 
 
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that so many percent of all do not exceed."""
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
+
+
 def spread(values: Sequence[float]) -> str:
     """Median and range, as in '1.02 (0.99 to 1.06)'."""
     if not values:

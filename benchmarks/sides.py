@@ -6,6 +6,7 @@ takes the number of workers. Who is not installed is left out of the run, with a
 
 import importlib
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -15,14 +16,20 @@ from benchmarks.harness import HOST, Side
 
 HELLO = "benchmarks.apps.hello:make_app"
 HELLO_ASGI = "benchmarks.apps.hello_asgi:app"
+WORK = "benchmarks.apps.work:make_app"
+WORK_ASGI = "benchmarks.apps.work_asgi:app"
 NODE_APPS = Path(__file__).resolve().parent / "apps" / "node"
 # aiohttp's own default for a server behind nothing; gunicorn's is 2 s, which its page on
 # keep-alive calls too short for clients that stay.
 KEEP_ALIVE = "75"
 
 
-def aiocluster(workers: int, app: str = HELLO, *, policy: str = "") -> Side:
-    """The default settings, metrics on; or another policy."""
+def aiocluster(
+    workers: int, app: str = HELLO, *, policy: str = "", max_connections: int | None = None
+) -> Side:
+    """The default settings, metrics on; or another policy, or a limit."""
+    others = {"policy": policy, "max_connections": max_connections}
+    settings = {name: value for name, value in others.items() if value}
     return Side(
         name=f"aiocluster {policy}".strip(),
         origin="pip install aiocluster",
@@ -30,7 +37,7 @@ def aiocluster(workers: int, app: str = HELLO, *, policy: str = "") -> Side:
         command=lambda port: [
             *(sys.executable, "-m", "benchmarks.apps.serve"),
             *(app, str(workers), f"{HOST}:{port}"),
-            *([policy] if policy else []),
+            *([json.dumps(settings)] if settings else []),
         ],
     )
 
@@ -120,12 +127,13 @@ def pm2_program(home: Path) -> Path:
     return home / "node_modules" / ".bin" / "pm2"
 
 
-def node(workers: int, *, slow: bool = False) -> Side:
+def node(workers: int, *, slow: bool = False, max_connections: int | None = None) -> Side:
     """Node's cluster module, round robin, forking again when a worker exits."""
     return Side(
         name="Node cluster",
         origin="apt install nodejs",
         installed=has_node(),
+        env={"MAX_CONNECTIONS": str(max_connections)} if max_connections else {},
         command=lambda port: [
             *("node", str(NODE_APPS / "cluster.js"), str(workers), str(port)),
             *([str(NODE_APPS / "slow.js")] if slow else []),
