@@ -64,6 +64,10 @@ class Recipient(Candidate, Protocol):
         """Has it left a connection untaken for too long?"""
         ...
 
+    def look_again(self) -> None:
+        """Find out whether it has room again."""
+        ...
+
     def tell_of_room(self) -> None:
         """Let `update` be called when one of its connections has ended."""
         ...
@@ -165,6 +169,22 @@ class Dispatcher:
 
     def dispatch(self, connections: Sequence[Connection], now: float) -> None:
         """Hand each connection over, now or as soon as somebody has room."""
+        connections = self._give_out(connections, now)
+        if connections and self._turn_away is not None and self._recipients:
+            # Some may have room again, and have not been heard yet.
+            for recipient in self._recipients:
+                recipient.look_again()
+            self._look()
+            connections = self._give_out(connections, now)
+            self._turn_away([*filter(_is_new, connections)])
+            # Whom we have let in once, waits.
+            connections = [one for one in connections if not _is_new(one)]
+        if connections:
+            self._waiting += connections
+            self._pause_or_resume()
+
+    def _give_out(self, connections: Sequence[Connection], now: float) -> Sequence[Connection]:
+        """Return those for whom nobody has room."""
         while connections and self._candidates:
             size = self._admitted(connections) if self._counts else _ROUND
             if size <= 0:
@@ -172,13 +192,7 @@ class Dispatcher:
                 break
             head, rest = connections[:size], connections[size:]
             connections = [*self._hand_out(head, now), *rest]
-        if connections and self._turn_away is not None and self._recipients:
-            self._turn_away([*filter(_is_new, connections)])
-            # Whom we have let in once, waits.
-            connections = [one for one in connections if not _is_new(one)]
-        if connections:
-            self._waiting += connections
-            self._pause_or_resume()
+        return connections
 
     def has_punctual(self, now: float) -> bool:
         """Is there a worker that would take at once what another leaves lying?"""

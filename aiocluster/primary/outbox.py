@@ -248,6 +248,12 @@ class Outbox:
         self._queue_is_full = False
         self._tell_of_room()
 
+    def look_again(self) -> None:
+        """See Recipient."""
+        if not self.is_closed:
+            self.room.look_again()
+            self._update_room()
+
     def tell_of_room(self) -> None:
         """See Recipient."""
         self.room.await_end()

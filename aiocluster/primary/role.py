@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from aiocluster.config.cpus import available_cpus
-from aiocluster.config.roles import RoleSpec
+from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
 from aiocluster.ipc.estate import RoleState
 from aiocluster.primary.choosing import policies, policy_of_server
@@ -164,12 +164,9 @@ class RoleParts:
     def _warn_of_what_stays(self, state: RoleState) -> None:
         for name, value in self.asked_for().items():
             if (before := getattr(state, name)) != value:
+                what = name if self.name == ONLY_ROLE else f"{name} of role {self.name}"
                 log.warning(
-                    "%s of role %s stays %s: to make it %s takes a stop and a start",
-                    name,
-                    self.name,
-                    before,
-                    value,
+                    "%s stays %s: to make it %s takes a stop and a start", what, before, value
                 )
 
     # ---- stop

@@ -25,19 +25,28 @@ def test_who_has_less_to_do_is_chosen(busy: dict[str, int]) -> None:
     assert chosen_of(Worker(0), Worker(1, **busy)) == {0}
 
 
-def test_the_figures_are_added_up() -> None:
-    """A request, a queued connection and 10 ms of lag weigh the same."""
-    three = Worker(0, requests_in_flight=1, queued=1, lag=0.011)
-    assert chosen_of(three, Worker(1, requests_in_flight=4)) == {0}
-    assert chosen_of(three, Worker(1, requests_in_flight=2)) == {1}
+def test_requests_and_queue_are_added_up() -> None:
+    """A request and a queued connection weigh the same."""
+    both = Worker(0, requests_in_flight=1, queued=1)
+
+    assert chosen_of(both, Worker(1, requests_in_flight=3)) == {0}
+    assert chosen_of(both, Worker(1, queued=1)) == {1}
 
 
-def test_a_blocked_loop_outweighs_a_handful_of_requests() -> None:
-    """One that computes for 200 ms is left alone while another only has much to wait for."""
-    assert chosen_of(Worker(0, lag=0.2), Worker(1, requests_in_flight=10)) == {1}
+def test_at_a_tie_what_is_in_flight_counts_more() -> None:
+    """It may block the loop; what was just given to another will soon be done."""
+    assert chosen_of(Worker(0, requests_in_flight=1), Worker(1, queued=1)) == {1}
 
 
-def test_less_than_a_whole_request_of_lag_is_noise() -> None:
+def test_lag_decides_where_all_else_is_equal() -> None:
+    """It is old: it tells of the loop that was blocked, and not of the one that is."""
+    busy, late = Worker(0, requests_in_flight=1), Worker(1, lag=0.2)
+
+    assert chosen_of(busy, late) == {1}
+    assert chosen_of(Worker(0, lag=0.011), Worker(1)) == {1}
+
+
+def test_less_than_10_ms_of_lag_is_noise() -> None:
     """Who has fewer connections is chosen then, since each may become a request."""
     assert chosen_of(Worker(0, lag=0.009), Worker(1, open_connections=1)) == {0}
 

@@ -26,6 +26,7 @@ class FakeRecipient:
         self.room = room
         self.picky = picky
         self.behind = False
+        self.hidden_room = 0  # that it has not told of yet
         self.is_stuck = self.is_asked = self.is_giving_back = False
         self.given: list[Connection] = []
         self.batches: list[int] = []
@@ -44,6 +45,10 @@ class FakeRecipient:
 
     def is_behind(self, now: float) -> bool:
         return self.behind
+
+    def look_again(self) -> None:
+        self.room += self.hidden_room
+        self.hidden_room = 0
 
     def tell_of_room(self) -> None:
         self.is_asked = True
@@ -477,3 +482,18 @@ class AnyLife(RuleBasedStateMachine):
 
 
 TestAnyLife = AnyLife.TestCase
+
+
+def test_before_anybody_is_turned_away_all_are_looked_at_again() -> None:
+    """One that has room again may not have been heard yet."""
+    turned_away: list[Connection] = []
+    dispatcher = Dispatcher(RoundRobin(), lambda: None, lambda: None, turn_away=turned_away.extend)
+    worker = FakeRecipient(0, room=1)
+    dispatcher.add(worker)
+    dispatcher.update(NOW)
+    worker.hidden_room = 2
+
+    dispatcher.dispatch(made_up(5), NOW)
+
+    assert [connection.fd for connection in worker.given] == [0, 1, 2]
+    assert [connection.fd for connection in turned_away] == [3, 4]

@@ -100,6 +100,6 @@ async def test_other_roles_go_on(roles: Roles, caplog: pytest.LogCaptureFixture)
     assert web.generations.current.number == 2
     assert web.generations.next_number == 4
     assert web.generations.zygote_pids == {1}
-    assert "workers of role web stays auto: to make it 5 takes a stop and a start" in caplog.text
+    assert "workers stays auto: to make it 5 takes a stop and a start" in caplog.text
     assert "bind of role" not in caplog.text
     assert "of role jobs" not in caplog.text

@@ -264,9 +264,7 @@ class _Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         server = MeteredServer(await super()._make_server(), self._row, self._tell_of_room)
-        server.request_handler = limited(
-            server.request_handler, self._settings, self._row, self._tell_of_room
-        )
+        server.request_handler = limited(server.request_handler, self._settings)
         return server
 
 

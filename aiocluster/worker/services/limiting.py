@@ -10,14 +10,11 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from aiocluster.config.settings import Settings
-from aiocluster.ipc.scoreboard import ROOM_WANTED
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def limited(
-    handler: Handler, settings: Settings, row: memoryview, tell_of_room: Callable[[], None]
-) -> Handler:
+def limited(handler: Handler, settings: Settings) -> Handler:
     """Return what handles requests as `handler` does, as many as `settings` allow at a time."""
     if settings.max_requests_in_flight == "unlimited":
         return handler
@@ -26,12 +23,8 @@ def limited(
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         if permits.locked() and settings.when_full != "wait":
             return _turned_away(request, settings)
-        try:
-            async with permits:
-                return await handler(request)
-        finally:
-            if row[ROOM_WANTED]:
-                tell_of_room()
+        async with permits:
+            return await handler(request)
 
     return handle
 

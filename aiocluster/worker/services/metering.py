@@ -217,6 +217,8 @@ class MeteredServer(web.Server):
         """The response is written."""
         row = self._row
         row[REQUESTS_DONE] += 1
+        if row[ROOM_WANTED]:
+            self._tell_of_room()
         if 100 <= status < 600:  # aiohttp sends any number it is given
             row[RESPONSES - 1 + status // 100] += 1
         # A WebSocket's life is not a latency.
@@ -251,6 +253,8 @@ class MeteredServer(web.Server):
         """A handler was cancelled: its request is over, and has neither status nor latency."""
         handler.begun_ns = 0
         self._row[REQUESTS_DONE] += 1
+        if self._row[ROOM_WANTED]:
+            self._tell_of_room()
 
     def _request_factory(self, server: web.Server) -> Any:
         """Return what aiohttp calls for each request: its own factory, and we count."""

@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 
 from aiocluster.config.settings import settings_from
-from aiocluster.ipc.scoreboard import ROOM_WANTED
 from aiocluster.worker.services.limiting import limited
 from tests.support.waiting import soon, turns_until
 
@@ -18,11 +17,10 @@ class Stage:
     """A server that answers when it is let, and its clients."""
 
     def __init__(self, **settings: Any) -> None:
-        self.row = memoryview(bytearray(16 * 8)).cast("Q")
-        self.running = self.most = self.told = 0
+        self.running = self.most = 0
         self.go = asyncio.Event()
         self.asked = 0
-        self._limited = limited(self._handle, settings_from(settings), self.row, self._tell)
+        self._limited = limited(self._handle, settings_from(settings))
         self._runner = web.ServerRunner(web.Server(self._count, handler_cancellation=True))
 
     async def _count(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -39,9 +37,6 @@ class Stage:
         finally:
             self.running -= 1
         return web.Response(text="done")
-
-    def _tell(self) -> None:
-        self.told += 1
 
     async def start(self) -> None:
         await self._runner.setup()
@@ -87,9 +82,7 @@ async def handler(request: web.BaseRequest) -> web.Response:
 
 def test_without_a_limit_the_handler_is_the_apps_own() -> None:
     """It costs nothing."""
-    row = memoryview(bytearray(16 * 8)).cast("Q")
-
-    assert limited(handler, settings_from({}), row, lambda: None) is handler
+    assert limited(handler, settings_from({})) is handler
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -153,15 +146,3 @@ async def test_one_that_is_cancelled_while_it_waits_leaves_nothing(make: Make) -
 
     assert await soon(first) == (200, None)
     assert await soon(last) == (200, None)
-
-
-async def test_it_tells_of_room_where_that_is_wanted(make: Make) -> None:
-    """When the primary waits for it."""
-    stage = await make(max_requests_in_flight=1)
-    stage.go.set()
-    await soon(stage.ask())
-    assert stage.told == 0
-    stage.row[ROOM_WANTED] = 1
-    await soon(stage.ask())
-
-    assert stage.told == 1

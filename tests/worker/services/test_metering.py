@@ -10,9 +10,16 @@ import pytest
 from aiohttp import ClientSession, TCPConnector, WSServerHandshakeError, web
 
 from aiocluster.config.settings import settings_from
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN, REQUESTS_DONE, RESPONSES
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_CLOSED,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+    RESPONSES,
+    ROOM_WANTED,
+)
 from aiocluster.metrics.instruments import count, mean
 from aiocluster.worker.services.aiohttp import AiohttpService
+from aiocluster.worker.services.base import Upstream
 from aiocluster.worker.services.metering import Sign
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns, turns_until
@@ -39,7 +46,9 @@ class Stage:
         app.router.add_get("/wait", self._wait)
         self.go = asyncio.Event()
         self.adopted = 0
-        self.service = AiohttpService(lambda: app, settings_from(settings), self.row)
+        self.told: list[tuple[int, int]] = []  # what was counted when it told of room
+        upstream = Upstream(tell_of_room=lambda: self.told.append((sum(self.counted), self.open)))
+        self.service = AiohttpService(lambda: app, settings_from(settings), self.row, upstream)
 
     def adopt(self, accepted: socket.socket) -> None:
         """Give the service a connection."""
@@ -180,6 +189,21 @@ async def test_each_request_is_counted_once(stage: Stage) -> None:
         await stage.get()
 
     assert stage.counted == (5, 5)
+
+
+async def test_who_wants_room_hears_of_each_end_once_it_is_counted(stage: Stage) -> None:
+    """Of a request and of a connection; else it would look too early, and find none."""
+    stage.row[ROOM_WANTED] = 1
+    async with stage.client.get(f"http://127.0.0.1:{stage.port}/") as response:
+        await response.read()
+        assert stage.told == [(2, 1)]
+        response.close()
+    await turns_until(lambda: stage.open == 0)
+    assert stage.told == [(2, 1), (2, 0)]
+
+    stage.row[ROOM_WANTED] = 0
+    await stage.get()
+    assert len(stage.told) == 2
 
 
 async def test_a_request_under_way_is_begun_and_not_done(stage: Stage) -> None:
