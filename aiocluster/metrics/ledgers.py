@@ -34,7 +34,7 @@ class Ledgers:
     def adopt(self, state: LedgersState) -> None:
         """Go on where others left off."""
         self._all = Ledger.of(state.of_all)
-        self._roles = {role: Ledger.of(one) for role, one in state.of_roles.items()}
+        self._roles |= {role: Ledger.of(one) for role, one in state.of_roles.items()}
 
     def report(self, worker_id: int, role: str, report: Report, now: float) -> None:
         """Take in what a worker measured; its last report may come after its death."""

@@ -259,6 +259,7 @@ class Supervisor:
 
     def _end_first_start(self) -> None:
         self._first_start_over.set()
+        self._workers.exit_log.release()
         self._sizing.begin()
 
     def _stop_hiring(self) -> None:
