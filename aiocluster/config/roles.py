@@ -117,6 +117,8 @@ def check_together(settings: Settings) -> None:
         )
     if settings.proxy_protocol and not settings.trusted_proxies:
         raise ConfigError("proxy_protocol: say whose headers to believe, with trusted_proxies")
+    if settings.trusted_proxies and not settings.proxy_protocol:
+        raise ConfigError("trusted_proxies: without proxy_protocol nobody's headers are read")
     is_shared = any(isinstance(policy, str) and policy == SHARED for policy in policies.values())
     if is_shared and (wrong := [name for name in _AT_THE_DOOR if _is_given(settings, name)]):
         raise ConfigError(
