@@ -76,6 +76,7 @@ class Workers:
         self.addresses: tuple[tuple[str, int], ...] = ()
         self.graceful_timeout = settings.graceful_timeout
         self.stop_is_announced = False
+        self._unwell: list[str] = []  # those that ended badly since then
         self.take_connections: bool | None = None  # do those that came up? None: none has
         self._stopping = False
         self._boot_timeout = settings.boot_timeout
@@ -198,7 +199,8 @@ class Workers:
             await _all_in(seconds + KILL_GRACE + _DEATH_TIMEOUT, exits)
         if self._ends:
             await _all_in(_DEATH_TIMEOUT, self._ends)
-        return [str(worker) for worker in workers if not worker.ended_well]
+        unwell = [str(worker) for worker in workers if not worker.ended_well]
+        return [*dict.fromkeys([*self._unwell, *unwell])]
 
     def hurry(self) -> None:
         """Let none that drains wait any longer."""
@@ -370,6 +372,8 @@ class Workers:
         del self.all[worker.id]
         self._held.discard(worker.id)
         exited = worker.ended(status)
+        if self.stop_is_announced and not worker.ended_well:
+            self._unwell.append(str(worker))
         self.exit_log.tell(worker, exited)
         self.publish(exited)
         self._generations.left(worker.generation)

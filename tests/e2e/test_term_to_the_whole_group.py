@@ -60,4 +60,5 @@ async def test_a_worker_killed_while_it_drains_is_told_by_the_exit_code(tmp_path
 
             assert await program.exit_code() == 1
         assert "WARNING worker 1" in await program.all_output()
-        assert "was killed by signal 9 (Killed) (stop)" in program.output
+        # It may have died before it was told to drain.
+        assert "was killed by signal 9 (Killed) (s" in program.output

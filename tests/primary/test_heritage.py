@@ -93,7 +93,9 @@ async def test_other_roles_go_on(roles: Roles, caplog: pytest.LogCaptureFixture)
     assert web.supervisor.empty.is_set()
     assert jobs.supervisor.empty.is_set()
     assert (web.supervisor.addresses, jobs.supervisor.addresses) == ((address,), ())
-    assert roles.reporter.state() == ESTATE.ledgers
+    ledgers = roles.reporter.state()
+    assert ledgers.of_all == ESTATE.ledgers.of_all
+    assert ledgers.of_roles["web"] == ESTATE.ledgers.of_roles["web"]
     assert web.doors.state() == states_of(waiting)
     assert jobs.doors.state() == []
     assert roles.commons.ids.take() == 8

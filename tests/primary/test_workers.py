@@ -474,3 +474,20 @@ async def test_what_a_dead_worker_had_not_taken_of_its_servers_goes_to_the_next(
         assert await listener_of(successor) == bound
         await taken_by(successor)
     worker.close()
+
+
+async def test_who_dies_between_the_announcement_and_the_stop_is_named(stage: Stage) -> None:
+    """What it had begun is lost, as that of one that is cut."""
+    first, _ = await stage.start(2)
+    stage.supervisor.announce_stop()
+    name = str(stage.handle(first))
+    first.die_of(signal.SIGKILL)
+    await stage.event(WorkerExited)
+
+    stopping = asyncio.create_task(stage.supervisor.stop(10.0))
+    await turns()
+    for worker in stage.spawner.workers[1:]:
+        worker.say(Drained([]))
+        worker.exit(0)
+
+    assert await soon(stopping) == [name]
