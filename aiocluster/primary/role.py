@@ -174,6 +174,7 @@ class RoleParts:
     async def close_doors(self, seconds: float) -> float:
         """Let nobody in any more; return how many of the stop's `seconds` are left."""
         began = self._loop.time()
+        self.supervisor.begin_to_end()
         self.servers.begin_stop()
         end_peeking = self._loop.call_later(_SILENCE_PATIENCE, self.doors.end_peeking)
         await self.farewell.close_doors(seconds)

@@ -128,6 +128,10 @@ class Supervisor:
         self._change_no_more()
         self._workers.announce_stop()
 
+    def begin_to_end(self) -> None:
+        """What is lost from now on is lost to the stop, which names who lost it. Idempotent."""
+        self._workers.begin_to_end()
+
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
         self._stop_hiring()

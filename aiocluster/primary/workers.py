@@ -76,6 +76,7 @@ class Workers:
         self.addresses: tuple[tuple[str, int], ...] = ()
         self.graceful_timeout = settings.graceful_timeout
         self.stop_is_announced = False
+        self._is_ending = False
         self._unwell: list[str] = []  # those that ended badly since then
         self.take_connections: bool | None = None  # do those that came up? None: none has
         self._stopping = False
@@ -186,6 +187,10 @@ class Workers:
         self.stop_is_announced = True
         for worker in self.all.values():
             worker.channel.post(Unready())
+
+    def begin_to_end(self) -> None:
+        """What is lost from now on is lost to the stop. Idempotent."""
+        self._is_ending = True
 
     def stop_hiring(self) -> None:
         """Whoever still comes goes at once. Idempotent."""
@@ -372,7 +377,7 @@ class Workers:
         del self.all[worker.id]
         self._held.discard(worker.id)
         exited = worker.ended(status)
-        if self.stop_is_announced and not worker.ended_well:
+        if self._is_ending and not worker.ended_well:
             self._unwell.append(str(worker))
         self.exit_log.tell(worker, exited)
         self.publish(exited)

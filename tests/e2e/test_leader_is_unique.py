@@ -214,5 +214,7 @@ async def test_in_a_stop_nobody_takes_over(tmp_path: Path) -> None:
         await complete(cluster)
         (leader,) = leaders(cluster)
         await seen_to_lead(file, leader)
+        # Another may have been ready first.
+        before = {reign.worker for reign in reigns_in(file)}
 
-    assert {reign.worker for reign in reigns_in(file)} == {leader.id}
+    assert {reign.worker for reign in reigns_in(file)} == before

@@ -476,10 +476,11 @@ async def test_what_a_dead_worker_had_not_taken_of_its_servers_goes_to_the_next(
     worker.close()
 
 
-async def test_who_dies_between_the_announcement_and_the_stop_is_named(stage: Stage) -> None:
+async def test_who_dies_between_two_halves_of_a_stop_is_named(stage: Stage) -> None:
     """What it had begun is lost, as that of one that is cut."""
     first, _ = await stage.start(2)
     stage.supervisor.announce_stop()
+    stage.supervisor.begin_to_end()
     name = str(stage.handle(first))
     first.die_of(signal.SIGKILL)
     await stage.event(WorkerExited)
@@ -491,3 +492,19 @@ async def test_who_dies_between_the_announcement_and_the_stop_is_named(stage: St
         worker.exit(0)
 
     assert await soon(stopping) == [name]
+
+
+async def test_who_dies_while_all_serve_on_is_replaced_as_ever(stage: Stage) -> None:
+    """In the pre_drain_wait: that is no loss of the stop."""
+    (first,) = await stage.start(1)
+    stage.supervisor.announce_stop()
+    first.die_of(signal.SIGKILL)
+    (second,) = await stage.spawner.ready(1)
+    stage.supervisor.begin_to_end()
+
+    stopping = asyncio.create_task(stage.supervisor.stop(10.0))
+    await turns()
+    second.say(Drained([]))
+    second.exit(0)
+
+    assert await soon(stopping) == []
