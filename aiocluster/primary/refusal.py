@@ -62,6 +62,7 @@ class Refusal:
             self._timer.cancel()
 
     def _begin(self, sock: socket.socket) -> None:
+        sock.setblocking(False)  # as accepted it blocks, and all of us with it
         try:
             # Its buffer is empty: it takes a hundred bytes at once, or its client is gone.
             sock.send(self._answer)
