@@ -72,7 +72,9 @@ class ZygoteHandle:
             async with patience(boot_timeout):
                 return (await asyncio.shield(self._prepared)).note
         except TimeoutError:
-            raise BootError(f"importing the app took longer than {boot_timeout:g} s") from None
+            raise BootError(
+                f"importing the app took longer than {boot_timeout:g} s (boot_timeout)"
+            ) from None
 
     @property
     def is_forking(self) -> bool:

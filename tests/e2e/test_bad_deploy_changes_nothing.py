@@ -37,7 +37,7 @@ def make_app():
         (EXITS_WHILE_STARTING, "exited with code 9 before it was ready", {}),
         (EXITS_AS_IF_ALL_WERE_WELL, "exited with code 0 before it was ready", {}),
         (FACTORY_RAISES, "ValueError: no database", {}),
-        (NEVER_READY, "was not ready after 1 s", {"boot_timeout": 1}),
+        (NEVER_READY, "was not ready after 10 s", {"boot_timeout": 10}),
         (DIES_SOON, "exited with code 9", {"min_uptime": 60, "preload": False}),
     ],
 )

@@ -270,8 +270,8 @@ async def test_a_port_is_free_again_after_a_start_that_failed() -> None:
 async def test_an_app_that_takes_too_long_is_a_boot_error() -> None:
     """After boot_timeout the start ends, and so does what still starts."""
     before = children()
-    # A machine so slow that not even the import ends in time is told of that.
-    with pytest.raises(BootError, match=r"worker 1 .*boot_timeout|importing the app took"):
+    # On a slow machine not even the import ends in time.
+    with pytest.raises(BootError, match=r"\(boot_timeout\)"):
         await Cluster(
             "tests.e2e.apps:make_app_that_never_comes", bind="127.0.0.1:0", boot_timeout=1.0
         ).start()

@@ -35,7 +35,7 @@ async def on_start(cluster):
 
 if __name__ == "__main__":
     aiocluster.run(
-        make_app, workers=1, bind="127.0.0.1:0", on_start=on_start, boot_timeout=5.0,
+        make_app, workers=1, bind="127.0.0.1:0", on_start=on_start, boot_timeout=10.0,
         graceful_timeout=0.5,
     )
 """
@@ -57,7 +57,7 @@ async def test_a_boot_outlives_it(tmp_path: Path) -> None:
     """The pause alone is longer than `boot_timeout`."""
     async with Program(tmp_path, SOURCE) as program:
         await program.line("waiting for boot")
-        await pause(program, 6.0)
+        await pause(program, 11.0)
         workers = program.descendants()
         (tmp_path / "boot").touch()
         await program.url()

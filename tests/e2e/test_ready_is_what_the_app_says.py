@@ -91,9 +91,9 @@ async def test_it_may_be_said_later(tmp_path: Path, how: str) -> None:
 
 async def test_one_that_never_says_it_has_failed_to_start(tmp_path: Path) -> None:
     """After boot_timeout, as for any start."""
-    async with program_of(tmp_path, "never", boot_timeout=1) as program:
+    async with program_of(tmp_path, "never", boot_timeout=10) as program:
         assert await program.exit_code() == 3
-        assert "was not ready after 1 s (boot_timeout)" in await program.all_output()
+        assert "was not ready after 10 s (boot_timeout)" in await program.all_output()
         assert program.left_behind() == []
 
 
