@@ -20,7 +20,8 @@ class Leading:
     @property
     def is_leader(self) -> bool:
         """See WorkerContext.is_leader."""
-        return self._row[LEADS] == 1
+        # Nobody takes it back in the row when the primary has died, and the next one chooses anew.
+        return self._row[LEADS] == 1 and not self._stopped
 
     def hear(self) -> None:
         """The primary says that this worker leads now."""

@@ -22,6 +22,17 @@ async def test_the_row_says_so_at_any_moment() -> None:
     assert not leading.is_leader
 
 
+async def test_who_drains_does_not_lead() -> None:
+    """A primary that has died takes nothing back, and the next one chooses a leader anew."""
+    row = new_row()
+    leading = Leading(row)
+    row[LEADS] = 1
+    leading.stop()
+
+    assert not leading.is_leader
+    assert not await soon(leading.begun())
+
+
 async def test_who_waits_hears_when_it_begins() -> None:
     """At once where it has begun already; every one that waits."""
     row = new_row()
