@@ -69,18 +69,21 @@ def test_the_first_take_has_pss(clock: Clock, rollup: Path) -> None:
     assert ProcessFigures(now=clock, smaps_rollup=rollup).take().pss_bytes == 1234 * 1024
 
 
-def test_pss_is_not_read_more_often_than_its_cost_allows(clock: Clock, rollup: Path) -> None:
-    """After a read of 0.1 s the value is kept for 20 s: 0.5 % of the time."""
-    figures = ProcessFigures(now=clock, smaps_rollup=rollup)
+@pytest.mark.parametrize(("has_limit", "seconds"), [(False, 100.0), (True, 20.0)])
+def test_pss_is_not_read_more_often_than_its_cost_allows(
+    clock: Clock, rollup: Path, has_limit: bool, seconds: float
+) -> None:
+    """A read of 0.1 s is kept for 100 s: 0.1 % of the time; if a limit waits for it, for 20 s."""
+    figures = ProcessFigures(now=clock, smaps_rollup=rollup, pss_has_limit=has_limit)
     clock.cost = 0.1
     assert figures.take().pss_bytes == 1234 * 1024
     clock.cost = 0.0
     read_at = clock.time
     write_pss(rollup, 1)
 
-    clock.time = read_at + 19.9
+    clock.time = read_at + seconds - 0.1
     assert figures.take().pss_bytes == 1234 * 1024
-    clock.time = read_at + 20.1
+    clock.time = read_at + seconds + 0.1
     assert figures.take().pss_bytes == 1024
 
 
