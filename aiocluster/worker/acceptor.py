@@ -19,6 +19,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from aiocluster.ipc.accepting import CLIENT_GONE, RETRY_AFTER, budget, waiting_in
 
@@ -41,29 +42,44 @@ _QUICK_IN_A_ROW = 8
 
 _EXCLUSIVE = int(select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
-# Descriptors that were accepted, with the index of the listener; their owner is the one called.
-OnConnections = Callable[[list[tuple[int, int]]], None]
+# One that was accepted: its descriptor, the index of its listener, and who it is, as accept(2)
+# tells that.
+Accepted = tuple[int, int, Any]
+
+# Hears of those; owns them.
+OnConnections = Callable[[list[Accepted]], None]
+
+
+class Room(Protocol):
+    """How many more connections there may be; see worker/room.py."""
+
+    is_awaited: bool
+    on_room: Callable[[], None]
+
+    @property
+    def may_shrink(self) -> bool: ...
+    def count(self) -> int: ...
 
 
 class Acceptor:
     """Accepts in this worker's loop while it is told to, and while there is room.
 
     `sockets` are the (index, listening socket) pairs that it shares with the other workers, and
-    owns; they must not block. `room()` returns how many more connections there may be.
+    owns; they must not block. While there is no `room` it waits to hear that there is.
     """
 
     def __init__(
         self,
         sockets: Sequence[tuple[int, socket.socket]],
         on_connections: OnConnections,
-        room: Callable[[], int],
+        room: Room,
     ) -> None:
-        self.wake_ups = 0
-        self.misses = 0  # nobody waited: another worker was quicker
         self.budget = 0  # connections that may come before the room is to be counted anew
         self.workers = 1
         self.take = on_connections
+        self.counts_often = room.may_shrink
         self._room = room
+        room.on_room = self.update
         self._loop = asyncio.get_running_loop()
         self._epoll = _epoll_of(self._loop) if sockets else None
         self._doors = [_Door(index, sock, self, self._epoll) for index, sock in sockets]
@@ -89,6 +105,7 @@ class Acceptor:
         if self._look_timer is not None:
             self._look_timer.cancel()
             self._look_timer = None
+        self._room.is_awaited = False
         self._watch()
 
     def update(self) -> None:
@@ -98,7 +115,8 @@ class Acceptor:
 
     def renewed_budget(self) -> int:
         """Count the room anew; return how many connections may come before the next time."""
-        self.budget = budget(self._room())
+        self.budget = budget(self._room.count())
+        self._room.is_awaited = self._on and not self.budget
         return self.budget
 
     def accept_rest(self) -> None:
@@ -196,7 +214,6 @@ class _Door:
 
     def _on_wake_up(self) -> None:
         """Somebody waits, unless another worker was quicker."""
-        self._acceptor.wake_ups += 1
         now = self._now()
         is_quick, self._woken = now - self._woken < _QUICK, now
         was_slow, self._was_slow = self._was_slow, not is_quick
@@ -221,22 +238,25 @@ class _Door:
         # See primary/listener.py: sock.accept() builds a socket object for each connection.
         accept, index = self._sock._accept, self._index  # type: ignore[attr-defined]
         acceptor = self._acceptor
-        if wanted > acceptor.budget:
+        if wanted > acceptor.budget or acceptor.counts_often:
             wanted = min(wanted, acceptor.renewed_budget())
-        batch: list[tuple[int, int]] = []
+        batch: list[Accepted] = []
         try:
             for _ in range(min(wanted, _MAX_BATCH)):
                 # One by one: what was accepted before an error is not lost with it.
-                batch.append((accept()[0], index))  # noqa: PERF401
+                fd, peer = accept()
+                batch.append((fd, index, peer))
         except BlockingIOError:
-            acceptor.misses += 1
+            pass  # another worker was quicker
         except OSError as error:
             self._on_accept_error(error)
         if batch:
             self._take(batch)
+        elif not acceptor.budget:
+            acceptor.update()
         return len(batch)
 
-    def _take(self, batch: list[tuple[int, int]]) -> None:
+    def _take(self, batch: list[Accepted]) -> None:
         acceptor = self._acceptor
         acceptor.budget -= len(batch)
         if self._troubled and self._retry is None:

@@ -23,6 +23,8 @@ class Intake:
         self._row = row
         # By descriptor, of what was last noted for it: what is open now, or has been.
         self._came_by: dict[int, int] = {}
+        # This connection came by this listener, and will go back as one of it. Called for each.
+        self.note: Callable[[int, int], None] = self._came_by.__setitem__
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._handoff: socket.socket | None = None
@@ -39,10 +41,6 @@ class Intake:
         if self._handoff is not None:
             self._loop.remove_reader(self._handoff.fileno())
             self._adopt(take_all(self._handoff, self._note_lost))
-
-    def note(self, fd: int, listener: int) -> None:
-        """This connection came by this listener, and will go back as one of it."""
-        self._came_by[fd] = listener
 
     def give_back(self, fds: Sequence[int], clients: Sequence[Client | None]) -> bool:
         """Give connections that were noted to the primary, for others; False: no room now.

@@ -9,14 +9,12 @@ import contextlib
 import gc
 import logging
 import random
-import resource
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ProtocolError
-from aiocluster.ipc.accepting import reserved_fds
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.failures import describe, sendable
 from aiocluster.ipc.handoff import Client
@@ -40,21 +38,15 @@ from aiocluster.ipc.messages import (
     Unready,
     UserMessage,
 )
-from aiocluster.ipc.scoreboard import (
-    ACCEPTED,
-    CONNECTIONS_CLOSED,
-    CONNECTIONS_TAKEN,
-    OTHER_FDS,
-    REQUESTS_BEGUN,
-    REQUESTS_DONE,
-)
+from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
 from aiocluster.metrics.process import ProcessFigures
 from aiocluster.metrics.snapshot import Report
-from aiocluster.worker.acceptor import Acceptor
+from aiocluster.worker.acceptor import Accepted, Acceptor
 from aiocluster.worker.context import current_worker
 from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail
+from aiocluster.worker.room import Room
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Service, Upstream
 from aiocluster.worker.services.job import JobService, is_job
@@ -92,9 +84,10 @@ class Runtime:
         self._row = row
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
-        self._acceptor = Acceptor(shared, self._on_accepted, self._count_room)
+        self._room = Room(row, settings, lambda: self._channel.post(RoomAgain()))
+        self._acceptor = Acceptor(shared, self._on_accepted, self._room)
         self._vitals = Vitals(row)
-        self._figures = ProcessFigures()
+        self._figures = ProcessFigures(pss_has_limit=settings.memory_measure == "pss")
         self._service: Service | None = None
         # What is lost for want of descriptors is counted so that the primary learns of it at once.
         self._intake = Intake(row, self._vitals.count_fds)
@@ -107,7 +100,7 @@ class Runtime:
         )
         self.mail = Mail(self._channel)
         self.leading = Leading(row)
-        self.servers = Servers(row, self._channel.post, self._intake.turn_away)
+        self.servers = Servers(row, self._channel.post, self._intake.turn_away, self._room.note_end)
         self.standing = Standing(explicit=settings.ready == "explicit")
 
     async def run(
@@ -182,7 +175,7 @@ class Runtime:
             worker = current_worker()
             assert worker is not None
             return JobService(given, worker, self._row, goodbye)
-        upstream = Upstream(self._intake.give_back, self._tell_of_room)
+        upstream = Upstream(self._room, self._intake.give_back)
         return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye)
 
     async def _until_declared(self, service: Service) -> None:
@@ -212,10 +205,14 @@ class Runtime:
 
     # ---- connections
 
-    def _on_accepted(self, batch: list[tuple[int, int]]) -> None:
+    def _on_accepted(self, batch: list[Accepted]) -> None:
+        """It accepted them by itself: only from the listeners of its app."""
+        assert self._service is not None
         self._row[ACCEPTED] += len(batch)
-        for fd, listener in batch:
-            self._adopt(fd, listener, None)
+        note, adopt, families = self._intake.note, self._service.adopt, self._families
+        for fd, listener, peer in batch:
+            note(fd, listener)
+            adopt(fd, families[listener], None, peer)
 
     def _adopt(self, fd: int, listener: int, client: Client | None) -> None:
         assert self._service is not None
@@ -224,21 +221,6 @@ class Runtime:
             self._service.adopt(fd, self._families[listener], client)
         else:
             self.servers.adopt(fd, listener, client)
-
-    def _tell_of_room(self) -> None:
-        """A connection has ended, and the primary waits for that."""
-        self._channel.post(RoomAgain())
-
-    def _count_room(self) -> int:
-        """Return for how many more connections there is room here."""
-        row, limit = self._row, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        clients = row[CONNECTIONS_TAKEN] + row[ACCEPTED] - row[CONNECTIONS_CLOSED]
-        room = limit - reserved_fds(limit) - row[OTHER_FDS] - clients
-        if (most := self._settings.max_connections) != "unlimited":
-            room = min(room, most - clients)
-        if (most := self._settings.max_requests_in_flight) != "unlimited":
-            room = min(room, most - (row[REQUESTS_BEGUN] - row[REQUESTS_DONE]))
-        return room
 
     # ---- the primary
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aiocluster.worker import acceptor as module
-from aiocluster.worker.acceptor import Acceptor
+from aiocluster.worker.acceptor import Accepted, Acceptor
 from tests.support.connections import open_fds
 from tests.support.waiting import soon, turns, turns_until
 
@@ -22,12 +22,32 @@ class FaultySocket(socket.socket):
     """A listening socket whose kernel has troubles: each is raised once, in its turn."""
 
     troubles: list[int]
+    asked = 0  # how often somebody tried to accept
+    missed = 0  # and nobody waited
 
     def _accept(self) -> tuple[int, object]:
-        if self.troubles and (number := self.troubles.pop(0)):
-            raise OSError(number, os.strerror(number))
-        accepted: tuple[int, object] = super()._accept()  # type: ignore[misc]
+        self.asked += 1
+        try:
+            if self.troubles and (number := self.troubles.pop(0)):
+                raise OSError(number, os.strerror(number))
+            accepted: tuple[int, object] = super()._accept()  # type: ignore[misc]
+        except BlockingIOError:
+            self.missed += 1
+            raise
         return accepted
+
+
+class RoomFor:
+    """The room of all acceptors of a test."""
+
+    def __init__(self, free: int, *, may_shrink: bool = False) -> None:
+        self.free = free
+        self.may_shrink = may_shrink
+        self.is_awaited = False
+        self.on_room: Callable[[], None] = lambda: None
+
+    def count(self) -> int:
+        return self.free
 
 
 class Door:
@@ -40,7 +60,7 @@ class Door:
         self.sockets: list[FaultySocket] = []
         self.accepted: list[tuple[int, int, int]] = []  # who, fd, listener
         self.batches: list[int] = []
-        self.free = 1000  # the room of each
+        self.room = RoomFor(1000)
         self._clients: list[socket.socket] = []
         self._grew = asyncio.Event()
 
@@ -49,14 +69,14 @@ class Door:
         sock = FaultySocket(fileno=os.dup(self.sock.fileno()))
         sock.troubles = []
         self.sockets.append(sock)
-        self.acceptors.append(Acceptor([(index, sock)], self._hearer(who), lambda: self.free))
+        self.acceptors.append(Acceptor([(index, sock)], self._hearer(who), self.room))
         return self.acceptors[-1]
 
-    def _hearer(self, who: int) -> Callable[[list[tuple[int, int]]], None]:
-        def hear(batch: list[tuple[int, int]]) -> None:
+    def _hearer(self, who: int) -> Callable[[list[Accepted]], None]:
+        def hear(batch: list[Accepted]) -> None:
             self.batches.append(len(batch))
-            self.free -= len(batch)
-            self.accepted += [(who, fd, listener) for fd, listener in batch]
+            self.room.free -= len(batch)
+            self.accepted += [(who, fd, listener) for fd, listener, _ in batch]
             self._grew.set()
 
         return hear
@@ -158,7 +178,7 @@ async def test_each_of_its_sockets_is_served(door: Door) -> None:
     """A worker shares all the listeners of its cluster."""
     other = Door()
     acceptor = Acceptor(
-        [(1, door.sock.dup()), (2, other.sock.dup())], door._hearer(0), lambda: 1000
+        [(1, door.sock.dup()), (2, other.sock.dup())], door._hearer(0), RoomFor(1000)
     )
     door.acceptors.append(acceptor)
     acceptor.resume()
@@ -173,7 +193,7 @@ async def test_each_of_its_sockets_is_served(door: Door) -> None:
 
 async def test_without_sockets_it_does_nothing() -> None:
     """That is how it is with every other policy."""
-    acceptor = Acceptor([], lambda batch: None, lambda: 1000)
+    acceptor = Acceptor([], lambda batch: None, RoomFor(1000))
 
     acceptor.resume(3)
     acceptor.update()
@@ -263,11 +283,11 @@ async def test_nobody_is_woken_in_vain(door: Door, nobody_looks: None) -> None:
         door.connect()
         await door.until_accepted(count)
 
-    assert (acceptor.wake_ups, acceptor.misses) == (30, 0)
+    assert (door.sockets[0].asked, door.sockets[0].missed) == (30, 0)
 
 
 async def test_who_is_too_late_goes_on(door: Door, nobody_looks: None) -> None:
-    """Another worker was quicker: that is counted, and costs nobody anything."""
+    """Another worker was quicker: that costs nobody anything."""
     first, second = door.add(), door.add()
     for acceptor in (first, second):
         acceptor.resume()
@@ -277,7 +297,7 @@ async def test_who_is_too_late_goes_on(door: Door, nobody_looks: None) -> None:
 
     await door.until_accepted(2)
 
-    assert second.misses >= 1
+    assert door.sockets[1].missed >= 1
 
 
 async def test_a_quick_loop_takes_few_at_a_time(
@@ -331,8 +351,6 @@ async def test_a_lost_wake_up_is_made_up_for(door: Door, monkeypatch: pytest.Mon
 
     await door.until_accepted(1)
 
-    assert acceptor.wake_ups == 0
-
 
 async def test_a_loop_without_an_epoll_of_its_own_serves(
     door: Door, monkeypatch: pytest.MonkeyPatch
@@ -354,21 +372,56 @@ async def test_when_full_it_stops_and_goes_on_when_there_is_room(
     door: Door, nobody_looks: None
 ) -> None:
     """Exactly as many as there is room for; the others wait in the backlog, and nothing spins."""
-    door.free = 3
+    door.room.free = 3
     acceptor = door.add()
     acceptor.resume()
     door.connect(5)
     await door.until_accepted(3)
-    woken = acceptor.wake_ups
+    assert door.room.is_awaited
+    asked = door.sockets[0].asked
     await turns(20)
-    assert (len(door.accepted), acceptor.wake_ups) == (3, woken)
+    assert (len(door.accepted), door.sockets[0].asked) == (3, asked)
 
-    door.free = 1
-    acceptor.update()
+    door.room.free = 1
+    door.room.on_room()
     await door.until_accepted(4)
     await turns(20)
 
     assert len(door.accepted) == 4
+
+
+async def test_one_that_is_told_to_pause_awaits_no_room(door: Door, nobody_looks: None) -> None:
+    """Else each connection that ends would have the room counted, for nobody."""
+    door.room.free = 1
+    acceptor = door.add()
+    acceptor.resume()
+    door.connect()
+    await door.until_accepted(1)
+    assert door.room.is_awaited
+
+    acceptor.pause()
+    assert not door.room.is_awaited
+
+
+async def test_room_that_shrinks_by_itself_is_counted_each_time(
+    door: Door, nobody_looks: None
+) -> None:
+    """Requests begin on connections that are open: what was counted before is too much."""
+    door.room = RoomFor(1000, may_shrink=True)
+    acceptor = door.add()
+    acceptor.resume()
+    door.connect()
+    await door.until_accepted(1)
+
+    door.room.free = 0
+    door.connect()
+    await turns(20)
+
+    assert len(door.accepted) == 1
+    assert door.room.is_awaited
+    door.room.free = 1
+    door.room.on_room()
+    await door.until_accepted(2)
 
 
 async def test_room_is_found_without_being_told(
@@ -376,20 +429,20 @@ async def test_room_is_found_without_being_told(
 ) -> None:
     """Descriptors that handlers close tell nobody."""
     monkeypatch.setattr(module, "_LOOK_INTERVAL", 0.01)
-    door.free = 0
+    door.room.free = 0
     door.add().resume()
     door.connect()
     await turns(20)
     assert door.accepted == []
 
-    door.free = 1
+    door.room.free = 1
 
     await door.until_accepted(1)
 
 
 async def test_the_rest_is_bounded_by_the_room(door: Door) -> None:
     """A descriptor too many would be one that a handler misses."""
-    door.free = 3
+    door.room.free = 3
     acceptor = door.add()
     acceptor.resume()
     door.connect(5)
@@ -433,7 +486,7 @@ async def test_out_of_descriptors_it_waits_and_goes_on(
         " connections wait in the backlog until it passes",
         f"accepting on {host}:{port} again",
     ]
-    assert acceptor.wake_ups <= 5
+    assert door.sockets[0].asked <= 6
 
 
 async def test_what_came_before_a_trouble_is_not_lost(door: Door, nobody_looks: None) -> None:

@@ -43,7 +43,8 @@ class FakeLink:
 
 def no_servers() -> Servers:
     """What starts servers, where none is wanted."""
-    return Servers(memoryview(b""), lambda message: None, lambda fd, listener, client: False)
+    post, turn_away = (lambda message: None), (lambda fd, listener, client: False)
+    return Servers(memoryview(b""), post, turn_away, lambda: None)
 
 
 def leads_nobody() -> Leading:

@@ -37,7 +37,7 @@ from aiocluster.ipc.scoreboard import (
     HEARTBEAT,
     REQUESTS_BEGUN,
 )
-from aiocluster.worker import context
+from aiocluster.worker import acceptor, context
 from aiocluster.worker.runtime import Runtime
 from tests.chaos.websocket import close_code, upgrade
 from tests.support.connections import tcp_pair
@@ -922,6 +922,47 @@ async def test_it_accepts_when_told_and_counts_that_apart(stage: Stage) -> None:
 
         assert b"hello" in await read(client)
         assert (stage.row[ACCEPTED], stage.row[CONNECTIONS_TAKEN]) == (1, 0)
+
+
+async def test_a_client_is_known_as_the_primary_would_tell_it(stage: Stage) -> None:
+    """Accepting tells who it is, so nobody asks the kernel again."""
+    who: list[object] = []
+
+    async def tell(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        who.append((request.remote, request.transport.get_extra_info("peername")))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", tell)
+    await stage.ready(app)
+    stage.say(Accept(True, 1))
+    with stage.knock() as client:
+        client.send(HELLO)
+        await read(client)
+
+        assert who == [(client.getsockname()[0], client.getsockname())]
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_requests_in_flight"])
+async def test_freed_room_is_used_at_once(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Nobody waits until it looks by itself, which it does not here."""
+    monkeypatch.setattr(acceptor, "_LOOK_INTERVAL", 1000.0)
+    stage = await make_stage(**{limit: 1})
+    app = App()
+    await stage.ready(app.application)
+    stage.say(Accept(True, 1))
+    await turns_until(lambda: stage.runtime._acceptor.accepts)
+    with stage.knock() as first, stage.knock() as second:
+        first.send(HELLO)
+        assert b"hello" in await read(first)
+        first.close()
+        second.send(HELLO)
+
+        assert b"hello" in await read(second)
+        assert stage.row[ACCEPTED] == 2
 
 
 async def test_told_not_to_accept_it_leaves_connections_to_others(stage: Stage) -> None:

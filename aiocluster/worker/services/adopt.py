@@ -23,20 +23,17 @@ Done = Callable[[asyncio.Transport | None, Exception | None], None]
 class AcceptedConnection:
     """As much of a socket as uvloop looks at. The transport owns the descriptor."""
 
-    __slots__ = ("_fd", "family")
+    __slots__ = ("connecting", "family", "fileno")
 
     type = socket.SOCK_STREAM
 
-    def __init__(self, fd: int, family: int) -> None:
-        self._fd = fd
-        self.family = family
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._fd
+    family: int
+    fileno: Callable[[], int]
+    connecting: Coroutine[Any, Any, Any] | None  # kept until the end, if nobody waits for it
 
     def close(self) -> None:
         """Called when the transport is closing, which closes the descriptor itself."""
+        self.connecting = None
 
 
 def adopt(
@@ -52,7 +49,9 @@ def adopt(
     `tls` is what loop.connect_accepted_socket takes for that. `done` hears how it ended, unless
     this raises.
     """
-    connection: Any = AcceptedConnection(fd, family)
+    connection: Any = AcceptedConnection()
+    connection.family = family
+    connection.fileno = fd.__index__  # returns it, without a call into Python
     connecting = loop.connect_accepted_socket(protocol_factory, connection, **tls)
     try:
         waiter = connecting.send(None)
@@ -62,19 +61,19 @@ def adopt(
         raise
     # What a task would do with the future it is given to wait for.
     waiter._asyncio_future_blocking = False
-    waiter.add_done_callback(partial(_finish, connecting, done))
+    if done is None:
+        # It would only return what nobody wants; but ended before its time it closes the transport.
+        connection.connecting = connecting
+    else:
+        waiter.add_done_callback(partial(_finish, connecting, done))
 
 
 def _finish(
-    connecting: Coroutine[Any, Any, Any], done: Done | None, waiter: "asyncio.Future[None]"
+    connecting: Coroutine[Any, Any, Any], done: Done, waiter: "asyncio.Future[None]"
 ) -> None:
     try:
         connecting.send(None)
     except StopIteration as returned:
-        if done is not None:
-            done(returned.value[0], None)
+        done(returned.value[0], None)
     except Exception as error:
-        if done is not None:
-            done(None, error)
-        else:
-            log.exception("a connection could not be served")
+        done(None, error)

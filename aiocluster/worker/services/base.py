@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiocluster.ipc.handoff import Client
+from aiocluster.worker.room import Room
 
 # Gives these descriptors, with the client of each if a proxy has told it, to the primary, which
 # gets duplicates; False when that is not possible now. One whose client is told is given alone.
@@ -14,10 +15,10 @@ GiveBack = Callable[[Sequence[int], Sequence[Client | None]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """What a service can do at the primary."""
+    """Where a service can give connections, and who is told of each that ends."""
 
+    room: Room
     give_back: GiveBack = lambda fds, clients: False
-    tell_of_room: Callable[[], None] = lambda: None  # a connection has ended
 
 
 class Service(Protocol):
@@ -30,10 +31,11 @@ class Service(Protocol):
         """Start the app; what it raises is why the worker cannot boot."""
         ...
 
-    def adopt(self, fd: int, family: int, client: Client | None = None) -> None:
+    def adopt(self, fd: int, family: int, client: Client | None = None, peer: Any = None) -> None:
         """Serve this connection, and own it, whatever happens.
 
-        `client` is who it is, where a proxy has told; else who has connected.
+        `client` is who it is, where a proxy has told; else who has connected. `peer` is that,
+        as accept(2) tells it, if it is known.
         """
         ...
 

@@ -29,6 +29,7 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import Histogram
+from aiocluster.worker.room import Room
 from aiocluster.worker.services.boundary import FollowedHandler
 from aiocluster.worker.services.lingering import is_lingering, let_linger, unread_bytes
 from aiocluster.worker.services.websockets import WebSockets, upgrade_request
@@ -114,9 +115,9 @@ class MeteredHandler(FollowedHandler, _Accepted):
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
         # Twice for one request: when a handler's response failed, and when it was an error.
-        if self.begun_ns:
-            self.done(response.status, self.begun_ns)
+        if begun_ns := self.begun_ns:
             self.begun_ns = 0
+            self.done(response.status, begun_ns)
         if self._logging_enabled:
             super().log_access(request, response, time)
 
@@ -128,10 +129,10 @@ class MeteredServer(web.Server):
         self,
         server: web.Server,
         row: memoryview,
-        tell_of_room: Callable[[], None] = lambda: None,
+        room: Room,
     ) -> None:
         self._row = row
-        self._tell_of_room = tell_of_room
+        self._room = room
         self.websockets = WebSockets()
         super().__init__(
             server.request_handler,
@@ -142,32 +143,32 @@ class MeteredServer(web.Server):
         )
         self.latency = Histogram()
         self._is_last: Callable[[MeteredHandler], bool] | None = None
-        self._emptied = asyncio.Event()
-        self._emptied.set()
+        self._emptied: asyncio.Event | None = None  # while somebody waits for that
 
     def __call__(self) -> RequestHandler:
+        return self.handler()
+
+    def handler(self, client: Client | None = None, peer: Any = None) -> MeteredHandler:
+        """Make that of a connection, for a client that a proxy has told, or from this peer."""
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
-        handler.becoming = handler.client = None
+        handler.becoming = None
+        handler.client = client
         handler.done = self._done
         handler.begin()
+        # What aiohttp asks the transport for, and every request of the connection says: 2 µs.
+        cache = handler._cache
+        cache["ssl_context"] = None
+        if (known := client or peer) is not None:
+            cache["peername"] = known
         return handler
-
-    def of(self, client: Client) -> Callable[[], RequestHandler]:
-        """Return what makes the handler of a connection whose client a proxy has told."""
-
-        def make() -> RequestHandler:
-            handler = cast(MeteredHandler, self())
-            handler.client = client
-            # What aiohttp asks the transport for once, and every request of the connection says.
-            handler._cache["peername"] = client
-            return handler
-
-        return make
 
     async def wait_empty(self) -> None:
         """Wait until no connection is open and no handler runs."""
-        await self._emptied.wait()
+        while self._connections:
+            if self._emptied is None:
+                self._emptied = asyncio.Event()
+            await self._emptied.wait()
 
     def begin_last_responses(self, of: "Callable[[MeteredHandler], bool] | None" = None) -> None:
         """Let responses from now on say that their connection will be closed: all, or those `of`.
@@ -215,10 +216,10 @@ class MeteredServer(web.Server):
 
     def _done(self, status: int, begun_ns: int) -> None:
         """The response is written."""
-        row = self._row
+        row, room = self._row, self._room
         row[REQUESTS_DONE] += 1
-        if row[ROOM_WANTED]:
-            self._tell_of_room()
+        if row[ROOM_WANTED] or room.is_awaited:
+            room.note_end()
         if 100 <= status < 600:  # aiohttp sends any number it is given
             row[RESPONSES - 1 + status // 100] += 1
         # A WebSocket's life is not a latency.
@@ -227,14 +228,13 @@ class MeteredServer(web.Server):
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         self._connections[handler] = transport
-        self._emptied.clear()
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         # All that aiohttp's own does here is to forget the handler when its task is done.
-        row = self._row
+        row, room = self._row, self._room
         row[CONNECTIONS_CLOSED] += 1
-        if row[ROOM_WANTED]:
-            self._tell_of_room()
+        if row[ROOM_WANTED] or room.is_awaited:
+            room.note_end()
         task = handler._task_handler
         if task is None or task.done():
             self._connection_over(handler)
@@ -246,15 +246,15 @@ class MeteredServer(web.Server):
         if isinstance(handler, MeteredHandler) and handler.begun_ns:
             self._give_up(handler)
         self._connections.pop(handler, None)
-        if not self._connections:
+        if not self._connections and self._emptied is not None:
             self._emptied.set()
+            self._emptied = None
 
     def _give_up(self, handler: MeteredHandler) -> None:
         """A handler was cancelled: its request is over, and has neither status nor latency."""
         handler.begun_ns = 0
         self._row[REQUESTS_DONE] += 1
-        if self._row[ROOM_WANTED]:
-            self._tell_of_room()
+        self._room.note_end()
 
     def _request_factory(self, server: web.Server) -> Any:
         """Return what aiohttp calls for each request: its own factory, and we count."""

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 from aiocluster.ipc.handoff import Client
-from aiocluster.ipc.messages import Message, RoomAgain, Serving, Unlisten
-from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, ROOM_WANTED
+from aiocluster.ipc.messages import Message, Serving, Unlisten
+from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.server import (
     ClusterServer,
     Options,
@@ -48,8 +48,11 @@ class Servers:
         row: memoryview,
         post: Callable[[Message], None],
         turn_away: Callable[[int, int, Client | None], bool],
+        note_end: Callable[[], None],
     ) -> None:
+        """`note_end` is called when a connection has ended."""
         self.cut: list[str] = []
+        self._note_end = note_end
         self._row = row
         self._post = post
         self._give_back = turn_away
@@ -166,13 +169,13 @@ class Servers:
         given = self._give_back(fd, listener, client)
         os.close(fd)
         self._row[CONNECTIONS_CLOSED] += 1
+        self._note_end()
         if not given:
             log.warning("a connection to a server that was just closed is closed too")
 
     def _on_over(self, server: ClusterServer, connection: Watched) -> None:
         self._row[CONNECTIONS_CLOSED] += 1
-        if self._row[ROOM_WANTED]:
-            self._post(RoomAgain())
+        self._note_end()
         self._open[server].remove(connection)
         self._forget_if_over(server)
 

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any, cast
 
+from aiocluster.config.settings import settings_from
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Service
 
@@ -18,6 +19,6 @@ def test_the_aiohttp_service_is_a_service() -> None:
 
 async def test_before_it_starts_it_has_cut_nothing() -> None:
     """`cut` can be asked for at any time."""
-    service: Service = AiohttpService(cast(Any, None), cast(Any, None), memoryview(b""))
+    service: Service = AiohttpService(cast(Any, None), settings_from({}), memoryview(b""))
 
     assert service.cut == []

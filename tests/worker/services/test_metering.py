@@ -18,6 +18,7 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import count, mean
+from aiocluster.worker.room import Room
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Upstream
 from aiocluster.worker.services.metering import Sign
@@ -47,8 +48,10 @@ class Stage:
         self.go = asyncio.Event()
         self.adopted = 0
         self.told: list[tuple[int, int]] = []  # what was counted when it told of room
-        upstream = Upstream(tell_of_room=lambda: self.told.append((sum(self.counted), self.open)))
-        self.service = AiohttpService(lambda: app, settings_from(settings), self.row, upstream)
+        made = settings_from(settings)
+        tell = lambda: self.told.append((sum(self.counted), self.open))  # noqa: E731
+        self.room = Room(self.row, made, tell)
+        self.service = AiohttpService(lambda: app, made, self.row, Upstream(self.room))
 
     def adopt(self, accepted: socket.socket) -> None:
         """Give the service a connection."""

@@ -32,7 +32,8 @@ class Stage:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.sender, self.receiver = handoff_pair()
         self.primary = BindingPrimary(self.sender)
-        self.servers = Servers(self.row, self.primary.hear, self._give_back)
+        self.ends = 0  # that somebody who waits for room would have been told of
+        self.servers = Servers(self.row, self.primary.hear, self._give_back, self._note_end)
         self.primary.answer = self.servers.requests.hear  # type: ignore[assignment]
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.receiver, self._take)
@@ -44,6 +45,10 @@ class Stage:
 
     def _give_back(self, fd: int, listener: int, client: ToldClient | None) -> bool:
         return give(self.receiver, [fd], bytes([listener]))
+
+    def _note_end(self) -> None:
+        self.ends += 1
+        assert self.ends == self.row[CONNECTIONS_CLOSED]
 
     @property
     def open(self) -> int:
@@ -235,7 +240,7 @@ async def test_what_cannot_go_back_is_closed(
 
     assert await soon(asyncio.get_running_loop().sock_recv(client, 1)) == b""
     client.close()
-    assert stage.open == 0
+    assert (stage.open, stage.ends) == (0, 1)
     assert "a connection to a server that was just closed" in caplog.text
 
 
