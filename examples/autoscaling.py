@@ -12,7 +12,7 @@ import aiocluster
 
 
 async def work(request: web.Request) -> web.Response:
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(6.0)  # longer than it takes to decide
     return web.Response(text="done\n")
 
 

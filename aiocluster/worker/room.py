@@ -6,6 +6,7 @@ policy `shared`, by one in this process. The end of each connection and request 
 
 import resource
 from collections.abc import Callable
+from typing import Literal
 
 from aiocluster.config.settings import Settings
 from aiocluster.ipc.accepting import reserved_fds
@@ -30,8 +31,12 @@ class Room:
         self.on_room: Callable[[], None] = lambda: None
         self._row = row
         self._tell_primary = tell_primary
-        self._max_connections = settings.max_connections
-        self._max_requests = settings.max_requests_in_flight
+        self._max_connections: int | Literal["unlimited"] = settings.max_connections
+        self._max_requests: int | Literal["unlimited"] = settings.max_requests_in_flight
+
+    def forget_limits(self) -> None:
+        """Count descriptors only from now on: in a stop whoever has connected is served."""
+        self._max_connections = self._max_requests = "unlimited"
 
     @property
     def may_shrink(self) -> bool:

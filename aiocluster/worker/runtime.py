@@ -325,6 +325,7 @@ class Runtime:
     def _stop_accepting(self, drain: Drain) -> None:
         # When all go, the last to close a socket resets who waits there.
         if drain.stopping:
+            self._room.forget_limits()
             self._acceptor.accept_rest()
         self._acceptor.close()
 

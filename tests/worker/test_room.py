@@ -50,6 +50,13 @@ def test_descriptors_are_a_limit_always(row: memoryview) -> None:
     assert Room(row, settings_from({})).count() == limit - reserved_fds(limit) - 10 - 3
 
 
+def test_in_a_stop_only_descriptors_are_a_limit(row: memoryview) -> None:
+    """Who has connected would be reset else; the limits hold for requests as before."""
+    room = Room(row, settings_from({"max_connections": 1, "max_requests_in_flight": 1}))
+    room.forget_limits()
+    assert room.count() == Room(row, settings_from({})).count()
+
+
 @pytest.mark.parametrize(
     ("settings", "may_shrink"),
     [({}, False), ({"max_connections": 5}, False), ({"max_requests_in_flight": 5}, True)],

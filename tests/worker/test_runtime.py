@@ -46,6 +46,7 @@ from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FarEnd
 
 HELLO = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+HOLD = HELLO.replace(b"/", b"/wait", 1)
 
 
 class Stage:
@@ -1000,6 +1001,28 @@ async def test_at_a_stop_who_waits_is_served(make_stage: MakeStage) -> None:
         stage.runtime._on_drain(Drain(10.0, moving=False, stopping=True))
 
         assert b"hello" in await read(client)
+    assert await stage.code() == 0
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_requests_in_flight"])
+async def test_at_a_stop_who_waits_for_room_is_served(make_stage: MakeStage, limit: str) -> None:
+    """Its limit is reached, by one that is idle or by a request; there is no later on."""
+    stage = await make_stage(graceful_timeout=10.0, **{limit: 1})
+    app = App()
+    await stage.ready(app.application)
+    stage.say(Accept(True, 1))
+    await turns_until(lambda: stage.runtime._acceptor.accepts)
+    with stage.knock() as first:
+        first.send(HELLO if limit == "max_connections" else HOLD)
+        await turns_until(lambda: stage.row[REQUESTS_BEGUN] == 1)
+        with stage.knock() as second:
+            second.send(HELLO)
+            await turns(20)
+            assert stage.row[ACCEPTED] == 1
+            stage.runtime._on_drain(Drain(10.0, moving=False, stopping=True))
+            app.go.set()
+
+            assert b"hello" in await read(second)
     assert await stage.code() == 0
 
 
