@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
+from aiocluster.config.roles import ONLY_ROLE
 from aiocluster.config.settings import Restart
 from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.estate import SlotState
@@ -18,11 +19,12 @@ log = logging.getLogger("aiocluster.supervisor")
 class Slots:
     """Numbered from 0; a number is used again once its slot is closed."""
 
-    def __init__(self, crew: Crew, restart: Restart) -> None:
+    def __init__(self, crew: Crew, restart: Restart, role: str = ONLY_ROLE) -> None:
         self.empty = asyncio.Event()  # none is left to be filled
         self.all_finished = True  # those that have ended: had each one's job returned?
         self._crew = crew
         self._restart = restart
+        self._role = "" if role == ONLY_ROLE else f"{role} "
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, Slot] = {}
         self._keepers: dict[Slot, asyncio.Task[None]] = {}
@@ -94,13 +96,15 @@ class Slots:
         try:
             await slot.keep()
             if slot.is_finished:
-                log.info("slot %d stays empty: its job has finished", slot.number)
+                log.info("%sslot %d stays empty: its job has finished", self._role, slot.number)
             elif not self._closed:
-                log.warning("slot %d stays empty: its worker is not replaced", slot.number)
+                log.warning(
+                    "%sslot %d stays empty: its worker is not replaced", self._role, slot.number
+                )
             self.all_finished = self.all_finished and slot.is_finished
         except Exception as error:
             self.all_finished = False
-            log.exception("slot %d is given up", slot.number)
+            log.exception("%sslot %d is given up", self._role, slot.number)
             if not slot.first.done():
                 slot.first.set_exception(error)
         finally:

@@ -50,7 +50,7 @@ class Supervisor:
         self._bus = bus
         self._generations = generations
         self._workers = Workers(settings, generations, dispatcher, servers, commons, self)
-        self._slots = Slots(self, settings.restart)
+        self._slots = Slots(self, settings.restart, spec.name)
         self._breaker = Breaker(self._role, restarts, bus.publish)
         self._first_start_over = asyncio.Event()
         self._stopping = False

@@ -184,6 +184,22 @@ def test_what_is_written_is_read(ends: Ends, extensions: bytes, after: bytes) ->
         assert [proxy_header(data[:size]) for size in range(len(data))] == [None] * len(data)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP6 ::ffff:1.2.3.4 ::1 5 6\r\n",
+        b"PROXY TCP6 ::ffff:102:304 ::1 5 6\r\n",
+        SIGNATURE + b"\x21\x21" + (36).to_bytes(2, "big") + bytes(10) + b"\xff\xff\x01\x02\x03\x04"
+        + bytes(15) + b"\x01\x00\x05\x00\x06",
+    ],
+)  # fmt: skip
+def test_an_ipv4_client_is_told_as_one(header: bytes) -> None:
+    """Some proxies write all addresses as IPv6; a list of who may come in has the other."""
+    read = proxy_header(header)
+    assert isinstance(read, Header)
+    assert (read.source, read.destination) == (("1.2.3.4", 5), ("::1", 6))
+
+
 pieces = st.sampled_from(
     [b"PROXY ", b"TCP4 ", b"TCP6 ", b"UNKNOWN", b"1.2.3.4 ", b"::1 ", b"1 ", b"2", b"\r",
      b"\n", b"\r\n", b" ", SIGNATURE, b"\x21", b"\x20", b"\x11", b"\x00\x0c", b"\x00", b"\xff",

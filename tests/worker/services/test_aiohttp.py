@@ -136,6 +136,36 @@ async def test_anything_else_is_refused_by_name(given: object, found: str) -> No
     assert "expected an aiohttp.web.Application, a factory of one or a job" in str(caught.value)
 
 
+def takes_worker(worker: object) -> web.Application:
+    raise AssertionError("is not called")
+
+
+async def yields_worker(worker: object) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("given", [takes_worker, yields_worker, Maker.make])
+async def test_what_needs_an_argument_and_is_no_job_is_refused(given: Any) -> None:
+    """Most likely it was to be a job, so the error says what one is."""
+    with pytest.raises(ConfigError) as caught:
+        await application_from(given)
+
+    assert f"{given.__qualname__} cannot be called: missing a required" in str(caught.value)
+    assert "a job, which takes the worker, is an `async def`" in str(caught.value)
+
+
+async def test_a_factory_whose_parameters_are_unknown_is_called() -> None:
+    """As it is with some types that are written in C."""
+
+    class Silent:
+        __signature__ = "none of inspect's"
+
+        def __call__(self) -> web.Application:
+            return APP
+
+    assert await application_from(Silent()) is APP
+
+
 async def test_what_a_factory_raises_comes_through() -> None:
     """The user's own error is told as it is."""
 
