@@ -5,6 +5,7 @@ framing.py     messages to bytes and back                                pure
 estate.py      what a program leaves to the one that takes its place     pure
 channel.py     a stream of messages between the primary and one worker
 accepting.py   what everybody must know who accepts connections
+trouble.py     what goes wrong at that: told once, and tried again
 handoff.py     accepted connections, as file descriptors, to one worker
 scoreboard.py  counters that a worker writes and the primary reads, in shared memory
 stacks.py      the stacks of a worker, on request: a signal, and a file in memory

@@ -1,27 +1,7 @@
 """What everybody must know who accepts: the primary, and workers that share its sockets."""
 
-import errno
 import socket
 import struct
-
-# Out of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM), or something stranger: try
-# again after this many seconds. The connections wait in the backlog meanwhile.
-RETRY_AFTER = 0.25
-
-# The client gave up while it waited, or the network did (accept(2) lists these).
-CLIENT_GONE = {
-    errno.ECONNABORTED,
-    errno.EPROTO,
-    errno.EPERM,
-    errno.ENETDOWN,
-    errno.ENOPROTOOPT,
-    errno.EHOSTDOWN,
-    errno.ENONET,
-    errno.EHOSTUNREACH,
-    errno.EOPNOTSUPP,
-    errno.ENETUNREACH,
-    errno.EINTR,
-}
 
 # With fewer free descriptors than this, each is counted.
 _MUCH_ROOM = 128

@@ -12,7 +12,8 @@ from typing import Any
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
-from aiocluster.ipc.accepting import CLIENT_GONE, RETRY_AFTER, waiting_in
+from aiocluster.ipc.accepting import waiting_in
+from aiocluster.ipc.trouble import Trouble
 from aiocluster.primary.backlog import let_nobody_knock
 from aiocluster.primary.dispatcher import Connection
 
@@ -48,8 +49,7 @@ class Listener:
         self._reading = False
         self._listening = False
         self._paused = True
-        self._troubled = False
-        self._retry: asyncio.TimerHandle | None = None
+        self._trouble = Trouble(sock, log, self._watch)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -105,20 +105,18 @@ class Listener:
         """Accept all that waits in the backlog now, for a listener that is about to close."""
         # As many as there are now: clients may keep coming.
         left = waiting_in(self.sock) if self._listening else 0
-        while left > 0 and self._retry is None and (accepted := self._accept_batch()):
+        while left > 0 and not self._trouble.is_waiting and (accepted := self._accept_batch()):
             left -= accepted
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
         self._listening = False
         self._watch()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._trouble.forget()
         self.sock.close()
 
     def _watch(self) -> None:
-        wanted = self._listening and not self._paused and self._retry is None
+        wanted = self._listening and not self._paused and not self._trouble.is_waiting
         if wanted and not self._reading:
             self._loop.add_reader(self.sock.fileno(), self._accept_batch)
         elif self._reading and not wanted:
@@ -144,30 +142,9 @@ class Listener:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._on_accept_error(error)
+            self._trouble.met(error)
         if batch:
-            if self._troubled and self._retry is None:
-                self._on_recovered()
+            if self._trouble.is_told:
+                self._trouble.passed()
             self._on_connections(batch)
         return len(batch)
-
-    def _on_accept_error(self, error: OSError) -> None:
-        if error.errno in CLIENT_GONE:
-            return
-        if not self._troubled:
-            self._troubled = True
-            log.warning(
-                "accept on %s:%d failed: %s; connections wait in the backlog until it passes",
-                *self.address,
-                error,
-            )
-        self._retry = self._loop.call_later(RETRY_AFTER, self._try_again)
-        self._watch()
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._watch()
-
-    def _on_recovered(self) -> None:
-        self._troubled = False
-        log.info("accepting on %s:%d again", *self.address)

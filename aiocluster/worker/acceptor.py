@@ -21,7 +21,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from aiocluster.ipc.accepting import CLIENT_GONE, RETRY_AFTER, budget, waiting_in
+from aiocluster.ipc.accepting import budget, waiting_in
+from aiocluster.ipc.trouble import Trouble
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -160,15 +161,14 @@ class _Door:
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._watching = False
-        self._troubled = False
-        self._retry: asyncio.TimerHandle | None = None
+        self._trouble = Trouble(sock, log, self.watch)
         self._woken = 0.0
         self._was_slow = False
         self._quick_in_a_row = 0
 
     def watch(self) -> None:
         """Wait for connections, if it is time to accept them; else do not."""
-        wanted = self._acceptor.accepts and self._retry is None
+        wanted = self._acceptor.accepts and not self._trouble.is_waiting
         if wanted and not self._watching:
             self._loop.add_reader(self._sock.fileno(), self._on_wake_up)
             self._loop.call_soon(self._begin_exclusively)
@@ -185,14 +185,12 @@ class _Door:
         """Accept all who wait now."""
         # As many as there are now: clients may keep coming.
         left = waiting_in(self._sock)
-        while left > 0 and self._retry is None and (accepted := self._accept(left)):
+        while left > 0 and not self._trouble.is_waiting and (accepted := self._accept(left)):
             left -= accepted
 
     def close(self) -> None:
         """Give the socket up."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._trouble.forget()
         self._sock.close()
 
     # ---- who is woken
@@ -249,7 +247,7 @@ class _Door:
         except BlockingIOError:
             pass  # another worker was quicker
         except OSError as error:
-            self._on_accept_error(error)
+            self._trouble.met(error)
         if batch:
             self._take(batch)
         elif not acceptor.budget:
@@ -259,32 +257,11 @@ class _Door:
     def _take(self, batch: list[Accepted]) -> None:
         acceptor = self._acceptor
         acceptor.budget -= len(batch)
-        if self._troubled and self._retry is None:
-            self._on_recovered()
+        if self._trouble.is_told:
+            self._trouble.passed()
         acceptor.take(batch)
         if not acceptor.budget:
             acceptor.update()
-
-    def _on_accept_error(self, error: OSError) -> None:
-        if error.errno in CLIENT_GONE:
-            return
-        if not self._troubled:
-            self._troubled = True
-            log.warning(
-                "accept on %s:%d failed: %s; connections wait in the backlog until it passes",
-                *self._sock.getsockname()[:2],
-                error,
-            )
-        self._retry = self._loop.call_later(RETRY_AFTER, self._try_again)
-        self.watch()
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self.watch()
-
-    def _on_recovered(self) -> None:
-        self._troubled = False
-        log.info("accepting on %s:%d again", *self._sock.getsockname()[:2])
 
 
 def _epoll_of(loop: asyncio.AbstractEventLoop) -> select.epoll | None:

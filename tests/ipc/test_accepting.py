@@ -1,11 +1,10 @@
 """What who accepts connections must know."""
 
-import errno
 import socket
 
 import pytest
 
-from aiocluster.ipc.accepting import CLIENT_GONE, budget, reserved_fds, waiting_in
+from aiocluster.ipc.accepting import budget, reserved_fds, waiting_in
 
 
 def test_the_backlog_is_counted() -> None:
@@ -20,17 +19,6 @@ def test_the_backlog_is_counted() -> None:
             client.close()
 
     assert counts == [0, 3, 2]
-
-
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_a_shortage_is_not_the_clients_doing(number: int) -> None:
-    """To try again at once would spin."""
-    assert number not in CLIENT_GONE
-
-
-def test_a_client_that_gave_up_is_no_trouble() -> None:
-    """The next one may be accepted at once."""
-    assert errno.ECONNABORTED in CLIENT_GONE
 
 
 @pytest.mark.parametrize(("limit", "reserved"), [(64, 8), (1024, 128), (2048, 256), (10**6, 256)])

@@ -139,7 +139,7 @@ async def test_out_of_descriptors_it_waits_and_goes_on(
     front: Front, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """EMFILE is told once, however long it lasts, and so is its end; no client is lost."""
-    monkeypatch.setattr("aiocluster.primary.listener.RETRY_AFTER", 0.001)
+    monkeypatch.setattr("aiocluster.ipc.trouble._RETRY_AFTER", 0.001)
     caplog.set_level(logging.INFO)
     host, port = front.listener.address
     front.sock.troubles = [errno.EMFILE] * 3
@@ -186,7 +186,7 @@ async def test_a_pause_holds_through_a_trouble(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of a trouble does not resume what the dispatcher has paused."""
-    monkeypatch.setattr("aiocluster.primary.listener.RETRY_AFTER", 0.0)
+    monkeypatch.setattr("aiocluster.ipc.trouble._RETRY_AFTER", 0.0)
     front.sock.troubles = [errno.EMFILE]
     front.listener.listen(100)
     front.connect(1)

@@ -471,7 +471,7 @@ async def test_out_of_descriptors_it_waits_and_goes_on(
 ) -> None:
     """It says so once, does not spin, and loses nobody."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(module, "RETRY_AFTER", 0.01)
+    monkeypatch.setattr("aiocluster.ipc.trouble._RETRY_AFTER", 0.01)
     acceptor = door.add()
     door.sockets[0].troubles = [number] * 3
     acceptor.resume()
@@ -503,7 +503,7 @@ async def test_what_came_before_a_trouble_is_not_lost(door: Door, nobody_looks: 
 
 async def test_a_pause_holds_through_a_trouble(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the trouble is over it accepts only if it still is to."""
-    monkeypatch.setattr(module, "RETRY_AFTER", 0.001)
+    monkeypatch.setattr("aiocluster.ipc.trouble._RETRY_AFTER", 0.001)
     acceptor = door.add()
     door.sockets[0].troubles = [errno.EMFILE]
     acceptor.resume()
