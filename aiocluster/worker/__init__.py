@@ -11,6 +11,8 @@ standing.py    whether it is ready, told to stop, and who wants to hear of that
 leading.py     whether it leads its role
 mail.py        what the user's code sends to the primary and hears from it
 vitals.py      the loop's heartbeat and lag
+room.py        how many more connections it has room for, and who waits for that
+reports.py     what it measures of itself, sent to the primary
 stacks.py      what its threads and tasks are doing, when the primary asks
 services/      what a worker runs: an aiohttp app or a job, and servers of its own
 """

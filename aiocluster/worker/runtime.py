@@ -31,7 +31,6 @@ from aiocluster.ipc.messages import (
     Message,
     Online,
     Ready,
-    ReportMetrics,
     RoomAgain,
     SnapshotFor,
     ToWorker,
@@ -39,13 +38,12 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
-from aiocluster.metrics.process import ProcessFigures
-from aiocluster.metrics.snapshot import Report
 from aiocluster.worker.acceptor import Accepted, Acceptor
 from aiocluster.worker.context import current_worker
 from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail
+from aiocluster.worker.reports import Reports
 from aiocluster.worker.room import Room
 from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Service, Upstream
@@ -87,7 +85,7 @@ class Runtime:
         self._room = Room(row, settings, lambda: self._channel.post(RoomAgain()))
         self._acceptor = Acceptor(shared, self._on_accepted, self._room)
         self._vitals = Vitals(row)
-        self._figures = ProcessFigures(pss_has_limit=settings.memory_measure == "pss")
+        self._reports = Reports(settings, self._channel, self._vitals.lag)
         self._service: Service | None = None
         # What is lost for want of descriptors is counted so that the primary learns of it at once.
         self._intake = Intake(row, self._vitals.count_fds)
@@ -119,7 +117,7 @@ class Runtime:
             return EXIT_OK
         if not self.is_draining:
             self._intake.begin(handoff, self._adopt)
-        self._report()
+        self._reports.begin(service.take_latency)
         self._watch_request_limit()
         # Not a turn of the loop later than need be: the app may block it any moment.
         declared = self.standing.is_declared
@@ -271,28 +269,6 @@ class Runtime:
         gone = error is None
         self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=gone))
 
-    # ---- metrics
-
-    def _report(self) -> None:
-        """Send what was measured, unless the primary does not read: then it is kept."""
-        self._loop.call_later(self._settings.metrics_interval, self._report)
-        if self._channel.congested or self._channel.closed or self._service is None:
-            return
-        cpu_percent, rss_bytes, pss_bytes = self._figures.take()
-        lag_mean, lag_max = self._vitals.lag.take()
-        self._channel.post(
-            ReportMetrics(
-                Report(
-                    latency=self._service.take_latency(),
-                    lag_mean=lag_mean,
-                    lag_max=lag_max,
-                    cpu_percent=cpu_percent,
-                    rss_bytes=rss_bytes,
-                    pss_bytes=pss_bytes,
-                )
-            )
-        )
-
     def _watch_request_limit(self) -> None:
         if not self._request_limit:
             return
@@ -337,7 +313,7 @@ class Runtime:
         if not self.is_draining:
             if (error := service.over.exception()) is not None:
                 log.error("the job raised", exc_info=error)
-                self._report()
+                self._reports.send()
                 return EXIT_CRASHED
             self.ask_to_drain("finished")
             await self._drain_ordered.wait()
@@ -348,7 +324,7 @@ class Runtime:
         assert self._drain is not None
         self._hurry(service, self._drain)
         await asyncio.gather(service.drain(), self.servers.drain())
-        self._report()
+        self._reports.send()
         cut = [sendable(name) for name in (*service.cut, *self.servers.cut)]
         self._channel.post(Drained(cut))
         if service.failed:
