@@ -8,5 +8,6 @@ accepting.py   what everybody must know who accepts connections
 trouble.py     what goes wrong at that: told once, and tried again
 handoff.py     accepted connections, as file descriptors, to one worker
 scoreboard.py  counters that a worker writes and the primary reads, in shared memory
+signals.py     those that all processes get, and only the primary obeys
 stacks.py      the stacks of a worker, on request: a signal, and a file in memory
 """

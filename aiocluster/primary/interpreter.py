@@ -23,6 +23,7 @@ from aiohttp import web
 from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.packets import packet_pair
+from aiocluster.ipc.signals import FOR_THE_PRIMARY
 from aiocluster.primary.scheduling import spawn_options
 from aiocluster.primary.stderr_tail import StderrTail
 
@@ -40,18 +41,6 @@ ZYGOTE_STDERR = "AIOCLUSTER_ZYGOTE_STDERR"
 
 # Set beside them when the zygote must not import the app.
 NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
-
-
-# What a terminal or a service manager sends to all processes.
-_NOT_ITS_OWN = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGRTMIN,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +92,7 @@ class Interpreter:
                 file_actions=actions,
                 setpgroup=0 if self.own_group else os.getpgrp(),
                 # None of them may end it before it knows that they are the primary's.
-                setsigmask=_NOT_ITS_OWN,
+                setsigmask=FOR_THE_PRIMARY,
                 **spawn_options,
             )
             unused.pop_all()
@@ -113,7 +102,7 @@ class Interpreter:
         """Start this zygote again, without importing the app."""
         for fd in (sock.fileno(), *self.fds):
             os.set_inheritable(fd, True)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_ITS_OWN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PRIMARY)
         env = {**os.environ, **self._variables(sock), NO_PRELOAD: "1"}
         os.execve(sys.executable, self.arguments, env)
 

@@ -18,20 +18,7 @@ from dataclasses import dataclass
 from aiocluster.errors import ChannelClosed, ProtocolError
 from aiocluster.ipc.messages import Exited, Fork, Forked, ForkFailed, FromZygote, ToZygote, Watch
 from aiocluster.ipc.packets import receive_packet, send_packet
-
-# What else could stop waiting for the primary's death: the zygote lives until its socket
-# says the primary is gone, whatever signal a terminal or a service manager sends to all.
-_IGNORED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGRTMIN,
-    signal.SIGALRM,
-)
-
+from aiocluster.ipc.signals import FOR_THE_PRIMARY, STOPPING
 
 # poll() counts milliseconds in 32 bits; seconds.
 _LONGEST_POLL = 3600.0
@@ -230,9 +217,13 @@ def freeze() -> None:
 
 def take_signals() -> None:
     """Leave all signals to the primary from now on, also while the app is imported."""
-    # A handler, not SIG_IGN: that would be inherited by every program a worker starts.
-    for number in _IGNORED:
+    # The zygote lives until its socket says that the primary is gone; no timer that the module
+    # has set ends it either. A handler, not SIG_IGN: every program that a worker starts would
+    # inherit that, and could not be interrupted.
+    for number in (*FOR_THE_PRIMARY, signal.SIGALRM):
         signal.signal(number, lambda number, frame: None)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
 

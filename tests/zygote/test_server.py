@@ -383,6 +383,8 @@ def test_a_stranger_is_reaped_without_a_word() -> None:
         signal.SIGQUIT,
         signal.SIGUSR1,
         signal.SIGUSR2,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
         signal.SIGALRM,
     ],
 )
@@ -418,6 +420,16 @@ def test_programs_a_worker_starts_can_be_interrupted(zygote: Zygote) -> None:
     )
 
     assert worker.says() == b"0"
+
+
+def test_a_read_in_the_background_fails_and_stops_nobody(zygote: Zygote) -> None:
+    """The kernel looks at who ignores TTIN; a handler would be called for ever."""
+    worker = zygote.fork(
+        "how = [signal.getsignal(one) for one in (signal.SIGTTIN, signal.SIGTTOU)]\n"
+        "channel.sendall(bytes(one is signal.SIG_IGN for one in how))\n"
+    )
+
+    assert worker.says() == b"\x01\x01"
 
 
 def test_a_blocked_signal_does_not_stay_blocked() -> None:
