@@ -23,24 +23,40 @@ class Guarded:
         """Return a candidate, whatever the policy does."""
         try:
             chosen = self._policy.choose(candidates, affinity)
-        except Exception as error:
-            self._count("raised", error)
+        except KeyboardInterrupt:  # a Ctrl-C that found us here: not the policy's
+            raise
+        except BaseException as error:
+            # Nobody cancels us here, and one client's connection is no reason to exit.
+            if self._is_to_be_told():
+                self._tell("raised", error)
         else:
             for candidate in candidates:
                 if candidate is chosen:
                     return candidate
-            self._count(f"chose {chosen!r:.80}, which is no candidate")
+            if self._is_to_be_told():
+                self._tell(f"chose {_shown(chosen)}, which is no candidate")
         return self._instead.choose(candidates, affinity)
 
-    def _count(self, what: str, error: Exception | None = None) -> None:
-        """Say so in the log; of many failures at each doubling, so that they do not fill it."""
+    def _is_to_be_told(self) -> bool:
+        """Count a failure; of many only each doubling is told, so that they do not fill the log."""
         self.failures += 1
-        if self.failures & (self.failures - 1):
-            return
+        return not self.failures & (self.failures - 1)
+
+    def _tell(self, what: str, error: BaseException | None = None) -> None:
         log.error(
-            "the policy %r %s: round robin chooses instead (%d failures so far)",
-            self._policy,
+            "the policy %s %s: round robin chooses instead (%d failures so far)",
+            _shown(self._policy),
             what,
             self.failures,
             exc_info=error,
         )
+
+
+def _shown(value: object) -> str:
+    """Return the beginning of its repr, which is as much the user's as the policy."""
+    try:
+        return f"{value!r:.80}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"a {type(value).__name__} without a repr"

@@ -6,7 +6,7 @@ long is *behind* and is passed over while another is not; when all are behind, t
 chooses among all of them. Unless the policy is *binding*: then a client waits for its worker.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import NamedTuple, Protocol
 
@@ -191,7 +191,13 @@ class Dispatcher:
                 self._forget_full()
                 break
             head, rest = connections[:size], connections[size:]
-            connections = [*self._hand_out(head, now), *rest]
+            try:
+                batches, left = self._batches(head, now)
+            except BaseException:
+                # A Ctrl-C, in the middle of choosing: they are still ours.
+                self._waiting += connections
+                raise
+            connections = [*self._hand_out(batches, left, now), *rest]
         return connections
 
     def has_punctual(self, now: float) -> bool:
@@ -210,13 +216,13 @@ class Dispatcher:
         waiting, self._waiting = self._waiting, []
         return waiting
 
-    def _hand_out(self, connections: Sequence[Connection], now: float) -> list[Connection]:
-        """Return those that are left because a worker is full now."""
-        if len(connections) == 1:
-            batches = {self._choose(connections[0], now): connections}
-            left: list[Connection] = []
-        else:
-            batches, left = self._batches(connections, now)
+    def _hand_out(
+        self,
+        batches: Mapping[Recipient, Sequence[Connection]],
+        left: Sequence[Connection],
+        now: float,
+    ) -> Sequence[Connection]:
+        """Return with those `left` whom a worker that is full now has left."""
         is_full = False
         for recipient, batch in batches.items():
             if (taken := recipient.hand_over(batch, now)) < len(batch):
@@ -228,19 +234,23 @@ class Dispatcher:
 
     def _batches(
         self, connections: Sequence[Connection], now: float
-    ) -> tuple[dict[Recipient, Sequence[Connection]], list[Connection]]:
+    ) -> tuple[Mapping[Recipient, Sequence[Connection]], Sequence[Connection]]:
         """Choose for each, until somebody would be full; return also those that are left."""
+        if len(connections) == 1:
+            return {self._choose(connections[0], now): connections}, []
         batches: dict[Recipient, list[Connection]] = {}
-        for connection in connections:
-            chosen = self._choose(connection, now)
-            chosen.promised += 1  # so that the next choice sees it
-            batches.setdefault(chosen, []).append(connection)
-            if chosen.promised >= chosen.budget:
-                break
-        for recipient in batches:
-            recipient.promised = 0
+        try:
+            for connection in connections:
+                chosen = self._choose(connection, now)
+                batches.setdefault(chosen, []).append(connection)
+                chosen.promised += 1  # so that the next choice sees it
+                if chosen.promised >= chosen.budget:
+                    break
+        finally:
+            for recipient in batches:
+                recipient.promised = 0
         chosen_for = sum(map(len, batches.values()))
-        return dict(batches), [*connections[chosen_for:]]
+        return batches, connections[chosen_for:]
 
     def _choose(self, connection: Connection, now: float) -> Recipient:
         candidates = self._candidates

@@ -46,6 +46,6 @@ class Failing:
         self.answer = answer
 
     def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer

@@ -1,5 +1,6 @@
 """A policy that a user wrote chooses; where it fails round robin does, for that connection."""
 
+import asyncio
 import signal
 import sys
 from collections.abc import Sequence
@@ -125,6 +126,11 @@ async def test_a_mistake_is_told_before_anything_starts(policy: object, cause: s
             raise AssertionError
 
 
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
@@ -132,8 +138,11 @@ async def test_a_mistake_is_told_before_anything_starts(policy: object, cause: s
         (None, "chose None"),
         (17, "chose 17"),
         ("worker 1", "chose 'worker 1'"),
+        (asyncio.CancelledError(), "raised"),
+        (SystemExit(7), "raised"),
+        (Unspeakable(), "chose a Unspeakable without a repr"),
     ],
-    ids=["raises", "none", "number", "text"],
+    ids=["raises", "none", "number", "text", "cancels", "exits", "unspeakable"],
 )
 async def test_round_robin_chooses_where_a_policy_fails(
     caplog: pytest.LogCaptureFixture, answer: object, what: str

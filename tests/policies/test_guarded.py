@@ -1,5 +1,6 @@
 """A policy of the user's that may fail."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -37,8 +38,26 @@ def test_one_that_chooses_is_obeyed() -> None:
     assert guarded.failures == 0
 
 
+class Unspeakable:
+    """One of which nothing can be said."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        raise self.error
+
+    def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
+        raise self.error
+
+
 @pytest.mark.parametrize(
-    "answer", [RuntimeError("bad day"), None, 0, "worker 1", Worker(1), AssertionError(), []]
+    "answer",
+    [
+        *(RuntimeError("bad day"), AssertionError(), asyncio.CancelledError(), SystemExit(7)),
+        *(GeneratorExit(), None, 0, "worker 1", Worker(1), [], Unspeakable(ValueError())),
+        Unspeakable(SystemExit(7)),
+    ],
 )
 def test_one_that_fails_is_replaced_by_round_robin(answer: object) -> None:
     """For that connection, whether it raises or answers what is no candidate."""
@@ -74,10 +93,11 @@ def test_it_is_asked_again_after_a_failure() -> None:
     assert turns(guarded, candidates, 2) == [1, 1]
 
 
-def test_what_ends_the_program_is_not_caught() -> None:
-    """It is not the policy's."""
-    with pytest.raises(KeyboardInterrupt):
-        Guarded(Answers(KeyboardInterrupt())).choose(workers(0), b"")
+def test_what_the_user_ends_the_program_with_is_not_caught() -> None:
+    """It is not the policy's, wherever in it it comes."""
+    for answer in (KeyboardInterrupt(), Unspeakable(KeyboardInterrupt())):
+        with pytest.raises(KeyboardInterrupt):
+            Guarded(Answers(answer)).choose(workers(0), b"")
 
 
 def test_the_log_says_so_at_each_doubling(caplog: pytest.LogCaptureFixture) -> None:
@@ -97,6 +117,30 @@ def test_the_log_says_what_it_answered(caplog: pytest.LogCaptureFixture) -> None
     (record,) = caplog.records
     assert "chose 'xxx" in record.getMessage()
     assert len(record.getMessage()) < 400
+
+
+def test_the_log_names_what_cannot_be_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Be it the answer or the policy itself: by its class."""
+    turns(Guarded(Answers(Unspeakable(ValueError()))), workers(0), 1)
+    turns(Guarded(Unspeakable(ValueError("no name"))), workers(0), 1)
+
+    answered, raised = (record.getMessage() for record in caplog.records)
+    assert "chose a Unspeakable without a repr, which is no candidate" in answered
+    assert "the policy a Unspeakable without a repr raised" in raised
+
+
+def test_an_answer_is_looked_at_only_where_the_log_says_so() -> None:
+    """To show it may take long, and connections wait."""
+    shown = []
+
+    class Shown:
+        def __repr__(self) -> str:
+            shown.append(self)
+            return "shown"
+
+    turns(Guarded(Answers(Shown())), workers(0), 100)
+
+    assert len(shown) == 7
 
 
 def test_by_and_is_binding_are_the_policys() -> None:

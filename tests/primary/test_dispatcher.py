@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -114,6 +115,39 @@ def test_workers_are_offered_by_slot_whatever_the_order_they_came_in() -> None:
     Door().open_for(*workers).dispatch(made_up(3), NOW)
 
     assert [worker.given[0].fd for worker in workers] == [2, 0, 1]
+
+
+class Interrupted(RoundRobin):
+    """Is hit by a Ctrl-C when it chooses for the `nth` time."""
+
+    def __init__(self, nth: int) -> None:
+        super().__init__()
+        self.left = nth
+
+    def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().choose(candidates, affinity)
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_an_interrupted_choice_loses_nothing(count: int) -> None:
+    """What nobody was given waits: for the next look, or for a stop that closes it."""
+    worker = FakeRecipient(0)
+    for nth in {1, count // 2 + 1, count}:
+        worker.given.clear()
+        dispatcher = Dispatcher(Interrupted(nth), lambda: None, lambda: None)
+        dispatcher.add(worker)
+        dispatcher.update(NOW)
+        with pytest.raises(KeyboardInterrupt):
+            dispatcher.dispatch(made_up(count), NOW)
+
+        assert dispatcher.waiting == count - len(worker.given)
+        assert worker.promised == 0
+        dispatcher.update(NOW)
+        assert sorted(worker.given) == made_up(count)
+        assert dispatcher.take_waiting() == []
 
 
 class Wary(RoundRobin):
