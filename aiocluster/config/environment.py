@@ -11,7 +11,7 @@ ALLOWED_ENV = (
     "from Python {'NAME': 'value', SLOT: {'NAME': 'value'}}"
 )
 
-# Of all together; they travel in one packet.
+# Of all that one worker has; they travel in one packet.
 MAX_ENV_BYTES = 64 * 1024
 
 
@@ -22,8 +22,13 @@ class Environment(Struct, frozen=True):
     of_slot: dict[int, dict[str, str]] = {}
 
     def of(self, slot: int, more: Mapping[str, str]) -> dict[str, str]:
-        """Return that of the worker in `slot`, which has `more` besides."""
-        return {**self.of_all, **self.of_slot.get(slot, {}), **more}
+        """Return that of the worker in `slot`, which has `more` besides.
+
+        ConfigError when it is too large.
+        """
+        env = {**self.of_all, **self.of_slot.get(slot, {}), **more}
+        _check_size(env, f"env of slot {slot}")
+        return env
 
 
 def env_from(value: object) -> Environment:
@@ -37,7 +42,7 @@ def env_from(value: object) -> Environment:
         raise ConfigError(f"env: {value!r:.80} is not allowed; give {ALLOWED_ENV}")
     of_slot = {slot: checked_env(env) for slot, env in value.items() if _is_slot(slot)}
     of_all = {name: text for name, text in value.items() if not _is_slot(name)}
-    return Environment(checked_env(of_all), of_slot)
+    return _checked(Environment(checked_env(of_all), of_slot))
 
 
 def env_from_texts(texts: Sequence[str]) -> Environment:
@@ -51,9 +56,15 @@ def env_from_texts(texts: Sequence[str]) -> Environment:
             raise ConfigError(f"env: {text!r:.80} is not allowed; give {ALLOWED_ENV}")
         of_one = of_slot.setdefault(int(slot), {}) if colon else of_all
         of_one[rest] = value
-    return Environment(
-        checked_env(of_all), {slot: checked_env(env) for slot, env in of_slot.items()}
+    return _checked(
+        Environment(checked_env(of_all), {slot: checked_env(env) for slot, env in of_slot.items()})
     )
+
+
+def _checked(env: Environment) -> Environment:
+    for slot in env.of_slot:
+        env.of(slot, {})
+    return env
 
 
 def _is_slot(key: object) -> bool:
@@ -72,10 +83,14 @@ def checked_env(env: object) -> dict[str, str]:
                 f"env: {name!r}: {value!r:.80} is not allowed; a name must not be empty nor have"
                 " a '=', neither may have a zero byte"
             )
+    _check_size(env, "env")
+    return dict(env)
+
+
+def _check_size(env: Mapping[str, str], what: str) -> None:
     size = sum(_size(name) + _size(value) for name, value in env.items())
     if size > MAX_ENV_BYTES:
-        raise ConfigError(f"env: {size} bytes; at most {MAX_ENV_BYTES} bytes are possible")
-    return dict(env)
+        raise ConfigError(f"{what}: {size} bytes; at most {MAX_ENV_BYTES} bytes are possible")
 
 
 def _size(text: str) -> int:

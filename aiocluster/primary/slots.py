@@ -35,10 +35,14 @@ class Slots:
         """Those that are open."""
         return self._open.values()
 
+    @property
+    def next_number(self) -> int:
+        """That of the one to be opened next."""
+        return next(n for n in itertools.count() if n not in self._open)
+
     def open(self, env: dict[str, str], generation: Generation) -> Slot:
         """Open one more, whose workers have `env`; its first is being started."""
-        number = next(n for n in itertools.count() if n not in self._open)
-        slot = Slot(number, env, generation, self._crew, self._restart)
+        slot = Slot(self.next_number, env, generation, self._crew, self._restart)
         self._fill(slot)
         return slot
 

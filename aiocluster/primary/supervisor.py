@@ -110,9 +110,13 @@ class Supervisor:
         self._end_first_start()
 
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
-        """Add a slot whose worker has `env`; return the worker as soon as it is forked."""
+        """Add a slot whose worker has `env`; return the worker as soon as it is forked.
+
+        ConfigError when it would have too much, with what it has from the settings.
+        """
         if self._stopping:
             raise ClusterStopping("cannot fork: the cluster is stopping")
+        self._env.of(self._slots.next_number, env)
         return await asyncio.shield(self.open_slot(env).first)
 
     async def scale(self, wanted: int | str, reason: str) -> int:

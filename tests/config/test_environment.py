@@ -91,6 +91,27 @@ def test_what_is_no_environment_is_refused(env: Any, reason: str) -> None:
         env_from(env)
 
 
+HALF = "x" * (MAX_ENV_BYTES // 2)
+
+
+def test_what_one_worker_has_is_limited_as_a_whole() -> None:
+    """What is for all, for its slot, and its own: together they travel."""
+    for read in (
+        lambda: env_from({"A": HALF, 3: {"B": HALF}}),
+        lambda: env_from_texts([f"A={HALF}", f"3:B={HALF}"]),
+        lambda: env_from({"A": HALF}).of(3, {"B": HALF}),
+    ):
+        with pytest.raises(ConfigError, match=f"env of slot 3: {MAX_ENV_BYTES + 2} bytes; at most"):
+            read()
+
+
+def test_what_goes_to_different_workers_is_not_added_up() -> None:
+    """Nor what is replaced."""
+    env = env_from({"A": HALF, 1: {"A": HALF}, 2: {"A": HALF}})
+
+    assert env.of(1, {"A": HALF}) == {"A": HALF}
+
+
 def test_it_may_be_typed() -> None:
     """A value may have a '=' or a ':', and the last one of a name counts."""
     typed = env_from_texts(["A=1", "0:A=2", "A=b=c:d", "12:B=", "12:C=x"])

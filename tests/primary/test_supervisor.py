@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from aiocluster.errors import BootError, ClusterStopping
+from aiocluster.config.environment import MAX_ENV_BYTES
+from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.events import (
     WorkerExited,
     WorkerListening,
@@ -196,6 +197,20 @@ async def test_killing_all_ends_a_stop_at_once(stage: Stage) -> None:
 async def test_stop_before_any_start_is_nothing(stage: Stage) -> None:
     """A cluster that failed before its first worker is stopped the same way."""
     assert await soon(stage.supervisor.stop(5.0)) == []
+
+
+async def test_a_worker_with_too_much_in_its_environment_is_refused(
+    make_stage: MakeStage,
+) -> None:
+    """By who asked for it, who hears why; and no slot is opened for it."""
+    half = "x" * (MAX_ENV_BYTES // 2)
+    stage = await make_stage(env={"A": half})
+    await stage.start(1)
+
+    with pytest.raises(ConfigError, match=r"env of slot 1: .* at most"):
+        await stage.supervisor.fork({"B": half})
+
+    assert [slot.number for slot in stage.supervisor.slots] == [0]
 
 
 async def test_a_stopping_cluster_forks_nobody(stage: Stage) -> None:
