@@ -1,6 +1,6 @@
 """The policies of one role: which one holds for which of its addresses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiocluster.config.special import SHARED
@@ -21,8 +21,8 @@ class Shared(RoundRobin):
 def policies(setting: Any) -> Callable[[str], Policy]:
     """Return what tells the policy of an address: one object for all that share it.
 
-    `setting` is one policy for all, or a mapping of addresses to one each; others have round
-    robin. ConfigError when a policy cannot be made.
+    `setting` is one policy for all, or a mapping of addresses to one each, ":port" for all
+    interfaces; others have round robin. ConfigError when a policy cannot be made.
     """
     if not isinstance(setting, Mapping):
         for_all = _made(setting)
@@ -30,7 +30,20 @@ def policies(setting: Any) -> Callable[[str], Policy]:
     default = RoundRobin()
     made = {_key(value): _made(value) for value in setting.values()}
     by_address = {address: made[_key(value)] for address, value in setting.items()}
-    return lambda address: by_address.get(address, default)
+    return lambda address: by_address.get(address, by_address.get(_bare(address), default))
+
+
+def unserved(setting: Any, addresses: Iterable[str]) -> list[str]:
+    """Return the addresses that have a policy and are none of `addresses`, where we listen."""
+    if not isinstance(setting, Mapping):
+        return []
+    return sorted(setting.keys() - {form for one in addresses for form in (one, _bare(one))})
+
+
+def _bare(address: str) -> str:
+    """Return ":port", as a user writes it, of a socket that listens on all interfaces."""
+    host, _, port = address.rpartition(":")
+    return f":{port}" if host in ("0.0.0.0", "[::]") else address
 
 
 def policy_of_server(setting: Any) -> Policy:

@@ -24,10 +24,7 @@ class Doors:
     """Those of one role. To the rest of the primary they are one dispatcher."""
 
     def __init__(self, policy_for: Callable[[str], Policy], settings: DoorSettings) -> None:
-        """`policy_for(address)` returns one object for all addresses that share a policy.
-
-        Of a socket that was handed down the address is "".
-        """
+        """`policy_for(address)` returns one object for all addresses that share a policy."""
         self.listeners = Listeners(self._on_connections)
         self._policy_for = policy_for
         self._settings = settings

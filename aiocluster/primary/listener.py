@@ -40,7 +40,7 @@ class Listener:
     ) -> None:
         self.sock = sock
         self.index = index
-        self.asked = asked  # the address that it was bound for; "" of one that was handed down
+        self.asked = asked  # the address that it was bound for, or handed down with
         self.is_shared = shared
         # Given what is told of a client, returns what its policy goes by; None: by nothing.
         self.affinity_of: Callable[[Any], bytes] | None = None

@@ -40,7 +40,10 @@ class Listeners:
         check_count(sockets)
         for index, sock in enumerate(sockets):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
-            self._listeners.append(Listener(sock, index, self._on_connections, shared=True))
+            asked = str(Address(*sock.getsockname()[:2]))
+            self._listeners.append(
+                Listener(sock, index, self._on_connections, shared=True, asked=asked)
+            )
 
     def state(self) -> list[ListenerState]:
         """Return what the next program needs of each, by its index."""

@@ -12,8 +12,9 @@ from typing import Any
 from aiocluster.config.cpus import available_cpus
 from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
+from aiocluster.errors import ConfigError
 from aiocluster.ipc.estate import RoleState
-from aiocluster.primary.choosing import policies, policy_of_server
+from aiocluster.primary.choosing import policies, policy_of_server, unserved
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.door import DoorSettings
 from aiocluster.primary.doors import Doors, close_unserved
@@ -71,9 +72,19 @@ class RoleParts:
         if inherited:
             log.info("serving the sockets that were handed down (LISTEN_FDS) in the place of bind")
             self.doors.inherit(inherited, tcp_keepalive=keepalive)
+            if said := self._without_socket():
+                raise ConfigError(said)
         else:
             self.doors.bind(self.settings.bind, tcp_keepalive=keepalive)
         self.supervisor.listen_on(self.doors)
+
+    def _without_socket(self) -> str:
+        """Say which policies are for addresses where nobody listens, if any."""
+        here = [listener.asked for listener in self.doors.listeners.all]
+        wrong = unserved(self.settings.policy, here)
+        if not wrong:
+            return ""
+        return f"policy: {', '.join(wrong)} is not where we listen ({', '.join(here)})"
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -147,6 +158,8 @@ class RoleParts:
         self._warn_of_what_stays(state)
         self._pin(len(state.crew.slots))
         self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
+        if state.listeners and (said := self._without_socket()):
+            log.warning("%s", said)
         self.supervisor.listen_on(self.doors)
         self.servers.adopt(state.servers, state.free_numbers)
         self.generations.adopt(state.generations)

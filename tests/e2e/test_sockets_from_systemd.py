@@ -41,13 +41,14 @@ def make_app():
     return app
 
 if __name__ == "__main__":
-    aiocluster.run(make_app, workers=2, bind="127.0.0.1:1")
+    aiocluster.run(make_app, workers=2, bind="127.0.0.1:1"{settings})
 """
 
 
 @contextmanager
-def handing_down(folder: Path, sock: socket.socket) -> Iterator[Program]:
+def handing_down(folder: Path, sock: socket.socket, settings: str = "") -> Iterator[Program]:
     """A program that is handed `sock`."""
+    source = SOURCE.replace("{settings}", settings)
     (folder / "launcher.py").write_text(LAUNCHER)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "handing_down"))
@@ -60,7 +61,7 @@ def handing_down(folder: Path, sock: socket.socket) -> Iterator[Program]:
 
         loop = asyncio.get_running_loop()
         loop.add_reader(server.fileno(), hand_down)
-        yield Program(folder, SOURCE, command=[sys.executable, "launcher.py"])
+        yield Program(folder, source, command=[sys.executable, "launcher.py"])
         loop.remove_reader(server.fileno())
     (folder / "handing_down").unlink()
 
@@ -104,4 +105,17 @@ async def test_a_socket_that_cannot_be_served_is_told(tmp_path: Path) -> None:
             assert await program.exit_code() == 3
             output = await program.all_output()
     assert "could not start: LISTEN_FDS: descriptor 3 ('web') is a SOCK_DGRAM" in output
+    assert "Traceback" not in output
+
+
+async def test_a_policy_of_another_socket_is_told(tmp_path: Path) -> None:
+    """It would choose for nobody, and round robin in its place."""
+    policy = ', policy={"127.0.0.1:1": "sticky"}'
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        with handing_down(tmp_path, sock, policy) as program:
+            async with program:
+                assert await program.exit_code() == 3
+                output = await program.all_output()
+    assert f"policy: 127.0.0.1:1 is not where we listen (127.0.0.1:{port})" in output
     assert "Traceback" not in output

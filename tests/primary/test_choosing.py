@@ -10,7 +10,7 @@ from aiocluster.policies.guarded import Guarded
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.policies.sticky import Sticky
-from aiocluster.primary.choosing import Shared, policies
+from aiocluster.primary.choosing import Shared, policies, unserved
 
 A, B, C = "127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:8002"
 
@@ -60,6 +60,20 @@ def test_addresses_with_the_same_policy_share_it() -> None:
     assert by_name(A) is by_name(B)
     assert by_object(A) is by_object(B)
     assert by_object(C) is not by_object(A)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]"])
+def test_all_interfaces_may_be_written_without_a_host(host: str) -> None:
+    """A socket that was handed down has one."""
+    assert isinstance(policies({":80": "sticky", A: "weighted"})(f"{host}:80"), Sticky)
+    assert type(policies({":80": "sticky"})("127.0.0.1:80")) is RoundRobin
+
+
+def test_policies_of_addresses_where_nobody_listens_are_seen() -> None:
+    """Else they would be given out to nobody, and nobody would know."""
+    assert unserved("sticky", [A]) == []
+    assert unserved({A: "sticky", ":80": "sticky"}, ["[::]:80", A, B]) == []
+    assert unserved({B: "sticky", A: "sticky", C: "sticky"}, [A]) == [B, C]
 
 
 def test_a_policy_of_the_users_is_guarded() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from aiocluster.config.addresses import Address
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.events import Reloaded, RoleDegraded
 from aiocluster.ipc.estate import ListenerState
@@ -204,6 +205,34 @@ async def test_failures_of_one_role_are_not_those_of_another(roles: Roles) -> No
     assert degraded == ["web"]
 
 
+# ---- sockets that were handed down
+
+
+def handed_down() -> tuple[socket.socket, str]:
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    return sock, str(Address(*sock.getsockname()))
+
+
+async def test_a_socket_that_was_handed_down_has_its_policy(roles: Roles) -> None:
+    """That of the address it has."""
+    sock, address = handed_down()
+    role = roles.add("web", bind=address, policy={address: "sticky"})
+
+    role.bind([sock])
+
+    assert role.doors.is_binding
+
+
+async def test_a_policy_for_what_was_not_handed_down_is_refused(roles: Roles) -> None:
+    """With what was: who has written it expects that it chooses."""
+    sock, address = handed_down()
+    role = roles.add("web", bind=":8001", policy={":8001": "sticky"})
+
+    with pytest.raises(ConfigError, match=rf"policy: :8001 is not where we listen \({address}\)"):
+        role.bind([sock])
+
+
 # ---- from one program to the next
 
 
@@ -240,6 +269,20 @@ async def test_it_goes_on_with_what_was_left(
     assert role.generations.current.number == 2
     assert f"bind of role jobs stays {[LOOPBACK]}: to make it ['127.0.0.1:8001']" in caplog.text
     assert "workers of role" not in caplog.text
+
+
+async def test_a_policy_for_what_was_not_left_is_told(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`bind` stays as it was, and so those of new addresses choose for nobody."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listener = ListenerState(fd=listening.detach(), is_shared=False, asked=LOOPBACK)
+    new = "127.0.0.1:8001"
+    role = roles.add("jobs", bind=new, policy={new: "sticky"})
+
+    await role.adopt(role_without_workers(listeners=[listener]))
+
+    assert f"policy: {new} is not where we listen ({LOOPBACK})" in caplog.text
 
 
 # ---- servers of the workers' own
