@@ -1,6 +1,6 @@
 """Settings that are more than a number or a name: read here, each with what it allows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
@@ -34,8 +34,18 @@ def policy_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         if not value:
             raise ConfigError(f"policy: {value!r} is not allowed; give {ALLOWED_POLICY}")
-        return {_address(where): _policy(one) for where, one in value.items()}
+        return _by_address(value.items())
     return _policy(value)
+
+
+def _by_address(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for where, policy in pairs:
+        address = _address(where)
+        if address in found:
+            raise ConfigError(f"policy: {where!r}: {address} has a policy already")
+        found[address] = _policy(policy)
+    return found
 
 
 def _address(where: Any) -> str:
@@ -59,8 +69,9 @@ def _policy(value: Any) -> Any:
 def _policy_from_texts(texts: Sequence[str]) -> Any:
     if len(texts) == 1 and "=" not in texts[0]:
         return policy_value(texts[0])
-    pairs = [text.rpartition("=") for text in texts]
-    return policy_value({where: name for where, _, name in pairs})
+    if alone := [text for text in texts if "=" not in text]:
+        raise ConfigError(f"policy: {alone[0]!r}: of several, give each as host:port=policy")
+    return _by_address((where, name) for where, _, name in (text.rpartition("=") for text in texts))
 
 
 def _autoscale(value: Any) -> Autoscale | None:
@@ -75,6 +86,8 @@ def _autoscale_from_texts(texts: Sequence[str]) -> Autoscale:
         name, equals, text = pair.partition("=")
         if not equals or name not in _FIELDS:
             raise ConfigError(f"autoscale: {pair!r} is not allowed; give {ALLOWED_AUTOSCALE}")
+        if name in fields:
+            raise ConfigError(f"autoscale: {pair!r}: {name} was given before")
         try:
             fields[name] = _FIELDS[name](text)
         except ValueError:

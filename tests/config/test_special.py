@@ -71,8 +71,29 @@ def test_policies_may_be_typed() -> None:
         "127.0.0.1:80": "sticky",
         "127.0.0.1:81": "weighted:3,1",
     }
-    with pytest.raises(ConfigError):
-        typed("policy", "sticky", "round_robin")
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (["h:80=sticky", "h:80=weighted"], "'h:80': h:80 has a policy already"),
+        (["[::1]:80=sticky", "[0::1]:80=sticky"], r"'\[0::1\]:80': \[::1\]:80 has"),
+        (["sticky", "weighted"], "'sticky': of several, give each as host:port=policy"),
+        (["h:80=sticky", "weighted"], "'weighted': of several, give each as"),
+    ],
+)
+def test_typed_policies_that_contradict_each_other_are_refused(
+    texts: list[str], reason: str
+) -> None:
+    """Neither is dropped."""
+    with pytest.raises(ConfigError, match=f"policy: {reason}"):
+        typed("policy", *texts)
+
+
+def test_an_address_has_one_policy() -> None:
+    """However it is written."""
+    with pytest.raises(ConfigError, match=r"policy: '\[0:0::1\]:80': \[::1\]:80 has a"):
+        read("policy", {"[::1]:80": "sticky", "[0:0::1]:80": "weighted"})
 
 
 def test_autoscale_is_a_record_or_nothing() -> None:
@@ -102,6 +123,7 @@ def test_autoscale_may_be_typed() -> None:
         ("min=1,max=x", "'max=x': 'x' is no number"),
         ("min=1,max=8,speed=3", "'speed=3' is not allowed"),
         ("min=1,max=8,target=x", "'x' is no number"),
+        ("min=1,max=2,max=9", "'max=9': max was given before"),
         ("min=0,max=8", "min must be"),
         ("min=3,max=2", "max must be"),
         ("min=1,max=8,metric=moon", "metric must be"),
