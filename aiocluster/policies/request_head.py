@@ -21,8 +21,9 @@ from aiocluster.errors import ConfigError
 # As much as aiohttp, gunicorn and Node (8 to 16 KiB) let a line or a head have at least.
 MAX_HEAD_BYTES = 8192
 
-ALLOWED_BY = '"ip", "header:NAME", "cookie:NAME" or "path:N", N from 1 to 99'
+ALLOWED_BY = "ip, header:NAME, cookie:NAME or path:N, N from 1 to 99"
 
+# What names are made of, by RFC 9110.
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 
 # Empty lines before a request are skipped, as every server does.
@@ -77,9 +78,12 @@ class By:
         return not (self.segment or self.header or self.cookie)
 
 
-def by_from(text: str) -> By:
-    """Read "ip", "header:NAME", "cookie:NAME" or "path:N"; ConfigError for anything else."""
-    kind, _, name = text.partition(":")
+def by_from(text: object, what: str = "by") -> By:
+    """Read "ip", "header:NAME", "cookie:NAME" or "path:N".
+
+    ConfigError, which says `what` it was given as, for anything else.
+    """
+    kind, _, name = text.partition(":") if isinstance(text, str) else ("", "", "")
     if text == "ip":
         return By()
     if kind == "path" and re.fullmatch("[1-9][0-9]?", name):
@@ -89,7 +93,7 @@ def by_from(text: str) -> By:
             return By(header=name)
         if kind == "cookie":
             return By(cookie=name)
-    raise ConfigError(f"by: {text!r} is not allowed; give {ALLOWED_BY}")
+    raise ConfigError(f"{what}={text!r} is not allowed; give {ALLOWED_BY}")
 
 
 class HeadSearch:

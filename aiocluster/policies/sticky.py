@@ -13,7 +13,6 @@ A score is two bytes, which are read a third faster than four. Among 128 slots t
 highest for one client in 900; then the lower one wins, and no share shows it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from hashlib import shake_128
 from struct import Struct
@@ -21,11 +20,8 @@ from struct import Struct
 from aiocluster.errors import ConfigError
 from aiocluster.policies.base import C, Candidate
 from aiocluster.policies.client_network import client_network
+from aiocluster.policies.request_head import by_from
 from aiocluster.policies.round_robin import RoundRobin
-
-# A name is what RFC 9110 calls a token. See request_head.py, which finds it.
-_BY = re.compile(r"ip|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|path:[1-9][0-9]?")
-ALLOWED_BY = "ip, header:NAME, cookie:NAME or path:N, N from 1 to 99"
 
 
 def sticky(by: str = "ip", *, ipv6_prefix: int = 64) -> "Sticky":
@@ -39,9 +35,9 @@ class Sticky:
     is_binding = True  # one that is slow is still the one that knows this client
 
     def __init__(self, by: str = "ip", *, ipv6_prefix: int = 64) -> None:
-        self.by = checked_by(by)
+        self._is_by_ip = by_from(by, "sticky: by").is_ip
+        self.by = by
         self.ipv6_prefix = _checked_prefix(ipv6_prefix)
-        self._is_by_ip = by == "ip"
         self._turns = RoundRobin()
         self._order: Sequence[object] = ()
         self._positions: list[int] = []  # one for each score
@@ -71,13 +67,6 @@ def _scores_of(slots: Mapping[int, object]) -> Struct:
     """Return what reads the scores of these slots, in order, and passes over those between."""
     codes = ["H" if slot in slots else "xx" for slot in range(max(slots) + 1)]
     return Struct("<" + "".join(codes))
-
-
-def checked_by(by: object) -> str:
-    """Return `by`; ConfigError when there is nothing that it means."""
-    if not isinstance(by, str) or _BY.fullmatch(by) is None:
-        raise ConfigError(f"sticky: by={by!r} is not allowed; give {ALLOWED_BY}")
-    return by
 
 
 def _checked_prefix(prefix: object) -> int:

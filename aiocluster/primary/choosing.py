@@ -8,8 +8,8 @@ from aiocluster.config.target import import_target
 from aiocluster.policies.base import Policy
 from aiocluster.policies.guarded import Guarded
 from aiocluster.policies.named import policy_from
+from aiocluster.policies.request_head import by_from
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.policies.sticky import checked_by
 
 _OURS = "aiocluster.policies."
 
@@ -67,5 +67,5 @@ def _made(value: Any) -> Policy:
     if type(policy).__module__.startswith(_OURS):
         return policy
     if (by := getattr(policy, "by", None)) is not None:
-        checked_by(by)
+        by_from(by, "sticky: by")
     return Guarded(policy)

@@ -236,13 +236,14 @@ def test_by_is_a_kind_and_a_name(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "IP", "ip:", "header", "header:", "header:a b", "cookie:a=b", "cookie:é", "path:0",
-     "path:100", "path:-1", "path:a", "path:٣", "query:x", "header:a\n"],
+    [None, 7, b"ip", "", "IP", "ip:", "header", "header:", "header:a b", "cookie:a=b", "cookie:é",
+     "path:0", "path:100", "path:-1", "path:a", "path:٣", "query:x", "header:a\n"],
 )  # fmt: skip
-def test_any_other_by_is_refused(text: str) -> None:
-    """The error has the value, and what is allowed."""
-    with pytest.raises(ConfigError, match="is not allowed; give"):
-        by_from(text)
+def test_any_other_by_is_refused(text: object) -> None:
+    """The error has the value, what it was given as, and what is allowed."""
+    with pytest.raises(ConfigError) as error:
+        by_from(text, "sticky: by")
+    assert str(error.value).startswith(f"sticky: by={text!r} is not allowed; give ip, ")
 
 
 def test_cookie_and_header_names_are_no_patterns() -> None:
