@@ -10,7 +10,7 @@ from aiocluster.config.autoscale import Autoscale
 from aiocluster.config.environment import ALLOWED_ENV, env_from, env_from_texts
 from aiocluster.config.target import check_target
 from aiocluster.errors import ConfigError
-from aiocluster.policies.named import ALLOWED_POLICY, is_import_string, policy_from
+from aiocluster.policies.named import ALLOWED_POLICY, check_policy, is_import_string, policy_from
 
 # Where workers accept by themselves nobody chooses.
 SHARED = "shared"
@@ -59,7 +59,9 @@ def _address(where: Any) -> str:
 
 
 def _policy(value: Any) -> Any:
-    if isinstance(value, str) and is_import_string(value):
+    if not isinstance(value, str):
+        check_policy(value)  # a class is made where it is needed
+    elif is_import_string(value):
         check_target(value, "policy")  # imported when it is needed, by who needs it
     elif value != SHARED:
         policy_from(value)

@@ -9,7 +9,7 @@ a class of such objects                              made, without arguments
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from inspect import iscoroutinefunction, signature
+from inspect import getattr_static, iscoroutinefunction, isfunction, signature
 from typing import Any
 
 from aiocluster.errors import ConfigError
@@ -71,18 +71,29 @@ def _with(name: str, rest: str) -> Policy:
     raise _not_allowed(f"{name}:{rest}")
 
 
-def _from_object(value: Any) -> Policy:
+def check_policy(value: Any) -> None:
+    """Raise ConfigError when an object, or a class of such, can be no policy.
+
+    Nothing is made of a class for that: it may open what its policy needs.
+    """
     if not callable(getattr(value, "choose", None)):
         raise _not_allowed(value)
-    if isinstance(value, type):
-        if not _takes(value, 0):
-            raise ConfigError(f"policy: {value!r} needs arguments; give an object of it")
-        value = value()
-    if not _takes(value.choose, 2) or iscoroutinefunction(value.choose):
+    if isinstance(value, type) and not _takes(value, 0):
+        raise ConfigError(f"policy: {value!r} needs arguments; give an object of it")
+    # A method that is taken from its class has still to be given its object.
+    is_unbound = isinstance(value, type) and isfunction(getattr_static(value, "choose"))
+    if not _takes(value.choose, 2 + is_unbound) or iscoroutinefunction(value.choose):
         raise ConfigError(
             f"policy: {value!r} cannot choose; "
             "give one with `def choose(self, candidates, affinity)`, not async"
         )
+
+
+def _from_object(value: Any) -> Policy:
+    check_policy(value)
+    if isinstance(value, type):
+        value = value()
+        check_policy(value)  # it may have a `choose` of its own
     policy: Policy = value
     return policy
 

@@ -28,7 +28,8 @@ def policies(setting: Any) -> Callable[[str], Policy]:
         for_all = _made(setting)
         return lambda address: for_all
     default = RoundRobin()
-    made = {_key(value): _made(value) for value in setting.values()}
+    distinct = {_key(value): value for value in setting.values()}
+    made = {key: _made(value) for key, value in distinct.items()}
     by_address = {address: made[_key(value)] for address, value in setting.items()}
     return lambda address: by_address.get(address, by_address.get(_bare(address), default))
 

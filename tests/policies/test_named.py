@@ -1,4 +1,3 @@
-import re
 from collections.abc import Sequence
 
 import pytest
@@ -7,7 +6,7 @@ from aiocluster.errors import ConfigError
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.least_loaded import LeastLoaded
-from aiocluster.policies.named import policy_from
+from aiocluster.policies.named import check_policy, policy_from
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.policies.sticky import Sticky
 from aiocluster.policies.weighted import Weighted
@@ -36,6 +35,27 @@ class Asynchronous:
 class Outdated:
     def choose(self, candidates: Sequence[C]) -> C:
         return candidates[0]
+
+
+class Static:
+    @staticmethod
+    def choose(candidates: Sequence[C], affinity: bytes) -> C:
+        return candidates[-1]
+
+
+class OfTheClass:
+    @classmethod
+    def choose(cls, candidates: Sequence[C], affinity: bytes) -> C:
+        return candidates[-1]
+
+
+class _Chooser:
+    def __call__(self, candidates: Sequence[C], affinity: bytes) -> C:
+        return candidates[-1]
+
+
+class AnObject:
+    choose = _Chooser()
 
 
 def imported(text: str, what: str) -> object:
@@ -157,8 +177,41 @@ def test_a_class_that_needs_arguments_is_refused() -> None:
 def test_one_that_cannot_choose_is_refused(kind: type) -> None:
     """At the start, not for each connection; and it is said what its method must be like."""
     for value in (kind, kind()):
-        with pytest.raises(ConfigError, match=re.escape("def choose(self, candidates, affinity)")):
-            policy_from(value)
+        for read in (policy_from, check_policy):
+            with pytest.raises(ConfigError, match=r"def choose\(self, candidates, affinity\)"):
+                read(value)
+
+
+def test_a_class_is_checked_without_being_made() -> None:
+    """It may open what its policy needs; and be checked as often as anybody likes."""
+    made = []
+
+    class Costly(Last):
+        def __init__(self) -> None:
+            made.append(self)
+
+    check_policy(Costly)
+    assert made == []
+    policy_from(Costly)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("kind", [Last, Static, OfTheClass, AnObject])
+def test_choose_may_be_any_callable_of_a_class(kind: type) -> None:
+    """A function of it is given its object later; others are called as they are."""
+    check_policy(kind)
+    assert turns(policy_from(kind), workers(0, 1), 1) == [1]
+
+
+def test_what_a_class_has_made_is_looked_at_again() -> None:
+    """It may have another `choose` than its class."""
+
+    class Changed(Last):
+        def __init__(self) -> None:
+            self.choose = len  # type: ignore[method-assign, assignment]
+
+    with pytest.raises(ConfigError, match="cannot choose"):
+        policy_from(Changed)
 
 
 def test_what_a_class_raises_comes_through() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import ConfigError
 from aiocluster.policies.guarded import Guarded
 from aiocluster.policies.least_connections import LeastConnections
@@ -40,6 +41,24 @@ def test_one_policy_is_that_of_every_address() -> None:
 
     assert isinstance(policy_of(A), LeastConnections)
     assert policy_of(A) is policy_of(B)
+
+
+def test_a_class_is_made_once() -> None:
+    """However often its setting is read on the way: what it opens is opened once."""
+    made = []
+
+    class Costly(Mine):
+        def __init__(self) -> None:
+            made.append(self)
+
+    role = Role("pkg.module:name", bind=[A, B], policy={A: Costly, B: Costly})
+    setting = plan_from(None, {"web": role}, {}).roles["web"].settings.policy
+    assert made == []
+
+    policy_of = policies(setting)
+
+    assert policy_of(A) is policy_of(B)
+    assert len(made) == 1
 
 
 def test_an_address_may_have_one_of_its_own() -> None:
