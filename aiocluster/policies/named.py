@@ -16,6 +16,7 @@ from aiocluster.errors import ConfigError
 from aiocluster.policies.base import Policy
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.least_loaded import LeastLoaded
+from aiocluster.policies.request_head import by_from
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.policies.sticky import Sticky
 from aiocluster.policies.weighted import Weighted
@@ -87,6 +88,10 @@ def check_policy(value: Any) -> None:
             f"policy: {value!r} cannot choose; "
             "give one with `def choose(self, candidates, affinity)`, not async"
         )
+    by = getattr(value, "by", None)
+    # What a class computes for its objects is looked at when there is one.
+    if by is not None and not (isinstance(value, type) and hasattr(by, "__get__")):
+        by_from(by, f"policy: {value!r:.80}: by")
 
 
 def _from_object(value: Any) -> Policy:

@@ -8,7 +8,6 @@ from aiocluster.config.target import import_target
 from aiocluster.policies.base import Policy
 from aiocluster.policies.guarded import Guarded
 from aiocluster.policies.named import policy_from
-from aiocluster.policies.request_head import by_from
 from aiocluster.policies.round_robin import RoundRobin
 
 _OURS = "aiocluster.policies."
@@ -65,8 +64,4 @@ def _made(value: Any) -> Policy:
     if value == SHARED:
         return Shared()
     policy = policy_from(value, import_target)
-    if type(policy).__module__.startswith(_OURS):
-        return policy
-    if (by := getattr(policy, "by", None)) is not None:
-        by_from(by, "sticky: by")
-    return Guarded(policy)
+    return policy if type(policy).__module__.startswith(_OURS) else Guarded(policy)

@@ -1,5 +1,6 @@
 """What is given as roles, and what they become."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,15 @@ from aiocluster.errors import ConfigError
 
 def factory() -> web.Application:
     return web.Application()
+
+
+class ByMoon:
+    """A policy that would go by what there is not."""
+
+    by = "moon"
+
+    def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
+        return candidates[0]
 
 
 def plan_of(**roles: Role) -> Plan:
@@ -111,6 +121,7 @@ def test_an_ordinary_name_is_good(name: str) -> None:
         ({"wokers": 2}, "did you mean 'workers'"),
         ({"workers": 0}, "workers: 0 is not allowed"),
         ({"bind": "nowhere"}, "bind: 'nowhere' is not allowed"),
+        ({"policy": ByMoon}, "policy: <class '.*ByMoon'>: by='moon' is not allowed"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_where_it_is_written(

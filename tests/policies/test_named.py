@@ -196,6 +196,31 @@ def test_a_class_is_checked_without_being_made() -> None:
     assert len(made) == 1
 
 
+class ByMoon(Last):
+    by = "moon"
+
+
+class ByProperty(Last):
+    @property
+    def by(self) -> str:
+        return "moon"
+
+
+@pytest.mark.parametrize("value", [ByMoon, ByMoon(), ByProperty()])
+def test_what_none_can_go_by_is_refused(value: object) -> None:
+    """With the policy, whoever has written it."""
+    with pytest.raises(ConfigError) as error:
+        check_policy(value)
+    assert str(error.value).startswith(f"policy: {value!r:.80}: by='moon' is not allowed; give ip,")
+
+
+def test_what_a_class_goes_by_may_be_computed() -> None:
+    """Then it is looked at as soon as there is an object."""
+    check_policy(ByProperty)
+    with pytest.raises(ConfigError, match=r"ByProperty object.*: by='moon' is not allowed"):
+        policy_from(ByProperty)
+
+
 @pytest.mark.parametrize("kind", [Last, Static, OfTheClass, AnObject])
 def test_choose_may_be_any_callable_of_a_class(kind: type) -> None:
     """A function of it is given its object later; others are called as they are."""

@@ -109,8 +109,9 @@ def test_what_a_users_policy_goes_by_is_checked() -> None:
 
     assert isinstance(guarded, Guarded)
     assert guarded.by == "cookie:sid"
-    with pytest.raises(ConfigError, match="by='moon' is not allowed"):
-        policies(MineByNonsense())
+    for given in (MineByNonsense, MineByNonsense(), f"{__name__}:MineByNonsense"):
+        with pytest.raises(ConfigError, match=r"^policy: .*MineByNonsense.*: by='moon' is not"):
+            policies(given)
 
 
 def test_shared_is_round_robin_for_what_still_comes() -> None:
