@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -69,6 +70,27 @@ async def test_one_role_that_is_refused_leaves_nothing_of_the_others() -> None:
     before = open_fds()
     with pytest.raises(ConfigError, match="at the top level of a module"):
         Cluster(roles={"web": Role(factory), "jobs": Role(lambda: None)})
+
+    assert open_fds() <= before
+
+
+class Broken:
+    """A policy that cannot be made."""
+
+    def __init__(self) -> None:
+        raise TypeError("no table")
+
+    def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
+        return candidates[0]
+
+
+async def test_one_policy_that_cannot_be_made_leaves_nothing_of_the_other_roles() -> None:
+    """What it raises comes through, before anything is opened."""
+    before = open_fds()
+    roles = {"web": Role(factory), "mail": Role(factory, bind="127.0.0.1:0", policy=Broken)}
+    cluster = Cluster(roles=roles)
+    with pytest.raises(TypeError, match="no table"):
+        await cluster.start()
 
     assert open_fds() <= before
 

@@ -16,6 +16,7 @@ from aiocluster.ipc.estate import Estate
 from aiocluster.metrics.snapshot import Dispatch
 from aiocluster.primary.binding import check_overlap
 from aiocluster.primary.bus import EventBus
+from aiocluster.primary.choosing import policies
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.heritage import Heritage
@@ -37,12 +38,14 @@ class Parts:
         self._origin = origin
         self._bus = bus
         self._loop = asyncio.get_running_loop()
+        # First: what a class of the user's raises ends the start before anything is opened.
+        choosing = {name: policies(spec.settings.policy) for name, spec in plan.roles.items()}
         self.reporter = Reporter(
             origin.scoreboard(), lambda: self.workers.values(), plan.roles, self._dispatch
         )
         self._commons = commons = Commons(bus, self.reporter)
         self.roles = {
-            name: RoleParts(spec, commons, partial(origin.new_spawner, name))
+            name: RoleParts(spec, choosing[name], commons, partial(origin.new_spawner, name))
             for name, spec in plan.roles.items()
         }
         # Ids are never used twice, so the order of the maps does not matter.

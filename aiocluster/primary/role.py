@@ -14,7 +14,8 @@ from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.estate import RoleState
-from aiocluster.primary.choosing import policies, policy_of_server, unserved
+from aiocluster.policies.base import Policy
+from aiocluster.primary.choosing import policy_of_server, unserved
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.door import DoorSettings
 from aiocluster.primary.doors import Doors, close_unserved
@@ -37,12 +38,17 @@ class RoleParts:
     """Those of one role; `Parts` starts and stops them, step by step with those of the others."""
 
     def __init__(
-        self, spec: RoleSpec, commons: Commons, new_spawner: Callable[[], GenerationSpawner]
+        self,
+        spec: RoleSpec,
+        policy_for: Callable[[str], Policy],
+        commons: Commons,
+        new_spawner: Callable[[], GenerationSpawner],
     ) -> None:
+        """`policy_for` is of `policies`."""
         self.name = spec.name
         self.settings = settings = spec.settings
         self.generations = Generations(new_spawner, settings.boot_timeout)
-        self.doors = Doors(policies(settings.policy), DoorSettings.of(settings))
+        self.doors = Doors(policy_for, DoorSettings.of(settings))
         commons.listeners.append(self.doors.listeners)
         self.servers = Servers(
             self.doors,

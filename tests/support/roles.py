@@ -8,6 +8,7 @@ from aiocluster.errors import BootError
 from aiocluster.events import Event
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.primary.bus import EventBus
+from aiocluster.primary.choosing import policies
 from aiocluster.primary.commons import Commons
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.reporting import Reporter
@@ -49,7 +50,8 @@ class Roles:
             spawners[-1].boot_error = self.boot_error
             return spawners[-1]
 
-        self.all[name] = RoleParts(spec, self.commons, new_spawner)
+        policy_for = policies(spec.settings.policy)
+        self.all[name] = RoleParts(spec, policy_for, self.commons, new_spawner)
         return self.all[name]
 
     def spawner(self, name: str = "web") -> FakeSpawner:
