@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import aiocluster
-from aiocluster.config.settings import setting_help
+from aiocluster.config.setting_texts import setting_help
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

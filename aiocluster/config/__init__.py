@@ -1,6 +1,8 @@
 """What a user may set, and what it means.
 
 settings.py      the record of all settings, and the only way to make one from loose values   pure
+setting_texts.py settings as they are typed and described                                     pure
+worker_count.py  what `workers` means, and how many are too many                              pure
 roles.py         roles: each with its own app and settings                                    pure
 special.py       the settings that are more than a number or a name                           pure
 addresses.py     what `bind` may say                                                          pure

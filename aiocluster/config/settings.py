@@ -1,11 +1,11 @@
 """Everything a user may set: one frozen record, and the one way to make it from loose values.
 
 A setting's type, bounds, default and help stand together, once; the command line, the errors
-and the README are made from them. Where values come from is not known here.
+and the README are made from them (see setting_texts.py). Where values come from is not known here.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -19,17 +19,7 @@ from aiocluster.config.environment import Environment
 from aiocluster.config.special import SPECIAL
 from aiocluster.errors import ConfigError
 
-__all__ = [
-    "Address",
-    "SettingHelp",
-    "Settings",
-    "Workers",
-    "setting_help",
-    "settings_from",
-    "too_many_workers_warning",
-    "value_from_text",
-    "worker_count",
-]
+__all__ = ["Address", "Settings", "Workers", "settings_from"]
 
 # Whole numbers end up in C, in listen() and in aiohttp's parser, which would refuse a larger
 # one too late: when the socket opens, or for each client that connects.
@@ -53,9 +43,6 @@ Workers = Positive | Literal["auto", "cpu", "io"]
 
 # Those that no role has for itself: they steer the program, not its workers.
 OF_THE_CLUSTER = frozenset({"pre_drain_wait", "log_level"})
-
-# More workers than this for each CPU, and they mostly wait for each other.
-MANY_WORKERS_PER_CPU = 4
 
 
 def checked_seconds(what: str, value: object) -> float:
@@ -236,7 +223,8 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     ] = "info"
 
 
-_HINTS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)
+# The type of each setting, with its bounds and its help.
+HINTS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)
 
 
 def settings_from(values: Mapping[str, Any]) -> Settings:
@@ -245,28 +233,12 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     return Settings(**{name: _checked(name, value) for name, value in values.items()})
 
 
-def value_from_text(name: str, text: str) -> Any:
-    """Read the text of one setting, say from a command line, as a value `settings_from` takes."""
-    refuse_unknown({name: text})
-    if name in SPECIAL:
-        return value_from_texts(name, [text])
-    return _converted(name, text, strict=False)
-
-
-def value_from_texts(name: str, texts: Sequence[str]) -> Any:
-    """Read what was typed for a setting that may be given several times, or is special."""
-    refuse_unknown({name: texts})
-    default = getattr(Settings(), name)
-    # As it is shown: see _as_text.
-    return default if [*texts] == [_as_text(default)] else SPECIAL[name].read_texts([*texts])
-
-
 def refuse_unknown(values: Mapping[str, Any]) -> None:
     """Raise ConfigError, with what may have been meant, when one is the name of no setting."""
-    unknown = [str(name) for name in values if name not in _HINTS]
+    unknown = [str(name) for name in values if name not in HINTS]
     if not unknown:
         return
-    near = [match for name in unknown for match in get_close_matches(name, _HINTS, n=1)]
+    near = [match for name in unknown for match in get_close_matches(name, HINTS, n=1)]
     hint = f"; did you mean {' and '.join(map(repr, near))}?" if near else ""
     plural = "s" if len(unknown) > 1 else ""
     raise ConfigError(f"unknown setting{plural}: {', '.join(map(repr, unknown))}{hint}")
@@ -277,78 +249,14 @@ def _checked(name: str, value: Any) -> Any:
         return special.read(value)
     if name == "when_full" and value == 503:
         value = "503"  # as whoever thinks of a status writes it
-    return _converted(name, value, strict=True)
+    return converted(name, value, strict=True)
 
 
-def _converted(name: str, value: Any, *, strict: bool) -> Any:
+def converted(name: str, value: Any, *, strict: bool) -> Any:
     """Convert one value by itself, so that an error can name its setting in our words."""
     try:
-        return msgspec.convert(value, _HINTS[name], strict=strict)
+        return msgspec.convert(value, HINTS[name], strict=strict)
     except msgspec.ValidationError:
         raise ConfigError(
-            f"{name}: {value!r} is not allowed; give {allowed(_HINTS[name])}"
+            f"{name}: {value!r} is not allowed; give {allowed(HINTS[name])}"
         ) from None
-
-
-class SettingHelp(Struct, frozen=True):
-    """One setting, in words, for `--help` and the README."""
-
-    name: str
-    help: str
-    allowed: str
-    default: str
-    is_switch: bool  # only ever true or false
-    is_multiple: bool  # may be given several times
-
-
-def setting_help() -> tuple[SettingHelp, ...]:
-    """Describe every setting, in the order of the record."""
-    return tuple(
-        SettingHelp(
-            name=field.name,
-            help=_HINTS[field.name].__metadata__[-1].description,
-            allowed=SPECIAL[field.name].allowed
-            if field.name in SPECIAL
-            else allowed(_HINTS[field.name]),
-            default=_as_text(field.default),
-            is_switch=isinstance(field.default, bool),
-            is_multiple=field.name in SPECIAL and SPECIAL[field.name].is_multiple,
-        )
-        for field in msgspec.structs.fields(Settings)
-    )
-
-
-def _as_text(default: Any) -> str:
-    """Write a default as it is typed on a command line."""
-    match default:
-        case bool():
-            return str(default).lower()
-        case None | Environment() | ():
-            return "none"
-        case tuple():
-            return ", ".join(map(str, default))
-        case float():
-            return f"{default:g}"
-    return str(default)
-
-
-def worker_count(workers: Workers, cpus: int) -> int:
-    """Return how many workers `workers` means where `cpus` CPUs may be used."""
-    match workers:
-        case "auto" | "cpu":
-            return cpus
-        case "io":
-            return 2 * cpus
-        case count:
-            return count
-
-
-def too_many_workers_warning(count: int, cpus: int) -> str | None:
-    """Return what `count` workers cost on `cpus` CPUs when that is far too many, else None."""
-    if count <= MANY_WORKERS_PER_CPU * cpus:
-        return None
-    return (
-        f"{count} workers on {cpus} CPU{'' if cpus == 1 else 's'} are more than "
-        f"{MANY_WORKERS_PER_CPU} for each CPU: every further worker takes its own memory, and "
-        "they only take turns, so context switches and the p99 latency go up, not the throughput"
-    )

@@ -11,7 +11,8 @@ from typing import Any
 
 from aiocluster.config.cpus import available_cpus
 from aiocluster.config.roles import ONLY_ROLE, RoleSpec
-from aiocluster.config.settings import Settings, too_many_workers_warning, worker_count
+from aiocluster.config.settings import Settings
+from aiocluster.config.worker_count import too_many_workers_warning, worker_count
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.estate import RoleState
 from aiocluster.policies.base import Policy

@@ -14,13 +14,13 @@ from typing import Any
 
 import click
 
-from aiocluster.config.settings import (
+from aiocluster.config.setting_texts import (
     SettingHelp,
     setting_help,
-    settings_from,
     value_from_text,
     value_from_texts,
 )
+from aiocluster.config.settings import settings_from
 from aiocluster.config.target import check_target
 from aiocluster.errors import ConfigError
 

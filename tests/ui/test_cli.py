@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aiocluster.config.addresses import Address
-from aiocluster.config.settings import SettingHelp, Settings, setting_help
+from aiocluster.config.setting_texts import SettingHelp, setting_help
+from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
 from aiocluster.ui.cli import main, run
 
