@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
-from aiocluster.policies.base import C, Policy
+from aiocluster.policies.base import C, Candidate, Policy
 from aiocluster.policies.round_robin import RoundRobin
 
 log = logging.getLogger("aiocluster.dispatcher")
@@ -18,11 +19,14 @@ class Guarded:
         self.is_binding = bool(getattr(policy, "is_binding", False))
         self._policy = policy
         self._instead = RoundRobin()
+        # As a tuple: what the policy does to its candidates is not to be felt by others.
+        self._candidates: Sequence[Candidate] = []
+        self._shown: tuple[Any, ...] = ()
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
         """Return a candidate, whatever the policy does."""
         try:
-            chosen = self._policy.choose(candidates, affinity)
+            chosen = self._policy.choose(self._as_tuple(candidates), affinity)
         except KeyboardInterrupt:  # a Ctrl-C that found us here: not the policy's
             raise
         except BaseException as error:
@@ -36,6 +40,12 @@ class Guarded:
             if self._is_to_be_told():
                 self._tell(f"chose {_shown(chosen)}, which is no candidate")
         return self._instead.choose(candidates, affinity)
+
+    def _as_tuple(self, candidates: Sequence[C]) -> tuple[C, ...]:
+        """Return the same one while the candidates are the same, as policies like it."""
+        if candidates is not self._candidates:
+            self._candidates, self._shown = candidates, tuple(candidates)
+        return self._shown
 
     def _is_to_be_told(self) -> bool:
         """Count a failure; of many only each doubling is told, so that they do not fill the log."""

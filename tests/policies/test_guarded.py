@@ -38,6 +38,44 @@ def test_one_that_chooses_is_obeyed() -> None:
     assert guarded.failures == 0
 
 
+class Meddles:
+    """One that changes what it is given."""
+
+    def __init__(self, change: str, *values: object) -> None:
+        self.change, self.values = change, values
+
+    def choose(self, candidates: Any, affinity: bytes) -> Any:
+        getattr(candidates, self.change)(*self.values)
+        return candidates[0]
+
+
+@pytest.mark.parametrize("meddles", [Meddles("pop"), Meddles("clear"), Meddles("append", None)])
+def test_one_that_changes_its_candidates_changes_nothing(meddles: Meddles) -> None:
+    """They are the dispatcher's: a worker that is taken out would never be given anything."""
+    candidates = workers(0, 1, 2)
+    guarded = Guarded(meddles)
+
+    assert turns(guarded, candidates, 3) == [0, 1, 2]
+    assert (guarded.failures, [one.slot for one in candidates]) == (3, [0, 1, 2])
+
+
+def test_it_is_shown_the_same_sequence_while_nobody_comes_or_goes() -> None:
+    """So it may keep what it has worked out for it."""
+    seen: list[object] = []
+
+    class Remembers:
+        def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
+            seen.append(candidates)
+            return candidates[0]
+
+    guarded, first, second = Guarded(Remembers()), workers(0, 1), workers(0)
+    for candidates in (first, first, second):
+        guarded.choose(candidates, b"")
+
+    assert seen[0] is seen[1]
+    assert seen[2] == (second[0],)
+
+
 class Unspeakable:
     """One of which nothing can be said."""
 
