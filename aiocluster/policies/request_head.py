@@ -8,13 +8,14 @@ browser sends the cookie of the more specific path first.
 
 A value is bytes as they came, without the white space around it; a cookie's also without its
 quotes, within which a semicolon is a part of it, as it is for aiohttp. Of a path, whether alone
-or in an absolute URL, the query is cut off, `%41` is not `A`, and an empty segment counts: of
+or in an absolute URL, the query is cut off, `%41` is `A`, and an empty segment counts: of
 "/a//b", "b" is the third.
 """
 
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from urllib.parse import unquote_to_bytes
 
 from aiocluster.errors import ConfigError
 
@@ -162,12 +163,15 @@ def _tls_or_not(data: bytes) -> Fallback | None:
 
 
 def _segment(target: bytes, number: int) -> bytes:
-    """Return a segment of the path in a request's target; empty when there is none."""
+    """Return a segment of the path in a request's target; empty when there is none.
+
+    As a route's variable has it: `%61` is "a", or one room would have two workers.
+    """
     path = target.partition(b"?")[0].partition(b"#")[0]
     if not path.startswith(b"/"):
         path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
     segments = path.split(b"/", number + 1)
-    return segments[number] if number < len(segments) else b""
+    return unquote_to_bytes(segments[number]) if number < len(segments) else b""
 
 
 def _end_of_head(data: bytes, start: int) -> int:
