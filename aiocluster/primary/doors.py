@@ -56,6 +56,8 @@ class Doors:
         for listener in self.listeners.all:
             del self._by_listener[listener.index]
         self.listeners.drop()
+        for door in self._doors:
+            door.close()
         self._doors.clear()
 
     @property

@@ -441,3 +441,17 @@ async def test_who_leaves_is_given_nothing_by_any_door(make_stage: MakeStage) ->
     assert (worker.given, stage.doors.waiting) == ([], 1)
     assert not stage.doors.has_punctual(0.0)
     stage.doors.shut(door)
+
+
+async def test_doors_that_are_dropped_leave_nothing_open() -> None:
+    """What was to find out whose each connection is has descriptors of its own."""
+    await turns()
+    before = open_fds()
+    policy_for = policies("sticky:cookie:sid")
+    doors = Doors(policy_for, DoorSettings.of(settings_from({})))
+    doors.bind([ONE], tcp_keepalive=True)
+    assert open_fds() > before
+
+    doors.drop()
+
+    assert open_fds() == before
