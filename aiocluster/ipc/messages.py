@@ -23,7 +23,10 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 4
+PROTOCOL = 5
+
+# What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
+MAX_BACKLOG = 2**31 - 1
 
 DrainReason = Literal["drain", "max_requests", "finished"]
 
@@ -106,7 +109,7 @@ class Listen(_Wire, frozen=True, tag=9):
     request_id: int
     endpoints: list[Endpoint]
     nth: Annotated[int, Meta(ge=0)]
-    backlog: Annotated[int, Meta(ge=0)]
+    backlog: Annotated[int, Meta(ge=0, le=MAX_BACKLOG)]
 
 
 class Serving(_Wire, frozen=True, tag=10):

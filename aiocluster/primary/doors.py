@@ -101,12 +101,15 @@ class Doors:
 
     # ---- servers of the workers' own
 
-    def open(self, socks: Mapping[int, socket.socket], backlog: int, policy: Policy) -> Door:
-        """Open one more, whose recipients are the caller's to add; `socks` by listener."""
+    def open(self, socks: Mapping[int, socket.socket], policy: Policy) -> Door:
+        """Open one more, whose recipients are the caller's to add.
+
+        `socks`, by listener, listen already.
+        """
         door = Door(policy, self._settings, self._everybody, peeks=False)
         for index, sock in socks.items():
             listener = Listener(sock, index, self._on_connections)
-            listener.listen(backlog)
+            listener.listen()
             door.add(listener)
             self._by_listener[index] = door
             self.listeners.guests.append(listener)

@@ -118,8 +118,4 @@ def _listen(
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     # Accepted connections inherit it.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
-    sock.listen(min(backlog, _MAX_BACKLOG))
-
-
-# What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
-_MAX_BACKLOG = 2**31 - 1
+    sock.listen(backlog)

@@ -57,13 +57,14 @@ class Listener:
         host, port = self.sock.getsockname()[:2]
         return host, port
 
-    def listen(self, backlog: int) -> None:
+    def listen(self, backlog: int | None = None) -> None:
         """Let clients connect: from now on they wait in the backlog, at most `backlog`.
 
-        Raises ConfigError when somebody else has begun to listen there since it was bound.
+        None: it listens already. Raises ConfigError when somebody else has begun to listen there
+        since it was bound.
         """
         try:
-            if not self.is_shared:
+            if backlog is not None and not self.is_shared:
                 self.sock.listen(backlog)
         except OSError as error:
             where = Address(*self.address)

@@ -237,7 +237,7 @@ class Servers:
     def _open(
         self, ask: Listen, bound: Sequence[Bound], socks: Mapping[int, socket.socket]
     ) -> _Server:
-        door = self._doors.open(socks, ask.backlog, self._new_policy())
+        door = self._doors.open(socks, self._new_policy())
         server = _Server(ask, bound, door)
         self._by_key[server.key] = server
         self._by_listener.update(dict.fromkeys(socks, server))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypedDict
 
-from aiocluster.ipc.messages import Bound
+from aiocluster.ipc.messages import MAX_BACKLOG, Bound
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
@@ -53,8 +53,8 @@ class Options:
             raise ValueError("reuse_address=False: the primary always sets SO_REUSEADDR")
         if self.keep_alive is not None:
             raise ValueError("keep_alive: that is the setting tcp_keepalive, for all connections")
-        if not 0 <= self.backlog < 2**31:
-            raise ValueError(f"backlog must be 0 or more, not {self.backlog!r}")
+        if not 0 <= self.backlog <= MAX_BACKLOG:
+            raise ValueError(f"backlog must be 0 to {MAX_BACKLOG}, not {self.backlog!r}")
         self._check_tls()
 
     def _check_tls(self) -> None:

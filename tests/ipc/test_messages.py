@@ -4,9 +4,11 @@ import msgspec
 import pytest
 
 from aiocluster.ipc.messages import (
+    MAX_BACKLOG,
     PROTOCOL,
     FromWorker,
     FromZygote,
+    Listen,
     Message,
     ToWorker,
     ToZygote,
@@ -94,4 +96,13 @@ def test_a_message_with_a_field_too_many_is_refused(message: Message) -> None:
 def test_a_changed_message_has_a_number_of_its_own() -> None:
     """Where this fails raise PROTOCOL, then write the new pair: an upgrade compares the numbers."""
     spoken = fingerprint(FromWorker, ToWorker, FromZygote, ToZygote)
-    assert (PROTOCOL, spoken) == (4, "14888e737747b43b")
+    assert (PROTOCOL, spoken) == (5, "d4fca38d1f1d5961")
+
+
+@pytest.mark.parametrize("backlog", [-1, MAX_BACKLOG + 1])
+def test_a_backlog_that_no_socket_takes_is_refused(backlog: int) -> None:
+    """It would come to light only when the primary listens."""
+    fields = msgspec.to_builtins(Listen(1, [], 0, backlog))
+
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `int`"):
+        msgspec.convert(fields, Listen)

@@ -371,7 +371,7 @@ def opened(stage: Stage, index: int = 254) -> tuple[Door, tuple[str, int]]:
     """Open a server; return its door, and where it is."""
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
-    return stage.doors.open({index: sock}, 16, RoundRobin()), sock.getsockname()
+    return stage.doors.open({index: sock}, RoundRobin()), sock.getsockname()
 
 
 async def test_a_server_has_a_door_that_leads_to_those_who_serve_it(make_stage: MakeStage) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aiocluster.ipc.messages import Endpoint
+from aiocluster.ipc.messages import MAX_BACKLOG, Endpoint
 from aiocluster.primary.endpoints import Listening, listen_at
 from tests.support.connections import open_fds
 
@@ -66,9 +66,9 @@ def test_the_backlog_is_that_of_who_asks() -> None:
     assert int.from_bytes(info[28:32], "little") == 7
 
 
-def test_a_backlog_above_what_the_kernel_takes_is_its_highest() -> None:
-    """It has a lower limit of its own anyway."""
-    with listening(LOOPBACK, backlog=2**40) as found:
+def test_the_highest_backlog_that_may_be_asked_for_is_taken() -> None:
+    """The kernel has a lower limit of its own."""
+    with listening(LOOPBACK, backlog=MAX_BACKLOG) as found:
         assert len(found) == 1
 
 

@@ -269,6 +269,21 @@ async def test_one_that_is_shared_listens_already_and_goes_on() -> None:
     close_all(accepted)
 
 
+async def test_one_that_listens_already_keeps_its_backlog() -> None:
+    """It was told how long that may be by who bound it; the kernel tells it."""
+    sock = socket.create_server(("127.0.0.1", 0), backlog=7)
+    sock.setblocking(False)
+    listener = Listener(sock, 0, lambda _: None)
+
+    listener.listen()
+
+    assert (listener.is_listening, listener.ends_with_us) == (True, True)
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    # tcpi_sacked of a listening socket is its backlog, 28 bytes into struct tcp_info.
+    assert int.from_bytes(info[28:32], "little") == 7
+    listener.close()
+
+
 async def test_close_may_come_twice_and_refuses_clients(front: Front) -> None:
     """A closed listener has no socket, no timer and no say any more."""
     front.listener.listen(100)

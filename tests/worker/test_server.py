@@ -170,7 +170,8 @@ async def test_its_clients_may_be_closed_and_aborted(
         ({"keep_alive": True}, "the setting tcp_keepalive"),
         ({"ssl_handshake_timeout": 1.0}, "ssl_handshake_timeout is only meaningful with ssl"),
         ({"ssl_shutdown_timeout": 1.0}, "ssl_shutdown_timeout is only meaningful with ssl"),
-        ({"backlog": -1}, "backlog must be 0 or more, not -1"),
+        ({"backlog": -1}, "backlog must be 0 to 2147483647, not -1"),
+        ({"backlog": 2**31}, "backlog must be 0 to 2147483647, not 2147483648"),
     ],
 )
 def test_what_makes_no_sense_in_a_cluster_is_refused(options: Any, error: str) -> None:
