@@ -4,7 +4,7 @@ Only what is idle can move, so each number is what a worker is asked for, not wh
 whoever looks again sees what came of it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from typing import TypeVar
 
 Key = TypeVar("Key")  # of a worker
@@ -35,6 +35,18 @@ def evened(connections: Mapping[Key, int]) -> dict[Key, int]:
 def _are_apart(connections: Mapping[Key, int]) -> bool:
     counts = connections.values()
     return max(counts) - min(counts) > bound(sum(counts) / len(counts))
+
+
+def without_few(connections: Mapping[Key, int], full: Set[Key]) -> dict[Key, int]:
+    """Leave out those that are `full` and have fewer than the mean: nothing can be for them.
+
+    What others gave would only go round among those others, again and again.
+    """
+    left = dict(connections)
+    # Each that is left out raises the mean of the others.
+    while few := {key for key in full & left.keys() if left[key] * len(left) < sum(left.values())}:
+        left = {key: count for key, count in left.items() if key not in few}
+    return left
 
 
 def shares(connections: Mapping[Key, int], new: Collection[Key]) -> dict[Key, int]:

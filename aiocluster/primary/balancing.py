@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from aiocluster.ipc.messages import GiveBack
-from aiocluster.primary.balance import evened, shares
+from aiocluster.primary.balance import evened, shares, without_few
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.tasks import start_task
 
@@ -45,13 +45,13 @@ class Balancer:
 
     def even_out(self) -> None:
         """Look once."""
-        self._ask(evened(self._connections()))
+        self._ask(evened(self._of_able()))
 
     def share(self, new: set[int]) -> bool:
         """Ask for what new workers lack; return False when that is nothing."""
-        gives = shares(self._connections(), new)
-        self._ask(gives)
-        return bool(gives)
+        self._ask(shares(self._of_able(), new))
+        # One that cannot have it now may in a moment.
+        return bool(shares(self._connections(), new))
 
     async def _even_out(self) -> None:
         while True:
@@ -66,6 +66,14 @@ class Balancer:
 
     def _connections(self) -> dict[int, int]:
         return {worker.id: worker.outbox.open_connections for worker in self._serving()}
+
+    def _of_able(self) -> dict[int, int]:
+        """Leave out those that can neither give nor be given."""
+        now = asyncio.get_running_loop().time()
+        # One whose loop does not turn would give all it was asked for meanwhile, at once.
+        able = [worker.outbox for worker in self._serving() if not worker.outbox.is_stuck]
+        full = {one.worker_id for one in able if not one.has_room or one.is_behind(now)}
+        return without_few({one.worker_id: one.open_connections for one in able}, full)
 
     def _ask(self, gives: Mapping[int, int]) -> None:
         for worker in self._serving():

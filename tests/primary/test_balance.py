@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiocluster.primary.balance import bound, evened, shares
+from aiocluster.primary.balance import bound, evened, shares, without_few
 
 some_connections = st.dictionaries(
     st.integers(1, 200), st.integers(0, 300), min_size=1, max_size=64
@@ -112,3 +112,32 @@ def test_every_new_worker_has_the_mean_and_nobody_less(
 
     assert all(left[key] >= mean for key in (*new, *gives))
     assert shares(left, new) == {}
+
+
+@pytest.mark.parametrize(
+    ("connections", "full", "left"),
+    [
+        ({}, {1}, set()),
+        ({1: 0, 2: 9}, set(), {1, 2}),
+        ({1: 0, 2: 9}, {1}, {2}),
+        ({1: 0, 2: 9}, {2}, {1, 2}),
+        # Without the first, the second has fewer than the mean, too.
+        ({1: 0, 2: 9, 3: 12}, {1, 2}, {3}),
+        ({1: 5, 2: 5}, {1, 2}, {1, 2}),
+    ],
+)
+def test_who_is_full_and_has_few_is_left_out(
+    connections: dict[int, int], full: set[int], left: set[int]
+) -> None:
+    """Who is full and has many can give all the same."""
+    assert without_few(connections, full).keys() == left
+
+
+@given(some_connections, st.sets(st.integers(1, 200)))
+@settings(deadline=None)
+def test_what_is_given_never_goes_round(connections: dict[int, int], full: set[int]) -> None:
+    """Where it can only go to those that are not full, one look is enough."""
+    able = without_few(connections, full)
+    now = after(able, gives, able.keys() - full) if (gives := evened(able)) else able
+
+    assert evened(without_few({**connections, **now}, full)) == {}

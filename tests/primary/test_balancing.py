@@ -19,6 +19,9 @@ class Crowd:
         self.ids = {name: number for number, name in enumerate(connections)}
         self.open = {self.ids[name]: count for name, count in connections.items()}
         self.idle = dict(self.open)
+        self.full = set[int]()
+        self.stuck = set[int]()
+        self.behind = set[int]()
         self.asked: list[tuple[int, int]] = []
         self.balancer = Balancer(self.serving)
 
@@ -32,14 +35,21 @@ class Crowd:
             self.asked.append((number, message.count))
             self._give(number, min(message.count, self.idle[number]))
 
-        outbox = SimpleNamespace(open_connections=self.open[number])
+        outbox = SimpleNamespace(
+            worker_id=number,
+            open_connections=self.open[number],
+            has_room=number not in self.full,
+            is_stuck=number in self.stuck,
+            is_behind=lambda now: number in self.behind,
+        )
         return SimpleNamespace(id=number, outbox=outbox, channel=SimpleNamespace(post=post))
 
     def _give(self, number: int, count: int) -> None:
         self.open[number] -= count
         self.idle[number] -= count
         for _ in range(count):
-            fewest = min(self.open, key=lambda other: self.open[other])
+            able = self.open.keys() - self.full - self.stuck - self.behind
+            fewest = min(able, key=lambda other: self.open[other])
             self.open[fewest] += 1
             self.idle[fewest] += 1
 
@@ -125,6 +135,47 @@ async def test_evening_out_goes_on(crowds: Make) -> None:
     crowd.open[1] = crowd.idle[1] = 30
 
     await turns_until(lambda: crowd.counts() == [21, 21])
+
+
+@pytest.mark.parametrize("why", ["full", "stuck", "behind"])
+async def test_what_one_cannot_be_given_does_not_go_round(crowds: Make, why: str) -> None:
+    """While it has no room, or its loop does not turn; the others are evened out all the same."""
+    crowd = crowds(few=10, a=20, b=30)
+    getattr(crowd, why).add(0)
+    for _ in range(3):
+        crowd.balancer.even_out()
+
+    assert (crowd.asked, crowd.counts()) == ([(2, 5)], [10, 25, 25])
+
+    getattr(crowd, why).clear()
+    crowd.balancer.even_out()
+    assert crowd.counts() == [20, 20, 20]
+
+
+async def test_one_that_is_full_gives_all_the_same(crowds: Make) -> None:
+    """One whose loop does not turn cannot: it would give for each time it was asked."""
+    crowd = crowds(a=30, b=0)
+    crowd.full.add(0)
+    crowd.balancer.even_out()
+    assert crowd.counts() == [15, 15]
+
+    other = crowds(a=30, b=0)
+    other.stuck.add(0)
+    other.balancer.even_out()
+    assert other.asked == []
+
+
+async def test_a_new_worker_that_is_busy_has_its_share_later(crowds: Make) -> None:
+    """Its first moments are its slowest; until then nobody gives for nothing."""
+    crowd = crowds(a=50, b=50, new=0)
+    crowd.behind.add(2)
+    for _ in range(3):
+        assert crowd.balancer.share({2})
+    assert crowd.asked == []
+
+    crowd.behind.clear()
+    assert crowd.balancer.share({2}) is False
+    assert sorted(crowd.counts()) == [33, 33, 34]
 
 
 async def test_once_closed_nothing_moves(crowds: Make) -> None:
