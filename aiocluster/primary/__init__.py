@@ -17,7 +17,6 @@ listener.py       one of them: accepts in batches; pauses and resumes
 backlog.py        how one closes without a reset for those who are just connecting
 inherited.py      those that were handed down to us (LISTEN_FDS)
 binding.py        from an address to bound sockets
-doors.py          listeners that share a policy, and who gives out what comes by them
 choosing.py       which policy holds for which address
 servers.py        those that workers open for servers of their own
 endpoints.py      what they ask for, bound

@@ -86,16 +86,6 @@ class Listeners:
         for listener in self._listeners:
             listener.listen(backlog)
 
-    def pause(self) -> None:
-        """Leave connections in the backlogs. Idempotent."""
-        for listener in self._listeners:
-            listener.pause()
-
-    def resume(self) -> None:
-        """Accept again. Idempotent."""
-        for listener in self._listeners:
-            listener.resume()
-
     def let_nobody_knock(self) -> None:
         """Let no new connection begin. Idempotent."""
         for listener in self._everyone:

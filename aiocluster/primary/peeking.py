@@ -93,7 +93,6 @@ class Peeker:
     def __init__(self, options: PeekOptions, on_known: Callable[[list[Peeked]], None]) -> None:
         self.fallbacks = dict.fromkeys(FALLBACKS, 0)
         self.refusals = dict.fromkeys(REFUSALS, 0)
-        self.looks = 0
         self._options = options
         self._on_known = on_known
         self._loop = asyncio.get_running_loop()
@@ -161,7 +160,6 @@ class Peeker:
 
         `is_over`: nothing more will come.
         """
-        self.looks += 1
         fd = newcomer.connection.fd
         data = peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if newcomer.awaits_proxy else 0))
         if data is None:

@@ -13,7 +13,6 @@ import pytest
 from aiocluster.policies.sticky import Sticky
 from tests.e2e.mirror import (
     door_of,
-    peeker_of,
     place_in,
     soon_true,
     visitors,
@@ -37,6 +36,7 @@ from tests.e2e.upgrading import Upgradable
 from tests.e2e.wire import Wire
 from tests.support.candidates import workers
 from tests.support.cluster import kill
+from tests.support.looks import Looks
 from tests.support.program import Program
 from tests.support.waiting import soon
 
@@ -81,16 +81,18 @@ async def test_what_else_a_proxy_adds_is_passed_over() -> None:
 
 @pytest.mark.parametrize("policy", ["round_robin", "sticky:ip", "sticky:path:1"])
 @each_version
-async def test_a_header_that_comes_in_pieces_is_put_together(header: Any, policy: str) -> None:
+async def test_a_header_that_comes_in_pieces_is_put_together(
+    header: Any, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever it is cut, it and the request behind it."""
     stream = header("203.0.113.9") + GET
+    looks = Looks(monkeypatch)
     async with behind_a_proxy(policy=policy) as (cluster, _):
-        peeker = peeker_of(cluster)
         for cut in range(1, len(stream), 3):
             async with by_proxy(cluster) as wire:
-                looks = peeker.looks
+                before = looks.count
                 await wire.send(stream[:cut])
-                await soon_true(lambda: peeker.looks > looks)  # noqa: B023
+                await soon_true(lambda: looks.count > before)  # noqa: B023
                 await wire.send(stream[cut:])
                 response = await wire.response()
                 assert response.headers["x-remote"] == "203.0.113.9"

@@ -16,6 +16,7 @@ from aiocluster.primary.peeking import MAX_HELD
 from tests.e2e.mirror import MIRROR_APP, door_of, peeker_of, place_in, soon_true, visitors, visits
 from tests.e2e.wire import Wire
 from tests.support.cluster import ask, program_of, serving
+from tests.support.looks import Looks
 from tests.support.program import PATIENCE
 
 # The promise is for 5,000. Each is a descriptor here, and one in the primary, which is the same
@@ -59,8 +60,9 @@ def fallbacks(cluster: Cluster) -> dict[str, int]:
     return door_of(cluster).counts().fallbacks
 
 
-async def test_others_are_served_meanwhile() -> None:
+async def test_others_are_served_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by the worker that knows it, also those whose head comes in two pieces."""
+    looks = Looks(monkeypatch)
     async with serving(MIRROR_APP, peek_timeout=3600.0, **POLICY) as (cluster, _):
         clients = visitors(cluster, 50)
         homes = await visits(clients)
@@ -70,10 +72,10 @@ async def test_others_are_served_meanwhile() -> None:
             await soon_true(lambda: peeker.held == held)
             assert await visits(clients) == homes
             for client in clients[:10]:
-                looks, request = peeker.looks, client.request()
+                before, request = looks.count, client.request()
                 async with client.connect() as wire:
                     await wire.send(request[:30])
-                    await soon_true(lambda: peeker.looks > looks)  # noqa: B023
+                    await soon_true(lambda: looks.count > before)  # noqa: B023
                     await wire.send(request[30:])
                     assert place_in(await wire.response()) == homes[client.name]
             assert peeker.held <= BOUND

@@ -21,6 +21,7 @@ from tests.e2e.mirror import (
 )
 from tests.support.candidates import workers
 from tests.support.cluster import serving
+from tests.support.looks import Looks
 from tests.support.waiting import soon
 
 WORKERS = 4
@@ -89,36 +90,42 @@ def cuts(head: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("by", IN_HEAD)
-async def test_a_head_cut_anywhere_is_put_together(by: str) -> None:
+async def test_a_head_cut_anywhere_is_put_together(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its client gets the worker that knows it, and that one every byte."""
     body = os.urandom(2000)
     settings = {"workers": WORKERS, "policy": f"sticky:{by}", "peek_timeout": 3600.0}
+    looks = Looks(monkeypatch)
     async with serving(MIRROR_APP, **settings) as (cluster, _):
         client = visitors(cluster, 3)[2]
-        home, peeker = await client.visit(), peeker_of(cluster)
+        home = await client.visit()
         request = client.request(body)
         for cut in cuts(request[: -len(body)]):
             async with client.connect() as wire:
-                looks, before = peeker.looks, given(cluster)
+                seen, before = looks.count, given(cluster)
                 await wire.send(request[:cut])
                 # Seen and held, or known already and given to its worker.
-                await soon_true(lambda: peeker.looks > looks or given(cluster) != before)  # noqa: B023
+                await soon_true(lambda: looks.count > seen or given(cluster) != before)  # noqa: B023
                 await wire.send(request[cut:])
                 response = await wire.response()
                 assert (place_in(response), response.body) == (home, body)
         assert fallbacks(cluster) == {}
 
 
-async def test_a_head_that_comes_byte_by_byte_is_put_together() -> None:
+async def test_a_head_that_comes_byte_by_byte_is_put_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each byte is seen before the next one is sent, until enough is known."""
+    looks = Looks(monkeypatch)
     async with serving(MIRROR_APP, workers=WORKERS, **FOR_EVER) as (cluster, _):
         client = visitors(cluster, 5)[4]
         home, peeker, request = await client.visit(), peeker_of(cluster), client.request(b"body")
         async with client.connect() as wire:
             for number in range(len(request)):
-                looks = peeker.looks
+                seen = looks.count
                 await wire.send(request[number : number + 1])
-                await soon_true(lambda: peeker.looks > looks or not peeker.held)  # noqa: B023
+                await soon_true(lambda: looks.count > seen or not peeker.held)  # noqa: B023
             response = await wire.response()
 
     assert (place_in(response), response.body) == (home, b"body")

@@ -31,6 +31,10 @@ class Stage:
     def bind(self, *addresses: Address) -> None:
         self.listeners.bind(addresses, tcp_keepalive=True)
 
+    def resume(self) -> None:
+        for listener in self.listeners.all:
+            listener.resume()
+
     async def listener_of(self, address: tuple[str, int]) -> int:
         """Connect to `address`; return the listener that accepted."""
         with socket.create_connection(address):
@@ -70,7 +74,7 @@ async def test_each_tells_which_one_accepted(stage: Stage) -> None:
     """By its index, which is also that of its address and its family."""
     stage.bind(LOOPBACK, Address("127.0.0.2", 0))
     stage.listeners.listen(16)
-    stage.listeners.resume()
+    stage.resume()
 
     one, two = stage.listeners.addresses
 
@@ -88,7 +92,7 @@ async def test_sockets_that_were_handed_down_are_served_in_the_place_of_others(
         ours.setblocking(False)
         stage.listeners.inherit([ours], tcp_keepalive=True)
         stage.listeners.listen(16)
-        stage.listeners.resume()
+        stage.resume()
         assert stage.listeners.addresses == (theirs.getsockname(),)
 
         assert await stage.listener_of(theirs.getsockname()) == 0
@@ -97,21 +101,6 @@ async def test_sockets_that_were_handed_down_are_served_in_the_place_of_others(
 
         with socket.create_connection(theirs.getsockname()):
             theirs.accept()[0].close()
-
-
-async def test_paused_they_leave_clients_in_the_backlog(stage: Stage) -> None:
-    """Until resumed; both as often as anybody likes."""
-    stage.bind(LOOPBACK)
-    stage.listeners.listen(16)
-    stage.listeners.pause()
-    with socket.create_connection(stage.listeners.addresses[0]):
-        await asyncio.sleep(0)
-        assert stage.accepted.empty()
-
-        stage.listeners.resume()
-        stage.listeners.resume()
-
-        close_all([await soon(stage.accepted.get())])
 
 
 async def test_they_know_whether_anybody_is_awaited(stage: Stage) -> None:

@@ -16,6 +16,7 @@ from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.peeking import Peeked, Peeker, PeekOptions
 from aiocluster.primary.proxy_protocol import MAX_PROXY_BYTES, TrustedProxies
 from tests.support.connections import open_fds
+from tests.support.looks import Looks
 from tests.support.program import PATIENCE
 from tests.support.waiting import soon, turns, turns_until
 
@@ -29,7 +30,8 @@ CLIENT = ("203.0.113.7", 5000)
 class Front:
     """A peeker, its clients, and what it has told."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks: Looks) -> None:
+        self.looks = looks
         self.known: list[Peeked] = []
         self.batches: list[int] = []
         self.peeker: Peeker
@@ -86,9 +88,9 @@ class Front:
 
 
 @pytest.fixture
-async def front() -> AsyncIterator[Front]:
+async def front(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
     before = tcp_sockets()
-    front = Front()
+    front = Front(Looks(monkeypatch))
     yield front
     front.close()
     assert tcp_sockets() <= before
@@ -127,12 +129,12 @@ def reset(client: socket.socket) -> None:
 
 async def count_looks(front: Front, act: Callable[[], object], count: int) -> int:
     """Return how often the peeker looked at anything, over `act` and `count` turns of the loop."""
-    before = front.peeker.looks
+    before = front.looks.count
     act()
     # The loop really polls: a descriptor that stays readable would be told of in each turn.
     for _ in range(count):
         await asyncio.sleep(0)
-    return front.peeker.looks - before
+    return front.looks.count - before
 
 
 async def test_a_head_that_is_there_is_known_at_once(front: Front) -> None:
@@ -145,7 +147,7 @@ async def test_a_head_that_is_there_is_known_at_once(front: Front) -> None:
     assert front.known[0].connection.listener == 3
     assert front.known[0].client is None
     assert received(front.known[0]) == HEAD + b"body"
-    assert front.peeker.looks == 1
+    assert front.looks.count == 1
     assert sum(front.peeker.fallbacks.values()) == 0
 
 
@@ -179,7 +181,7 @@ async def test_half_a_head_does_not_keep_the_loop_busy(front: Front) -> None:
     client = front.take()
     front.take(HEAD[:20])
     # When it is watched, the kernel tells once more of what was there before.
-    await turns_until(lambda: front.peeker.looks >= 3)
+    await turns_until(lambda: front.looks.count >= 3)
 
     assert await count_looks(front, lambda: None, 500) == 0
     assert await count_looks(front, lambda: client.sendall(HEAD[:9]), 500) == 1
@@ -557,7 +559,7 @@ async def test_a_silent_proxy_does_not_keep_the_loop_busy(front: Front) -> None:
     """Half of its header stays readable, as half of a head does."""
     front.begin(proxies=LOCALHOST)
     front.take(PROXY[:20])
-    await turns_until(lambda: front.peeker.looks == 2)
+    await turns_until(lambda: front.looks.count == 2)
 
     assert await count_looks(front, lambda: None, 500) == 0
 

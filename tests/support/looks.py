@@ -1,0 +1,17 @@
+"""How often anything is peeked at: that is what shows whether a loop spins, or has seen a piece."""
+
+import pytest
+
+from aiocluster.primary.descriptor import peek
+
+
+class Looks:
+    """Counts those of all peekers from here on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        monkeypatch.setattr("aiocluster.primary.peeking.peek", self._peek)
+
+    def _peek(self, fd: int, size: int) -> bytes | None:
+        self.count += 1
+        return peek(fd, size)
