@@ -104,7 +104,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     ] = ()
     affinity: Annotated[
         Literal["none", "auto"],
-        _about("auto: pin each worker to a CPU of its own, where there are enough."),
+        _about("auto: pin each worker to a CPU of its own, where there are enough for all roles."),
     ] = "none"
     rebalance: Annotated[
         bool, _about("Move idle connections when workers have unequal numbers of them.")

@@ -38,6 +38,7 @@ first_start.py    which of the first came up, and if none did, why
 slots.py          all places for workers
 slot.py           one of them: who comes when its worker goes
 workers.py        all workers, from their fork to their end
+pinning.py        which CPU each runs on, if they are pinned                 pure
 hiring.py         what a new one needs: wires, row, handle, process
 handle.py         one worker, seen from here
 deadline.py       when it is killed at the latest

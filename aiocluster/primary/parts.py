@@ -23,6 +23,7 @@ from aiocluster.primary.heritage import Heritage
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.origin import Origin
 from aiocluster.primary.orphans import Reaper
+from aiocluster.primary.pinning import dealt
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.role import RoleParts
 from aiocluster.primary.upgrade import Upgrader
@@ -154,6 +155,7 @@ class Parts:
             role.watchdog.start()
         ends.push_async_callback(self._stop_workers)
         ends.push_async_callback(self._say_farewell)
+        self._pin()
         if self._origin.estate is None:
             await self._begin()
         else:
@@ -162,6 +164,17 @@ class Parts:
             role.listen()
         self._serving = True
         self._be_upgradable()
+
+    def _pin(self) -> None:
+        """Let each worker of the roles that want it have a CPU of its own, if there are as many."""
+        cpus = sorted(os.sched_getaffinity(0))
+        counts = {name: role.count_of_workers for name, role in self.roles.items()}
+        pinned = [name for name, role in self.roles.items() if role.settings.affinity == "auto"]
+        if pinned and sum(counts.values()) > len(cpus):
+            count = sum(counts.values())
+            log.warning("%d workers on %d CPUs: none is pinned to one", count, len(cpus))
+        for name, own in dealt(counts, pinned, cpus).items():
+            self.roles[name].supervisor.pin_to(own)
 
     async def _begin(self) -> None:
         # Bound before anything is imported: a port that is taken is told at once. Clients

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,10 +97,19 @@ class RoleParts:
         """Those that are bound."""
         return [listener.sock for listener in self.doors.listeners.all]
 
+    @property
+    def count_of_workers(self) -> int:
+        """How many it starts with."""
+        count = worker_count(self.settings.workers, available_cpus())
+        if (autoscale := self.settings.autoscale) is not None:
+            count = min(max(count, autoscale.min), autoscale.max)
+        return count
+
     async def start(self) -> None:
         """Import the app and start the workers; BootError when none comes up."""
-        count = self._count_of_workers()
-        self._pin(count)
+        count = self.count_of_workers
+        if (warning := too_many_workers_warning(count, available_cpus())) is not None:
+            log.warning("%s", warning)
         if 0 in (self.settings.max_connections, self.settings.max_connections_total):
             log.warning("role %s: max_connections is 0, so every client will wait", self.name)
         await self.generations.begin()
@@ -116,16 +124,6 @@ class RoleParts:
         self.supervisor.begin_accepting()
         self.doors.update(self._loop.time())
 
-    def _pin(self, count: int) -> None:
-        """Give each worker a CPU of its own, if that is wanted and there are as many."""
-        if self.settings.affinity == "none":
-            return
-        cpus = sorted(os.sched_getaffinity(0))
-        if count <= len(cpus):
-            self.supervisor.pin_to(cpus)
-        else:
-            log.warning("%d workers on %d CPUs: none is pinned to one", count, len(cpus))
-
     def _bound(self, all_listeners: Iterable[Listeners]) -> Iterator[socket.socket]:
         """Iterate over what any role has bound, and does not listen at yet."""
         for listeners in all_listeners:
@@ -134,15 +132,6 @@ class RoleParts:
             for listener in listeners.all:
                 if not listener.is_listening and listener.sock.fileno() >= 0:
                     yield listener.sock
-
-    def _count_of_workers(self) -> int:
-        cpus = available_cpus()
-        count = worker_count(self.settings.workers, cpus)
-        if (autoscale := self.settings.autoscale) is not None:
-            count = min(max(count, autoscale.min), autoscale.max)
-        if (warning := too_many_workers_warning(count, cpus)) is not None:
-            log.warning("%s", warning)
-        return count
 
     # ---- from one program to the next
 
@@ -163,7 +152,6 @@ class RoleParts:
     async def adopt(self, state: RoleState) -> None:
         """Go on with what another program left."""
         self._warn_of_what_stays(state)
-        self._pin(len(state.crew.slots))
         self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
         if state.listeners and (said := self._without_socket()):
             log.warning("%s", said)
