@@ -22,6 +22,7 @@ servers.py        those that workers open for servers of their own
 endpoints.py      what they ask for, bound
 numbers.py        what their listeners are called                          pure
 peeking.py        whose each one is, by what it shows first
+holding.py        how many are held until that is known
 peers.py          from where it comes
 descriptor.py     what is done to one without a socket object
 proxy_protocol.py who its client is, as a proxy says                       pure

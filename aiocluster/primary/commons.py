@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from aiocluster.primary.bus import EventBus
+from aiocluster.primary.holding import Holding
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.reporting import Reporter
 
@@ -21,9 +22,10 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class Commons:
-    """Who hears of everything, who counts it, who gets which id, and who has which port."""
+    """Who hears of everything, who counts it, who gets which id and port, and what bounds all."""
 
     bus: EventBus
     reporter: Reporter
     ids: Ids = field(default_factory=Ids)
     listeners: list[Listeners] = field(default_factory=list)  # of each role
+    holding: Holding = field(default_factory=Holding)

@@ -14,16 +14,12 @@ from aiocluster.policies.request_head import by_from
 from aiocluster.primary.choosing import Shared
 from aiocluster.primary.descriptor import host_of
 from aiocluster.primary.dispatcher import Connection, Dispatcher, Recipient
-from aiocluster.primary.fd_limit import fd_limit
+from aiocluster.primary.holding import Holding
 from aiocluster.primary.listener import Listener
-from aiocluster.primary.peeking import MAX_HELD, Held, Peeked, Peeker, PeekOptions
+from aiocluster.primary.peeking import Held, Peeked, Peeker, PeekOptions
 from aiocluster.primary.peers import packed_address
 from aiocluster.primary.proxy_protocol import TrustedProxies
 from aiocluster.primary.refusal import Refusal, service_unavailable
-
-# The share of our descriptors that those may use at one door of whom it is not known yet whose
-# they are: silence must not keep us from accepting.
-_HELD_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +31,11 @@ class DoorSettings:
     is_limited: bool  # is there any number of connections that workers may not exceed?
     peek_timeout: float  # seconds
     proxies: TrustedProxies | None  # who begins each connection with a PROXY header; None: nobody
+    holding: Holding  # how many may be held until it is known whose they are
 
     @classmethod
-    def of(cls, settings: Settings) -> "DoorSettings":
-        """Return those of a role."""
+    def of(cls, settings: Settings, holding: Holding | None = None) -> "DoorSettings":
+        """Return those of a role; `holding` is shared with others, if there are any."""
         total = settings.max_connections_total
         refusals = {
             "wait": None,
@@ -51,6 +48,7 @@ class DoorSettings:
             (total, settings.max_connections) != ("unlimited", "unlimited"),
             settings.peek_timeout,
             TrustedProxies(settings.trusted_proxies) if settings.proxy_protocol else None,
+            holding or Holding(),
         )
 
 
@@ -95,10 +93,9 @@ class Door:
             by=by_from(self._by or "ip"),
             timeout=settings.peek_timeout,
             proxies=settings.proxies,
-            max_held=min(MAX_HELD, fd_limit() // _HELD_SHARE),
             affinity_of_host=self._affinity_of_host,
         )
-        return Peeker(options, self._on_known)
+        return Peeker(options, settings.holding, self._on_known)
 
     def _affinity_of_host(self, host: str) -> bytes:
         return self._affinity_of_peer((host,))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from aiocluster.policies.request_head import MAX_HEAD_BYTES, By, Fallback, HeadSearch
 from aiocluster.primary.descriptor import host_of, peek, skip
 from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.holding import Holding
 from aiocluster.primary.proxy_protocol import (
     MAX_PROXY_BYTES,
     Endpoint,
@@ -35,9 +36,6 @@ _BATCH = 256
 
 # Those whose time is up within so many seconds of each other are looked at together.
 _TOGETHER = 0.005
-
-# Connections held at one time, wherever there are descriptors enough.
-MAX_HELD = 4096
 
 _EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _NOTHING_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -70,7 +68,6 @@ class PeekOptions:
     by: By
     timeout: float = 1.0  # seconds a connection is held at most
     proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
-    max_held: int = MAX_HELD
     affinity_of_host: Callable[[str], bytes] = str.encode
 
 
@@ -90,10 +87,13 @@ class _Newcomer:
 class Peeker:
     """Owns the connections it is given until it has told of them, or closed them."""
 
-    def __init__(self, options: PeekOptions, on_known: Callable[[list[Peeked]], None]) -> None:
+    def __init__(
+        self, options: PeekOptions, holding: Holding, on_known: Callable[[list[Peeked]], None]
+    ) -> None:
         self.fallbacks = dict.fromkeys(FALLBACKS, 0)
         self.refusals = dict.fromkeys(REFUSALS, 0)
         self._options = options
+        self._holding = holding
         self._on_known = on_known
         self._loop = asyncio.get_running_loop()
         # The longest held first.
@@ -101,12 +101,23 @@ class Peeker:
         self._known: list[Peeked] = []
         self._timer: asyncio.Handle | None = None
         self._epoll = select.epoll()
+        holding.join(self)
         self._loop.add_reader(self._epoll.fileno(), self._on_arrivals)
 
     @property
     def held(self) -> int:
         """Connections that have not shown enough yet."""
         return len(self._held)
+
+    @property
+    def held_since(self) -> float:
+        """See Holder."""
+        return self._oldest.deadline - self._options.timeout
+
+    def give_way(self) -> None:
+        """See Holder. What is known by that is told in a moment: another may have asked."""
+        self._give_up(self._oldest, "crowded")
+        self._loop.call_soon(self._tell)
 
     def take(self, connections: Iterable[Connection]) -> None:
         """Own these, just accepted; tell at once of all that have shown enough."""
@@ -148,6 +159,7 @@ class Peeker:
             self._give_up(newcomer, "stopped")
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
+        self._holding.part(self)
         if self._timer is not None:
             self._timer.cancel()
         known, self._known = self._known, []
@@ -229,13 +241,15 @@ class Peeker:
 
     # ---- those that are held
 
+    @property
+    def _oldest(self) -> _Newcomer:
+        return next(iter(self._held.values()))
+
     def _hold(self, newcomer: _Newcomer) -> None:
         if self._epoll.closed:
             self._give_up(newcomer, "stopped")
             return
-        if len(self._held) >= self._options.max_held:
-            # Who has been silent for longest is the least likely to say something still.
-            self._give_up(next(iter(self._held.values())), "crowded")
+        self._holding.make_room()
         fd = newcomer.connection.fd
         newcomer.deadline = self._loop.time() + self._options.timeout
         self._held[fd] = newcomer
@@ -263,16 +277,14 @@ class Peeker:
 
     def _set_timer(self) -> None:
         if self._timer is None and self._held:
-            oldest = next(iter(self._held.values()))
-            self._timer = self._loop.call_at(oldest.deadline, self._on_time)
+            self._timer = self._loop.call_at(self._oldest.deadline, self._on_time)
 
     def _on_time(self) -> None:
         self._timer = None
         late = self._loop.time() + _TOGETHER
         for _ in range(min(_BATCH, len(self._held))):
-            oldest = next(iter(self._held.values()))
-            if oldest.deadline > late:
+            if self._oldest.deadline > late:
                 break
-            self._give_up(oldest, "timeout")
+            self._give_up(self._oldest, "timeout")
         self._set_timer()
         self._tell()

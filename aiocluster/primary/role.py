@@ -48,7 +48,7 @@ class RoleParts:
         self.name = spec.name
         self.settings = settings = spec.settings
         self.generations = Generations(new_spawner, settings.boot_timeout)
-        self.doors = Doors(policy_for, DoorSettings.of(settings))
+        self.doors = Doors(policy_for, DoorSettings.of(settings, commons.holding))
         commons.listeners.append(self.doors.listeners)
         self.servers = Servers(
             self.doors,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import resource
 import socket
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiocluster import Cluster
-from aiocluster.primary.peeking import MAX_HELD
+from aiocluster.primary.holding import MAX_HELD
 from tests.e2e.mirror import MIRROR_APP, door_of, peeker_of, place_in, soon_true, visitors, visits
 from tests.e2e.wire import Wire
 from tests.support.cluster import ask, program_of, serving
@@ -128,6 +129,23 @@ async def test_the_descriptors_of_the_primary_are_not_used_up(tmp_path: Path) ->
                 await stack.enter_async_context(Wire(url, source=source))
             for _ in range(10):
                 await ask(url.rstrip("/"), "/who")
+        assert await program.stop() == 0
+        assert "failed: [Errno 24]" not in await program.all_output()
+
+
+async def test_at_many_addresses_no_more_are_held_than_at_one(tmp_path: Path) -> None:
+    """All share one bound: each held as many as that, the primary could accept nobody."""
+    sticky = [f"127.0.0.{number}:0" for number in range(1, 5)]
+    policy = {address: f"sticky:path:{nth}" for nth, address in enumerate(sticky, 1)}
+    settings: dict[str, Any] = {"bind": [*sticky, "127.0.0.5:0"], "peek_timeout": 3600.0}
+    async with program_of(tmp_path, command="ulimit -n 256", policy=policy, **settings) as program:
+        *silent, served = re.findall(r"http://[0-9.:]+", await program.line("serving on"))
+        async with AsyncExitStack() as stack:
+            for number in range(280):
+                source = f"127.0.0.{2 + number % 2}"
+                await stack.enter_async_context(Wire(silent[number // 70], source=source))
+            for _ in range(10):
+                await ask(served, "/who")
         assert await program.stop() == 0
         assert "failed: [Errno 24]" not in await program.all_output()
 

@@ -13,6 +13,7 @@ import pytest
 
 from aiocluster.policies.request_head import MAX_HEAD_BYTES, by_from
 from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.holding import Holding
 from aiocluster.primary.peeking import Peeked, Peeker, PeekOptions
 from aiocluster.primary.proxy_protocol import MAX_PROXY_BYTES, TrustedProxies
 from tests.support.connections import open_fds
@@ -45,9 +46,10 @@ class Front:
         timeout: float = PATIENCE,
         proxies: TrustedProxies | None = None,
         max_held: int = 4096,
+        holding: Holding | None = None,
     ) -> Peeker:
-        options = PeekOptions(by=by_from(by), timeout=timeout, proxies=proxies, max_held=max_held)
-        self.peeker = Peeker(options, self._on_known)
+        options = PeekOptions(by=by_from(by), timeout=timeout, proxies=proxies)
+        self.peeker = Peeker(options, holding or Holding(max_held), self._on_known)
         return self.peeker
 
     def connect(self, data: bytes = b"") -> tuple[socket.socket, Connection]:
@@ -352,6 +354,23 @@ async def test_the_oldest_gives_way(front: Front) -> None:
     assert [peeked.connection for peeked in front.known] == [first]
     clients[0][0].sendall(HEAD)
     assert (await front.until_known(2)).affinity == b"abc"
+
+
+async def test_peekers_share_one_bound(front: Front) -> None:
+    """Who has been silent for longest gives way, also to one at another address."""
+    holding = Holding(2)
+    first = front.begin(holding=holding)
+    front.take()
+    front.take()
+
+    second = front.begin(holding=holding)
+    front.take()
+
+    assert (first.held, second.held, holding.held) == (1, 1, 2)
+    assert (await front.until_known()).affinity == b"127.0.0.1"
+    assert (first.fallbacks["crowded"], second.fallbacks["crowded"]) == (1, 0)
+    front.known += first.close()
+    assert holding.held == 1
 
 
 async def test_one_given_back_is_watched_no_longer(front: Front) -> None:
