@@ -1,6 +1,7 @@
 """One way into a role: some listeners, and the policy by which their connections are given out."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class DoorSettings:
     refusal: bytes | None  # what is sent to who finds all full; None: it waits
     is_limited: bool  # is there any number of connections that workers may not exceed?
     peek_timeout: float  # seconds
+    keepalive_timeout: float  # seconds
     proxies: TrustedProxies | None  # who begins each connection with a PROXY header; None: nobody
     holding: Holding  # how many may be held until it is known whose they are
 
@@ -47,6 +49,7 @@ class DoorSettings:
             refusals[settings.when_full],
             (total, settings.max_connections) != ("unlimited", "unlimited"),
             settings.peek_timeout,
+            settings.keepalive_timeout,
             TrustedProxies(settings.trusted_proxies) if settings.proxy_protocol else None,
             holding or Holding(),
         )
@@ -69,6 +72,7 @@ class Door:
         client sends, and expects no PROXY header.
         """
         self.policy = policy
+        self._everybody = everybody
         self.listeners: list[Listener] = []
         self._is_paused, self._is_left_to_workers = True, False
         self.refusal = None if settings.refusal is None else Refusal(settings.refusal)
@@ -83,19 +87,26 @@ class Door:
         self.dispatcher.is_limited = settings.is_limited
         self._by: str | None = getattr(policy, "by", None)
         self._loop = asyncio.get_running_loop()
-        self.peeker = self._new_peeker(settings) if peeks else None
+        self._settings = settings
+        # What finds out whose a connection is; None where `accept` tells all of it.
+        self.peeker: Peeker | None = None
+        # The same for those whose worker has gone; None until there are any.
+        self.second_peeker: Peeker | None = None
+        self._has_ended_peeking = False
+        if peeks and (self._by not in (None, "ip") or settings.proxies is not None):
+            self.peeker = self._new_peeker(settings.peek_timeout, settings.proxies)
 
-    def _new_peeker(self, settings: DoorSettings) -> Peeker | None:
-        """Return what finds out whose a connection is; None where `accept` tells all of it."""
-        if self._by in (None, "ip") and settings.proxies is None:
-            return None
+    def _new_peeker(
+        self, timeout: float, proxies: TrustedProxies | None, *, were_served: bool = False
+    ) -> Peeker:
         options = PeekOptions(
             by=by_from(self._by or "ip"),
-            timeout=settings.peek_timeout,
-            proxies=settings.proxies,
+            timeout=timeout,
+            proxies=proxies,
             affinity_of_host=self._affinity_of_host,
+            were_served=were_served,
         )
-        return Peeker(options, settings.holding, self._on_known)
+        return Peeker(options, self._settings.holding, self._on_known)
 
     def _affinity_of_host(self, host: str) -> bytes:
         return self._affinity_of_peer((host,))
@@ -122,6 +133,40 @@ class Door:
     def _on_known(self, known: list[Peeked]) -> None:
         self.dispatcher.dispatch([*map(_as_known, known)], self._loop.time())
 
+    def take_again(self, connections: Iterable[Connection], now: float) -> None:
+        """Own what a worker gives back, or has left."""
+        slots = {worker.slot for worker in self._everybody() if worker.has_room}
+        known: list[Connection] = []
+        lost: list[Connection] = []
+        for one in connections:
+            is_lost = one.slot not in slots and self._shows_whose_it_is(one)
+            (lost if is_lost else known).append(one)
+        if lost:
+            self._peeker_of_lost().take(lost)
+        if known:
+            self.dispatcher.dispatch([*map(self.recognised, known)], now)
+
+    def _shows_whose_it_is(self, connection: Connection) -> bool:
+        """Will its next request say to which worker it belongs, and nothing else?
+
+        Those that its client opens from now on go by what they say: so must this one.
+        """
+        by_request = self.peeker is not None and self._by not in (None, "ip")
+        comes_back = connection.slot >= 0 and not connection.affinity
+        return by_request and comes_back and self.dispatcher.is_binding
+
+    def _peeker_of_lost(self) -> Peeker:
+        if self.second_peeker is None:
+            timeout = self._settings.keepalive_timeout
+            self.second_peeker = self._new_peeker(timeout, None, were_served=True)
+            if self._has_ended_peeking:
+                self.second_peeker.close()
+        return self.second_peeker
+
+    @property
+    def _peekers(self) -> list[Peeker]:
+        return [one for one in (self.peeker, self.second_peeker) if one is not None]
+
     def recognised(self, connection: Connection) -> Connection:
         """Return one that comes back with what is known of it without a word from its client."""
         if connection.affinity or self._by is None:
@@ -133,21 +178,21 @@ class Door:
         """Return what did not go by the rule here."""
         return Dispatch(
             policy_failures=getattr(self.policy, "failures", 0),
-            fallbacks={} if self.peeker is None else _seen(self.peeker.fallbacks),
-            refusals={} if self.peeker is None else _seen(self.peeker.refusals),
+            fallbacks=_seen(one.fallbacks for one in self._peekers),
+            refusals=_seen(one.refusals for one in self._peekers),
             turned_away=0 if self.refusal is None else self.refusal.count,
         )
 
     @property
     def held(self) -> int:
-        """Connections of which it is not known yet whose they are."""
+        """Those that have just come, and it is not known yet whose they are."""
         return 0 if self.peeker is None else self.peeker.held
 
     def state(self) -> Iterator[ConnectionState]:
         """Iterate over the connections that no worker was given yet; they stay here."""
         for connection in self.dispatcher.state():
             yield _state_of(connection, is_held=False)
-        for held in () if self.peeker is None else self.peeker.state():
+        for held in (held for peeker in self._peekers for held in peeker.state()):
             connection = held.connection._replace(client=held.client)
             yield _state_of(connection, is_held=True, awaits_proxy=held.awaits_proxy)
 
@@ -155,14 +200,17 @@ class Door:
         """Own a connection that another program had."""
         connection = Connection(state.fd, state.listener, state.affinity, state.slot, state.client)
         if state.is_held and self.peeker is not None:
-            self.peeker.adopt([Held(connection, state.client, state.awaits_proxy)])
+            peeker = self.peeker if state.slot < 0 else self._peeker_of_lost()
+            peeker.adopt([Held(connection, state.client, state.awaits_proxy)])
         else:
             self.dispatcher.dispatch([connection], self._loop.time())
 
     def end_peeking(self) -> None:
         """Give out what is held, as far as it is known, and hold nothing more. Idempotent."""
-        if self.peeker is not None and (known := self.peeker.close()):
-            self._on_known(known)
+        self._has_ended_peeking = True
+        for peeker in self._peekers:
+            if known := peeker.close():
+                self._on_known(known)
 
     def close(self) -> None:
         """Let go of whom it has turned away. Idempotent."""
@@ -194,8 +242,9 @@ class Door:
             listener.pause() if idle else listener.resume()
 
 
-def _seen(counts: Mapping[str, int]) -> dict[str, int]:
-    return {reason: count for reason, count in counts.items() if count}
+def _seen(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add them up; what never happened is left out."""
+    return dict(sum(map(Counter, counts), Counter[str]()))
 
 
 def _state_of(

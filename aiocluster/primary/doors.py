@@ -178,7 +178,7 @@ class Doors:
         for door in self._all:
             mine = [one for one in connections if self._by_listener.get(one.listener) is door]
             if mine:
-                door.dispatcher.dispatch([*map(door.recognised, mine)], now)
+                door.take_again(mine, now)
         # They come back from a worker, and nobody has that server any more.
         close_unserved([one for one in connections if one.listener not in self._by_listener])
 

@@ -69,18 +69,19 @@ class PeekOptions:
     timeout: float = 1.0  # seconds a connection is held at most
     proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
     affinity_of_host: Callable[[str], bytes] = str.encode
+    were_served: bool = False  # by a worker: one that says nothing more is closed, as idle ones are
 
 
 class _Newcomer:
     """One connection while it is judged."""
 
-    __slots__ = ("awaits_proxy", "client", "connection", "deadline", "search")
+    __slots__ = ("awaits_proxy", "client", "connection", "deadline", "has_spoken", "search")
 
     def __init__(self, connection: Connection, by: By) -> None:
         self.connection = connection
         self.search = HeadSearch(by)
-        self.awaits_proxy = False
-        self.client: Endpoint | None = None
+        self.awaits_proxy = self.has_spoken = False
+        self.client: Endpoint | None = connection.client
         self.deadline = 0.0
 
 
@@ -178,6 +179,7 @@ class Peeker:
             data = b""
         elif not data:
             is_over = True
+        newcomer.has_spoken = bool(data)
         if newcomer.awaits_proxy:
             header = proxy_header(data)
             if isinstance(header, Header) and not skip(fd, header.length):
@@ -219,6 +221,10 @@ class Peeker:
             self._fall_back(newcomer, reason)
 
     def _fall_back(self, newcomer: _Newcomer, reason: str) -> None:
+        if self._options.were_served and not newcomer.has_spoken:
+            # By its address a worker might get it that does not know it.
+            self._close(newcomer)
+            return
         self.fallbacks[reason] += 1
         self._go_by_host(newcomer)
 
@@ -231,6 +237,9 @@ class Peeker:
 
     def _refuse(self, newcomer: _Newcomer, reason: str) -> None:
         self.refusals[reason] += 1
+        self._close(newcomer)
+
+    def _close(self, newcomer: _Newcomer) -> None:
         self._release(newcomer)
         os.close(newcomer.connection.fd)
 

@@ -20,6 +20,7 @@ from aiocluster import (
     WorkerForked,
     WorkerMessage,
 )
+from tests.e2e.mirror import MIRROR_APP, visitors
 from tests.support.cluster import Client, first, kill, program_of, serving, who_answers
 from tests.support.program import PATIENCE
 
@@ -76,23 +77,26 @@ async def test_new_workers_get_their_share_of_idle_connections(policy: str) -> N
     assert scaled.reason == "asked for"
 
 
-async def test_clients_that_belong_to_a_worker_stay_with_it() -> None:
+@pytest.mark.parametrize("by", ["ip", "header:x-session-id", "cookie:sid"])
+async def test_clients_that_belong_to_a_worker_stay_with_it(by: str) -> None:
     """With a sticky policy what is open stays; when its worker goes, another has it."""
     async with (
-        serving(workers=1, policy="sticky", **PATIENT) as (cluster, _),
+        serving(MIRROR_APP, workers=1, policy=f"sticky:{by}", **PATIENT) as (cluster, _),
         AsyncExitStack() as stack,
     ):
-        clients = await connected(cluster, 20, stack)
+        clients = visitors(cluster, 20)
+        wires = {one: await stack.enter_async_context(one.connect()) for one in clients}
+        assert {(await one.ask(wire)).slot for one, wire in wires.items()} == {0}
         assert await cluster.scale(4) == 4
         looks = cluster.subscribe(0.3)
         for _ in range(2):  # longer than between two looks of whoever would move them
             await anext(looks)
-        assert await slots_of(clients) == {0: 20}
-        others = await connected(cluster, 20, stack)
-        (slot,) = await slots_of(others)  # all come from one address
+        assert {(await one.ask(wire)).slot for one, wire in wires.items()} == {0}
+        others = {one: await stack.enter_async_context(one.connect()) for one in clients}
+        assert {(await one.ask(wire)).slot for one, wire in others.items()} == {0, 1, 2, 3}
         assert await cluster.scale(1) == 1
-        assert await slots_of([*clients, *others]) == {0: 40}
-        assert 0 <= slot < 4
+        for opened in (wires, others):
+            assert {(await one.ask(wire)).slot for one, wire in opened.items()} == {0}
 
 
 async def test_connections_that_ask_on_and_on_move_too() -> None:

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from aiocluster import Cluster, WorkerHandle, sticky
-from tests.e2e.mirror import MIRROR_APP, Place, Visitor, visitors, visits
+from tests.e2e.mirror import MIRROR_APP, Place, Visitor, door_of, visitors, visits
 from tests.e2e.wire import Wire
 from tests.support.cluster import Heard, kill, serving
 
@@ -98,6 +98,27 @@ async def test_clients_stay_over_a_reload(by: str) -> None:
     assert not {place.worker for place in after.values()} & {
         place.worker for place in before.values()
     }
+
+
+@each_by
+async def test_after_a_scale_down_each_client_has_one_worker(by: str) -> None:
+    """What was open, and what it opens then, go to the same; those of other slots have stayed."""
+    async with (
+        serving(MIRROR_APP, workers=WORKERS, policy=f"sticky:{by}", **PATIENT) as (cluster, _),
+        AsyncExitStack() as stack,
+    ):
+        clients = visitors(cluster, CLIENTS)
+        wires = {one: await stack.enter_async_context(one.connect()) for one in clients}
+        before = {one.name: await one.ask(wire) for one, wire in wires.items()}
+        await cluster.scale(WORKERS - 1)
+        opened_later = await visits(clients)
+        after = {one.name: await one.ask(wire) for one, wire in wires.items()}
+        assert door_of(cluster).counts().fallbacks == {}
+
+    assert after == opened_later
+    stayed = {name: place for name, place in before.items() if place.slot < WORKERS - 1}
+    assert {name: after[name] for name in stayed} == stayed
+    assert len(stayed) < CLIENTS
 
 
 @each_by

@@ -47,8 +47,11 @@ class Front:
         proxies: TrustedProxies | None = None,
         max_held: int = 4096,
         holding: Holding | None = None,
+        were_served: bool = False,
     ) -> Peeker:
-        options = PeekOptions(by=by_from(by), timeout=timeout, proxies=proxies)
+        options = PeekOptions(
+            by=by_from(by), timeout=timeout, proxies=proxies, were_served=were_served
+        )
         self.peeker = Peeker(options, holding or Holding(max_held), self._on_known)
         return self.peeker
 
@@ -443,6 +446,51 @@ async def test_the_next_program_goes_on_with_what_is_held(front: Front) -> None:
     await front.until_known(2)
 
     assert {(peeked.affinity, peeked.client) for peeked in front.known} == {(b"abc", CLIENT)}
+
+
+# ---- those that were with a worker before
+
+
+async def test_one_that_was_served_before_goes_by_its_next_request(front: Front) -> None:
+    """Also after an empty line; who it is, if a proxy has told, is told again."""
+    front.begin(were_served=True)
+    client, connection = front.connect()
+    front.peeker.take([connection._replace(slot=3, client=CLIENT)])
+
+    client.sendall(b"\r\n" + HEAD)
+
+    known = await front.until_known()
+    assert (known.affinity, known.connection.slot, known.client) == (b"abc", 3, CLIENT)
+
+
+@pytest.mark.parametrize("why", ["timeout", "closed", "crowded", "stopped"])
+async def test_one_that_was_served_before_and_is_silent_is_closed(front: Front, why: str) -> None:
+    """No request is lost by that, and nobody is given who may belong to another."""
+    timeout = 0.01 if why == "timeout" else PATIENCE
+    peeker = front.begin(were_served=True, timeout=timeout, max_held=1)
+    client = front.take()
+    if why == "closed":
+        client.shutdown(socket.SHUT_WR)
+    elif why == "crowded":
+        front.take()
+    elif why == "stopped":
+        assert peeker.close() == []
+
+    with client:
+        await turns_until(lambda: bool(select.select([client], [], [], 0)[0]))
+        assert client.recv(1) == b""
+    assert front.known == []
+    assert sum(peeker.fallbacks.values()) == 0
+
+
+async def test_half_a_request_is_not_lost(front: Front) -> None:
+    """It goes by its address, as any other of which no more comes in time."""
+    peeker = front.begin(were_served=True, timeout=0.01)
+    front.take(HEAD[:20])
+
+    assert (await front.until_known()).affinity == b"127.0.0.1"
+    assert peeker.fallbacks["timeout"] == 1
+    assert received(front.known[0]) == HEAD[:20]
 
 
 # ---- behind a proxy
