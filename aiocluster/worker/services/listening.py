@@ -54,10 +54,13 @@ class Requests:
             raise _draining()
         nth, release = self._claim(tuple(endpoints))
         try:
-            return await self._bound(endpoints, nth, asked.backlog), release
+            bound = await self._bound(endpoints, nth, asked.backlog)
+            if self._stopped:  # by what was read in one go with the answer
+                raise _draining()
         except BaseException:
             release()
             raise
+        return bound, release
 
     def hear(self, message: Listening | ListenFailed) -> None:
         """The primary answers."""

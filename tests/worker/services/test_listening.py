@@ -170,3 +170,17 @@ async def test_a_worker_that_drains_asks_for_nothing(stage: Stage) -> None:
         await soon(stage.ask())
     await turns()
     assert stage.said == []
+
+
+async def test_an_answer_that_comes_with_the_drain_is_not_had(stage: Stage) -> None:
+    """Nobody would close that server any more; its number is free again."""
+    asking = stage.ask()
+    listen = await stage.next()
+
+    stage.requests.hear(Listening(listen.request_id, [Bound(5, FREE)]))
+    stage.requests.stop()
+
+    with pytest.raises(ClusterStopping, match="this worker is draining"):
+        await soon(asking)
+    assert stage.said == []
+    assert stage.requests._claimed == {(FREE,): set()}

@@ -14,7 +14,7 @@ import pytest
 from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.handoff import Client as ToldClient
 from aiocluster.ipc.handoff import give, handoff_pair, take
-from aiocluster.ipc.messages import Listen, Serving, Unlisten
+from aiocluster.ipc.messages import Bound, Listen, Listening, Serving, Unlisten
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN
 from aiocluster.worker.server import ClusterServer
 from aiocluster.worker.services.streams import Servers
@@ -357,6 +357,23 @@ async def test_a_drain_without_connections_is_over_at_once(stage: Stage) -> None
     assert len(stage.primary.heard) == heard
     with pytest.raises(ClusterStopping, match="draining"):
         await stage.servers.start_server(echo_lines, HOST, 0, 2**16)
+
+
+async def test_a_server_that_is_bound_as_the_drain_begins_is_none(stage: Stage) -> None:
+    """The answer and the Drain are read in one go, before who asked goes on."""
+    stage.primary.is_silent = True
+    asking = asyncio.create_task(stage.servers.create_server(asyncio.Protocol, HOST, 0))
+    await turns_until(lambda: bool(stage.primary.heard))
+    listen = stage.primary.heard[0]
+    assert isinstance(listen, Listen)
+
+    stage.servers.requests.hear(Listening(listen.request_id, [Bound(3, listen.endpoints[0])]))
+    stage.servers.stop()
+
+    with pytest.raises(ClusterStopping, match="draining"):
+        await soon(asking)
+    assert stage.primary.heard == [listen]
+    assert await stage.drain() == []
 
 
 async def test_a_drain_waits_for_connections_and_what_they_do(stage: Stage) -> None:
