@@ -1,6 +1,7 @@
 """A server of a worker's own: asyncio's, but that the primary has its sockets."""
 
 import asyncio
+import operator
 import socket
 import ssl as tls
 from collections.abc import Callable, Sequence
@@ -53,8 +54,7 @@ class Options:
             raise ValueError("reuse_address=False: the primary always sets SO_REUSEADDR")
         if self.keep_alive is not None:
             raise ValueError("keep_alive: that is the setting tcp_keepalive, for all connections")
-        if not 0 <= self.backlog <= MAX_BACKLOG:
-            raise ValueError(f"backlog must be 0 to {MAX_BACKLOG}, not {self.backlog!r}")
+        object.__setattr__(self, "backlog", _checked_backlog(self.backlog))
         self._check_tls()
 
     def _check_tls(self) -> None:
@@ -75,6 +75,17 @@ class Options:
             "ssl_handshake_timeout": self.ssl_handshake_timeout,
             "ssl_shutdown_timeout": self.ssl_shutdown_timeout,
         }
+
+
+def _checked_backlog(value: Any) -> int:
+    """Return it as the int that it is to be in a message."""
+    try:
+        backlog = operator.index(value)
+    except TypeError:
+        raise TypeError(f"backlog must be an int, not {value!r:.80}") from None
+    if not 0 <= backlog <= MAX_BACKLOG:
+        raise ValueError(f"backlog must be 0 to {MAX_BACKLOG}, not {value!r}")
+    return backlog
 
 
 class BoundSocket:

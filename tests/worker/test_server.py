@@ -1,6 +1,7 @@
 """A server as its user has it: asyncio's own, with nothing behind it but what the test says."""
 
 import asyncio
+import re
 import socket
 import ssl
 from typing import Any
@@ -185,6 +186,24 @@ def test_what_asyncio_refuses_is_refused(options: Any) -> None:
     """A wrong type, an unknown name."""
     with pytest.raises(TypeError, match=r"True|back_log"):
         Options(**options)
+
+
+@pytest.mark.parametrize("backlog", [5.5, "5", None, [5]])
+def test_a_backlog_that_is_no_int_is_refused(backlog: Any) -> None:
+    """Here, naming it: a message with it would end the worker."""
+    with pytest.raises(TypeError, match=re.escape(f"backlog must be an int, not {backlog!r}")):
+        Options(backlog=backlog)
+
+
+def test_what_stands_for_an_int_is_a_backlog() -> None:
+    """As asyncio has it; a message takes no int but a real one."""
+
+    class Five:
+        def __index__(self) -> int:
+            return 5
+
+    five: Any = Five()
+    assert type(Options(backlog=five).backlog) is int
 
 
 def test_tls_is_for_each_connection() -> None:

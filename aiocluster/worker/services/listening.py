@@ -96,8 +96,9 @@ class Requests:
         if asked.host is None and asked.port is None:
             raise ValueError("neither host nor port were given")
         single = asked.host is None or isinstance(asked.host, str)
-        names: Sequence[Any] = [asked.host or None] if single else asked.host or []
-        found = await asyncio.gather(*(self._look_up(name, asked) for name in names))
+        names: Sequence[Any] = [asked.host] if single else asked.host or []
+        _check_port(asked.port)
+        found = await asyncio.gather(*(self._look_up(name or None, asked) for name in names))
         endpoints = [endpoint for some in found for endpoint in some]
         return [*dict.fromkeys(endpoints)]
 
@@ -119,6 +120,18 @@ class Requests:
         claimed.add(nth)
         return nth, partial(claimed.discard, nth)
 
+
+def _check_port(port: Any) -> None:
+    """Raise OverflowError, as asyncio does, where getaddrinfo would make another port of it."""
+    try:
+        number = int(port or 0)
+    except ValueError:  # the name of a service
+        return
+    if not 0 <= number <= _MAX_PORT:
+        raise OverflowError(f"port must be 0 to {_MAX_PORT}, not {port!r:.80}")
+
+
+_MAX_PORT = 0xFFFF
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,35 @@ async def test_no_host_is_every_address(stage: Stage, host: Host) -> None:
     asking.cancel()
 
 
+async def test_no_host_is_every_address_in_a_list_too(stage: Stage) -> None:
+    """Beside others; who wants both is told by the kernel that they are one."""
+    asking = stage.ask(["127.0.0.1", ""], 4711)
+
+    endpoints = (await stage.next()).endpoints
+    assert endpoints[0] == Endpoint(V4, "127.0.0.1", 4711)
+    assert Endpoint(V4, "0.0.0.0", 4711) in endpoints
+    asking.cancel()
+
+
+@pytest.mark.parametrize("port", [70000, -1, "70000", "-1", 2**70])
+async def test_what_is_no_port_is_refused(stage: Stage, port: Any) -> None:
+    """By name; what looks names up would take 70000 for 4464."""
+    with pytest.raises(OverflowError, match=re.escape(f"port must be 0 to 65535, not {port!r}")):
+        await soon(stage.ask(port=port))
+    assert stage.said == []
+
+
+@pytest.mark.parametrize(
+    ("port", "number"), [(None, 0), ("", 0), (0, 0), (65535, 65535), ("4711", 4711)]
+)
+async def test_a_port_may_be_a_text_or_none(stage: Stage, port: Any, number: int) -> None:
+    """As asyncio has it."""
+    asking = stage.ask(port=port)
+
+    assert [one.port for one in (await stage.next()).endpoints] == [number]
+    asking.cancel()
+
+
 async def test_an_answer_goes_to_who_asked(stage: Stage) -> None:
     """In whatever order they come."""
     one, other = stage.ask(port=1), stage.ask(port=2)
@@ -107,6 +137,9 @@ async def test_a_name_that_is_none_is_told_without_the_primary(stage: Stage) -> 
     """gaierror, as from asyncio."""
     with pytest.raises(socket.gaierror):
         await soon(stage.ask("no-such-name.invalid", 80))
+    service: Any = "no-such-service"
+    with pytest.raises(socket.gaierror):
+        await soon(stage.ask(port=service))
     with pytest.raises(ValueError, match="neither host nor port"):
         await soon(stage.ask(None, None))
     assert stage.said == []
