@@ -68,14 +68,16 @@ class Door:
     ) -> None:
         """Of all doors together `everybody` are the recipients.
 
-        One that does not peek goes by the client's address where its policy would by what the
-        client sends, and expects no PROXY header.
+        One that does not peek knows nothing of the protocol: it goes by the client's address
+        where its policy would by what the client sends, expects no PROXY header, and says
+        nothing to whom it turns away.
         """
         self.policy = policy
         self._everybody = everybody
         self.listeners: list[Listener] = []
         self._is_paused, self._is_left_to_workers = True, False
-        self.refusal = None if settings.refusal is None else Refusal(settings.refusal)
+        refusal = settings.refusal
+        self.refusal = None if refusal is None else Refusal(refusal if peeks else b"")
         self.dispatcher = Dispatcher(
             policy,
             self._pause,

@@ -28,7 +28,7 @@ class Doors:
         self.listeners = Listeners(self._on_connections)
         self._policy_for = policy_for
         self._settings = settings
-        self.counted_before = Dispatch()  # by another program
+        self.counted_before = Dispatch()  # by another program, and at doors that are shut
         self._doors: list[Door] = []
         self._own: list[Door] = []  # of servers of the workers' own
         self._by_listener: dict[int, Door] = {}
@@ -124,6 +124,7 @@ class Doors:
             del self._by_listener[listener.index]
             self.listeners.guests.remove(listener)
         door.close()
+        self.counted_before = together([self.counted_before, door.counts()])
         close_unserved(door.dispatcher.take_waiting())
 
     def _on_connections(self, connections: list[Connection]) -> None:
@@ -198,7 +199,7 @@ class Doors:
 
     def dispatch_counts(self) -> Dispatch:
         """Return what did not go by the rule, at all doors, so far."""
-        return together([self.counted_before, *(door.counts() for door in self._doors)])
+        return together([self.counted_before, *(door.counts() for door in self._all)])
 
     def state(self) -> list[ConnectionState]:
         """Return the connections that no worker was given yet; they stay where they are."""

@@ -142,6 +142,19 @@ async def test_max_connections_holds_for_servers_too() -> None:
         assert await waiting == 1
 
 
+async def test_who_is_turned_away_is_told_nothing_in_another_protocol() -> None:
+    """With when_full="503" it is closed, and counted."""
+    limits = {"workers": 1, "max_connections": 1, "when_full": "503"}
+    async with serving(LINE_JOB, **limits) as (cluster, heard):
+        port = await port_of(cluster, heard)
+        async with await connected(port) as client:
+            assert await client.say("one") == "one"
+            async with await connected(port) as other:
+                assert await other.say("two") == ""
+        snapshot = await anext(cluster.subscribe(0.05))
+        assert snapshot.dispatch["web"].turned_away == 1
+
+
 async def test_a_stop_serves_who_has_come_and_closes() -> None:
     """Nobody can connect any more, and nothing is cut."""
     async with serving(LINE_JOB) as (cluster, heard):

@@ -16,6 +16,7 @@ from aiocluster.primary.door import Door, DoorSettings
 from aiocluster.primary.listener import Listener
 from tests.primary.test_dispatcher import FakeRecipient
 from tests.support.connections import tcp_pair
+from tests.support.program import PATIENCE
 from tests.support.waiting import soon, turns_until
 
 MakeDoor = Callable[..., Door]
@@ -107,6 +108,22 @@ async def test_one_that_does_not_peek_expects_no_proxy_header(make_door: MakeDoo
     with socket.create_connection(listener.address):
         await turns_until(lambda: len(worker.given) == 1)
     os.close(worker.given[0].fd)
+
+
+@pytest.mark.parametrize(("peeks", "told"), [(True, b"HTTP/1.1 503"), (False, b"")])
+async def test_only_where_http_is_spoken_is_anybody_told_so(
+    make_door: MakeDoor, peeks: bool, told: bytes
+) -> None:
+    """A server of the workers' own may have any protocol: who finds all full is closed."""
+    door = make_door(RoundRobin(), peeks=peeks, when_full="503")
+    assert door.refusal is not None
+    client, accepted = tcp_pair()
+    with client:
+        client.settimeout(PATIENCE)
+        door.refusal.refuse([Connection(accepted.detach(), 0)])
+
+        assert client.recv(len(b"HTTP/1.1 503")) == told
+    assert door.counts().turned_away == 1
 
 
 @pytest.mark.parametrize("peeks", [True, False])

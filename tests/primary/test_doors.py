@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from aiocluster.config.addresses import Address
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.estate import ListenerState
+from aiocluster.metrics.snapshot import Dispatch
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.choosing import policies
@@ -42,8 +44,8 @@ class Highest:
 class Stage:
     """Doors, and the workers behind them."""
 
-    def __init__(self, policy_for: Callable[[str], Policy]) -> None:
-        self.doors = Doors(policy_for, DoorSettings.of(settings_from({})))
+    def __init__(self, policy_for: Callable[[str], Policy], **settings: Any) -> None:
+        self.doors = Doors(policy_for, DoorSettings.of(settings_from(settings)))
         self.workers: list[FakeRecipient] = []
 
     def open(self, *rooms: int) -> list[FakeRecipient]:
@@ -76,8 +78,8 @@ MakeStage = Callable[..., Stage]
 async def make_stage() -> AsyncIterator[MakeStage]:
     stages: list[Stage] = []
 
-    def make(policy_for: Callable[[str], Policy], *addresses: Address) -> Stage:
-        stages.append(Stage(policy_for))
+    def make(policy_for: Callable[[str], Policy], *addresses: Address, **settings: Any) -> Stage:
+        stages.append(Stage(policy_for, **settings))
         if addresses:
             stages[-1].doors.bind(addresses, tcp_keepalive=True)
         return stages[-1]
@@ -455,3 +457,21 @@ async def test_doors_that_are_dropped_leave_nothing_open() -> None:
     doors.drop()
 
     assert open_fds() == before
+
+
+async def test_what_is_counted_at_servers_counts_for_the_role(make_stage: MakeStage) -> None:
+    """Also once they are shut, and beside what another program has counted."""
+    stage = make_stage(by_address, when_full="503", max_connections=1)
+    stage.doors.counted_before = Dispatch(policy_failures=1, turned_away=2)
+    first, _ = opened(stage)
+    second, _ = opened(stage, 253)
+    assert first.refusal is not None
+    assert second.refusal is not None
+    first.refusal.refuse(connections_of(254))
+    second.refusal.refuse(connections_of(253, 253))
+    assert stage.doors.dispatch_counts() == Dispatch(policy_failures=1, turned_away=5)
+
+    stage.doors.shut(first)
+    stage.doors.shut(second)
+
+    assert stage.doors.dispatch_counts() == Dispatch(policy_failures=1, turned_away=5)
