@@ -33,6 +33,9 @@ class Asked:
     backlog: int
 
 
+_Answer = asyncio.Future[list[Bound]]
+
+
 class Requests:
     """All of one worker."""
 
@@ -40,7 +43,8 @@ class Requests:
         self._post = post
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
-        self._unanswered: dict[int, asyncio.Future[list[Bound]]] = {}
+        self._unanswered: dict[int, _Answer] = {}
+        self._given_up: set[_Answer] = set()
         self._claimed: dict[tuple[Endpoint, ...], set[int]] = {}
         self._stopped = False
 
@@ -50,11 +54,19 @@ class Requests:
         Raises OSError as the kernel has it, socket.gaierror, ClusterStopping.
         """
         endpoints = await self._endpoints(asked)
+        while self._given_up:  # their addresses are ours until they are undone
+            await asyncio.wait(self._given_up)
         if self._stopped:
             raise _draining()
         nth, release = self._claim(tuple(endpoints))
+        answer = self._ask(endpoints, nth, asked.backlog)
         try:
-            bound = await self._bound(endpoints, nth, asked.backlog)
+            await asyncio.wait({answer})  # which leaves it alone when we are cancelled
+        except BaseException:
+            self._give_up(answer, release)
+            raise
+        try:
+            bound = answer.result()
             if self._stopped:  # by what was read in one go with the answer
                 raise _draining()
         except BaseException:
@@ -65,31 +77,38 @@ class Requests:
     def hear(self, message: Listening | ListenFailed) -> None:
         """The primary answers."""
         answer = self._unanswered.pop(message.request_id, None)
-        if answer is not None and not answer.done():
-            if isinstance(message, Listening):
-                answer.set_result(message.bound)
-            else:
-                answer.set_exception(OSError(message.errno, message.text))
-        elif isinstance(message, Listening):  # who asked has gone
-            for one in message.bound:
-                self._post(Unlisten(one.listener))
+        if answer is None:  # we drain, and so nothing is ours any more
+            return
+        if isinstance(message, Listening):
+            answer.set_result(message.bound)
+        else:
+            answer.set_exception(OSError(message.errno, message.text))
 
     def stop(self) -> None:
         """The worker drains: nobody is answered any more. Idempotent."""
         self._stopped = True
         for answer in self._unanswered.values():
-            if not answer.done():
-                answer.set_exception(_draining())
+            answer.set_exception(_draining())
         self._unanswered.clear()
 
-    async def _bound(self, endpoints: list[Endpoint], nth: int, backlog: int) -> list[Bound]:
+    def _ask(self, endpoints: list[Endpoint], nth: int, backlog: int) -> _Answer:
         request_id = next(self._ids)
-        answer = self._loop.create_future()
-        # Given up by who asked, it stays until the answer comes, which is then undone.
+        answer: _Answer = self._loop.create_future()
         self._unanswered[request_id] = answer
         self._post(Listen(request_id, endpoints, nth, backlog))
-        bound: list[Bound] = await answer
-        return bound
+        return answer
+
+    def _give_up(self, answer: _Answer, release: Callable[[], None]) -> None:
+        """Nobody waits for it any more: when it has come, undo it."""
+        self._given_up.add(answer)
+        answer.add_done_callback(partial(self._undo, release))
+
+    def _undo(self, release: Callable[[], None], answer: _Answer) -> None:
+        self._given_up.discard(answer)
+        release()
+        if answer.exception() is None and not self._stopped:
+            for one in answer.result():
+                self._post(Unlisten(one.listener))
 
     async def _endpoints(self, asked: Asked) -> list[Endpoint]:
         """Look the names up, here: it may take its time, and the primary has none."""

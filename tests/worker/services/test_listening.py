@@ -172,21 +172,85 @@ async def test_a_port_that_is_named_is_that_one(stage: Stage) -> None:
         await stage.grant(asking, listener)
 
 
+async def given_up(asking: "asyncio.Task[Answer]") -> None:
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert asking.cancelled()
+
+
 async def test_what_nobody_waits_for_any_more_is_unlistened(stage: Stage) -> None:
     """The primary must not keep a port that nobody serves; its number is free again."""
     asking = stage.ask()
     listen = await stage.next()
-    asking.cancel()
-    await asyncio.wait({asking})
+    await given_up(asking)
 
     stage.requests.hear(Listening(listen.request_id, [Bound(5, FREE), Bound(6, FREE)]))
     stage.requests.hear(ListenFailed(77, errno.EACCES, "nobody asked"))
+    await turns_until(lambda: bool(stage.said))
 
     assert stage.said == [Unlisten(5), Unlisten(6)]
-    stage.said.clear()
+    assert stage.requests._claimed == {(FREE,): set()}
+
+
+async def test_an_answer_that_comes_as_it_is_given_up_is_undone(stage: Stage) -> None:
+    """In the same turn of the loop, before who asked goes on."""
+    asking = stage.ask()
+    listen = await stage.next()
+
+    stage.requests.hear(Listening(listen.request_id, [Bound(5, FREE)]))
+    await given_up(asking)
+    await turns_until(lambda: bool(stage.said))
+
+    assert stage.said == [Unlisten(5)]
+    assert stage.requests._claimed == {(FREE,): set()}
+
+
+@pytest.mark.parametrize("port", [0, 4711])
+async def test_asked_again_what_was_given_up_is_undone_first(stage: Stage, port: int) -> None:
+    """Else it would be in use, by nobody; and a free port another one than in other workers."""
+    asking = stage.ask(port=port)
+    listen = await stage.next()
+    await given_up(asking)
+    again, waiting_too = stage.ask(port=port), stage.ask(port=port)
+    await turns(20)
+    await given_up(waiting_too)
+    assert stage.said == []
+
+    stage.requests.hear(Listening(listen.request_id, [Bound(5, listen.endpoints[0])]))
+    await turns_until(lambda: len(stage.said) == 2)
+
+    assert stage.said.pop(0) == Unlisten(5)
+    assert (stage.said[0].endpoints, stage.said[0].nth) == (listen.endpoints, 0)
+    await stage.grant(again, 5)
+
+
+async def test_what_was_given_up_and_failed_holds_up_nobody(stage: Stage) -> None:
+    """There is nothing to undo then."""
+    asking = stage.ask()
+    listen = await stage.next()
+    await given_up(asking)
     again = stage.ask()
-    assert (await stage.next()).nth == 0
-    again.cancel()
+
+    stage.requests.hear(ListenFailed(listen.request_id, errno.EADDRINUSE, "in use"))
+
+    await stage.grant(again, 5)
+
+
+async def test_who_waits_for_an_undoing_is_told_of_a_drain(stage: Stage) -> None:
+    """It will not come any more; neither is what came last unlistened, which the drain does."""
+    asking, other = stage.ask(port=4711), stage.ask(port=4712)
+    first, _ = await stage.next(), await stage.next()
+    await given_up(asking)
+    await given_up(other)
+    again = stage.ask(port=4711)
+    await turns(20)
+
+    stage.requests.hear(Listening(first.request_id, [Bound(5, first.endpoints[0])]))
+    stage.requests.stop()
+
+    with pytest.raises(ClusterStopping, match="this worker is draining"):
+        await soon(again)
+    assert stage.said == []
 
 
 async def test_a_worker_that_drains_asks_for_nothing(stage: Stage) -> None:
