@@ -269,7 +269,7 @@ class _Connections:
 def _on_made(
     connection: Watched, transport: asyncio.Transport | None, error: Exception | None
 ) -> None:
-    connection.transport = transport
+    connection.made(transport)
     if error is not None:  # no TLS, mostly; asyncio's own servers say nothing of it either
         log.debug("a connection could not be made: %r", error)
         connection.end()

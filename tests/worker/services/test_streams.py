@@ -525,3 +525,31 @@ async def test_no_descriptor_is_left_by_any_kind_of_end(stage: Stage, tmp_path: 
     before = await end_in_all_ways()  # what the loop opens for itself is open then
 
     assert [await end_in_all_ways() for _ in range(5)] == [before] * 5
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+async def test_one_protocol_for_all_connections_is_counted_for_each(
+    stage: Stage, tmp_path: Path, with_tls: bool
+) -> None:
+    """It has no way to know which of them was lost; we have."""
+    serving, trusting = contexts(tmp_path) if with_tls else (None, None)
+    hello = {"ssl": trusting, "server_hostname": "localhost"} if with_tls else {}
+    shared = Echo([])
+    server = await soon(stage.servers.create_server(lambda: shared, HOST, 0, ssl=serving))
+    clients = []
+    for _ in range(3):
+        clients.append(await connect(server, **hello))
+        await clients[-1].echo()  # the last one that came is who is answered
+
+    await clients[0].close()
+    await turns_until(lambda: stage.open == 2)
+    await turns(20)
+    assert (len(shared.lost), stage.open) == (1, 2)
+    assert len(stage.servers.transports(server)) == 2
+
+    server.abort_clients()
+    await turns_until(lambda: stage.open == 0)
+    assert len(shared.lost) == 3
+    for client in clients[1:]:
+        await client.closed()
+        await client.close()
