@@ -115,7 +115,13 @@ def _listen(
     sock: socket.socket, backlog: int, tcp_keepalive: bool, taken: list[socket.socket]
 ) -> None:
     if any(overlap(sock, other) for other in taken):
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: {_IN_BIND}")
     # Accepted connections inherit it.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
     sock.listen(backlog)
+
+
+_IN_BIND = (
+    "it is in the setting bind of a role, which is given up only when a first worker of that role "
+    "is ready and turns out to run a job; give that another address"
+)

@@ -247,13 +247,15 @@ async def test_a_port_that_is_taken_may_be_free_later(stage: Stage) -> None:
 
 
 async def test_a_port_that_the_role_has_bound_is_taken(stage: Stage) -> None:
-    """Though it does not listen there yet."""
+    """Though it does not listen there yet; which nobody could tell from the errno."""
     (worker,) = stage.workers_in_service(1)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
         stage.taken = [sock]
-        assert worker.ask(Endpoint(V4, *sock.getsockname())).errno == errno.EADDRINUSE
+        answer = worker.ask(Endpoint(V4, *sock.getsockname()))
+    assert answer.errno == errno.EADDRINUSE
+    assert answer.text.startswith("Address already in use: it is in the setting bind of a role")
 
 
 async def test_what_is_not_ours_is_told_to_who_asked(stage: Stage) -> None:
