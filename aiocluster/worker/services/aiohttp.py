@@ -17,6 +17,7 @@ from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.room import Room
 from aiocluster.worker.services.adopt import adopt
 from aiocluster.worker.services.base import Upstream
+from aiocluster.worker.services.deadline import Deadline
 from aiocluster.worker.services.limiting import limited
 from aiocluster.worker.services.metering import MeteredHandler, MeteredServer, Sign
 from aiocluster.worker.services.moving import Mover, Relief
@@ -76,12 +77,10 @@ class AiohttpService:
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
         self._make_handler: Callable[[Client | None, Any], RequestHandler]  # once it has started
-        self._deadline = float("inf")
         self._moving = True
         self._stopping = False
-        self._moving_until = float("inf")
-        self._patient_until = float("inf")
-        self._hurried: asyncio.Future[None] = self._loop.create_future()
+        self._moving_until, self._patient_until = Deadline(), Deadline()
+        self._deadline = Deadline()
         self._telling: asyncio.TimerHandle | None = None
         self.over: asyncio.Future[None] = self._loop.create_future()  # never by itself
         self.cut: list[str] = []
@@ -119,21 +118,17 @@ class AiohttpService:
 
     def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
         """See Service.hurry."""
-        now = self._loop.time()
         patience = timeout if moving else 0.0
-        nearer = now + timeout < self._deadline
+        nearer = timeout < self._deadline.left
         self._moving = self._moving and moving
         self._stopping = self._stopping or stopping
-        self._deadline = min(self._deadline, now + timeout)
-        self._moving_until = min(self._moving_until, now + patience * _MOVING_SHARE)
-        self._patient_until = min(self._patient_until, now + patience * _PATIENT_SHARE)
         if self._server is not None:
             self._server.websockets.code = close_code(stopping=self._stopping)
             if nearer:
                 self._server.websockets.hurry()
-        # Whoever waits looks at the deadline again, and waits for the next time.
-        hurried, self._hurried = self._hurried, self._loop.create_future()
-        hurried.set_result(None)
+        self._moving_until.at_latest_in(patience * _MOVING_SHARE)
+        self._patient_until.at_latest_in(patience * _PATIENT_SHARE)
+        self._deadline.at_latest_in(timeout)
 
     def give_back(self, count: int) -> None:
         """See Service."""
@@ -176,12 +171,12 @@ class AiohttpService:
         """Return the seconds that the app has to close its WebSockets in its own words."""
         if self._moving:
             return 0.0
-        return max((self._deadline - self._loop.time()) * _OWN_WORDS_SHARE, _HOOK_GRACE)
+        return max(self._deadline.left * _OWN_WORDS_SHARE, _HOOK_GRACE)
 
     def _tell_websockets(self) -> None:
         if self._telling is not None:
             self._telling.cancel()
-        self.server.websockets.begin_telling(self._deadline - self._loop.time())
+        self.server.websockets.begin_telling(self._deadline.left)
 
     async def _move_connections(self) -> None:
         """Let others have the connections, unless or until we are hurried."""
@@ -189,18 +184,16 @@ class AiohttpService:
         # What will not be movable after its response goes with it.
         self.server.begin_last_responses(_ends_in_doubt)
         mover.start()
-        await self._wait_empty(lambda: self._moving_until)
+        await self._wait_empty(self._moving_until)
         self.server.begin_last_responses()
-        await self._wait_empty(lambda: self._patient_until)
+        await self._wait_empty(self._patient_until)
         mover.stop()
 
-    async def _wait_empty(self, until: Callable[[], float]) -> None:
+    async def _wait_empty(self, until: Deadline) -> None:
         """Wait until no connection is left, or for a moment that may yet come nearer."""
-        while self.server.connections and (left := until() - self._loop.time()) > 0:
+        while self.server.connections and until.left > 0:
             empty = asyncio.ensure_future(self.server.wait_empty())
-            await asyncio.wait(
-                {empty, self._hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED
-            )
+            await until.wait_for({empty}, 0.0)
             empty.cancel()
 
     async def _close_idle_connections(self) -> None:
@@ -213,12 +206,11 @@ class AiohttpService:
 
     def _spared(self, patient_until: float) -> Sign | None:
         """Return which sign of a request lets an idle connection stay open at this moment."""
-        now = self._loop.time()
-        if now >= self._deadline:  # which may yet come nearer
+        if self._deadline.left <= 0:  # which may yet come nearer
             return None
         if self._moving:  # in vain, and for long enough
             return Sign.UNREAD
-        return Sign.PERHAPS if now < patient_until else Sign.PART
+        return Sign.PERHAPS if self._loop.time() < patient_until else Sign.PART
 
     async def _until_deadline(
         self, what: str, step: Callable[[], Awaitable[None]], grace: float
@@ -228,12 +220,7 @@ class AiohttpService:
         A deadline that has passed leaves it `grace` seconds: it may have nothing to wait for.
         """
         task = asyncio.ensure_future(self._run_hook(what, step))
-        await asyncio.wait({task}, timeout=grace)
-        while not task.done() and (left := self._deadline - self._loop.time()) > 0:
-            timeout = left if left < float("inf") else None
-            await asyncio.wait(
-                {task, self._hurried}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+        await self._deadline.wait_for({task}, grace)
         if not task.done():
             task.cancel()
             if what.startswith("on_"):

@@ -27,12 +27,13 @@ class Deadline:
         """
         steps = {*steps}
         await asyncio.wait(steps, timeout=grace)
-        while (pending := {step for step in steps if not step.done()}) and self._left > 0:
-            timeout = self._left if self._left < float("inf") else None
+        while (pending := {step for step in steps if not step.done()}) and self.left > 0:
+            timeout = self.left if self.left < float("inf") else None
             await asyncio.wait(
                 {*pending, self._moved}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
 
     @property
-    def _left(self) -> float:
+    def left(self) -> float:
+        """The seconds until then; less than 0 once it has passed."""
         return self._at - self._loop.time()
