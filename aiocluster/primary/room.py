@@ -90,12 +90,14 @@ class Room:
         self.renew()
         if was_awaited and not self.is_out:
             self._on_room()
+        # Whoever hears of it may wait for the next one; else nobody wants to know of that.
+        self._ask()
 
     def await_end(self) -> None:
         """Somebody else waits until a connection of this worker has ended."""
         if not self._is_awaited:
             self._is_awaited = True
-            self._scoreboard.ask_for_room(self._row, True)
+            self._ask()
             self._look_soon()
 
     def places(self) -> int:
@@ -125,12 +127,16 @@ class Room:
     def _note_out(self, is_out: bool) -> None:
         if is_out != self.is_out:
             self.is_out = is_out
-            self._scoreboard.ask_for_room(self._row, is_out or self._is_awaited)
+            self._ask()
             # What ended between the look and the asking was not told.
             if is_out:
                 self._loop.call_soon(self.look_again)
         if is_out or self._at_fd_limit:
             self._look_soon()
+
+    def _ask(self) -> None:
+        """Let the worker tell of each end, or of none, as is wanted now."""
+        self._scoreboard.ask_for_room(self._row, self.is_out or self._is_awaited)
 
     def _look_soon(self) -> None:
         if self._next_look is None:

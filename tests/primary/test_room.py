@@ -17,6 +17,7 @@ class Side:
     def __init__(self, **limits: Any) -> None:
         self.open = self.requests = self.told = 0
         self.fd_limits: list[bool] = []
+        self.on_room: Callable[[], None] = lambda: None
         self.scoreboard = Scoreboard()
         row = self.scoreboard.claim()
         self.row = open_row(self.scoreboard.fd, row)
@@ -34,6 +35,7 @@ class Side:
 
     def _on_room(self) -> None:
         self.told += 1
+        self.on_room()
 
     def look(self) -> tuple[int, bool]:
         """Return the budget, and whether there is none."""
@@ -166,6 +168,31 @@ async def test_another_may_wait_for_an_end(make_side: MakeSide) -> None:
     side.room.look_again()
 
     assert side.told == 1
+
+
+async def test_a_worker_is_asked_no_more_once_nobody_waits(make_side: MakeSide) -> None:
+    """Each end that it tells of is a message to us."""
+    side = make_side()
+    side.open = 1
+    side.look()
+    side.room.await_end()
+    side.open = 0
+    side.room.look_again()
+
+    assert not side.is_asked
+
+
+async def test_whoever_still_waits_is_told_of_the_next_end(make_side: MakeSide) -> None:
+    """One that hears of an end and finds it not enough asks again at once."""
+    side = make_side()
+    side.on_room = side.room.await_end
+    side.look()
+    side.room.await_end()
+    side.room.look_again()
+    assert side.is_asked
+    side.room.look_again()
+
+    assert (side.told, side.is_asked) == (2, True)
 
 
 async def test_checking_sees_what_handlers_have_opened(make_side: MakeSide) -> None:
