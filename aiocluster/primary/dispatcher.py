@@ -16,6 +16,11 @@ from aiocluster.policies.least_connections import LeastConnections
 # Connections handed out between two looks at who has room; below what one handoff takes.
 _ROUND = 128
 
+# Seconds for which room is kept for all that a leaving worker has: by then it has given back what
+# idles, or is soon done. What takes longer, or never moves, must not keep others out of room that
+# there is; should it come back it is let in before them.
+_RETURN_TIME = 1.0
+
 
 class Connection(NamedTuple):
     """An accepted connection: its descriptor, and the index of the listener it came by."""
@@ -91,7 +96,7 @@ class Dispatching(Protocol):
         ...
 
     def add(self, recipient: Recipient) -> None: ...
-    def leave(self, recipient: Recipient) -> None: ...
+    def leave(self, recipient: Recipient, now: float) -> None: ...
     def remove(self, recipient: Recipient) -> None: ...
     def update(self, now: float) -> None: ...
     def dispatch(self, connections: Sequence[Connection], now: float) -> None: ...
@@ -128,7 +133,7 @@ class Dispatcher:
         self._turn_away = turn_away
         self._everybody = everybody or (lambda: self._recipients)
         self._recipients: list[Recipient] = []
-        self._leaving: list[Recipient] = []
+        self._leaving: dict[Recipient, float] = {}  # until when room is kept for what each has
         self._candidates: list[Recipient] = []
         self._punctual: list[Recipient] = []
         self._waiting: list[Connection] = []
@@ -146,22 +151,23 @@ class Dispatcher:
         self.remove(recipient)
         self._recipients = sorted([*self._recipients, recipient], key=lambda r: r.slot)
 
-    def leave(self, recipient: Recipient) -> None:
+    def leave(self, recipient: Recipient, now: float) -> None:
         """This worker finishes, or gives back, what it has: that still counts. Idempotent."""
+        until = self._leaving.get(recipient, now + _RETURN_TIME)
         self.remove(recipient)
         if self.is_limited:
-            self._leaving.append(recipient)
+            self._leaving[recipient] = until
             self._counts = True
 
     def remove(self, recipient: Recipient) -> None:
         """This worker is no more. Idempotent."""
         self._recipients = [other for other in self._recipients if other is not recipient]
-        self._leaving = [other for other in self._leaving if other is not recipient]
+        self._leaving.pop(recipient, None)
         self._counts = self._max_connections is not None or bool(self._leaving)
 
     def update(self, now: float) -> None:
         """A worker came, left, filled up or has room again."""
-        self._look()
+        self._look(now)
         if self._candidates and self._waiting:
             waiting, self._waiting = self._waiting, []
             self.dispatch(sorted(waiting, key=_is_new), now)
@@ -174,7 +180,7 @@ class Dispatcher:
             # Some may have room again, and have not been heard yet.
             for recipient in self._recipients:
                 recipient.look_again()
-            self._look()
+            self._look(now)
             connections = self._give_out(connections, now)
             self._turn_away([*filter(_is_new, connections)])
             # Whom we have let in once, waits.
@@ -186,9 +192,9 @@ class Dispatcher:
     def _give_out(self, connections: Sequence[Connection], now: float) -> Sequence[Connection]:
         """Return those for whom nobody has room."""
         while connections and self._candidates:
-            size = self._admitted(connections) if self._counts else _ROUND
+            size = self._admitted(connections, now) if self._counts else _ROUND
             if size <= 0:
-                self._forget_full()
+                self._forget_full(now)
                 break
             head, rest = connections[:size], connections[size:]
             connections = [*self._hand_out(head, now), *rest]
@@ -223,7 +229,7 @@ class Dispatcher:
                 left = [*batch[taken:], *left]
             is_full = is_full or not recipient.has_room
         if is_full:
-            self._forget_full()
+            self._forget_full(now)
         return left
 
     def _batches(
@@ -269,15 +275,15 @@ class Dispatcher:
                     return candidate
         return self._policy.choose(self._candidates, connection.affinity)
 
-    def _forget_full(self) -> None:
-        self._look()
+    def _forget_full(self, now: float) -> None:
+        self._look(now)
         self._pause_or_resume()
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
         """Who has room, and for whom?"""
         # A new list each time: policies tell by it that the candidates have changed.
         self._candidates = self._fit()
-        self._lets_in = not self._counts or self._has_places()
+        self._lets_in = not self._counts or self._has_places(now)
 
     def _fit(self) -> list[Recipient]:
         roomy = [recipient for recipient in self._recipients if recipient.has_room]
@@ -285,20 +291,20 @@ class Dispatcher:
             return roomy
         return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 
-    def _admitted(self, connections: Sequence[Connection]) -> int:
+    def _admitted(self, connections: Sequence[Connection], now: float) -> int:
         """How many of these, from the front, may go to workers now?"""
         # Whom we have let in once may, and comes first.
         known = sum(1 for _ in takewhile(lambda one: not _is_new(one), connections))
-        return min(_ROUND, known or self._places())
+        return min(_ROUND, known or self._places(now))
 
-    def _has_places(self) -> bool:
-        if self._places() <= 0:
+    def _has_places(self, now: float) -> bool:
+        if self._places(now) <= 0:
             for recipient in (*self._everybody(), *self._leaving):
                 recipient.tell_of_room()
         # What ended before they were asked was not told.
-        return self._places() > 0
+        return self._places(now) > 0
 
-    def _places(self) -> int:
+    def _places(self, now: float) -> int:
         """How many that come for the first time may be let in?"""
         places = _ROUND
         left = sum(one.open_connections for one in self._leaving)
@@ -308,9 +314,10 @@ class Dispatcher:
         if self._max_connections is not None:
             open_ = sum(one.open_connections for one in self._everybody())
             places = self._max_connections - open_ - left
-        if left:
-            # What is left with those that leave is given back, as far as it can move.
-            places = min(places, sum(one.places for one in self._recipients) - left)
+        awaited = [one for one, until in self._leaving.items() if now < until]
+        if awaited:
+            kept = sum(one.open_connections for one in awaited)
+            places = min(places, sum(one.places for one in self._recipients) - kept)
         return places
 
     def _pause_or_resume(self) -> None:

@@ -151,11 +151,11 @@ class Doors:
         if recipient not in self._recipients:
             self._recipients.append(recipient)
 
-    def leave(self, recipient: Recipient) -> None:
+    def leave(self, recipient: Recipient, now: float) -> None:
         """This worker finishes, or gives back, what it has. Idempotent."""
         self._forget(recipient)
         for door in self._all:
-            door.dispatcher.leave(recipient)
+            door.dispatcher.leave(recipient, now)
 
     def remove(self, recipient: Recipient) -> None:
         """This worker is no more. Idempotent."""

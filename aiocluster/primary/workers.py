@@ -339,7 +339,7 @@ class Workers:
 
     def _leave(self, worker: WorkerHandle) -> None:
         if not worker.outbox.is_closed:  # else it is known to be dead, and is removed
-            self._dispatcher.leave(worker.outbox)
+            self._dispatcher.leave(worker.outbox, self._loop.time())
 
     def _leave_nobody_waiting(self) -> None:
         """One that is to show first that it lasts is better than none at all."""

@@ -347,7 +347,7 @@ def test_whom_a_leaving_worker_gives_back_finds_room() -> None:
     door, old, new = Door(), FakeRecipient(0), FakeRecipient(0, room=2)
     dispatcher = door.open_for(old)
     old.open_connections = 2
-    dispatcher.leave(old)
+    dispatcher.leave(old, NOW)
     dispatcher.add(new)
     dispatcher.update(NOW)
     assert door.calls == ["resume", "pause"]
@@ -369,7 +369,7 @@ def test_room_beyond_what_a_leaving_worker_has_is_for_anybody() -> None:
     door, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
     dispatcher = door.open_for(new)
     old.open_connections = 3
-    dispatcher.leave(old)
+    dispatcher.leave(old, NOW)
     dispatcher.update(NOW)
     dispatcher.dispatch(made_up(4), NOW)
     assert new.given == made_up(2)
@@ -378,6 +378,40 @@ def test_room_beyond_what_a_leaving_worker_has_is_for_anybody() -> None:
     dispatcher.update(NOW)
 
     assert new.given == made_up(4)
+
+
+def test_room_is_kept_for_what_leaves_only_while_it_may_soon_come_back() -> None:
+    """What cannot move, or takes long, keeps nobody out of an empty worker until it ends."""
+    door, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
+    dispatcher = door.open_for(new)
+    old.open_connections = 5
+    dispatcher.leave(old, NOW)
+    dispatcher.update(NOW)
+    dispatcher.dispatch(made_up(2), NOW)
+    assert new.given == []
+    dispatcher.leave(old, NOW + 5)  # a second time
+    dispatcher.update(NOW + 5)
+    assert new.given == made_up(2)
+    assert door.calls == ["resume", "pause", "resume"]
+    dispatcher.dispatch([*made_up(4, 2), *known(1)], NOW + 5)
+    new.room = 1
+    dispatcher.update(NOW + 5)
+
+    assert new.given == [*made_up(5), *known(1)]
+
+
+def test_what_leaves_for_long_still_counts_for_the_limit_of_all() -> None:
+    """It is open, wherever it is."""
+    door, old, new = Door(max_connections=4), FakeRecipient(0), FakeRecipient(1)
+    dispatcher = door.open_for(new)
+    old.open_connections = 3
+    dispatcher.leave(old, NOW)
+    dispatcher.update(NOW + 5)
+    dispatcher.dispatch(made_up(1), NOW + 5)
+    new.open_connections = 1
+    dispatcher.dispatch(made_up(1, 1), NOW + 5)
+
+    assert new.given == made_up(1)
 
 
 def test_whom_has_been_let_in_goes_before_those_that_wait() -> None:
@@ -398,7 +432,7 @@ def test_what_a_leaving_worker_has_counts_for_the_limit_of_all() -> None:
     old, new = FakeRecipient(0), FakeRecipient(1)
     dispatcher = door.open_for(old, new)
     old.open_connections, new.open_connections = 2, 1
-    dispatcher.leave(old)
+    dispatcher.leave(old, NOW)
     dispatcher.update(NOW)
     dispatcher.dispatch(made_up(1), NOW)
     assert new.given == []
