@@ -165,8 +165,7 @@ class Workers:
 
         def begin() -> None:
             for worker in adopted:
-                if _may_serve(worker):
-                    self._enter_service(worker)
+                self._resume(worker)
             for worker, process in zip(adopted, processes, strict=True):
                 self._look_after(worker, process)
 
@@ -287,6 +286,13 @@ class Workers:
         generation = self._generations.numbered(state.generation)
         self._generations.joined(generation)
         return generation.spawner.adopt_worker(state.worker_id, state.pid, state.pidfd)
+
+    def _resume(self, worker: WorkerHandle) -> None:
+        """Let it go on as it was when the other program ended."""
+        if _may_serve(worker):
+            self._enter_service(worker)
+        elif worker.was_ready:
+            self._leave(worker)  # what it still has counts here, too
 
     def _look_after(self, worker: WorkerHandle, process: Process) -> None:
         """See to it from here to its end."""
