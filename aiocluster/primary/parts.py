@@ -24,7 +24,7 @@ from aiocluster.primary.origin import Origin
 from aiocluster.primary.orphans import Reaper
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.role import RoleParts
-from aiocluster.primary.upgrade import Upgrader
+from aiocluster.primary.upgrade import Turns, Upgrader
 
 log = logging.getLogger("aiocluster")
 
@@ -84,7 +84,7 @@ class Parts:
         return any(role.generations.knows(pid) for role in self.roles.values())
 
     @property
-    def turns(self) -> list[tuple[asyncio.Lock, asyncio.Lock]]:
+    def turns(self) -> list[Turns]:
         """See upgrade.Predecessor."""
         return [role.supervisor.turns for role in self.roles.values()]
 

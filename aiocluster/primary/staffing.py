@@ -47,7 +47,7 @@ class Staffing:
         self._positions = positions
         self._on_more = on_more
         self._publish = publish
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[int]] = set()
         self._closed = False
 
@@ -81,7 +81,7 @@ class Staffing:
 
     async def _in_turn(self, change: Callable[[int], int], reason: str) -> int:
         leaving: list[WorkerHandle] = []
-        async with self._turn:
+        async with self.turn:
             before = len(self._positions.slots)
             count = change(before)
             if not 1 <= count <= MAX_WORKERS:

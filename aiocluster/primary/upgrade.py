@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Protocol
+from itertools import chain
+from typing import NamedTuple, Protocol
 
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import UpgradeFailed
@@ -36,6 +37,14 @@ _LOOK_INTERVAL = 0.005
 _SIGNAL_TURNS = 20
 
 
+class Turns(NamedTuple):
+    """What all that changes the workers of a role takes turns by."""
+
+    reloads: asyncio.Lock
+    recycling: asyncio.Lock
+    scaling: asyncio.Lock
+
+
 class Successor(Protocol):
     """The program as it is now on the disk."""
 
@@ -56,8 +65,8 @@ class Predecessor(Protocol):
     """What is here now: the part of all roles that an upgrade needs."""
 
     @property
-    def turns(self) -> Sequence[tuple[asyncio.Lock, asyncio.Lock]]:
-        """Of each role, what its reloads and its recycling take turns by."""
+    def turns(self) -> Sequence[Turns]:
+        """Those of each role."""
         ...
 
     @property
@@ -65,7 +74,7 @@ class Predecessor(Protocol):
 
 
 class Upgrader:
-    """Upgrades in turn with reloads; never while a worker that serves is being replaced."""
+    """Upgrades in turn with reloads; never while a worker is being replaced, or more are wanted."""
 
     def __init__(
         self,
@@ -109,14 +118,14 @@ class Upgrader:
             task.exception()  # perhaps nobody waits for it any more
 
     async def _upgrade(self) -> None:
-        reload_turns, recycling_turns = zip(*self._predecessor.turns, strict=True)
+        reloads, *others = zip(*self._predecessor.turns, strict=True)
         async with contextlib.AsyncExitStack() as nobody_reloads:
-            for turn in reload_turns:
+            for turn in reloads:
                 await nobody_reloads.enter_async_context(turn)
             try:
                 log.info("upgrade: trying the new program")
                 await self._successor.try_out(self._boot_timeout)
-                async with self._nobody_is_replaced(recycling_turns):
+                async with self._nobody_comes_or_goes([*chain(*others)]):
                     await self._take_over()
             except BootError as error:
                 self._tell(error)
@@ -129,7 +138,7 @@ class Upgrader:
         self._bus.publish(UpgradeFailed(error.cause, error.traceback))
 
     @contextlib.asynccontextmanager
-    async def _nobody_is_replaced(self, turns: Iterable[asyncio.Lock]) -> AsyncIterator[None]:
+    async def _nobody_comes_or_goes(self, turns: Iterable[asyncio.Lock]) -> AsyncIterator[None]:
         limit = self._boot_timeout + FORK_PATIENCE
         async with contextlib.AsyncExitStack() as taken:
             try:
@@ -137,7 +146,8 @@ class Upgrader:
                     for turn in turns:
                         await taken.enter_async_context(turn)
             except TimeoutError:
-                raise BootError(f"a worker has been in replacement for {limit:g} s") from None
+                text = f"a worker has been in replacement, or to come, for {limit:g} s"
+                raise BootError(text) from None
             yield
 
     async def _take_over(self) -> None:

@@ -167,3 +167,15 @@ async def test_who_asked_may_go_away(stage: Stage) -> None:
 
     assert slots(stage) == [0, 1]
     assert not stage.handle(second).is_leaving
+
+
+async def test_nobody_upgrades_while_new_ones_are_to_come(stage: Stage) -> None:
+    """The next program would not know that all of them must come up, or none."""
+    await stage.start(1)
+    task = scaling(stage, 2)
+    second = await stage.spawner.next()
+    assert stage.supervisor.turns.scaling.locked()
+    second.boot()
+    await soon(task)
+
+    assert not stage.supervisor.turns.scaling.locked()

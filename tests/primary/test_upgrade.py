@@ -12,7 +12,7 @@ from aiocluster.events import UpgradeFailed, WorkerMessage
 from aiocluster.ipc.estate import Estate
 from aiocluster.primary import upgrade
 from aiocluster.primary.bus import EventBus
-from aiocluster.primary.upgrade import Upgrader
+from aiocluster.primary.upgrade import Turns, Upgrader
 from tests.ipc.test_estate import ESTATE
 from tests.support.waiting import soon, turns
 
@@ -55,7 +55,10 @@ class FakePredecessor:
     """Two roles, restless as long as told."""
 
     def __init__(self) -> None:
-        self.turns = [(asyncio.Lock(), asyncio.Lock()), (asyncio.Lock(), asyncio.Lock())]
+        self.turns = [
+            Turns(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
+            Turns(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
+        ]
         self.unrest = ""
 
 
@@ -115,10 +118,10 @@ async def test_an_exec_that_fails_changes_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("role", [0, 1])
-@pytest.mark.parametrize("which", [0, 1])
-async def test_it_waits_for_its_turn(stage: Stage, role: int, which: int) -> None:
-    """While a reload, or the replacement of one worker, is under way in any role."""
-    async with stage.predecessor.turns[role][which]:
+@pytest.mark.parametrize("which", Turns._fields)
+async def test_it_waits_for_its_turn(stage: Stage, role: int, which: str) -> None:
+    """While a reload, the replacement of one worker, or a scaling is under way in any role."""
+    async with getattr(stage.predecessor.turns[role], which):
         upgrading = stage.begin()
         await turns()
         assert "exec" not in stage.done
@@ -131,13 +134,13 @@ async def test_a_replacement_that_never_ends_is_told(
 ) -> None:
     """Every wait has an end."""
     monkeypatch.setattr(upgrade, "FORK_PATIENCE", -60.0)
-    (first_reload, first), (second_reload, second) = stage.predecessor.turns
-    async with second:
-        with pytest.raises(BootError, match="a worker has been in replacement for 0 s"):
+    both = stage.predecessor.turns
+    async with both[1].recycling:
+        with pytest.raises(BootError, match="in replacement, or to come, for 0 s"):
             await soon(stage.upgrader.upgrade())
 
     # It keeps nobody else waiting.
-    assert not any(turn.locked() for turn in (first_reload, first, second_reload, second))
+    assert not any(turn.locked() for turns in both for turn in turns)
 
 
 async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
