@@ -77,6 +77,10 @@ class Recipient(Candidate, Protocol):
         """Let `update` be called when one of its connections has ended."""
         ...
 
+    def look_soon(self) -> None:
+        """Let `update` be called in a moment, too: not every end is told."""
+        ...
+
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """Give it a batch; return how many of it, from the front, it took and owns now.
 
@@ -299,8 +303,11 @@ class Dispatcher:
 
     def _has_places(self, now: float) -> bool:
         if self._places(now) <= 0:
-            for recipient in (*self._everybody(), *self._leaving):
+            everybody = [*self._everybody(), *self._leaving]
+            for recipient in everybody:
                 recipient.tell_of_room()
+            for recipient in everybody[:1]:  # one is enough for all
+                recipient.look_soon()
         # What ended before they were asked was not told.
         return self._places(now) > 0
 

@@ -237,8 +237,7 @@ class Outbox:
 
     def _tell_of_room(self) -> None:
         self._update_room()
-        if self.has_room:
-            self._on_change()
+        self._on_change()
 
     def _await_room(self) -> None:
         self._loop.add_writer(self._sender.fileno(), self._on_writable)
@@ -257,6 +256,10 @@ class Outbox:
     def tell_of_room(self) -> None:
         """See Recipient."""
         self.room.await_end()
+
+    def look_soon(self) -> None:
+        """See Recipient."""
+        self.room.look_soon()
 
     def check_room(self) -> None:
         """Look whether its handlers have used up what was meant for connections."""

@@ -42,7 +42,7 @@ class Figures(Protocol):
 
 
 class Room:
-    """That of one worker. `on_room` is called when there is some again."""
+    """That of one worker. `on_room` is called when there is some again, or what was awaited."""
 
     def __init__(
         self,
@@ -85,20 +85,24 @@ class Room:
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
-        was_awaited = self.is_out or self._is_awaited
+        was_out, was_awaited = self.is_out, self._is_awaited
         self._is_awaited = False
         self.renew()
-        if was_awaited and not self.is_out:
+        if was_awaited or (was_out and not self.is_out):
             self._on_room()
         # Whoever hears of it may wait for the next one; else nobody wants to know of that.
         self._ask()
 
     def await_end(self) -> None:
-        """Somebody else waits until a connection of this worker has ended."""
+        """Somebody waits until a connection of this worker has ended, room or not."""
         if not self._is_awaited:
             self._is_awaited = True
             self._ask()
-            self._look_soon()
+
+    def look_soon(self) -> None:
+        """Look again after a moment, whatever the worker says."""
+        if self._next_look is None:
+            self._next_look = self._loop.call_later(_PAUSE, self._look_again)
 
     def places(self) -> int:
         """How many more connections may it have, by our own limit?"""
@@ -132,15 +136,11 @@ class Room:
             if is_out:
                 self._loop.call_soon(self.look_again)
         if is_out or self._at_fd_limit:
-            self._look_soon()
+            self.look_soon()
 
     def _ask(self) -> None:
         """Let the worker tell of each end, or of none, as is wanted now."""
         self._scoreboard.ask_for_room(self._row, self.is_out or self._is_awaited)
-
-    def _look_soon(self) -> None:
-        if self._next_look is None:
-            self._next_look = self._loop.call_later(_PAUSE, self._look_again)
 
     def _look_again(self) -> None:
         self._next_look = None

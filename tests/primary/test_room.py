@@ -195,6 +195,33 @@ async def test_whoever_still_waits_is_told_of_the_next_end(make_side: MakeSide) 
     assert (side.told, side.is_asked) == (2, True)
 
 
+async def test_to_be_awaited_takes_no_timer(
+    make_side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for any of many workers looks at one of them."""
+    side = make_side()
+    side.look()
+    counted = _count_timers(side, monkeypatch)
+    side.room.await_end()
+    assert counted == []
+    side.room.look_soon()
+    side.room.look_soon()
+
+    assert len(counted) == 1
+
+
+async def test_an_end_is_told_though_the_worker_stays_full(make_side: MakeSide) -> None:
+    """Others may have room for what all together may have now."""
+    side = make_side(max_requests=1)
+    side.open, side.requests = 2, 1
+    side.look()
+    side.room.await_end()
+    side.open = 1
+    side.room.look_again()
+
+    assert (side.told, side.room.is_out) == (1, True)
+
+
 async def test_checking_sees_what_handlers_have_opened(make_side: MakeSide) -> None:
     """Before the budget is spent."""
     side = make_side(max_fds=1000)
@@ -213,21 +240,26 @@ async def test_a_full_one_costs_a_look_each_pause(
 ) -> None:
     """However often it is asked meanwhile: there is one timer, not one for each."""
     side = make_side(max_connections=0)
-    timers = 0
-    loop = asyncio.get_running_loop()
-    call_later = loop.call_later
-
-    def counted(*arguments: Any) -> asyncio.TimerHandle:
-        nonlocal timers
-        timers += 1
-        return call_later(*arguments)
-
-    monkeypatch.setattr(side.room, "_loop", _Loop(counted, loop))
+    timers = _count_timers(side, monkeypatch)
     for _ in range(10):
         side.look()
         side.room.await_end()
 
-    assert timers == 1
+    assert len(timers) == 1
+
+
+def _count_timers(side: Side, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
+    """Return the timers that its room starts from now on."""
+    timers: list[asyncio.TimerHandle] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def counted(*arguments: Any) -> asyncio.TimerHandle:
+        timers.append(call_later(*arguments))
+        return timers[-1]
+
+    monkeypatch.setattr(side.room, "_loop", _Loop(counted, loop))
+    return timers
 
 
 class _Loop:
