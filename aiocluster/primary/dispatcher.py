@@ -6,20 +6,16 @@ long is *behind* and is passed over while another is not; when all are behind, t
 chooses among all of them. Unless the policy is *binding*: then a client waits for its worker.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from aiocluster.policies.base import Candidate, Policy
 from aiocluster.policies.least_connections import LeastConnections
+from aiocluster.primary.places import MANY, Member, Places
 
 # Connections handed out between two looks at who has room; below what one handoff takes.
-_ROUND = 128
-
-# Seconds for which room is kept for all that a leaving worker has: by then it has given back what
-# idles, or is soon done. What takes longer, or never moves, must not keep others out of room that
-# there is; should it come back it is let in before them.
-_RETURN_TIME = 1.0
+_ROUND = MANY
 
 
 class Connection(NamedTuple):
@@ -32,23 +28,13 @@ class Connection(NamedTuple):
     client: tuple[str, int] | None = None  # who it is, if a proxy has told
 
 
-class Recipient(Candidate, Protocol):
+class Recipient(Candidate, Member, Protocol):
     """The part of an Outbox that the dispatcher needs.
 
     `promised` is how many it will be given of those that are being given out.
     """
 
     promised: int
-
-    @property
-    def places(self) -> int:
-        """How many more connections may it have, by what the user has set?"""
-        ...
-
-    @property
-    def is_giving_back(self) -> bool:
-        """Are some of its connections on their way back to us?"""
-        ...
 
     @property
     def has_room(self) -> bool:
@@ -71,14 +57,6 @@ class Recipient(Candidate, Protocol):
 
     def look_again(self) -> None:
         """Find out whether it has room again."""
-        ...
-
-    def tell_of_room(self) -> None:
-        """Let `update` be called when one of its connections has ended."""
-        ...
-
-    def look_soon(self) -> None:
-        """Let `update` be called in a moment, too: not every end is told."""
         ...
 
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
@@ -115,34 +93,25 @@ class Dispatcher:
         policy: Policy,
         pause: Callable[[], None],
         resume: Callable[[], None],
-        max_connections: int | None = None,
         turn_away: Callable[[Sequence[Connection]], None] | None = None,
-        everybody: Callable[[], Iterable[Recipient]] | None = None,
+        places: Places | None = None,
     ) -> None:
-        """`max_connections` are those of all workers together; None: any number.
-
-        `everybody` are these workers; without it, those that it gives to.
-
-        `turn_away` takes, and owns, what comes while there are workers and all are full; without
+        """`turn_away` takes, and owns, what comes while there are workers and all are full; without
         it that waits.
+
+        `places` are those of all doors; without it, those of the workers that it gives to.
         """
         self._policy = policy
         self._fewest: Policy = LeastConnections()
         self.is_binding = getattr(policy, "is_binding", False)
-        # Could what comes back find everybody full, by a limit of the user's?
-        self.is_limited = True
         self._pause = pause
         self._resume = resume
-        self._max_connections = max_connections
         self._turn_away = turn_away
-        self._everybody = everybody or (lambda: self._recipients)
         self._recipients: list[Recipient] = []
-        self._leaving: dict[Recipient, float] = {}  # until when room is kept for what each has
+        self._places = places or Places(lambda: self._recipients)
         self._candidates: list[Recipient] = []
         self._punctual: list[Recipient] = []
         self._waiting: list[Connection] = []
-        # Does it matter how many connections there are altogether?
-        self._counts = max_connections is not None
         self._lets_in = self._paused = True
 
     @property
@@ -157,17 +126,16 @@ class Dispatcher:
 
     def leave(self, recipient: Recipient, now: float) -> None:
         """This worker finishes, or gives back, what it has: that still counts. Idempotent."""
-        until = self._leaving.get(recipient, now + _RETURN_TIME)
-        self.remove(recipient)
-        if self.is_limited:
-            self._leaving[recipient] = until
-            self._counts = True
+        self._forget(recipient)
+        self._places.leave(recipient, now)
 
     def remove(self, recipient: Recipient) -> None:
         """This worker is no more. Idempotent."""
+        self._forget(recipient)
+        self._places.remove(recipient)
+
+    def _forget(self, recipient: Recipient) -> None:
         self._recipients = [other for other in self._recipients if other is not recipient]
-        self._leaving.pop(recipient, None)
-        self._counts = self._max_connections is not None or bool(self._leaving)
 
     def update(self, now: float) -> None:
         """A worker came, left, filled up or has room again."""
@@ -196,7 +164,7 @@ class Dispatcher:
     def _give_out(self, connections: Sequence[Connection], now: float) -> Sequence[Connection]:
         """Return those for whom nobody has room."""
         while connections and self._candidates:
-            size = self._admitted(connections, now) if self._counts else _ROUND
+            size = self._admitted(connections, now) if self._places.are_limited else _ROUND
             if size <= 0:
                 self._forget_full(now)
                 break
@@ -287,7 +255,7 @@ class Dispatcher:
         """Who has room, and for whom?"""
         # A new list each time: policies tell by it that the candidates have changed.
         self._candidates = self._fit()
-        self._lets_in = not self._counts or self._has_places(now)
+        self._lets_in = self._places.look(now) > 0
 
     def _fit(self) -> list[Recipient]:
         roomy = [recipient for recipient in self._recipients if recipient.has_room]
@@ -299,33 +267,7 @@ class Dispatcher:
         """How many of these, from the front, may go to workers now?"""
         # Whom we have let in once may, and comes first.
         known = sum(1 for _ in takewhile(lambda one: not _is_new(one), connections))
-        return min(_ROUND, known or self._places(now))
-
-    def _has_places(self, now: float) -> bool:
-        if self._places(now) <= 0:
-            everybody = [*self._everybody(), *self._leaving]
-            for recipient in everybody:
-                recipient.tell_of_room()
-            for recipient in everybody[:1]:  # one is enough for all
-                recipient.look_soon()
-        # What ended before they were asked was not told.
-        return self._places(now) > 0
-
-    def _places(self, now: float) -> int:
-        """How many that come for the first time may be let in?"""
-        places = _ROUND
-        left = sum(one.open_connections for one in self._leaving)
-        # Looked at after those that it still has: each is seen here or there.
-        if any(one.is_giving_back for one in self._leaving):
-            return 0
-        if self._max_connections is not None:
-            open_ = sum(one.open_connections for one in self._everybody())
-            places = self._max_connections - open_ - left
-        awaited = [one for one, until in self._leaving.items() if now < until]
-        if awaited:
-            kept = sum(one.open_connections for one in awaited)
-            places = min(places, sum(one.places for one in self._recipients) - kept)
-        return places
+        return min(_ROUND, known or self._places.look(now))
 
     def _pause_or_resume(self) -> None:
         full = not (self._candidates and self._lets_in)

@@ -1,7 +1,7 @@
 """One way into a role: some listeners, and the policy by which their connections are given out."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ from aiocluster.policies.client_network import client_network
 from aiocluster.policies.request_head import by_from
 from aiocluster.primary.choosing import Shared
 from aiocluster.primary.descriptor import host_of
-from aiocluster.primary.dispatcher import Connection, Dispatcher, Recipient
+from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.fd_limit import fd_limit
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.peeking import MAX_HELD, Held, Peeked, Peeker, PeekOptions
 from aiocluster.primary.peers import packed_address
+from aiocluster.primary.places import Places
 from aiocluster.primary.proxy_protocol import TrustedProxies
 from aiocluster.primary.refusal import Refusal, service_unavailable
 
@@ -61,11 +62,11 @@ class Door:
         self,
         policy: Policy,
         settings: DoorSettings,
-        everybody: Callable[[], Iterable[Recipient]],
+        places: Places,
         *,
         peeks: bool = True,
     ) -> None:
-        """Of all doors together `everybody` are the recipients.
+        """`places` are those of all doors together.
 
         One that does not peek goes by the client's address where its policy would by what the
         client sends, and expects no PROXY header.
@@ -78,11 +79,9 @@ class Door:
             policy,
             self._pause,
             self._resume,
-            settings.max_connections,
             None if self.refusal is None else self.refusal.refuse,
-            everybody,
+            places,
         )
-        self.dispatcher.is_limited = settings.is_limited
         self._by: str | None = getattr(policy, "by", None)
         self._loop = asyncio.get_running_loop()
         self.peeker = self._new_peeker(settings) if peeks else None

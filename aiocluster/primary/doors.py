@@ -18,6 +18,7 @@ from aiocluster.primary.dispatcher import Connection, Recipient
 from aiocluster.primary.door import Door, DoorSettings
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.listeners import Listeners
+from aiocluster.primary.places import Places
 
 
 class Doors:
@@ -36,6 +37,9 @@ class Doors:
         self._own: list[Door] = []  # of servers of the workers' own
         self._by_listener: dict[int, Door] = {}
         self._recipients: list[Recipient] = []
+        self._places = Places(
+            lambda: self._recipients, settings.max_connections, keeps_room=settings.is_limited
+        )
 
     # ---- listeners
 
@@ -90,11 +94,8 @@ class Doors:
         for door in self._doors:
             if door.policy is policy:
                 return door
-        self._doors.append(door := Door(policy, self._settings, self._everybody))
+        self._doors.append(door := Door(policy, self._settings, self._places))
         return door
-
-    def _everybody(self) -> list[Recipient]:
-        return self._recipients
 
     @property
     def _all(self) -> list[Door]:
@@ -104,7 +105,7 @@ class Doors:
 
     def open(self, socks: Mapping[int, socket.socket], backlog: int, policy: Policy) -> Door:
         """Open one more, whose recipients are the caller's to add; `socks` by listener."""
-        door = Door(policy, self._settings, self._everybody, peeks=False)
+        door = Door(policy, self._settings, self._places, peeks=False)
         for index, sock in socks.items():
             listener = Listener(sock, index, self._on_connections)
             listener.listen(backlog)

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aiocluster.policies.base import C
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Connection, Dispatcher
+from aiocluster.primary.places import Places
 
 NOW = 1000.0
 
@@ -28,7 +29,6 @@ class FakeRecipient:
         self.behind = False
         self.hidden_room = 0  # that it has not told of yet
         self.is_stuck = self.is_asked = self.is_giving_back = False
-        self.is_looked_at = False
         self.given: list[Connection] = []
         self.batches: list[int] = []
 
@@ -55,7 +55,7 @@ class FakeRecipient:
         self.is_asked = True
 
     def look_soon(self) -> None:
-        self.is_looked_at = True
+        pass
 
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         if self.picky and len(batch) > self.room:
@@ -76,7 +76,7 @@ class Door:
             RoundRobin(),
             lambda: self.calls.append("pause"),
             lambda: self.calls.append("resume"),
-            max_connections,
+            places=Places(lambda: self.dispatcher._recipients, max_connections),
         )
 
     def open_for(self, *recipients: FakeRecipient) -> Dispatcher:
@@ -416,17 +416,6 @@ def test_what_leaves_for_long_still_counts_for_the_limit_of_all() -> None:
     dispatcher.dispatch(made_up(1, 1), NOW + 5)
 
     assert new.given == made_up(1)
-
-
-def test_of_a_full_cluster_one_worker_is_looked_at() -> None:
-    """All tell of their ends; what is not told costs one look, not one for each worker."""
-    workers = [FakeRecipient(slot) for slot in range(3)]
-    for worker in workers:
-        worker.open_connections = 2
-    Door(max_connections=6).open_for(*workers)
-
-    assert [worker.is_asked for worker in workers] == [True] * 3
-    assert [worker.is_looked_at for worker in workers] == [True, False, False]
 
 
 def test_whom_has_been_let_in_goes_before_those_that_wait() -> None:

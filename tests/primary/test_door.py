@@ -13,6 +13,7 @@ from aiocluster.policies.sticky import Sticky
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.door import Door, DoorSettings
 from aiocluster.primary.listener import Listener
+from aiocluster.primary.places import Places
 from tests.primary.test_dispatcher import FakeRecipient
 from tests.support.connections import tcp_pair
 from tests.support.waiting import turns_until
@@ -28,7 +29,7 @@ async def make_door() -> AsyncIterator[MakeDoor]:
     doors: list[Door] = []
 
     def make(policy: Policy, *, peeks: bool = True, **settings: object) -> Door:
-        door = Door(policy, DoorSettings.of(settings_from(settings)), list, peeks=peeks)
+        door = Door(policy, DoorSettings.of(settings_from(settings)), Places(list), peeks=peeks)
         doors.append(door)
         return door
 

@@ -35,6 +35,7 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
+from aiocluster.primary.places import Places
 from tests.support.connections import close_all, connections, open_fds
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns, turns_until
@@ -521,7 +522,7 @@ async def test_what_another_program_told_to_drain_still_counts(make_stage: MakeS
     before.handle(worker).drain()
     state = _with_descriptors_of_its_own(before.handle(worker).state())
     begin = await after.supervisor._workers.adopt([state])
-    after.dispatcher._max_connections = 3
+    after.dispatcher._places = Places(lambda: [], 3)
     begin()
     await after.start(1)
     waiting = connections(1)
