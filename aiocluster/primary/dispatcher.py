@@ -17,6 +17,9 @@ from aiocluster.primary.places import MANY, Member, Places
 # Connections handed out between two looks at who has room; below what one handoff takes.
 _ROUND = MANY
 
+# In a flood of refusals all workers are looked at once in so many seconds: most that ends is told.
+_LOOK_PAUSE = 0.005
+
 
 class Connection(NamedTuple):
     """An accepted connection: its descriptor, and the index of the listener it came by."""
@@ -113,6 +116,7 @@ class Dispatcher:
         self._punctual: list[Recipient] = []
         self._waiting: list[Connection] = []
         self._lets_in = self._paused = True
+        self._next_look = 0.0
 
     @property
     def waiting(self) -> int:
@@ -149,11 +153,7 @@ class Dispatcher:
         """Hand each connection over, now or as soon as somebody has room."""
         connections = self._give_out(connections, now)
         if connections and self._turn_away is not None and self._recipients:
-            # Some may have room again, and have not been heard yet.
-            for recipient in self._recipients:
-                recipient.look_again()
-            self._look(now)
-            connections = self._give_out(connections, now)
+            connections = self._look_and_give_out(connections, now)
             self._turn_away([*filter(_is_new, connections)])
             # Whom we have let in once, waits.
             connections = [one for one in connections if not _is_new(one)]
@@ -161,15 +161,31 @@ class Dispatcher:
             self._waiting += connections
             self._pause_or_resume()
 
+    def _look_and_give_out(
+        self, connections: Sequence[Connection], now: float
+    ) -> Sequence[Connection]:
+        """Some may have room again, and have not been heard yet."""
+        if now < self._next_look:
+            return connections
+        self._next_look = now + _LOOK_PAUSE
+        for recipient in self._recipients:
+            recipient.look_again()
+        self._look(now)
+        return self._give_out(connections, now)
+
     def _give_out(self, connections: Sequence[Connection], now: float) -> Sequence[Connection]:
         """Return those for whom nobody has room."""
         while connections and self._candidates:
-            size = self._admitted(connections, now) if self._places.are_limited else _ROUND
-            if size <= 0:
-                self._forget_full(now)
+            if not self._places.are_limited:
+                connections = [*self._hand_out(connections[:_ROUND], now), *connections[_ROUND:]]
+            elif size := self._admitted(connections, now):
+                left = self._hand_out(connections[:size], now)
+                self._places.spend(size - len(left))
+                connections = [*left, *connections[size:]]
+            else:
+                self._lets_in = False
+                self._pause_or_resume()
                 break
-            head, rest = connections[:size], connections[size:]
-            connections = [*self._hand_out(head, now), *rest]
         return connections
 
     def has_punctual(self, now: float) -> bool:
@@ -265,9 +281,13 @@ class Dispatcher:
 
     def _admitted(self, connections: Sequence[Connection], now: float) -> int:
         """How many of these, from the front, may go to workers now?"""
-        # Whom we have let in once may, and comes first.
-        known = sum(1 for _ in takewhile(lambda one: not _is_new(one), connections))
-        return min(_ROUND, known or self._places.look(now))
+        if not _is_new(connections[0]):
+            # Whom we have let in once may, and comes first. On the way it was counted nowhere.
+            self._places.forget()
+            return sum(1 for _ in takewhile(lambda one: not _is_new(one), connections[:_ROUND]))
+        if not self._lets_in:
+            return 0  # until we hear of an end
+        return min(self._places.budget or self._places.look(now), len(connections))
 
     def _pause_or_resume(self) -> None:
         full = not (self._candidates and self._lets_in)

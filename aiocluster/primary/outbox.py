@@ -250,7 +250,7 @@ class Outbox:
     def look_again(self) -> None:
         """See Recipient."""
         if not self.is_closed:
-            self.room.look_again()
+            self.room.look()
             self._update_room()
 
     def tell_of_room(self) -> None:

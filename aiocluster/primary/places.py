@@ -3,6 +3,9 @@
 What is open counts for the limit of all, with workers that leave, too. And room is kept for what
 these are about to give back. Who has been let in once needs no place: it may go to any worker that
 has room, and comes first.
+
+Counting for each client would cost more than choosing its worker, so what is found is a budget that
+is spent before the next look.
 """
 
 from collections.abc import Callable, Iterable
@@ -61,6 +64,7 @@ class Places:
         self._max_connections = max_connections
         self._keeps_room = keeps_room
         self._leaving: dict[Member, float] = {}  # until when room is kept for what each has
+        self.budget = 0  # so many may be let in before the next look
         self.are_limited = max_connections is not None
 
     def leave(self, member: Member, now: float) -> None:
@@ -68,22 +72,34 @@ class Places:
         if self._keeps_room:
             self._leaving.setdefault(member, now + _RETURN_TIME)
             self.are_limited = True
+            self.forget()
 
     def remove(self, member: Member) -> None:
         """It leaves no more: it is gone, or has come. Idempotent."""
         self._leaving.pop(member, None)
         self.are_limited = self._max_connections is not None or bool(self._leaving)
+        self.forget()
+
+    def spend(self, count: int) -> None:
+        """So many have been let in."""
+        self.budget = max(self.budget - count, 0)
+
+    def forget(self) -> None:
+        """Look again before anybody is let in: figures have changed, but not by that."""
+        self.budget = 0
 
     def look(self, now: float) -> int:
-        """Count them, MANY at most; where there is none, let all tell of what ends."""
-        if self._count(now) <= 0:
+        """Return the new budget, MANY at most; where it is 0, let all tell of what ends."""
+        self.budget = max(self._count(now), 0)
+        if not self.budget:
             everybody = [*self._members(), *self._leaving]
             for member in everybody:
                 member.tell_of_room()
             for member in everybody[:1]:  # one is enough for all
                 member.look_soon()
-        # What ended before they were asked was not told.
-        return self._count(now)
+            # What ended before they were asked was not told.
+            self.budget = max(self._count(now), 0)
+        return self.budget
 
     def _count(self, now: float) -> int:
         if not self.are_limited:

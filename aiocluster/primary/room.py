@@ -81,17 +81,24 @@ class Room:
             self.renew()
 
     def look_again(self) -> None:
-        """Something has ended, or may have."""
+        """Something has ended, or may have: whoever waits for that is told."""
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
-        was_out, was_awaited = self.is_out, self._is_awaited
-        self._is_awaited = False
-        self.renew()
-        if was_awaited or (was_out and not self.is_out):
+        was_awaited, self._is_awaited = self._is_awaited, False
+        if not self.look() and was_awaited:
             self._on_room()
         # Whoever hears of it may wait for the next one; else nobody wants to know of that.
         self._ask()
+
+    def look(self) -> bool:
+        """Is there room again? Then that is told."""
+        was_out = self.is_out
+        self.renew()
+        has_come = was_out and not self.is_out
+        if has_come:
+            self._on_room()
+        return has_come
 
     def await_end(self) -> None:
         """Somebody waits until a connection of this worker has ended, room or not."""

@@ -535,3 +535,70 @@ def test_before_anybody_is_turned_away_all_are_looked_at_again() -> None:
 
     assert [connection.fd for connection in worker.given] == [0, 1, 2]
     assert [connection.fd for connection in turned_away] == [3, 4]
+
+
+def test_in_a_flood_of_refusals_not_each_is_worth_a_look() -> None:
+    """A look costs more than a refusal; after a moment there is another one."""
+    dispatcher = Dispatcher(RoundRobin(), lambda: None, lambda: None, lambda _: None)
+    workers = [LookedAt(slot, room=0) for slot in range(3)]
+    for worker in workers:
+        dispatcher.add(worker)
+    for _ in range(10):
+        dispatcher.dispatch(made_up(1), NOW)
+    assert [worker.looks for worker in workers] == [1, 1, 1]
+    workers[1].hidden_room = 1
+    dispatcher.dispatch(made_up(1), NOW + 0.01)
+
+    assert workers[1].given == made_up(1)
+
+
+class LookedAt(FakeRecipient):
+    """Counts looks; what it is given is open."""
+
+    looks = 0
+
+    def look_again(self) -> None:
+        self.looks += 1
+        super().look_again()
+
+    def hand_over(self, batch: Sequence[Connection], now: float) -> int:
+        taken = super().hand_over(batch, now)
+        self.open_connections += taken
+        return taken
+
+
+class CountedPlaces(Places):
+    looks = 0
+
+    def look(self, now: float) -> int:
+        self.looks += 1
+        return super().look(now)
+
+
+def test_all_are_counted_only_now_and_then() -> None:
+    """And yet never more are let in than there may be, at whatever door."""
+    workers = [LookedAt(slot) for slot in range(3)]
+    places = CountedPlaces(lambda: workers, 200)
+    doors = [
+        Dispatcher(RoundRobin(), lambda: None, lambda: None, lambda _: None, places)
+        for _ in range(2)
+    ]
+    for door in doors:
+        for worker in workers:
+            door.add(worker)
+        door.update(NOW)
+    for number in range(300):
+        doors[number % 2].dispatch(made_up(1), NOW)
+
+    assert sum(worker.open_connections for worker in workers) == 200
+    assert places.looks < 10
+
+
+def test_what_was_on_its_way_when_all_were_counted_counts_once_it_has_come() -> None:
+    """Until then it was in nobody's figures."""
+    door, worker = Door(max_connections=4), LookedAt(0)
+    dispatcher = door.open_for(worker)
+    dispatcher.dispatch(known(2), NOW)
+    dispatcher.dispatch(made_up(4), NOW)
+
+    assert worker.given == [*known(2), *made_up(2)]

@@ -100,3 +100,21 @@ def test_what_ends_before_all_are_asked_is_seen() -> None:
     members = [Hasty(1)]
 
     assert Places(lambda: members, 1).look(NOW) == 1
+
+
+def test_what_is_found_is_spent_before_the_next_look() -> None:
+    """Unless somebody leaves, or has gone: then it is found anew."""
+    member, leaver = FakeMember(2), FakeMember(3)
+    places = Places(lambda: [member], 10)
+    assert (places.budget, places.look(NOW), places.budget) == (0, 8, 8)
+    places.spend(5)
+    assert places.budget == 3
+    places.leave(leaver, NOW)
+    assert places.budget == 0
+    places.look(NOW)
+    places.remove(leaver)
+    assert places.budget == 0
+    places.look(NOW)
+    places.forget()
+
+    assert places.budget == 0

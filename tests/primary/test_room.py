@@ -222,6 +222,18 @@ async def test_an_end_is_told_though_the_worker_stays_full(make_side: MakeSide) 
     assert (side.told, side.room.is_out) == (1, True)
 
 
+async def test_a_look_tells_only_of_room_that_has_come(make_side: MakeSide) -> None:
+    """Whoever waits for an end is told of ends."""
+    side = make_side(max_connections=1)
+    side.room.await_end()
+    assert (side.room.look(), side.told, side.is_asked) == (False, 0, True)
+    side.open = 1
+    side.look()
+    side.open = 0
+
+    assert (side.room.look(), side.told, side.is_asked) == (True, 1, True)
+
+
 async def test_checking_sees_what_handlers_have_opened(make_side: MakeSide) -> None:
     """Before the budget is spent."""
     side = make_side(max_fds=1000)
