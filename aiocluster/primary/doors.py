@@ -186,6 +186,12 @@ class Doors:
         for door in self._doors:
             door.end_peeking()
 
+    @property
+    def are_answering(self) -> bool:
+        """Does somebody who was turned away still read why?"""
+        refusals = [door.refusal for door in self._all]
+        return any(refusal is not None and refusal.is_lingering for refusal in refusals)
+
     def close(self) -> None:
         """Wait for nobody who was turned away. Idempotent."""
         for door in self._all:

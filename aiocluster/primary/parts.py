@@ -94,6 +94,11 @@ class Parts:
         all_of_it = (role.supervisor.unrest for role in self.roles.values())
         return next(filter(None, all_of_it), "")
 
+    @property
+    def are_answering(self) -> bool:
+        """See upgrade.Predecessor."""
+        return any(role.doors.are_answering for role in self.roles.values())
+
     def _dispatch(self) -> dict[str, Dispatch]:
         return {name: role.doors.dispatch_counts() for name, role in self.roles.items()}
 

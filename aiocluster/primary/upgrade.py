@@ -30,6 +30,10 @@ _QUIET_TIMEOUT = 3.0
 # handed on.
 _READING_TIMEOUT = 1.0
 
+# Seconds that clients get to read that they are turned away: what is closed too soon is reset.
+# In a flood of them somebody always reads.
+_ANSWERING_TIMEOUT = 1.0
+
 # Seconds between two looks.
 _LOOK_INTERVAL = 0.005
 
@@ -71,6 +75,11 @@ class Predecessor(Protocol):
 
     @property
     def unrest(self) -> str: ...
+
+    @property
+    def are_answering(self) -> bool:
+        """Does a client whom we have turned away still read why?"""
+        ...
 
 
 class Upgrader:
@@ -152,17 +161,22 @@ class Upgrader:
 
     async def _take_over(self) -> None:
         await self._until(lambda: self._bus.is_idle, _READING_TIMEOUT)
-        until = self._loop.time() + _QUIET_TIMEOUT
-        while await self._until(lambda: not self._predecessor.unrest, until - self._loop.time()):
+        now = self._loop.time()
+        until, patient_until = now + _QUIET_TIMEOUT, now + _ANSWERING_TIMEOUT
+        while await self._until(lambda: self._is_quiet(patient_until), until - self._loop.time()):
             with self._successor.holding_signals():
                 # One that came before is heard now: exec would forget it.
                 for _ in range(_SIGNAL_TURNS):
                     await asyncio.sleep(0)
-                if not self._predecessor.unrest:
+                if self._is_quiet(patient_until):
                     self._leave_the_process()
         raise BootError(
             f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._predecessor.unrest}"
         )
+
+    def _is_quiet(self, patient_until: float) -> bool:
+        answering = self._predecessor.are_answering and self._loop.time() < patient_until
+        return not (answering or self._predecessor.unrest)
 
     def _leave_the_process(self) -> None:
         try:

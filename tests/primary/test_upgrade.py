@@ -60,6 +60,7 @@ class FakePredecessor:
             Turns(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
         ]
         self.unrest = ""
+        self.are_answering = False
 
 
 class Stage:
@@ -152,6 +153,26 @@ async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
     stage.predecessor.unrest = ""
     with pytest.raises(Executed):
         await soon(upgrading)
+
+
+async def test_it_waits_until_who_is_turned_away_has_read_why(stage: Stage) -> None:
+    """What is closed too soon is reset, and the answer with it."""
+    stage.predecessor.are_answering = True
+    upgrading = stage.begin()
+    await turns()
+    assert stage.done == ["try out"]
+    stage.predecessor.are_answering = False
+    with pytest.raises(Executed):
+        await soon(upgrading)
+
+
+async def test_in_a_flood_of_refusals_it_waits_for_a_moment_only(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody always reads."""
+    monkeypatch.setattr(upgrade, "_ANSWERING_TIMEOUT", 0.0)
+    stage.predecessor.are_answering = True
+    await stage.executes()
 
 
 async def test_no_quiet_moment_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
