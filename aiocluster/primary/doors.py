@@ -72,6 +72,11 @@ class Doors:
         fds = {listener.index: listener.sock.fileno() for listener in listeners}
         return {index: fd for index, fd in fds.items() if fd >= 0}
 
+    @property
+    def are_listening(self) -> bool:
+        """May clients connect?"""
+        return self.listeners.are_listening
+
     def leave_to_workers(self, on: bool) -> None:
         """Accept from shared listeners only while not `on`: all who serve can. Idempotent."""
         for door in self._doors:

@@ -6,10 +6,12 @@ worker is asked (on the scoreboard) to say when a connection ends; nobody spins 
 """
 
 import asyncio
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+from aiocluster.config.settings import Settings
 from aiocluster.ipc.accepting import budget, reserved_fds
 from aiocluster.ipc.scoreboard import OTHER_FDS, Scoreboard
 
@@ -27,6 +29,21 @@ class Limits:
     max_connections: int | None = None  # None: no limit but the descriptors
     max_requests: int | None = None  # that it may handle at a time
     tells_clients: bool = False  # are there connections whose client a proxy has told?
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """Return those of a role's workers, which have as many descriptors as we."""
+        return cls(
+            behind_after=settings.behind_after,
+            max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            max_connections=_number(settings.max_connections),
+            max_requests=_number(settings.max_requests_in_flight),
+            tells_clients=settings.proxy_protocol,
+        )
+
+
+def _number(limit: int | Literal["unlimited"]) -> int | None:
+    return None if limit == "unlimited" else limit
 
 
 class Figures(Protocol):

@@ -1,11 +1,13 @@
 """How many more connections a worker may be given; the test writes its row."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from aiocluster.config.settings import settings_from
 from aiocluster.ipc.scoreboard import OTHER_FDS, ROOM_WANTED, Scoreboard, open_row
 from aiocluster.primary.room import Limits, Room
 from tests.support.waiting import turns, turns_until
@@ -277,3 +279,12 @@ def _count_timers(side: Side, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.T
 class _Loop:
     def __init__(self, call_later: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> None:
         self.call_later, self.call_soon = call_later, loop.call_soon
+
+
+def test_limits_are_those_of_the_settings() -> None:
+    """Where the user sets none there are only the descriptors."""
+    limits = Limits.of(settings_from({"max_connections": 7, "behind_after": 0.5}))
+
+    assert (limits.max_connections, limits.max_requests) == (7, None)
+    assert limits.behind_after == 0.5
+    assert limits.max_fds == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
