@@ -78,7 +78,7 @@ class Room:
         self._figures = figures
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
-        self._is_awaited = self._at_fd_limit = False
+        self._is_awaited = self._at_fd_limit = self._is_closed = False
         self._next_look: asyncio.TimerHandle | None = None
 
     def renew(self) -> None:
@@ -99,6 +99,8 @@ class Room:
 
     def look_again(self) -> None:
         """Something has ended, or may have: whoever waits for that is told."""
+        if self._is_closed:  # this was called for before: the row may be another's now
+            return
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
@@ -135,6 +137,7 @@ class Room:
 
     def close(self) -> None:
         """Look no more. Idempotent."""
+        self._is_closed = True
         if self._next_look is not None:
             self._next_look.cancel()
 

@@ -236,6 +236,18 @@ async def test_a_look_tells_only_of_room_that_has_come(make_side: MakeSide) -> N
     assert (side.room.look(), side.told, side.is_asked) == (True, 1, True)
 
 
+async def test_once_closed_it_looks_no_more(make_side: MakeSide) -> None:
+    """Not even if it was about to: the row may be another worker's by then."""
+    side = make_side(max_connections=1)
+    side.open = 1
+    side.look()
+    side.room.close()
+    side.row[ROOM_WANTED] = side.open = 0
+    await turns()
+
+    assert (side.told, side.is_asked) == (0, False)
+
+
 async def test_checking_sees_what_handlers_have_opened(make_side: MakeSide) -> None:
     """Before the budget is spent."""
     side = make_side(max_fds=1000)
