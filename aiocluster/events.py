@@ -166,7 +166,8 @@ class ReloadFailed(Event):
 class Scaled(Event):
     """`role` is to have `workers` workers, and had `before`; `reason` says who wants that, and why.
 
-    The new ones are being started; or those in the highest slots drain.
+    The new ones are being started; or those in the highest slots drain. When new ones do not come
+    up another one follows, which takes it back.
     """
 
     role: str

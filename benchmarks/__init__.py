@@ -14,6 +14,7 @@
     slow_requests.py    how long do quick requests wait for slow ones?
     full_cost.py        what does it cost that all workers are full and clients wait?
     policy_cost.py      what does it cost to choose the worker for one connection?
+    dispatch_cost.py    and to give it to that one, where limits must be kept?
 
     sides.py            how each side is started, with which options
     apps/               what the sides serve; peers/: what we had to write to compare with

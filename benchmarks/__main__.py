@@ -18,6 +18,7 @@ QUESTIONS = (
     "primary_memory",
     "channel_echo",
     "policy_cost",
+    "dispatch_cost",
     "balance",
     "slow_requests",
     "full_cost",

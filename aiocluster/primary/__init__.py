@@ -26,7 +26,9 @@ holding.py        how many are held until that is known
 peers.py          from where it comes
 descriptor.py     what is done to one without a socket object
 proxy_protocol.py who its client is, as a proxy says                       pure
+sharing.py        which workers accept some by themselves                  pure
 dispatcher.py     gives each connection to a worker the policy chooses     pure
+places.py         how many may be let in that come for the first time      pure
 outbox.py         the sending side of one worker's handoff
 room.py           how many more it may be given
 returns.py        what comes back there, for others

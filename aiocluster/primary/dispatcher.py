@@ -6,15 +6,19 @@ long is *behind* and is passed over while another is not; when all are behind, t
 chooses among all of them. Unless the policy is *binding*: then a client waits for its worker.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from aiocluster.policies.base import Candidate, Policy
 from aiocluster.policies.least_connections import LeastConnections
+from aiocluster.primary.places import MANY, Member, Places
 
 # Connections handed out between two looks at who has room; below what one handoff takes.
-_ROUND = 128
+_ROUND = MANY
+
+# In a flood of refusals all workers are looked at once in so many seconds: most that ends is told.
+_LOOK_PAUSE = 0.005
 
 
 class Connection(NamedTuple):
@@ -27,23 +31,13 @@ class Connection(NamedTuple):
     client: tuple[str, int] | None = None  # who it is, if a proxy has told
 
 
-class Recipient(Candidate, Protocol):
+class Recipient(Candidate, Member, Protocol):
     """The part of an Outbox that the dispatcher needs.
 
     `promised` is how many it will be given of those that are being given out.
     """
 
     promised: int
-
-    @property
-    def places(self) -> int:
-        """How many more connections may it have, by what the user has set?"""
-        ...
-
-    @property
-    def is_giving_back(self) -> bool:
-        """Are some of its connections on their way back to us?"""
-        ...
 
     @property
     def has_room(self) -> bool:
@@ -68,10 +62,6 @@ class Recipient(Candidate, Protocol):
         """Find out whether it has room again."""
         ...
 
-    def tell_of_room(self) -> None:
-        """Let `update` be called when one of its connections has ended."""
-        ...
-
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         """Give it a batch; return how many of it, from the front, it took and owns now.
 
@@ -91,7 +81,7 @@ class Dispatching(Protocol):
         ...
 
     def add(self, recipient: Recipient) -> None: ...
-    def leave(self, recipient: Recipient) -> None: ...
+    def leave(self, recipient: Recipient, now: float) -> None: ...
     def remove(self, recipient: Recipient) -> None: ...
     def update(self, now: float) -> None: ...
     def dispatch(self, connections: Sequence[Connection], now: float) -> None: ...
@@ -106,35 +96,27 @@ class Dispatcher:
         policy: Policy,
         pause: Callable[[], None],
         resume: Callable[[], None],
-        max_connections: int | None = None,
         turn_away: Callable[[Sequence[Connection]], None] | None = None,
-        everybody: Callable[[], Iterable[Recipient]] | None = None,
+        places: Places | None = None,
     ) -> None:
-        """`max_connections` are those of all workers together; None: any number.
-
-        `everybody` are these workers; without it, those that it gives to.
-
-        `turn_away` takes, and owns, what comes while there are workers and all are full; without
+        """`turn_away` takes, and owns, what comes while there are workers and all are full; without
         it that waits.
+
+        `places` are those of all doors; without it, those of the workers that it gives to.
         """
         self._policy = policy
         self._fewest: Policy = LeastConnections()
         self.is_binding = getattr(policy, "is_binding", False)
-        # Could what comes back find everybody full, by a limit of the user's?
-        self.is_limited = True
         self._pause = pause
         self._resume = resume
-        self._max_connections = max_connections
         self._turn_away = turn_away
-        self._everybody = everybody or (lambda: self._recipients)
         self._recipients: list[Recipient] = []
-        self._leaving: list[Recipient] = []
+        self._places = places or Places(lambda: self._recipients)
         self._candidates: list[Recipient] = []
         self._punctual: list[Recipient] = []
         self._waiting: list[Connection] = []
-        # Does it matter how many connections there are altogether?
-        self._counts = max_connections is not None
         self._lets_in = self._paused = True
+        self._next_look = 0.0
 
     @property
     def waiting(self) -> int:
@@ -146,22 +128,22 @@ class Dispatcher:
         self.remove(recipient)
         self._recipients = sorted([*self._recipients, recipient], key=lambda r: r.slot)
 
-    def leave(self, recipient: Recipient) -> None:
+    def leave(self, recipient: Recipient, now: float) -> None:
         """This worker finishes, or gives back, what it has: that still counts. Idempotent."""
-        self.remove(recipient)
-        if self.is_limited:
-            self._leaving.append(recipient)
-            self._counts = True
+        self._forget(recipient)
+        self._places.leave(recipient, now)
 
     def remove(self, recipient: Recipient) -> None:
         """This worker is no more. Idempotent."""
+        self._forget(recipient)
+        self._places.remove(recipient)
+
+    def _forget(self, recipient: Recipient) -> None:
         self._recipients = [other for other in self._recipients if other is not recipient]
-        self._leaving = [other for other in self._leaving if other is not recipient]
-        self._counts = self._max_connections is not None or bool(self._leaving)
 
     def update(self, now: float) -> None:
         """A worker came, left, filled up or has room again."""
-        self._look()
+        self._look(now)
         if self._candidates and self._waiting:
             waiting, self._waiting = self._waiting, []
             self.dispatch(sorted(waiting, key=_is_new), now)
@@ -171,11 +153,7 @@ class Dispatcher:
         """Hand each connection over, now or as soon as somebody has room."""
         connections = self._give_out(connections, now)
         if connections and self._turn_away is not None and self._recipients:
-            # Some may have room again, and have not been heard yet.
-            for recipient in self._recipients:
-                recipient.look_again()
-            self._look()
-            connections = self._give_out(connections, now)
+            connections = self._look_and_give_out(connections, now)
             self._turn_away([*filter(_is_new, connections)])
             # Whom we have let in once, waits.
             connections = [one for one in connections if not _is_new(one)]
@@ -183,12 +161,26 @@ class Dispatcher:
             self._waiting += connections
             self._pause_or_resume()
 
+    def _look_and_give_out(
+        self, connections: Sequence[Connection], now: float
+    ) -> Sequence[Connection]:
+        """Some may have room again, and have not been heard yet."""
+        if now < self._next_look:
+            return connections
+        self._next_look = now + _LOOK_PAUSE
+        for recipient in self._recipients:
+            recipient.look_again()
+        self._look(now)
+        return self._give_out(connections, now)
+
     def _give_out(self, connections: Sequence[Connection], now: float) -> Sequence[Connection]:
         """Return those for whom nobody has room."""
         while connections and self._candidates:
-            size = self._admitted(connections) if self._counts else _ROUND
-            if size <= 0:
-                self._forget_full()
+            are_limited = self._places.are_limited
+            size = self._admitted(connections, now) if are_limited else _ROUND
+            if not size:
+                self._lets_in = False
+                self._pause_or_resume()
                 break
             head, rest = connections[:size], connections[size:]
             try:
@@ -197,8 +189,15 @@ class Dispatcher:
                 # A Ctrl-C, in the middle of choosing: they are still ours.
                 self._waiting += connections
                 raise
-            connections = [*self._hand_out(batches, left, now), *rest]
+            left = self._hand_out(batches, left, now)
+            if are_limited:
+                self._places.spend(len(head) - len(left))
+            connections = [*left, *rest]
         return connections
+
+    def slots_with_room(self) -> set[int]:
+        """Return the slots of those that may be given more now."""
+        return {recipient.slot for recipient in self._recipients if recipient.has_room}
 
     def has_punctual(self, now: float) -> bool:
         """Is there a worker that would take at once what another leaves lying?"""
@@ -229,7 +228,7 @@ class Dispatcher:
                 left = [*batch[taken:], *left]
             is_full = is_full or not recipient.has_room
         if is_full:
-            self._forget_full()
+            self._forget_full(now)
         return left
 
     def _batches(
@@ -279,15 +278,15 @@ class Dispatcher:
                     return candidate
         return self._policy.choose(self._candidates, connection.affinity)
 
-    def _forget_full(self) -> None:
-        self._look()
+    def _forget_full(self, now: float) -> None:
+        self._look(now)
         self._pause_or_resume()
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
         """Who has room, and for whom?"""
         # A new list each time: policies tell by it that the candidates have changed.
         self._candidates = self._fit()
-        self._lets_in = not self._counts or self._has_places()
+        self._lets_in = self._places.look(now) > 0
 
     def _fit(self) -> list[Recipient]:
         roomy = [recipient for recipient in self._recipients if recipient.has_room]
@@ -295,33 +294,15 @@ class Dispatcher:
             return roomy
         return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 
-    def _admitted(self, connections: Sequence[Connection]) -> int:
+    def _admitted(self, connections: Sequence[Connection], now: float) -> int:
         """How many of these, from the front, may go to workers now?"""
-        # Whom we have let in once may, and comes first.
-        known = sum(1 for _ in takewhile(lambda one: not _is_new(one), connections))
-        return min(_ROUND, known or self._places())
-
-    def _has_places(self) -> bool:
-        if self._places() <= 0:
-            for recipient in (*self._everybody(), *self._leaving):
-                recipient.tell_of_room()
-        # What ended before they were asked was not told.
-        return self._places() > 0
-
-    def _places(self) -> int:
-        """How many that come for the first time may be let in?"""
-        places = _ROUND
-        left = sum(one.open_connections for one in self._leaving)
-        # Looked at after those that it still has: each is seen here or there.
-        if any(one.is_giving_back for one in self._leaving):
-            return 0
-        if self._max_connections is not None:
-            open_ = sum(one.open_connections for one in self._everybody())
-            places = self._max_connections - open_ - left
-        if left:
-            # What is left with those that leave is given back, as far as it can move.
-            places = min(places, sum(one.places for one in self._recipients) - left)
-        return places
+        if not _is_new(connections[0]):
+            # Whom we have let in once may, and comes first. On the way it was counted nowhere.
+            self._places.forget()
+            return sum(1 for _ in takewhile(lambda one: not _is_new(one), connections[:_ROUND]))
+        if not self._lets_in:
+            return 0  # until we hear of an end
+        return min(self._places.budget or self._places.look(now), len(connections))
 
     def _pause_or_resume(self) -> None:
         full = not (self._candidates and self._lets_in)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from aiocluster.policies.client_network import client_network
 from aiocluster.policies.request_head import by_from
 from aiocluster.primary.choosing import Shared
 from aiocluster.primary.descriptor import host_of
-from aiocluster.primary.dispatcher import Connection, Dispatcher, Recipient
+from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.holding import Holding
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.peeking import Held, Peeked, Peeker, PeekOptions
 from aiocluster.primary.peers import packed_address
+from aiocluster.primary.places import Places
 from aiocluster.primary.proxy_protocol import TrustedProxies
 from aiocluster.primary.refusal import Refusal, service_unavailable
 
@@ -62,18 +63,17 @@ class Door:
         self,
         policy: Policy,
         settings: DoorSettings,
-        everybody: Callable[[], Iterable[Recipient]],
+        places: Places,
         *,
         peeks: bool = True,
     ) -> None:
-        """Of all doors together `everybody` are the recipients.
+        """`places` are those of all doors together.
 
         One that does not peek knows nothing of the protocol: it goes by the client's address
         where its policy would by what the client sends, expects no PROXY header, and says
         nothing to whom it turns away.
         """
         self.policy = policy
-        self._everybody = everybody
         self.listeners: list[Listener] = []
         self._is_paused, self._is_left_to_workers = True, False
         refusal = settings.refusal
@@ -82,11 +82,9 @@ class Door:
             policy,
             self._pause,
             self._resume,
-            settings.max_connections,
             None if self.refusal is None else self.refusal.refuse,
-            everybody,
+            places,
         )
-        self.dispatcher.is_limited = settings.is_limited
         self._by: str | None = getattr(policy, "by", None)
         self._loop = asyncio.get_running_loop()
         self._settings = settings
@@ -137,7 +135,7 @@ class Door:
 
     def take_again(self, connections: Iterable[Connection], now: float) -> None:
         """Own what a worker gives back, or has left."""
-        slots = {worker.slot for worker in self._everybody() if worker.has_room}
+        slots = self.dispatcher.slots_with_room()
         known: list[Connection] = []
         lost: list[Connection] = []
         for one in connections:

@@ -18,6 +18,7 @@ from aiocluster.primary.dispatcher import Connection, Recipient
 from aiocluster.primary.door import Door, DoorSettings
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.listeners import Listeners
+from aiocluster.primary.places import Places
 
 
 class Doors:
@@ -33,6 +34,9 @@ class Doors:
         self._own: list[Door] = []  # of servers of the workers' own
         self._by_listener: dict[int, Door] = {}
         self._recipients: list[Recipient] = []
+        self._places = Places(
+            lambda: self._recipients, settings.max_connections, keeps_room=settings.is_limited
+        )
 
     # ---- listeners
 
@@ -67,6 +71,11 @@ class Doors:
         fds = {listener.index: listener.sock.fileno() for listener in listeners}
         return {index: fd for index, fd in fds.items() if fd >= 0}
 
+    @property
+    def are_listening(self) -> bool:
+        """May clients connect?"""
+        return self.listeners.are_listening
+
     def leave_to_workers(self, on: bool) -> None:
         """Accept from shared listeners only while not `on`: all who serve can. Idempotent."""
         for door in self._doors:
@@ -89,11 +98,8 @@ class Doors:
         for door in self._doors:
             if door.policy is policy:
                 return door
-        self._doors.append(door := Door(policy, self._settings, self._everybody))
+        self._doors.append(door := Door(policy, self._settings, self._places))
         return door
-
-    def _everybody(self) -> list[Recipient]:
-        return self._recipients
 
     @property
     def _all(self) -> list[Door]:
@@ -106,7 +112,7 @@ class Doors:
 
         `socks`, by listener, listen already.
         """
-        door = Door(policy, self._settings, self._everybody, peeks=False)
+        door = Door(policy, self._settings, self._places, peeks=False)
         for index, sock in socks.items():
             listener = Listener(sock, index, self._on_connections)
             listener.listen()
@@ -154,11 +160,11 @@ class Doors:
         if recipient not in self._recipients:
             self._recipients.append(recipient)
 
-    def leave(self, recipient: Recipient) -> None:
+    def leave(self, recipient: Recipient, now: float) -> None:
         """This worker finishes, or gives back, what it has. Idempotent."""
         self._forget(recipient)
         for door in self._all:
-            door.dispatcher.leave(recipient)
+            door.dispatcher.leave(recipient, now)
 
     def remove(self, recipient: Recipient) -> None:
         """This worker is no more. Idempotent."""
@@ -187,6 +193,12 @@ class Doors:
         """Wait for nobody to show whose it is, now and from now on. Idempotent."""
         for door in self._doors:
             door.end_peeking()
+
+    @property
+    def are_answering(self) -> bool:
+        """Does somebody who was turned away still read why?"""
+        refusals = [door.refusal for door in self._all]
+        return any(refusal is not None and refusal.is_lingering for refusal in refusals)
 
     def close(self) -> None:
         """Wait for nobody who was turned away. Idempotent."""

@@ -48,7 +48,8 @@ class Hiring:
         try:
             return await self._hire(spec, row, spawner)
         except BaseException as error:
-            self._scoreboard.release(row)
+            # One that nobody waits for any more may be there already, and write its row.
+            spawner.when_gone(spec.worker_id, lambda: self._scoreboard.release(row))
             if isinstance(error, OSError):
                 # Out of descriptors or memory, mostly: it passes, and the slot must not be
                 # lost to it.

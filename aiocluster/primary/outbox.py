@@ -237,8 +237,7 @@ class Outbox:
 
     def _tell_of_room(self) -> None:
         self._update_room()
-        if self.has_room:
-            self._on_change()
+        self._on_change()
 
     def _await_room(self) -> None:
         self._loop.add_writer(self._sender.fileno(), self._on_writable)
@@ -251,12 +250,16 @@ class Outbox:
     def look_again(self) -> None:
         """See Recipient."""
         if not self.is_closed:
-            self.room.look_again()
+            self.room.look()
             self._update_room()
 
     def tell_of_room(self) -> None:
         """See Recipient."""
         self.room.await_end()
+
+    def look_soon(self) -> None:
+        """See Recipient."""
+        self.room.look_soon()
 
     def check_room(self) -> None:
         """Look whether its handlers have used up what was meant for connections."""

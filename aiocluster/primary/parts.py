@@ -26,7 +26,7 @@ from aiocluster.primary.orphans import Reaper
 from aiocluster.primary.pinning import dealt
 from aiocluster.primary.reporting import Reporter
 from aiocluster.primary.role import RoleParts
-from aiocluster.primary.upgrade import Upgrader
+from aiocluster.primary.upgrade import Turns, Upgrader
 
 log = logging.getLogger("aiocluster")
 
@@ -88,7 +88,7 @@ class Parts:
         return any(role.generations.knows(pid) for role in self.roles.values())
 
     @property
-    def turns(self) -> list[tuple[asyncio.Lock, asyncio.Lock]]:
+    def turns(self) -> list[Turns]:
         """See upgrade.Predecessor."""
         return [role.supervisor.turns for role in self.roles.values()]
 
@@ -97,6 +97,11 @@ class Parts:
         """See upgrade.Predecessor."""
         all_of_it = (role.supervisor.unrest for role in self.roles.values())
         return next(filter(None, all_of_it), "")
+
+    @property
+    def are_answering(self) -> bool:
+        """See upgrade.Predecessor."""
+        return any(role.doors.are_answering for role in self.roles.values())
 
     def _dispatch(self) -> dict[str, Dispatch]:
         return {name: role.doors.dispatch_counts() for name, role in self.roles.items()}

@@ -45,6 +45,11 @@ class Refusal:
         self._ends: deque[tuple[float, socket.socket]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_lingering(self) -> bool:
+        """Does somebody still read the answer?"""
+        return bool(self._lingering)
+
     def refuse(self, connections: Sequence[Connection]) -> None:
         """Own these, and let them go."""
         self.count += len(connections)

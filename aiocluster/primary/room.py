@@ -6,10 +6,12 @@ worker is asked (on the scoreboard) to say when a connection ends; nobody spins 
 """
 
 import asyncio
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+from aiocluster.config.settings import Settings
 from aiocluster.ipc.accepting import budget, reserved_fds
 from aiocluster.ipc.scoreboard import OTHER_FDS, Scoreboard
 
@@ -28,6 +30,21 @@ class Limits:
     max_requests: int | None = None  # that it may handle at a time
     tells_clients: bool = False  # are there connections whose client a proxy has told?
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """Return those of a role's workers, which have as many descriptors as we."""
+        return cls(
+            behind_after=settings.behind_after,
+            max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            max_connections=_number(settings.max_connections),
+            max_requests=_number(settings.max_requests_in_flight),
+            tells_clients=settings.proxy_protocol,
+        )
+
+
+def _number(limit: int | Literal["unlimited"]) -> int | None:
+    return None if limit == "unlimited" else limit
+
 
 class Figures(Protocol):
     """The part of an Outbox that tells how full its worker is."""
@@ -42,7 +59,7 @@ class Figures(Protocol):
 
 
 class Room:
-    """That of one worker. `on_room` is called when there is some again."""
+    """That of one worker. `on_room` is called when there is some again, or what was awaited."""
 
     def __init__(
         self,
@@ -61,7 +78,7 @@ class Room:
         self._figures = figures
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
-        self._is_awaited = self._at_fd_limit = False
+        self._is_awaited = self._at_fd_limit = self._is_closed = False
         self._next_look: asyncio.TimerHandle | None = None
 
     def renew(self) -> None:
@@ -81,22 +98,37 @@ class Room:
             self.renew()
 
     def look_again(self) -> None:
-        """Something has ended, or may have."""
+        """Something has ended, or may have: whoever waits for that is told."""
+        if self._is_closed:  # this was called for before: the row may be another's now
+            return
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
-        was_awaited = self.is_out or self._is_awaited
-        self._is_awaited = False
-        self.renew()
-        if was_awaited and not self.is_out:
+        was_awaited, self._is_awaited = self._is_awaited, False
+        if not self.look() and was_awaited:
             self._on_room()
+        # Whoever hears of it may wait for the next one; else nobody wants to know of that.
+        self._ask()
+
+    def look(self) -> bool:
+        """Is there room again? Then that is told."""
+        was_out = self.is_out
+        self.renew()
+        has_come = was_out and not self.is_out
+        if has_come:
+            self._on_room()
+        return has_come
 
     def await_end(self) -> None:
-        """Somebody else waits until a connection of this worker has ended."""
+        """Somebody waits until a connection of this worker has ended, room or not."""
         if not self._is_awaited:
             self._is_awaited = True
-            self._scoreboard.ask_for_room(self._row, True)
-            self._look_soon()
+            self._ask()
+
+    def look_soon(self) -> None:
+        """Look again after a moment, whatever the worker says."""
+        if self._next_look is None:
+            self._next_look = self._loop.call_later(_PAUSE, self._look_again)
 
     def places(self) -> int:
         """How many more connections may it have, by our own limit?"""
@@ -105,6 +137,7 @@ class Room:
 
     def close(self) -> None:
         """Look no more. Idempotent."""
+        self._is_closed = True
         if self._next_look is not None:
             self._next_look.cancel()
 
@@ -125,16 +158,16 @@ class Room:
     def _note_out(self, is_out: bool) -> None:
         if is_out != self.is_out:
             self.is_out = is_out
-            self._scoreboard.ask_for_room(self._row, is_out or self._is_awaited)
+            self._ask()
             # What ended between the look and the asking was not told.
             if is_out:
                 self._loop.call_soon(self.look_again)
         if is_out or self._at_fd_limit:
-            self._look_soon()
+            self.look_soon()
 
-    def _look_soon(self) -> None:
-        if self._next_look is None:
-            self._next_look = self._loop.call_later(_PAUSE, self._look_again)
+    def _ask(self) -> None:
+        """Let the worker tell of each end, or of none, as is wanted now."""
+        self._scoreboard.ask_for_room(self._row, self.is_out or self._is_awaited)
 
     def _look_again(self) -> None:
         self._next_look = None

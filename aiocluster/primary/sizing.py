@@ -56,6 +56,11 @@ class Sizing:
         """See Staffing.scale."""
         return await self._staffing.scale(wanted, reason)
 
+    @property
+    def turn(self) -> asyncio.Lock:
+        """Whoever holds it is the only one who changes how many there are."""
+        return self._staffing.turn
+
     def close(self) -> None:
         """Change nothing more. Idempotent."""
         for task in self._tasks:

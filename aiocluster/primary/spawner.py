@@ -1,6 +1,7 @@
 """The one door to new processes: a zygote is kept alive, and forks workers when asked."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -10,7 +11,6 @@ from typing import Protocol
 from aiocluster.errors import BootError, ChannelClosed, WorkerGone
 from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.messages import Fork
-from aiocluster.primary.exits import ExitStatus
 from aiocluster.primary.interpreter import StartedZygote
 from aiocluster.primary.process import Process, WorkerProcess
 from aiocluster.primary.tasks import start_task
@@ -46,6 +46,13 @@ class Spawner(Protocol):
         """
         ...
 
+    def when_gone(self, worker_id: int, heard: Callable[[], None]) -> None:
+        """Call `heard` once there is no process of a worker that `spawn` did not return.
+
+        Mostly at once. But where the wait for it was cancelled one may still come, and is ended.
+        """
+        ...
+
 
 # Starts a zygote's process.
 ZygoteStarter = Callable[[], Awaitable[StartedZygote]]
@@ -57,11 +64,10 @@ class ZygoteSpawner:
     def __init__(self, start_zygote: ZygoteStarter, first: StartedZygote | None) -> None:
         self._start_zygote = start_zygote
         self._first = first
-        self._loop = asyncio.get_running_loop()
         self._zygote: ZygoteHandle | None = None
         self._ready = asyncio.Event()  # there is a zygote that forks, or never will be again
         self._processes: dict[int, WorkerProcess] = {}
-        self._unwanted: set[asyncio.Task[ExitStatus]] = set()
+        self._unwanted: dict[int, asyncio.Task[None]] = {}  # by worker: its end
         self._keeper: asyncio.Task[None] | None = None
         self._retired = False
         self.zygote_pids: set[int] = set()  # of all there ever were
@@ -123,8 +129,17 @@ class ZygoteSpawner:
         try:
             return await asyncio.shield(forked)
         except asyncio.CancelledError:
-            forked.add_done_callback(self._kill_unwanted)
+            ending = start_task(_end_unwanted(forked), "ending an unwanted worker")
+            self._unwanted[fork.worker_id] = ending
+            ending.add_done_callback(lambda _: self._unwanted.pop(fork.worker_id))
             raise
+
+    def when_gone(self, worker_id: int, heard: Callable[[], None]) -> None:
+        """See Spawner."""
+        if (ending := self._unwanted.get(worker_id)) is not None:
+            ending.add_done_callback(lambda _: heard())
+        else:
+            heard()
 
     def retire(self) -> None:
         """Nobody will be forked any more: a zygote that dies is not replaced. Idempotent."""
@@ -221,15 +236,13 @@ class ZygoteSpawner:
         if (process := self._processes.get(worker_id)) is not None:
             process.tell_status(status)
 
-    def _kill_unwanted(self, forked: "asyncio.Future[WorkerProcess]") -> None:
-        """Whoever asked for this worker has given up."""
-        if forked.exception() is not None:
-            return
-        process = forked.result()
-        process.send_signal(signal.SIGKILL)
-        reaping = self._loop.create_task(process.wait())
-        self._unwanted.add(reaping)
-        reaping.add_done_callback(self._unwanted.discard)
-
     def _forget(self, worker_id: int) -> None:
         self._processes.pop(worker_id, None)
+
+
+async def _end_unwanted(forked: "asyncio.Future[WorkerProcess]") -> None:
+    """Whoever asked for this worker has given up."""
+    with contextlib.suppress(WorkerGone):
+        process = await forked
+        process.send_signal(signal.SIGKILL)
+        await process.wait()

@@ -47,7 +47,7 @@ class Staffing:
         self._positions = positions
         self._on_more = on_more
         self._publish = publish
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[int]] = set()
         self._closed = False
 
@@ -81,7 +81,7 @@ class Staffing:
 
     async def _in_turn(self, change: Callable[[int], int], reason: str) -> int:
         leaving: list[WorkerHandle] = []
-        async with self._turn:
+        async with self.turn:
             before = len(self._positions.slots)
             count = change(before)
             if not 1 <= count <= MAX_WORKERS:
@@ -107,9 +107,15 @@ class Staffing:
             self._on_more(await asyncio.gather(*map(self._up, slots)))
         except BootError as error:
             log.error("role %s: no more workers than before: %s", self._role, error)
-            for slot in slots:
-                self._positions.close_slot(slot, "scale_down")
+            self._take_back(slots, error)
             raise
+
+    def _take_back(self, slots: Collection[Slot], error: BootError) -> None:
+        before = len(self._positions.slots)
+        for slot in slots:
+            self._positions.close_slot(slot, "scale_down")
+        now = len(self._positions.slots)
+        self._publish(Scaled(self._role, before, now, f"new ones did not come up: {error}"))
 
     async def _up(self, slot: Slot) -> WorkerHandle:
         try:

@@ -25,6 +25,7 @@ from aiocluster.primary.sizing import Sizing
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.slots import Slots
 from aiocluster.primary.tasks import start_task
+from aiocluster.primary.upgrade import Turns
 from aiocluster.primary.upkeep import Upkeep
 from aiocluster.primary.workers import Workers
 
@@ -155,9 +156,9 @@ class Supervisor:
     # ---- from one program to the next
 
     @property
-    def turns(self) -> tuple[asyncio.Lock, asyncio.Lock]:
-        """Whoever holds them is the only one who replaces workers that serve."""
-        return self._reloader.turn, self._recycler.turn
+    def turns(self) -> Turns:
+        """Whoever holds them is the only one who replaces workers, or wants more or fewer."""
+        return Turns(self._reloader.turn, self._recycler.turn, self._sizing.turn)
 
     @property
     def unrest(self) -> str:

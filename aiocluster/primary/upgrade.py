@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Protocol
+from itertools import chain
+from typing import NamedTuple, Protocol
 
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import UpgradeFailed
@@ -29,11 +30,23 @@ _QUIET_TIMEOUT = 3.0
 # handed on.
 _READING_TIMEOUT = 1.0
 
+# Seconds that clients get to read that they are turned away: what is closed too soon is reset.
+# In a flood of them somebody always reads.
+_ANSWERING_TIMEOUT = 1.0
+
 # Seconds between two looks.
 _LOOK_INTERVAL = 0.005
 
 # Turns of the loop in which a signal that came before is heard and can begin a stop.
 _SIGNAL_TURNS = 20
+
+
+class Turns(NamedTuple):
+    """What all that changes the workers of a role takes turns by."""
+
+    reloads: asyncio.Lock
+    recycling: asyncio.Lock
+    scaling: asyncio.Lock
 
 
 class Successor(Protocol):
@@ -56,16 +69,21 @@ class Predecessor(Protocol):
     """What is here now: the part of all roles that an upgrade needs."""
 
     @property
-    def turns(self) -> Sequence[tuple[asyncio.Lock, asyncio.Lock]]:
-        """Of each role, what its reloads and its recycling take turns by."""
+    def turns(self) -> Sequence[Turns]:
+        """Those of each role."""
         ...
 
     @property
     def unrest(self) -> str: ...
 
+    @property
+    def are_answering(self) -> bool:
+        """Does a client whom we have turned away still read why?"""
+        ...
+
 
 class Upgrader:
-    """Upgrades in turn with reloads; never while a worker that serves is being replaced."""
+    """Upgrades in turn with reloads; never while a worker is being replaced, or more are wanted."""
 
     def __init__(
         self,
@@ -109,14 +127,14 @@ class Upgrader:
             task.exception()  # perhaps nobody waits for it any more
 
     async def _upgrade(self) -> None:
-        reload_turns, recycling_turns = zip(*self._predecessor.turns, strict=True)
+        reloads, *others = zip(*self._predecessor.turns, strict=True)
         async with contextlib.AsyncExitStack() as nobody_reloads:
-            for turn in reload_turns:
+            for turn in reloads:
                 await nobody_reloads.enter_async_context(turn)
             try:
                 log.info("upgrade: trying the new program")
                 await self._successor.try_out(self._boot_timeout)
-                async with self._nobody_is_replaced(recycling_turns):
+                async with self._nobody_comes_or_goes([*chain(*others)]):
                     await self._take_over()
             except BootError as error:
                 self._tell(error)
@@ -129,7 +147,7 @@ class Upgrader:
         self._bus.publish(UpgradeFailed(error.cause, error.traceback))
 
     @contextlib.asynccontextmanager
-    async def _nobody_is_replaced(self, turns: Iterable[asyncio.Lock]) -> AsyncIterator[None]:
+    async def _nobody_comes_or_goes(self, turns: Iterable[asyncio.Lock]) -> AsyncIterator[None]:
         limit = self._boot_timeout + FORK_PATIENCE
         async with contextlib.AsyncExitStack() as taken:
             try:
@@ -137,22 +155,28 @@ class Upgrader:
                     for turn in turns:
                         await taken.enter_async_context(turn)
             except TimeoutError:
-                raise BootError(f"a worker has been in replacement for {limit:g} s") from None
+                text = f"a worker has been in replacement, or to come, for {limit:g} s"
+                raise BootError(text) from None
             yield
 
     async def _take_over(self) -> None:
         await self._until(lambda: self._bus.is_idle, _READING_TIMEOUT)
-        until = self._loop.time() + _QUIET_TIMEOUT
-        while await self._until(lambda: not self._predecessor.unrest, until - self._loop.time()):
+        now = self._loop.time()
+        until, patient_until = now + _QUIET_TIMEOUT, now + _ANSWERING_TIMEOUT
+        while await self._until(lambda: self._is_quiet(patient_until), until - self._loop.time()):
             with self._successor.holding_signals():
                 # One that came before is heard now: exec would forget it.
                 for _ in range(_SIGNAL_TURNS):
                     await asyncio.sleep(0)
-                if not self._predecessor.unrest:
+                if self._is_quiet(patient_until):
                     self._leave_the_process()
         raise BootError(
             f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._predecessor.unrest}"
         )
+
+    def _is_quiet(self, patient_until: float) -> bool:
+        answering = self._predecessor.are_answering and self._loop.time() < patient_until
+        return not (answering or self._predecessor.unrest)
 
     def _leave_the_process(self) -> None:
         try:

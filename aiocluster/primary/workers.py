@@ -4,16 +4,14 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from aiocluster.config.settings import Settings
 from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.estate import WorkerState
 from aiocluster.ipc.messages import (
-    Accept,
     Listen,
     Serving,
     Subscribe,
@@ -35,6 +33,7 @@ from aiocluster.primary.lifecycle import Phase
 from aiocluster.primary.process import Process
 from aiocluster.primary.room import Limits
 from aiocluster.primary.servers import Servers
+from aiocluster.primary.sharing import Sharing
 from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -90,12 +89,12 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._held: set[int] = set()  # those that are given nothing yet
         self._leadership = Leadership()
-        self._doors: Doors | None = None  # until they are bound
+        self._sharing = Sharing(lambda: len(self.all), self.serving)
         self._ends: set[asyncio.Task[None]] = set()
         self._hiring = Hiring(
             commons.reporter.scoreboard,
             self,
-            _limits(settings),
+            Limits.of(settings),
             self._update_dispatcher,
             self._on_returned,
         )
@@ -107,16 +106,14 @@ class Workers:
     def listen_on(self, doors: Doors) -> None:
         """From here their connections will come."""
         self.addresses = doors.listeners.addresses
-        self._doors = doors
+        self._sharing.begin_with(doors)
         self._hiring.families = doors.listeners.families
         self._hiring.shared = lambda: doors.shared
         self._servers.numbers.reserve(len(doors.listeners.families))
 
     def begin_accepting(self) -> None:
-        """Clients may connect now: who serves, and shares the listeners, accepts from them."""
-        for worker in self.serving():
-            self._let_accept(worker)
-        self._divide_work()
+        """See Sharing.begin_accepting."""
+        self._sharing.begin_accepting()
 
     # ---- they come
 
@@ -165,8 +162,7 @@ class Workers:
 
         def begin() -> None:
             for worker in adopted:
-                if _may_serve(worker):
-                    self._enter_service(worker)
+                self._resume(worker)
             for worker, process in zip(adopted, processes, strict=True):
                 self._look_after(worker, process)
 
@@ -251,10 +247,9 @@ class Workers:
         """See Owner."""
         self._servers.leave(worker.id)
         self._leave(worker)
-        if worker.shared:
-            worker.channel.post(Accept(on=False))
+        self._sharing.end(worker)
         self._leave_nobody_waiting()
-        self._divide_work()
+        self._sharing.divide()
         self._update_dispatcher()
         self._choose_leader()
 
@@ -288,6 +283,13 @@ class Workers:
         self._generations.joined(generation)
         return generation.spawner.adopt_worker(state.worker_id, state.pid, state.pidfd)
 
+    def _resume(self, worker: WorkerHandle) -> None:
+        """Let it go on as it was when the other program ended."""
+        if _may_serve(worker):
+            self._enter_service(worker)
+        elif worker.was_ready:
+            self._leave(worker)  # what it still has counts here, too
+
     def _look_after(self, worker: WorkerHandle, process: Process) -> None:
         """See to it from here to its end."""
         worker.announced()
@@ -308,8 +310,8 @@ class Workers:
         if worker.serves:
             worker.outbox.look_for_room()
             self._dispatcher.add(worker.outbox)
-            self._let_accept(worker)
-            self._divide_work()
+            self._sharing.let_accept(worker)
+            self._sharing.divide()
             self._update_dispatcher()
         self._servers.enter(worker)
         self._choose_leader()
@@ -323,23 +325,9 @@ class Workers:
             what = "takes connections" if worker.serves else "runs a job"
             log.error("%s %s, unlike the first one: that needs a stop and a start", worker, what)
 
-    def _let_accept(self, worker: WorkerHandle) -> None:
-        """Let it accept by itself, if it can and clients may connect; see `begin_accepting`."""
-        if worker.shared and self._doors is not None and self._doors.listeners.are_listening:
-            worker.channel.post(Accept(on=bool(self._doors.shared), workers=len(self.all)))
-
-    def _divide_work(self) -> None:
-        """The primary accepts only while somebody serves who cannot do it by himself.
-
-        After an upgrade that may be so until a reload.
-        """
-        if self._doors is not None and (shared := self._doors.shared):
-            able = all(worker.shared >= shared.keys() for worker in self.serving())
-            self._doors.leave_to_workers(able)
-
     def _leave(self, worker: WorkerHandle) -> None:
         if not worker.outbox.is_closed:  # else it is known to be dead, and is removed
-            self._dispatcher.leave(worker.outbox)
+            self._dispatcher.leave(worker.outbox, self._loop.time())
 
     def _leave_nobody_waiting(self) -> None:
         """One that is to show first that it lasts is better than none at all."""
@@ -354,7 +342,7 @@ class Workers:
         self._dispatcher.remove(worker.outbox)
         left = worker.outbox.close()
         self._leave_nobody_waiting()
-        self._divide_work()
+        self._sharing.divide()
         self._update_dispatcher()
         self._choose_leader()
         if left:
@@ -389,20 +377,6 @@ class Workers:
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        behind_after=settings.behind_after,
-        max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        max_connections=_number(settings.max_connections),
-        max_requests=_number(settings.max_requests_in_flight),
-        tells_clients=settings.proxy_protocol,
-    )
-
-
-def _number(limit: int | Literal["unlimited"]) -> int | None:
-    return None if limit == "unlimited" else limit
 
 
 def _may_serve(worker: WorkerHandle) -> bool:

@@ -295,6 +295,20 @@ async def test_who_waits_is_served_after_a_reload() -> None:
         assert len(await crowd.until_served(3)) == 3
 
 
+async def test_what_takes_long_in_an_old_worker_keeps_nobody_out_of_the_new_one() -> None:
+    """Its requests end, and others are served meanwhile."""
+    settings = {"workers": 1, "max_connections": 2, **PATIENT, **RELOADED}
+    async with serving(**settings) as (cluster, heard), asking(cluster) as ask:
+        busy = [await ask("/hold") for _ in range(2)]
+        pid, _ = await held(heard, 2)
+        reloading = asyncio.create_task(cluster.reload())
+        answer = await (await ask("/who")).response()
+        assert json.loads(answer.body)["pid"] != pid
+        kill(pid, signal.SIGUSR1)
+        assert [(await wire.response()).body for wire in busy] == [b"released"] * 2
+        await reloading
+
+
 async def test_a_full_worker_that_dies_leaves_room_for_those_that_wait() -> None:
     """In its replacement."""
     async with crowded(workers=1, max_connections=2) as (cluster, heard, crowd):

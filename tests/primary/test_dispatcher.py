@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aiocluster.policies.base import C
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Connection, Dispatcher
+from aiocluster.primary.places import Places
 
 NOW = 1000.0
 
@@ -54,6 +55,9 @@ class FakeRecipient:
     def tell_of_room(self) -> None:
         self.is_asked = True
 
+    def look_soon(self) -> None:
+        pass
+
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
         if self.picky and len(batch) > self.room:
             self.room = 0
@@ -73,7 +77,7 @@ class Door:
             RoundRobin(),
             lambda: self.calls.append("pause"),
             lambda: self.calls.append("resume"),
-            max_connections,
+            places=Places(lambda: self.dispatcher._recipients, max_connections),
         )
 
     def open_for(self, *recipients: FakeRecipient) -> Dispatcher:
@@ -381,7 +385,7 @@ def test_whom_a_leaving_worker_gives_back_finds_room() -> None:
     door, old, new = Door(), FakeRecipient(0), FakeRecipient(0, room=2)
     dispatcher = door.open_for(old)
     old.open_connections = 2
-    dispatcher.leave(old)
+    dispatcher.leave(old, NOW)
     dispatcher.add(new)
     dispatcher.update(NOW)
     assert door.calls == ["resume", "pause"]
@@ -403,7 +407,7 @@ def test_room_beyond_what_a_leaving_worker_has_is_for_anybody() -> None:
     door, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
     dispatcher = door.open_for(new)
     old.open_connections = 3
-    dispatcher.leave(old)
+    dispatcher.leave(old, NOW)
     dispatcher.update(NOW)
     dispatcher.dispatch(made_up(4), NOW)
     assert new.given == made_up(2)
@@ -412,6 +416,40 @@ def test_room_beyond_what_a_leaving_worker_has_is_for_anybody() -> None:
     dispatcher.update(NOW)
 
     assert new.given == made_up(4)
+
+
+def test_room_is_kept_for_what_leaves_only_while_it_may_soon_come_back() -> None:
+    """What cannot move, or takes long, keeps nobody out of an empty worker until it ends."""
+    door, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
+    dispatcher = door.open_for(new)
+    old.open_connections = 5
+    dispatcher.leave(old, NOW)
+    dispatcher.update(NOW)
+    dispatcher.dispatch(made_up(2), NOW)
+    assert new.given == []
+    dispatcher.leave(old, NOW + 5)  # a second time
+    dispatcher.update(NOW + 5)
+    assert new.given == made_up(2)
+    assert door.calls == ["resume", "pause", "resume"]
+    dispatcher.dispatch([*made_up(4, 2), *known(1)], NOW + 5)
+    new.room = 1
+    dispatcher.update(NOW + 5)
+
+    assert new.given == [*made_up(5), *known(1)]
+
+
+def test_what_leaves_for_long_still_counts_for_the_limit_of_all() -> None:
+    """It is open, wherever it is."""
+    door, old, new = Door(max_connections=4), FakeRecipient(0), FakeRecipient(1)
+    dispatcher = door.open_for(new)
+    old.open_connections = 3
+    dispatcher.leave(old, NOW)
+    dispatcher.update(NOW + 5)
+    dispatcher.dispatch(made_up(1), NOW + 5)
+    new.open_connections = 1
+    dispatcher.dispatch(made_up(1, 1), NOW + 5)
+
+    assert new.given == made_up(1)
 
 
 def test_whom_has_been_let_in_goes_before_those_that_wait() -> None:
@@ -432,7 +470,7 @@ def test_what_a_leaving_worker_has_counts_for_the_limit_of_all() -> None:
     old, new = FakeRecipient(0), FakeRecipient(1)
     dispatcher = door.open_for(old, new)
     old.open_connections, new.open_connections = 2, 1
-    dispatcher.leave(old)
+    dispatcher.leave(old, NOW)
     dispatcher.update(NOW)
     dispatcher.dispatch(made_up(1), NOW)
     assert new.given == []
@@ -531,3 +569,70 @@ def test_before_anybody_is_turned_away_all_are_looked_at_again() -> None:
 
     assert [connection.fd for connection in worker.given] == [0, 1, 2]
     assert [connection.fd for connection in turned_away] == [3, 4]
+
+
+def test_in_a_flood_of_refusals_not_each_is_worth_a_look() -> None:
+    """A look costs more than a refusal; after a moment there is another one."""
+    dispatcher = Dispatcher(RoundRobin(), lambda: None, lambda: None, lambda _: None)
+    workers = [LookedAt(slot, room=0) for slot in range(3)]
+    for worker in workers:
+        dispatcher.add(worker)
+    for _ in range(10):
+        dispatcher.dispatch(made_up(1), NOW)
+    assert [worker.looks for worker in workers] == [1, 1, 1]
+    workers[1].hidden_room = 1
+    dispatcher.dispatch(made_up(1), NOW + 0.01)
+
+    assert workers[1].given == made_up(1)
+
+
+class LookedAt(FakeRecipient):
+    """Counts looks; what it is given is open."""
+
+    looks = 0
+
+    def look_again(self) -> None:
+        self.looks += 1
+        super().look_again()
+
+    def hand_over(self, batch: Sequence[Connection], now: float) -> int:
+        taken = super().hand_over(batch, now)
+        self.open_connections += taken
+        return taken
+
+
+class CountedPlaces(Places):
+    looks = 0
+
+    def look(self, now: float) -> int:
+        self.looks += 1
+        return super().look(now)
+
+
+def test_all_are_counted_only_now_and_then() -> None:
+    """And yet never more are let in than there may be, at whatever door."""
+    workers = [LookedAt(slot) for slot in range(3)]
+    places = CountedPlaces(lambda: workers, 200)
+    doors = [
+        Dispatcher(RoundRobin(), lambda: None, lambda: None, lambda _: None, places)
+        for _ in range(2)
+    ]
+    for door in doors:
+        for worker in workers:
+            door.add(worker)
+        door.update(NOW)
+    for number in range(300):
+        doors[number % 2].dispatch(made_up(1), NOW)
+
+    assert sum(worker.open_connections for worker in workers) == 200
+    assert places.looks < 10
+
+
+def test_what_was_on_its_way_when_all_were_counted_counts_once_it_has_come() -> None:
+    """Until then it was in nobody's figures."""
+    door, worker = Door(max_connections=4), LookedAt(0)
+    dispatcher = door.open_for(worker)
+    dispatcher.dispatch(known(2), NOW)
+    dispatcher.dispatch(made_up(4), NOW)
+
+    assert worker.given == [*known(2), *made_up(2)]

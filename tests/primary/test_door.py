@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -14,6 +14,7 @@ from aiocluster.policies.sticky import Sticky
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.door import Door, DoorSettings
 from aiocluster.primary.listener import Listener
+from aiocluster.primary.places import Places
 from tests.primary.test_dispatcher import FakeRecipient
 from tests.support.connections import tcp_pair
 from tests.support.program import PATIENCE
@@ -29,15 +30,9 @@ SIX = ("2001:db8:0:1::5", 4711, 0, 0)
 async def make_door() -> AsyncIterator[MakeDoor]:
     doors: list[Door] = []
 
-    def make(
-        policy: Policy,
-        *,
-        peeks: bool = True,
-        everybody: Iterable[FakeRecipient] = (),
-        **settings: object,
-    ) -> Door:
+    def make(policy: Policy, *, peeks: bool = True, **settings: object) -> Door:
         of_role = DoorSettings.of(settings_from(settings))
-        door = Door(policy, of_role, lambda: everybody, peeks=peeks)
+        door = Door(policy, of_role, Places(list), peeks=peeks)
         doors.append(door)
         return door
 
@@ -145,7 +140,7 @@ class Lost:
 
     def __init__(self, make_door: MakeDoor, **settings: object) -> None:
         self.workers = [FakeRecipient(slot) for slot in (0, 1)]
-        self.door = make_door(Sticky("cookie:sid"), everybody=self.workers, **settings)
+        self.door = make_door(Sticky("cookie:sid"), **settings)
         for worker in self.workers:
             self.door.dispatcher.add(worker)
         self.door.dispatcher.update(0.0)

@@ -82,6 +82,20 @@ async def test_one_that_cannot_be_forked_leaves_nothing(
     assert stage.free_rows() == rows
 
 
+async def test_a_row_is_given_away_once_nobody_can_write_it(stage: Stage) -> None:
+    """One whose fork was given up may be there already, until it is killed."""
+    rows = stage.free_rows()
+    stage.spawner.refusals = [asyncio.CancelledError("given up")]  # type: ignore[list-item]
+    stage.spawner.unwanted = []
+    with pytest.raises(asyncio.CancelledError):
+        await stage.hiring.hire(SPEC, stage.spawner)
+    assert stage.free_rows() == rows - 1
+    for heard in stage.spawner.unwanted:
+        heard()
+
+    assert stage.free_rows() == rows
+
+
 @pytest.mark.parametrize("scarce", ["handoff_pair", "socket.socketpair"])
 async def test_a_want_of_descriptors_for_its_wires_leaves_nothing(
     stage: Stage, scarce: str, monkeypatch: pytest.MonkeyPatch

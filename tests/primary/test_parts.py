@@ -660,6 +660,19 @@ async def test_the_unrest_of_any_role_is_that_of_all(make_stage: MakeStage) -> N
     assert len(stage.parts.turns) == 2
 
 
+async def test_who_is_turned_away_anywhere_is_known(make_stage: MakeStage) -> None:
+    """An upgrade gives such a client time to read why."""
+    limits = {"max_connections": 0, "when_full": "503"}
+    stage = make_stage(roles={"web": Role("pkg.module:serve", bind=LOOPBACK, workers=1, **limits)})
+    await stage.start_roles(web=1)
+    assert not stage.parts.are_answering
+    client = await knock(stage.parts.addresses[0])
+    await turns_until(lambda: stage.parts.are_answering)
+    await leave(client)
+
+    await turns_until(lambda: not stage.parts.are_answering)
+
+
 async def test_a_role_is_asked_for_by_its_name(make_stage: MakeStage) -> None:
     """Where there is one it need not be said."""
     only, both = make_stage(), make_stage(roles=two_roles())

@@ -72,6 +72,16 @@ async def test_a_client_is_answered_and_let_go(refusal: Refusal) -> None:
     assert refusal.count == 2
 
 
+async def test_it_knows_who_has_not_read_its_answer_yet(refusal: Refusal) -> None:
+    """An exec before that would reset the connection."""
+    client, connection = accepted()
+    refusal.refuse([connection])
+    assert refusal.is_lingering
+    client.close()
+
+    await turns_until(lambda: not refusal.is_lingering)
+
+
 async def test_what_a_client_sends_resets_nothing(refusal: Refusal) -> None:
     """A body of any size is thrown away, so that the answer is not overtaken by a reset."""
     client, connection = accepted()

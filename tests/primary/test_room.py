@@ -1,11 +1,13 @@
 """How many more connections a worker may be given; the test writes its row."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from aiocluster.config.settings import settings_from
 from aiocluster.ipc.scoreboard import OTHER_FDS, ROOM_WANTED, Scoreboard, open_row
 from aiocluster.primary.room import Limits, Room
 from tests.support.waiting import turns, turns_until
@@ -17,6 +19,7 @@ class Side:
     def __init__(self, **limits: Any) -> None:
         self.open = self.requests = self.told = 0
         self.fd_limits: list[bool] = []
+        self.on_room: Callable[[], None] = lambda: None
         self.scoreboard = Scoreboard()
         row = self.scoreboard.claim()
         self.row = open_row(self.scoreboard.fd, row)
@@ -34,6 +37,7 @@ class Side:
 
     def _on_room(self) -> None:
         self.told += 1
+        self.on_room()
 
     def look(self) -> tuple[int, bool]:
         """Return the budget, and whether there is none."""
@@ -168,6 +172,82 @@ async def test_another_may_wait_for_an_end(make_side: MakeSide) -> None:
     assert side.told == 1
 
 
+async def test_a_worker_is_asked_no_more_once_nobody_waits(make_side: MakeSide) -> None:
+    """Each end that it tells of is a message to us."""
+    side = make_side()
+    side.open = 1
+    side.look()
+    side.room.await_end()
+    side.open = 0
+    side.room.look_again()
+
+    assert not side.is_asked
+
+
+async def test_whoever_still_waits_is_told_of_the_next_end(make_side: MakeSide) -> None:
+    """One that hears of an end and finds it not enough asks again at once."""
+    side = make_side()
+    side.on_room = side.room.await_end
+    side.look()
+    side.room.await_end()
+    side.room.look_again()
+    assert side.is_asked
+    side.room.look_again()
+
+    assert (side.told, side.is_asked) == (2, True)
+
+
+async def test_to_be_awaited_takes_no_timer(
+    make_side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for any of many workers looks at one of them."""
+    side = make_side()
+    side.look()
+    counted = _count_timers(side, monkeypatch)
+    side.room.await_end()
+    assert counted == []
+    side.room.look_soon()
+    side.room.look_soon()
+
+    assert len(counted) == 1
+
+
+async def test_an_end_is_told_though_the_worker_stays_full(make_side: MakeSide) -> None:
+    """Others may have room for what all together may have now."""
+    side = make_side(max_requests=1)
+    side.open, side.requests = 2, 1
+    side.look()
+    side.room.await_end()
+    side.open = 1
+    side.room.look_again()
+
+    assert (side.told, side.room.is_out) == (1, True)
+
+
+async def test_a_look_tells_only_of_room_that_has_come(make_side: MakeSide) -> None:
+    """Whoever waits for an end is told of ends."""
+    side = make_side(max_connections=1)
+    side.room.await_end()
+    assert (side.room.look(), side.told, side.is_asked) == (False, 0, True)
+    side.open = 1
+    side.look()
+    side.open = 0
+
+    assert (side.room.look(), side.told, side.is_asked) == (True, 1, True)
+
+
+async def test_once_closed_it_looks_no_more(make_side: MakeSide) -> None:
+    """Not even if it was about to: the row may be another worker's by then."""
+    side = make_side(max_connections=1)
+    side.open = 1
+    side.look()
+    side.room.close()
+    side.row[ROOM_WANTED] = side.open = 0
+    await turns()
+
+    assert (side.told, side.is_asked) == (0, False)
+
+
 async def test_checking_sees_what_handlers_have_opened(make_side: MakeSide) -> None:
     """Before the budget is spent."""
     side = make_side(max_fds=1000)
@@ -186,23 +266,37 @@ async def test_a_full_one_costs_a_look_each_pause(
 ) -> None:
     """However often it is asked meanwhile: there is one timer, not one for each."""
     side = make_side(max_connections=0)
-    timers = 0
-    loop = asyncio.get_running_loop()
-    call_later = loop.call_later
-
-    def counted(*arguments: Any) -> asyncio.TimerHandle:
-        nonlocal timers
-        timers += 1
-        return call_later(*arguments)
-
-    monkeypatch.setattr(side.room, "_loop", _Loop(counted, loop))
+    timers = _count_timers(side, monkeypatch)
     for _ in range(10):
         side.look()
         side.room.await_end()
 
-    assert timers == 1
+    assert len(timers) == 1
+
+
+def _count_timers(side: Side, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
+    """Return the timers that its room starts from now on."""
+    timers: list[asyncio.TimerHandle] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def counted(*arguments: Any) -> asyncio.TimerHandle:
+        timers.append(call_later(*arguments))
+        return timers[-1]
+
+    monkeypatch.setattr(side.room, "_loop", _Loop(counted, loop))
+    return timers
 
 
 class _Loop:
     def __init__(self, call_later: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> None:
         self.call_later, self.call_soon = call_later, loop.call_soon
+
+
+def test_limits_are_those_of_the_settings() -> None:
+    """Where the user sets none there are only the descriptors."""
+    limits = Limits.of(settings_from({"max_connections": 7, "behind_after": 0.5}))
+
+    assert (limits.max_connections, limits.max_requests) == (7, None)
+    assert limits.behind_after == 0.5
+    assert limits.max_fds == resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -239,13 +239,19 @@ async def test_a_worker_nobody_waits_for_any_more_is_killed(stage: Stage) -> Non
     _, fds = await zygote.hear()
     spawning.cancel()
     await asyncio.wait({spawning})
+    gone: list[bool] = []
+    stage.spawner.when_gone(ORDER.worker_id, lambda: gone.append(is_reaped(pid)))
+    stage.spawner.when_gone(8, lambda: gone.append(False))  # of this one nothing can come
 
     pid = zygote.fork("exec sleep 1000")
     pidfd = os.pidfd_open(pid)
     await turns_until(lambda: stage.spawner.knows(pid))
+    assert gone == [False]
     await turns_until(lambda: not stage.spawner.knows(pid))
+    await turns_until(lambda: len(gone) == 2)
 
     assert is_reaped(pid)
+    assert gone == [False, True]
     for fd in [*fds, pidfd]:
         os.close(fd)
 

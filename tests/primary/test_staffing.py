@@ -103,6 +103,23 @@ async def test_one_that_does_not_boot_changes_nothing(stage: Stage) -> None:
     assert stage.handle(second).is_leaving
 
 
+async def test_whoever_listens_hears_that_nothing_has_changed(stage: Stage) -> None:
+    """Who counts along by the events counts right, and knows why."""
+    await stage.start(1)
+    task = scaling(stage, 3)
+    more = await stage.event(Scaled)
+    second, third = await stage.spawner.next(), await stage.spawner.next()
+    second.boot()
+    third.fail_to_boot("ImportError: no such module")
+    back = await stage.event(Scaled)
+    with pytest.raises(BootError):
+        await soon(task)
+
+    assert (more.before, more.workers, more.reason) == (1, 3, "asked for")
+    assert (back.role, back.before, back.workers) == ("web", 3, 1)
+    assert "did not come up: ImportError: no such module" in back.reason
+
+
 async def test_what_cannot_be_forked_changes_nothing(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,3 +184,15 @@ async def test_who_asked_may_go_away(stage: Stage) -> None:
 
     assert slots(stage) == [0, 1]
     assert not stage.handle(second).is_leaving
+
+
+async def test_nobody_upgrades_while_new_ones_are_to_come(stage: Stage) -> None:
+    """The next program would not know that all of them must come up, or none."""
+    await stage.start(1)
+    task = scaling(stage, 2)
+    second = await stage.spawner.next()
+    assert stage.supervisor.turns.scaling.locked()
+    second.boot()
+    await soon(task)
+
+    assert not stage.supervisor.turns.scaling.locked()

@@ -12,7 +12,7 @@ from aiocluster.events import UpgradeFailed, WorkerMessage
 from aiocluster.ipc.estate import Estate
 from aiocluster.primary import upgrade
 from aiocluster.primary.bus import EventBus
-from aiocluster.primary.upgrade import Upgrader
+from aiocluster.primary.upgrade import Turns, Upgrader
 from tests.ipc.test_estate import ESTATE
 from tests.support.waiting import soon, turns
 
@@ -55,8 +55,12 @@ class FakePredecessor:
     """Two roles, restless as long as told."""
 
     def __init__(self) -> None:
-        self.turns = [(asyncio.Lock(), asyncio.Lock()), (asyncio.Lock(), asyncio.Lock())]
+        self.turns = [
+            Turns(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
+            Turns(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
+        ]
         self.unrest = ""
+        self.are_answering = False
 
 
 class Stage:
@@ -115,10 +119,10 @@ async def test_an_exec_that_fails_changes_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("role", [0, 1])
-@pytest.mark.parametrize("which", [0, 1])
-async def test_it_waits_for_its_turn(stage: Stage, role: int, which: int) -> None:
-    """While a reload, or the replacement of one worker, is under way in any role."""
-    async with stage.predecessor.turns[role][which]:
+@pytest.mark.parametrize("which", Turns._fields)
+async def test_it_waits_for_its_turn(stage: Stage, role: int, which: str) -> None:
+    """While a reload, the replacement of one worker, or a scaling is under way in any role."""
+    async with getattr(stage.predecessor.turns[role], which):
         upgrading = stage.begin()
         await turns()
         assert "exec" not in stage.done
@@ -131,13 +135,13 @@ async def test_a_replacement_that_never_ends_is_told(
 ) -> None:
     """Every wait has an end."""
     monkeypatch.setattr(upgrade, "FORK_PATIENCE", -60.0)
-    (first_reload, first), (second_reload, second) = stage.predecessor.turns
-    async with second:
-        with pytest.raises(BootError, match="a worker has been in replacement for 0 s"):
+    both = stage.predecessor.turns
+    async with both[1].recycling:
+        with pytest.raises(BootError, match="in replacement, or to come, for 0 s"):
             await soon(stage.upgrader.upgrade())
 
     # It keeps nobody else waiting.
-    assert not any(turn.locked() for turn in (first_reload, first, second_reload, second))
+    assert not any(turn.locked() for turns in both for turn in turns)
 
 
 async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
@@ -149,6 +153,26 @@ async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
     stage.predecessor.unrest = ""
     with pytest.raises(Executed):
         await soon(upgrading)
+
+
+async def test_it_waits_until_who_is_turned_away_has_read_why(stage: Stage) -> None:
+    """What is closed too soon is reset, and the answer with it."""
+    stage.predecessor.are_answering = True
+    upgrading = stage.begin()
+    await turns()
+    assert stage.done == ["try out"]
+    stage.predecessor.are_answering = False
+    with pytest.raises(Executed):
+        await soon(upgrading)
+
+
+async def test_in_a_flood_of_refusals_it_waits_for_a_moment_only(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody always reads."""
+    monkeypatch.setattr(upgrade, "_ANSWERING_TIMEOUT", 0.0)
+    stage.predecessor.are_answering = True
+    await stage.executes()
 
 
 async def test_no_quiet_moment_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

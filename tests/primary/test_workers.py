@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 
+import msgspec
 import pytest
 
 from aiocluster.errors import BootError
@@ -16,6 +18,7 @@ from aiocluster.events import (
     WorkerMessage,
     WorkerOnline,
 )
+from aiocluster.ipc.estate import WorkerState
 from aiocluster.ipc.handoff import give
 from aiocluster.ipc.messages import (
     Accept,
@@ -32,6 +35,7 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
+from aiocluster.primary.places import Places
 from tests.support.connections import close_all, connections, open_fds
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns, turns_until
@@ -508,3 +512,33 @@ async def test_who_dies_while_all_serve_on_is_replaced_as_ever(stage: Stage) -> 
     second.exit(0)
 
     assert await soon(stopping) == []
+
+
+async def test_what_another_program_told_to_drain_still_counts(make_stage: MakeStage) -> None:
+    """Its connections are open, whoever is the primary."""
+    before, after = await make_stage(), await make_stage()
+    (worker,) = await before.start(1)
+    await before.dispatch(3)
+    before.handle(worker).drain()
+    state = _with_descriptors_of_its_own(before.handle(worker).state())
+    begin = await after.supervisor._workers.adopt([state])
+    after.dispatcher._places = Places(lambda: [], 3)
+    begin()
+    await after.start(1)
+    waiting = connections(1)
+    after.dispatcher.dispatch(waiting, 1e9)
+
+    assert after.dispatcher.state() == waiting
+
+
+def _with_descriptors_of_its_own(state: WorkerState) -> WorkerState:
+    """As after an exec, but both programs are here."""
+    assert state.channel is not None
+    outbox = msgspec.structs.replace(
+        state.outbox, sender=os.dup(state.outbox.sender), receiver=os.dup(state.outbox.receiver)
+    )
+    channel = msgspec.structs.replace(state.channel, fd=os.dup(state.channel.fd))
+    stacks = os.dup(state.stacks)
+    return msgspec.structs.replace(
+        state, worker_id=99, outbox=outbox, channel=channel, stacks=stacks
+    )

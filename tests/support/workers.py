@@ -173,6 +173,8 @@ class FakeSpawner:
         self.is_dropped = False
         self.workers: list[FakeWorker] = []
         self.files: list[int] = []  # of the last one
+        # Who hears of the end of those whose fork was given up; None: each at once.
+        self.unwanted: list[Callable[[], None]] | None = None
         self._spawned: asyncio.Queue[FakeWorker] = asyncio.Queue()
 
     async def spawn(
@@ -189,6 +191,13 @@ class FakeSpawner:
         self.workers.append(worker)
         self._spawned.put_nowait(worker)
         return worker.process
+
+    def when_gone(self, worker_id: int, heard: Callable[[], None]) -> None:
+        """See Spawner."""
+        if self.unwanted is None:
+            heard()
+        else:
+            self.unwanted.append(heard)
 
     async def start(self, boot_timeout: float) -> None:
         """See GenerationSpawner."""
