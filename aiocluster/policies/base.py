@@ -56,7 +56,7 @@ C = TypeVar("C", bound=Candidate)
 class Policy(Protocol):
     """Chooses a worker for one connection.
 
-    Two more attributes are read if there are any:
+    Three more attributes are read if there are any:
 
     by: str           What `affinity` is to be: "ip", the client's address, packed, of 4 or 16
                       bytes; "header:NAME", "cookie:NAME" or "path:N", the value of that header,
@@ -65,6 +65,10 @@ class Policy(Protocol):
                       or where there is no address, as on a Unix socket, it is b"".
     is_binding: bool  True: the worker chosen gets the connection even if it is slow to take
                       what it was given. Otherwise another is asked for where that is so.
+    evens_out: bool   True: it does not matter which worker has a connection, so idle ones may be
+                      moved to even out their numbers, and one that comes back from a worker goes
+                      to who has the fewest. Otherwise it goes on in its slot, or, if no worker
+                      is there, where the policy says.
     """
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:

@@ -17,6 +17,7 @@ class Guarded:
         self.failures = 0
         self.by: str | None = getattr(policy, "by", None)
         self.is_binding = bool(getattr(policy, "is_binding", False))
+        self.evens_out = bool(getattr(policy, "evens_out", False))
         self._policy = policy
         self._instead = RoundRobin()
         # As a tuple: what the policy does to its candidates is not to be felt by others.

@@ -19,6 +19,8 @@ _ASKED_EACH_TIME = 4
 class LeastConnections:
     """Evens out what round robin cannot see: some connections stay long, others go at once."""
 
+    evens_out = True
+
     def __init__(self) -> None:
         self._order: Sequence[object] = ()
         self._loads: list[int] = []  # one for each candidate

@@ -12,6 +12,8 @@ from aiocluster.policies.base import C, Candidate
 class RoundRobin:
     """Exact: over the same candidates, no one is ever two connections ahead of another."""
 
+    evens_out = True
+
     def __init__(self) -> None:
         self._order: Sequence[object] = ()
         self._next = 0

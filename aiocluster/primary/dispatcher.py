@@ -76,8 +76,8 @@ class Dispatching(Protocol):
     @property
     def waiting(self) -> int: ...
     @property
-    def is_binding(self) -> bool:
-        """Does a client belong to a worker, so that its connections may not move?"""
+    def evens_out(self) -> bool:
+        """May connections be moved to even out their numbers?"""
         ...
 
     def add(self, recipient: Recipient) -> None: ...
@@ -107,6 +107,7 @@ class Dispatcher:
         self._policy = policy
         self._fewest: Policy = LeastConnections()
         self.is_binding = getattr(policy, "is_binding", False)
+        self.evens_out = getattr(policy, "evens_out", False)
         self._pause = pause
         self._resume = resume
         self._turn_away = turn_away
@@ -253,15 +254,21 @@ class Dispatcher:
 
     def _choose(self, connection: Connection, now: float) -> Recipient:
         candidates = self._candidates
-        if self.is_binding:
-            return self._bound(connection)
-        # One that comes back evens out what it can: it goes to who has the fewest.
-        policy = self._policy if connection.slot < 0 else self._fewest
+        policy = self._policy
+        if connection.slot >= 0:
+            if self.evens_out:
+                policy = self._fewest
+            elif (settled := self._in_slot(connection.slot)) is not None:
+                return settled
         chosen = policy.choose(candidates, connection.affinity)
-        if not chosen.is_behind(now):
+        if self.is_binding or not chosen.is_behind(now):
             return chosen
         punctual = self._punctual_ones(now)
         return policy.choose(punctual, connection.affinity) if punctual else chosen
+
+    def _in_slot(self, slot: int) -> Recipient | None:
+        """Return where one that comes back was, or the next worker in that place."""
+        return next((one for one in self._candidates if one.slot == slot), None)
 
     def _punctual_ones(self, now: float) -> list[Recipient]:
         """Return them in the same list as before while they are the same, as policies like it."""
@@ -269,14 +276,6 @@ class Dispatcher:
         if punctual != self._punctual:
             self._punctual = punctual
         return self._punctual
-
-    def _bound(self, connection: Connection) -> Recipient:
-        """One that comes back goes to where it was, or to the next worker in that place."""
-        if connection.slot >= 0:
-            for candidate in self._candidates:
-                if candidate.slot == connection.slot:
-                    return candidate
-        return self._policy.choose(self._candidates, connection.affinity)
 
     def _forget_full(self, now: float) -> None:
         self._look(now)

@@ -153,7 +153,7 @@ class Door:
         """
         by_request = self.peeker is not None and self._by not in (None, "ip")
         comes_back = connection.slot >= 0 and not connection.affinity
-        return by_request and comes_back and self.dispatcher.is_binding
+        return by_request and comes_back and not self.dispatcher.evens_out
 
     def _peeker_of_lost(self) -> Peeker:
         if self.second_peeker is None:

@@ -145,9 +145,9 @@ class Doors:
         return sum(door.dispatcher.waiting + door.held for door in self._all)
 
     @property
-    def is_binding(self) -> bool:
-        """Does, at any door, a client belong to a worker?"""
-        return any(door.dispatcher.is_binding for door in self._doors)
+    def evens_out(self) -> bool:
+        """May connections of all doors be moved to even out their numbers?"""
+        return all(door.dispatcher.evens_out for door in self._doors)
 
     def add(self, recipient: Recipient) -> None:
         """This worker may be given connections from now on. Idempotent."""

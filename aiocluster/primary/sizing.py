@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
@@ -15,6 +16,8 @@ from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.scaling import Decision, Scaler
 from aiocluster.primary.staffing import Positions, Staffing
 from aiocluster.primary.tasks import start_task
+
+log = logging.getLogger("aiocluster")
 
 # Seconds between two looks at the load of a role: its workers report about as often.
 _INTERVAL = 1.0
@@ -49,8 +52,13 @@ class Sizing:
             snapshots = self._reporter.subscribe(_INTERVAL)
             following = Autoscaler(scaler, self, self._loop.time).follow(snapshots)
             self._begin(following, f"autoscaling {self._spec.name}")
-        if settings.rebalance and not self._dispatcher.is_binding:
+        if settings.rebalance and self._dispatcher.evens_out:
             self._balancer.begin_to_even()
+        elif settings.rebalance:
+            log.warning(
+                "role %s: rebalance moves nothing: to its policy it matters who has a connection",
+                self._spec.name,
+            )
 
     async def scale(self, wanted: int | str, reason: str) -> int:
         """See Staffing.scale."""
@@ -87,8 +95,8 @@ class Sizing:
     # ---- inside
 
     def _on_more(self, workers: Collection[WorkerHandle]) -> None:
-        """New ones get their share of what is open, unless clients are bound to workers."""
-        if not self._dispatcher.is_binding:
+        """New ones get their share of what is open, unless it matters which worker has it."""
+        if self._dispatcher.evens_out:
             self._balancer.give_share(workers)
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:

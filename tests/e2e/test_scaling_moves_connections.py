@@ -19,7 +19,9 @@ from aiocluster import (
     WorkerExited,
     WorkerForked,
     WorkerMessage,
+    weighted,
 )
+from tests.e2e.choosing import HighestSlot
 from tests.e2e.mirror import MIRROR_APP, visitors
 from tests.support.cluster import Client, first, kill, program_of, serving, who_answers
 from tests.support.program import PATIENCE
@@ -97,6 +99,34 @@ async def test_clients_that_belong_to_a_worker_stay_with_it(by: str) -> None:
         assert await cluster.scale(1) == 1
         for opened in (wires, others):
             assert {(await one.ask(wire)).slot for one, wire in opened.items()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("policy", "begins_in", "goes_to"),
+    [(weighted({0: 0, 1: 0}), {2}, {0, 1}), (HighestSlot(), {2}, {1})],
+    ids=["weighted", "own"],
+)
+async def test_connections_stay_where_a_policy_wants_them(
+    policy: object, begins_in: set[int], goes_to: set[int]
+) -> None:
+    """Over a reload, and whatever evens out others; if their slot goes, the policy chooses."""
+    async with (
+        serving(workers=3, policy=policy, rebalance=True, min_uptime=0.0, **PATIENT) as (
+            cluster, _,
+        ),
+        AsyncExitStack() as stack,
+    ):  # fmt: skip
+        clients = await connected(cluster, 8, stack)
+        assert {*await slots_of(clients)} == begins_in
+        await cluster.reload()
+        assert {*await slots_of(clients)} == begins_in
+        await cluster.scale(4)
+        looks = cluster.subscribe(0.3)
+        for _ in range(2):  # longer than between two looks of whoever would move them
+            await anext(looks)
+        assert {*await slots_of(clients)} == begins_in
+        await cluster.scale(2)
+        assert {*await slots_of(clients)} == goes_to
 
 
 async def test_connections_that_ask_on_and_on_move_too() -> None:

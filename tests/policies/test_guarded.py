@@ -181,12 +181,16 @@ def test_an_answer_is_looked_at_only_where_the_log_says_so() -> None:
     assert len(shown) == 7
 
 
-def test_by_and_is_binding_are_the_policys() -> None:
+def test_its_attributes_are_the_policys() -> None:
     """Whoever peeks asks the guard."""
 
     class ByCookie(Last):
         by = "cookie:sid"
-        is_binding = True
+        is_binding = evens_out = True
 
-    assert (Guarded(ByCookie()).by, Guarded(ByCookie()).is_binding) == ("cookie:sid", True)
-    assert (Guarded(Last()).by, Guarded(Last()).is_binding) == (None, False)
+    for policy, attributes in (
+        (ByCookie(), ("cookie:sid", True, True)),
+        (Last(), (None, False, False)),
+    ):
+        guarded = Guarded(policy)
+        assert (guarded.by, guarded.is_binding, guarded.evens_out) == attributes

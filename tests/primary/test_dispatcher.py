@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aiocluster.policies.base import C
+from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatcher import Connection, Dispatcher
 from aiocluster.primary.places import Places
@@ -71,10 +71,10 @@ class FakeRecipient:
 class Door:
     """The listeners, as the dispatcher sees them."""
 
-    def __init__(self, max_connections: int | None = None) -> None:
+    def __init__(self, max_connections: int | None = None, policy: Policy | None = None) -> None:
         self.calls: list[str] = []
         self.dispatcher = Dispatcher(
-            RoundRobin(),
+            policy or RoundRobin(),
             lambda: self.calls.append("pause"),
             lambda: self.calls.append("resume"),
             places=Places(lambda: self.dispatcher._recipients, max_connections),
@@ -378,6 +378,35 @@ def test_somebody_is_punctual_unless_all_are_full_stuck_or_behind() -> None:
 def known(count: int, slot: int = 0) -> list[Connection]:
     """Connections that come back from a worker."""
     return [Connection(100 + number, 0, slot=slot) for number in range(count)]
+
+
+class Highest:
+    """A policy to which it matters who has a connection."""
+
+    def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
+        return candidates[-1]
+
+
+def test_one_that_comes_back_goes_on_in_its_slot() -> None:
+    """Or where the policy says, if nobody with room is there."""
+    workers = [FakeRecipient(slot) for slot in range(3)]
+    dispatcher = Door(policy=Highest()).open_for(*workers)
+    dispatcher.dispatch([*known(1, slot=1), *known(1, slot=7)], NOW)
+    assert (workers[1].given, workers[2].given) == (known(1, slot=1), known(1, slot=7))
+    workers[1].room = 0
+    dispatcher.update(NOW)
+    dispatcher.dispatch(known(1, slot=1), NOW)
+    assert workers[2].given == [*known(1, slot=7), *known(1, slot=1)]
+
+
+def test_where_it_does_not_matter_one_that_comes_back_goes_to_who_has_the_fewest() -> None:
+    """So a drain evens out what there is."""
+    workers = [FakeRecipient(slot) for slot in range(3)]
+    dispatcher = Door().open_for(*workers)
+    for worker, count in zip(workers, (5, 9, 2), strict=True):
+        worker.open_connections = count
+    dispatcher.dispatch(known(1, slot=1), NOW)
+    assert workers[2].given == known(1, slot=1)
 
 
 def test_whom_a_leaving_worker_gives_back_finds_room() -> None:

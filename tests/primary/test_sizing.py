@@ -107,14 +107,17 @@ async def test_new_workers_get_their_share(stage: Stage) -> None:
     assert [await worker.hear() for worker in workers] == [GiveBack(10)] * 2
 
 
-async def test_where_clients_are_bound_to_workers_nothing_moves(make_stage: MakeStage) -> None:
-    """Neither to new ones nor to even them out: the next request would go elsewhere."""
+async def test_where_it_matters_who_has_a_connection_nothing_moves(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither to new ones nor to even them out, and whoever asked for that is told."""
     stage = await make_stage(rebalance=True)
-    stage.dispatcher.is_binding = True
+    stage.dispatcher.evens_out = False
     worker, other = await stage.start(2)
     worker.row[ACCEPTED] = 30
     await add_one(stage)
 
+    assert "rebalance moves nothing" in caplog.text
     assert stage.supervisor._sizing._tasks == set()
     assert stage.supervisor._sizing._balancer._tasks == set()
     assert worker.said_to_it.empty()
