@@ -169,8 +169,9 @@ class Cluster:
     async def stop(self, timeout: float | None = None) -> list[str]:  # noqa: ASYNC109
         """Stop: no new connections, finish what runs, at most `timeout` seconds for that.
 
-        The default is `graceful_timeout`. Return the workers that had to be cut. Called
-        again, it waits for the same end.
+        The default is `graceful_timeout`. Return the workers that had to be cut, and "the
+        primary" if it had let in whom no worker had room for. Called again, it waits for the
+        same end.
         """
         if self._stopped is None:
             if timeout is not None:

@@ -23,6 +23,10 @@ _KNOCKING_PATIENCE = 1.5
 # The share of a stop's time that may go by until somebody has room for what was accepted.
 _HAND_OUT_SHARE = 0.5
 
+# Seconds between two times that workers are asked to make room. What they are asked for they look
+# for in the meantime.
+_ASK_INTERVAL = 0.1
+
 # Seconds between two looks at what no event tells, at least.
 _LOOK_INTERVAL = 0.01
 
@@ -44,12 +48,16 @@ class Farewell:
         listeners: Listeners,
         dispatcher: Dispatching,
         nobody_is_left: asyncio.Event,
+        make_room: Callable[[int], None],
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`make_room(count)` lets workers give up idle connections, at most so many each."""
         self.in_pre_drain_wait = False  # when load balancers are to look away
         self._listeners = listeners
         self._dispatcher = dispatcher
         self._nobody_is_left = nobody_is_left
+        self._make_room = make_room
+        self._asked_at = -_ASK_INTERVAL
         self._now = now  # the loop's clock stands still while the loop does
         self._wait_over = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -89,7 +97,14 @@ class Farewell:
         return self._listeners.are_awaited
 
     def _somebody_waits(self) -> bool:
-        return self._dispatcher.waiting > 0 and not self._nobody_is_left.is_set()
+        waiting = self._dispatcher.waiting
+        if not waiting or self._nobody_is_left.is_set():
+            return False
+        # An idle connection would be closed a moment later: nobody has to wait for its place.
+        if (now := self._now()) - self._asked_at >= _ASK_INTERVAL:
+            self._asked_at = now
+            self._make_room(waiting)
+        return True
 
     async def _while(self, condition: Callable[[], bool], seconds: float) -> None:
         """Return when `condition()` is false, after `seconds`, or when hurried."""

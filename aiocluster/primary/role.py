@@ -67,7 +67,9 @@ class RoleParts:
             self.supervisor.workers,
             commons.bus.publish,
         )
-        self.farewell = Farewell(self.doors.listeners, self.doors, self.supervisor.empty)
+        self.farewell = Farewell(
+            self.doors.listeners, self.doors, self.supervisor.empty, self.supervisor.make_room
+        )
         self._loop = asyncio.get_running_loop()
 
     # ---- start
@@ -191,14 +193,17 @@ class RoleParts:
         return max(seconds - (self._loop.time() - began), 0.0)
 
     async def stop(self, seconds: float) -> list[str]:
-        """End the workers within `seconds`; name those that had to be cut."""
+        """End the workers within `seconds`; name those that had to be cut.
+
+        The primary, too, if it had let in whom nobody had room for.
+        """
         cut = await self.supervisor.stop(seconds)
         self.doors.close()
         unserved = self.doors.take_waiting()
         close_unserved(unserved)
         if unserved:
             log.warning("%d connections closed unserved: no worker had room", len(unserved))
-        return cut
+        return [*cut, "the primary"] if unserved else cut
 
 
 def _restarts(settings: Settings) -> RestartPolicy:

@@ -137,6 +137,10 @@ class Supervisor:
         """What is lost from now on is lost to the stop, which names who lost it. Idempotent."""
         self._workers.begin_to_end()
 
+    def make_room(self, count: int) -> None:
+        """See Workers.make_room."""
+        self._workers.make_room(count)
+
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
         self._stop_hiring()

@@ -12,6 +12,7 @@ from aiocluster.config.settings import Settings
 from aiocluster.events import Event, WorkerForked
 from aiocluster.ipc.estate import WorkerState
 from aiocluster.ipc.messages import (
+    GiveBack,
     Listen,
     Serving,
     Subscribe,
@@ -22,6 +23,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.metrics.snapshot import Report
 from aiocluster.patience import Countdown, patience
 from aiocluster.primary.commons import Commons
+from aiocluster.primary.descriptor import peek
 from aiocluster.primary.dispatcher import Connection, Dispatching
 from aiocluster.primary.doors import Doors
 from aiocluster.primary.exit_log import ExitLog
@@ -188,6 +190,11 @@ class Workers:
         """What is lost from now on is lost to the stop. Idempotent."""
         self._is_ending = True
 
+    def make_room(self, count: int) -> None:
+        """Let each give up idle connections, at most so many; in a stop they are closed."""
+        for worker in self.serving():
+            worker.channel.post(GiveBack(count))
+
     def stop_hiring(self) -> None:
         """Whoever still comes goes at once. Idempotent."""
         self._stopping = True
@@ -350,12 +357,19 @@ class Workers:
             self._dispatcher.dispatch(left, self._loop.time())
 
     def _on_returned(self, connections: list[Connection]) -> None:
-        """A worker gave them back, idle."""
-        if not self._stopping:
+        """A worker gave them back, idle; as such they are closed in a stop."""
+        if self._is_ending or self._stopping:
+            connections = self._closed_but_for(connections)
+        if connections:
             self._dispatcher.dispatch(connections, self._loop.time())
-            return
-        for connection in connections:  # as every idle one is in a stop
-            os.close(connection.fd)
+
+    def _closed_but_for(self, connections: list[Connection]) -> list[Connection]:
+        """Close them, and return those whose next request has come, if workers still take it."""
+        busy = [] if self._stopping else [one for one in connections if peek(one.fd, 1)]
+        for connection in connections:
+            if connection not in busy:
+                os.close(connection.fd)
+        return busy
 
     async def _see_off(self, worker: WorkerHandle, process: Process) -> None:
         status = await process.wait()

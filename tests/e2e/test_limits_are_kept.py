@@ -321,12 +321,29 @@ async def test_a_full_worker_that_dies_leaves_room_for_those_that_wait() -> None
         assert await crowd.until_served(4) == [0, 1, 2, 3]  # two of them before
 
 
+@pytest.mark.parametrize("policy", ["round_robin", "sticky", "shared"])
+async def test_who_waits_for_idle_connections_is_served_at_a_stop(policy: str) -> None:
+    """These are about to be closed: nobody is turned away for them."""
+    async with (
+        serving(workers=2, max_connections=1, policy=policy, **PATIENT) as (cluster, _),
+        AsyncExitStack() as stack,
+    ):
+        crowd = Crowd(cluster, stack)
+        await crowd.grow(CLIENTS)
+        # With "sticky" all belong to one worker, and go to the other only while that is full.
+        assert len(await crowd.until_served(2)) == 2
+        assert await cluster.stop() == []
+        ends = await crowd.ends()
+
+    assert [end.status if isinstance(end, Response) else end for end in ends] == [200] * CLIENTS
+
+
 async def test_a_stop_ends_for_who_waits_too() -> None:
-    """Nobody has begun anything for them, and in the end they are closed."""
+    """Nobody has begun anything for them, and in the end they are closed; that shows."""
     async with crowded(workers=1, max_connections=0) as (cluster, _, crowd):
         await crowd.grow(3)
         await looks(cluster)
-        assert await cluster.stop() == []
+        assert await cluster.stop() == ["the primary"]
         ends = await crowd.ends()
     assert all(isinstance(end, ConnectionError | asyncio.IncompleteReadError) for end in ends)
 

@@ -60,8 +60,12 @@ class Stage:
     def __init__(self) -> None:
         self.door, self.dispatcher = FakeDoor(), FakeDispatcher()
         self.nobody_is_left = asyncio.Event()
+        self.asked: list[int] = []  # to make room for so many
         self.farewell = Farewell(
-            cast(Listeners, self.door), cast(Dispatcher, self.dispatcher), self.nobody_is_left
+            cast(Listeners, self.door),
+            cast(Dispatcher, self.dispatcher),
+            self.nobody_is_left,
+            self.asked.append,
         )
 
 
@@ -139,12 +143,30 @@ async def test_a_slow_look_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "_KNOCKING_PATIENCE", 0.05)
     door = SlowDoor(0.01)
     farewell = Farewell(
-        cast(Listeners, door), cast(Dispatcher, FakeDispatcher()), asyncio.Event(), door.now
+        cast(Listeners, door), cast(Dispatcher, FakeDispatcher()), asyncio.Event(), print, door.now
     )
 
     await soon(farewell.close_doors(FOR_EVER))
 
     assert door.looks == 1
+
+
+async def test_workers_are_asked_to_make_room_for_who_waits(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again, for what becomes idle meanwhile; but not at every look."""
+    monkeypatch.setattr(module, "_ASK_INTERVAL", 0.05)
+    stage.dispatcher.waiting = 3
+    closing = asyncio.create_task(stage.farewell.close_doors(FOR_EVER))
+    await turns_until(lambda: len(stage.asked) == 1)
+    await turns(20)
+    assert stage.asked == [3]
+    stage.dispatcher.waiting = 2
+    await turns_until(lambda: stage.asked == [3, 2])
+
+    stage.dispatcher.waiting = 0
+    await soon(closing)
+    assert stage.asked == [3, 2]
 
 
 async def test_it_waits_until_a_worker_has_room(stage: Stage) -> None:

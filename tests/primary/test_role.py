@@ -450,7 +450,7 @@ async def test_who_could_not_be_served_is_closed_and_told(
     role.doors.dispatch(connections(3), 0.0)
     await turns()
 
-    assert await soon(role.stop(0.0)) == []
+    assert await soon(role.stop(0.0)) == ["the primary"]
 
     assert role.doors.waiting == 0
     assert "3 connections closed unserved" in caplog.text

@@ -27,6 +27,7 @@ from aiocluster.ipc.messages import (
     Drained,
     DrainRequest,
     Endpoint,
+    GiveBack,
     Listen,
     Listening,
     Online,
@@ -36,7 +37,7 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
 from aiocluster.primary.places import Places
-from tests.support.connections import close_all, connections, open_fds
+from tests.support.connections import close_all, connections, open_fds, tcp_pair
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FakeWorker, close_taken
@@ -188,6 +189,24 @@ async def test_what_is_given_back_during_a_stop_is_closed(stage: Stage) -> None:
     for worker in (first, second):
         worker.exit(0)
     await soon(stopping)
+
+
+async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> None:
+    """But for one whose next request has come: that goes first."""
+    first, second = await stage.start(2)
+    stage.supervisor.begin_to_end()
+    stage.supervisor.make_room(2)
+    assert (await first.hear(), await second.hear()) == (GiveBack(2), GiveBack(2))
+    (quiet, idle), (client, busy) = tcp_pair(), tcp_pair()
+    client.send(b"GET")
+    with quiet, client:
+        with idle, busy:
+            assert give(first.handoff, [idle.fileno(), busy.fileno()], bytes(2))
+        handles = [stage.handle(worker) for worker in (first, second)]
+        await turns_until(lambda: sum(one.outbox.queued for one in handles) == 1)
+        assert await soon(asyncio.get_running_loop().sock_recv(quiet, 1)) == b""
+
+    assert close_taken(first) + close_taken(second) == 1
 
 
 @pytest.mark.parametrize("why", ["alone", "not ready", "draining", "disconnected"])
