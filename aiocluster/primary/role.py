@@ -120,6 +120,14 @@ class RoleParts:
     def listen(self) -> None:
         """Let clients in, now that there are workers to serve them; jobs do not."""
         if self.supervisor.take_connections is False and self.settings.bind:
+            if self.settings.bind != Settings().bind:
+                bind = ", ".join(map(str, self.settings.bind))
+                log.warning(
+                    "role %s: a job takes no connections, so nobody listens on %s (bind);"
+                    " see worker.start_server",
+                    self.name,
+                    bind,
+                )
             self.doors.drop()
             self.supervisor.listen_on(self.doors)
         self.doors.listeners.listen(self.settings.backlog)

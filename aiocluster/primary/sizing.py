@@ -41,7 +41,13 @@ class Sizing:
         self._serving = serving
         self._loop = asyncio.get_running_loop()
         self._balancer = Balancer(serving)
-        self._staffing = Staffing(spec.name, positions, self._on_more, commons.bus.publish)
+        self._staffing = Staffing(
+            spec.name,
+            positions,
+            self._on_more,
+            commons.bus.publish,
+            spec.settings.autoscale,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from aiocluster.config.autoscale import Autoscale
 from aiocluster.errors import BootError, ClusterStopping, ConfigError, WorkerGone
 from aiocluster.events import Event, Scaled
 from aiocluster.patience import patience
@@ -41,8 +42,11 @@ class Staffing:
         positions: Positions,
         on_more: Callable[[Collection[WorkerHandle]], None],
         publish: Callable[[Event], None],
+        autoscale: Autoscale | None = None,
     ) -> None:
-        """`on_more` hears of new workers that are ready."""
+        """`on_more` hears of new workers that are ready; `autoscale` has their bounds, if any."""
+        self._bounds = (1, MAX_WORKERS) if autoscale is None else (autoscale.min, autoscale.max)
+        self._within = "" if autoscale is None else ", the bounds of autoscale"
         self._role = role
         self._positions = positions
         self._on_more = on_more
@@ -84,9 +88,11 @@ class Staffing:
         async with self.turn:
             before = len(self._positions.slots)
             count = change(before)
-            if not 1 <= count <= MAX_WORKERS:
+            lowest, highest = self._bounds
+            if not lowest <= count <= highest:
                 raise ConfigError(
-                    f"scale: {count} workers are not possible; give 1 to {MAX_WORKERS}"
+                    f"scale: {count} workers are not possible; give {lowest} to {highest}"
+                    f"{self._within}"
                 )
             if count != before:
                 log.info("role %s: from %d to %d workers (%s)", self._role, before, count, reason)

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from aiocluster import Autoscale, Cluster, Scaled, Snapshot, WorkerExited, WorkerMessage
+from aiocluster import (
+    Autoscale,
+    Cluster,
+    ConfigError,
+    Scaled,
+    Snapshot,
+    WorkerExited,
+    WorkerMessage,
+)
 from tests.e2e.wire import Wire
 from tests.support.cluster import Heard, ask, first, kill, logged, serving, url_of
 from tests.support.program import PATIENCE
@@ -179,16 +187,16 @@ async def test_the_cpu_may_be_the_metric() -> None:
 
 
 async def test_it_begins_within_the_bounds_and_comes_back_to_them() -> None:
-    """Also when somebody else asks for another number."""
+    """Nobody scales it beyond them; what is forked beside them is one too many."""
     async with serving(**{**by(lambda: 2.0, 2, 3), "workers": 1}) as (cluster, heard):
         assert len(cluster.workers) == 2
-        await cluster.scale(5)
-        *_, down = await decided(heard, 5, 3)
-        await heard.next(WorkerExited, nth=2)
-        assert down.reason.startswith("more than max=3")
-        await cluster.scale(1)
-        up = await heard.next(Scaled, lambda event: event.before == 1)
-        assert up.reason.startswith("fewer than min=2")
+        for beyond in (1, 4):
+            with pytest.raises(ConfigError, match="give 2 to 3, the bounds of autoscale"):
+                await cluster.scale(beyond)
+        await cluster.scale(3)
+        await cluster.fork()
+        down = await heard.next(Scaled, lambda event: event.before == 4)
+        assert (down.workers, down.reason) == (3, "more than max=3: 4 -> 3 workers")
 
 
 async def test_workers_that_cannot_boot_are_tried_again(

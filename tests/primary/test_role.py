@@ -314,8 +314,10 @@ async def test_an_app_cannot_have_the_port_of_its_own_role(roles: Roles) -> None
     other.listen()
 
 
-async def test_a_job_may_have_the_port_for_which_it_has_no_use(roles: Roles) -> None:
-    """By default each program has one; it is given up as soon as it is known to run a job."""
+async def test_a_job_may_have_the_port_for_which_it_has_no_use(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is given up as soon as it is known to run a job; whoever asked for it is told."""
     role = roles.add("jobs", bind=LOOPBACK, workers=1)
     role.bind([])
     where = port_of(role)
@@ -328,6 +330,7 @@ async def test_a_job_may_have_the_port_for_which_it_has_no_use(roles: Roles) -> 
     bound = (await answer(worker, where)).bound
     role.listen()
 
+    assert f"role jobs: a job takes no connections, so nobody listens on {LOOPBACK}" in caplog.text
     assert bound == [Bound(254, where)]
     socket.create_connection((where.host, where.port)).close()
 

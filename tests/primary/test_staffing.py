@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from aiocluster.config.autoscale import Autoscale
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.events import Scaled
 from aiocluster.primary.staffing import MAX_WORKERS, checked_change
-from tests.support.supervision import Stage
+from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns
 from tests.support.workers import FakeWorker
 
@@ -146,6 +147,20 @@ async def test_a_count_that_cannot_be_is_refused(stage: Stage, wanted: int | str
 
     assert slots(stage) == [0]
     assert await soon(scaling(stage, 1)) == 1
+
+
+@pytest.mark.parametrize("wanted", [1, 5, "-1", "+3"])
+async def test_by_hand_it_goes_no_further_than_by_load(
+    make_stage: MakeStage, wanted: int | str
+) -> None:
+    """It would be taken back a moment later."""
+    stage = await make_stage(autoscale=Autoscale(2, 4))
+    await stage.start(2)
+
+    with pytest.raises(ConfigError, match=r"give 2 to 4, the bounds of autoscale"):
+        await soon(scaling(stage, wanted))
+
+    assert slots(stage) == [0, 1]
 
 
 @pytest.mark.parametrize("wanted", ["x", "", "+", "-", "3", "+-1", "+1.5", "+\u0661", "+99999"])
