@@ -215,7 +215,8 @@ class Servers:
         if server is None:
             return self._bind(ask)
         if worker_id in server.workers:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            text = f"{os.strerror(errno.EADDRINUSE)}: this worker serves it already"
+            raise OSError(errno.EADDRINUSE, text)
         return server
 
     def _bind(self, ask: Listen) -> _Server:

@@ -53,6 +53,8 @@ class Requests:
 
         Raises OSError as the kernel has it, socket.gaierror, ClusterStopping.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("a server can be started in the worker's own loop only")
         endpoints = await self._endpoints(asked)
         while self._given_up:  # their addresses are ours until they are undone
             await asyncio.wait(self._given_up)
@@ -69,9 +71,9 @@ class Requests:
             bound = answer.result()
             if self._stopped:  # by what was read in one go with the answer
                 raise _draining()
-        except BaseException:
+        except BaseException as error:
             release()
-            raise
+            raise _placed(error, asked) from None
         return bound, release
 
     def hear(self, message: Listening | ListenFailed) -> None:
@@ -160,6 +162,18 @@ def _endpoint(info: tuple[Any, ...]) -> Endpoint:
     family, _, _, _, address = info
     scope = address[3] if family == socket.AF_INET6 else 0
     return Endpoint(int(family), address[0].partition("%")[0], address[1], scope)
+
+
+def _placed(error: BaseException, asked: Asked) -> BaseException:
+    """Return an OSError that says where it was, too: there may be several servers."""
+    if not isinstance(error, OSError):
+        return error
+    return OSError(error.errno, f"{error.strerror} ({_shown(asked.host)}:{asked.port or 0})")
+
+
+def _shown(host: Host) -> str:
+    names = [host] if host is None or isinstance(host, str) else host
+    return ",".join(f"[{name}]" if name and ":" in name else name or "*" for name in names)
 
 
 def _draining() -> ClusterStopping:

@@ -133,6 +133,34 @@ async def test_what_the_kernel_says_is_raised_with_its_number(stage: Stage, numb
     await stage.grant(stage.ask(port=4711), 5)
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "shown"),
+    [
+        ("127.0.0.1", 4711, "127.0.0.1:4711"),
+        ("::1", 4711, "[::1]:4711"),
+        (None, 4711, "*:4711"),
+        (["127.0.0.1", "::1"], 0, "127.0.0.1,[::1]:0"),
+    ],
+)
+async def test_an_error_says_where(stage: Stage, host: Host, port: int, shown: str) -> None:
+    """A worker may ask for several."""
+    asking = stage.ask(host, port)
+    listen = await stage.next()
+    stage.requests.hear(ListenFailed(listen.request_id, errno.EADDRINUSE, "in use"))
+
+    with pytest.raises(OSError, match=re.escape(f"[Errno 98] in use ({shown})")):
+        await soon(asking)
+
+
+async def test_another_loop_is_told_that_it_cannot(stage: Stage) -> None:
+    """It would wait for an answer that comes in this one."""
+    asked = Asked("127.0.0.1", 0, 0, 0, 100)
+    with pytest.raises(RuntimeError, match="in the worker's own loop only"):
+        await asyncio.to_thread(lambda: asyncio.run(stage.requests.listen(asked)))
+
+    assert stage.said == []
+
+
 async def test_a_name_that_is_none_is_told_without_the_primary(stage: Stage) -> None:
     """gaierror, as from asyncio."""
     with pytest.raises(socket.gaierror):
