@@ -76,11 +76,12 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         Autoscale | None, _about("How the number of workers follows the load; else it stays.")
     ] = None
     max_connections: Annotated[
-        Count | Literal["unlimited"], _about("Connections that one worker may have at a time.")
+        Count | Literal["unlimited"],
+        _about("Connections that one worker may have at a time; 0: none at all."),
     ] = "unlimited"
     max_connections_total: Annotated[
         Count | Literal["unlimited"],
-        _about("Connections that all workers of a role may have together."),
+        _about("Connections that all workers of a role may have together; 0: none at all."),
     ] = "unlimited"
     max_requests_in_flight: Annotated[
         Positive | Literal["unlimited"], _about("Requests that one worker may handle at a time.")
