@@ -120,7 +120,8 @@ class Cluster:
         Fewer: those in the highest slots drain, and their idle connections move. More: returns
         once they are ready. Where there are several roles, `role` says of which. Raises
         BootError, and nothing has changed, when a new one does not come up; ConfigError for a
-        count that makes no sense; ClusterStopping when a stop comes between.
+        count that makes no sense, or is beyond the bounds of `autoscale`; ClusterStopping when a
+        stop comes between.
         """
         parts = self._started("scale")
         return await parts.role(role, "scale").supervisor.scale(workers, "asked for")

@@ -88,12 +88,7 @@ class Staffing:
         async with self.turn:
             before = len(self._positions.slots)
             count = change(before)
-            lowest, highest = self._bounds
-            if not lowest <= count <= highest:
-                raise ConfigError(
-                    f"scale: {count} workers are not possible; give {lowest} to {highest}"
-                    f"{self._within}"
-                )
+            self._refuse_if_impossible(before, count)
             if count != before:
                 log.info("role %s: from %d to %d workers (%s)", self._role, before, count, reason)
                 self._publish(Scaled(self._role, before, count, reason))
@@ -106,6 +101,14 @@ class Staffing:
         if leaving:
             await asyncio.wait([worker.exited for worker in leaving])
         return now
+
+    def _refuse_if_impossible(self, before: int, count: int) -> None:
+        """Raise ConfigError for what is out of bounds, but for a step back from beyond them."""
+        lowest, highest = self._bounds
+        if not min(lowest, before) <= count <= max(highest, before):
+            raise ConfigError(
+                f"scale: {count} workers are not possible; give {lowest} to {highest}{self._within}"
+            )
 
     async def _add(self, count: int) -> None:
         slots = [self._positions.open_slot({}) for _ in range(count)]

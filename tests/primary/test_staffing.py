@@ -163,6 +163,21 @@ async def test_by_hand_it_goes_no_further_than_by_load(
     assert slots(stage) == [0, 1]
 
 
+async def test_from_beyond_the_bounds_it_may_come_back(make_stage: MakeStage) -> None:
+    """In steps, as autoscale does where some are not ready; but no further away."""
+    stage = await make_stage(autoscale=Autoscale(1, 2))
+    workers = await stage.start(4)
+    with pytest.raises(ConfigError, match="give 1 to 2, the bounds of autoscale"):
+        await soon(scaling(stage, "+1"))
+    assert await soon(scaling(stage, 4)) == 4
+
+    task = scaling(stage, "-1")
+    await turns()
+    let_go(workers[3])
+    assert await soon(task) == 3
+    assert slots(stage) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("wanted", ["x", "", "+", "-", "3", "+-1", "+1.5", "+\u0661", "+99999"])
 def test_what_is_no_change_is_refused(wanted: str) -> None:
     """By name."""
