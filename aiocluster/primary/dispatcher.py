@@ -131,15 +131,16 @@ class Dispatcher:
 
     def leave(self, recipient: Recipient, now: float) -> None:
         """This worker finishes, or gives back, what it has: that still counts. Idempotent."""
-        self._forget(recipient)
+        self.part(recipient)
         self._places.leave(recipient, now)
 
     def remove(self, recipient: Recipient) -> None:
         """This worker is no more. Idempotent."""
-        self._forget(recipient)
+        self.part(recipient)
         self._places.remove(recipient)
 
-    def _forget(self, recipient: Recipient) -> None:
+    def part(self, recipient: Recipient) -> None:
+        """Give this worker nothing more by this door; what it has counts as before. Idempotent."""
         self._recipients = [other for other in self._recipients if other is not recipient]
 
     def update(self, now: float) -> None:

@@ -260,7 +260,7 @@ class Servers:
     def _part(self, server: _Server, worker_id: int) -> None:
         del server.workers[worker_id]
         if (outbox := self._in_service.get(worker_id)) is not None:
-            server.door.dispatcher.remove(outbox)
+            server.door.dispatcher.part(outbox)
             server.door.dispatcher.update(self._loop.time())
 
     def _wait_for_another(self, server: _Server) -> None:

@@ -481,6 +481,19 @@ def test_what_leaves_for_long_still_counts_for_the_limit_of_all() -> None:
     assert new.given == made_up(1)
 
 
+def test_who_parts_from_one_door_counts_as_before() -> None:
+    """It serves, or leaves, by others: what it has open is not gone."""
+    door, old, new = Door(max_connections=3), FakeRecipient(0), FakeRecipient(1)
+    dispatcher = door.open_for(old, new)
+    old.open_connections = 3
+    dispatcher.leave(old, NOW)
+    dispatcher.part(old)
+    dispatcher.update(NOW)
+    dispatcher.dispatch(made_up(2), NOW)
+
+    assert (old.given, new.given) == ([], [])
+
+
 def test_whom_has_been_let_in_goes_before_those_that_wait() -> None:
     """However long they have waited."""
     worker = FakeRecipient(0, room=0)
