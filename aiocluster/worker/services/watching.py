@@ -14,9 +14,11 @@ from typing import Any, cast
 class _Connections:
     """Those here that one protocol has: mostly one."""
 
-    __slots__ = ("_is_due", "_loop", "all")
+    __slots__ = ("_is_due", "_loop", "all", "restore")
 
-    def __init__(self) -> None:
+    def __init__(self, restore: Callable[[], None]) -> None:
+        """`restore()` leaves the protocol as it was found."""
+        self.restore = restore
         self.all: list[Watched] = []
         self._loop = asyncio.get_running_loop()
         self._is_due = False
@@ -40,18 +42,16 @@ _watched: dict[int, _Connections] = {}
 def _watch(protocol: asyncio.BaseProtocol, connection: "Watched") -> None:
     """Have the connection looked at whenever the protocol is told that one is lost."""
     if id(protocol) not in _watched:
-        _make_tell(protocol)
-        _watched[id(protocol)] = _Connections()
+        _watched[id(protocol)] = _Connections(_make_tell(protocol))
     _watched[id(protocol)].all.append(connection)
 
 
 def _unwatch(protocol: asyncio.BaseProtocol, connection: "Watched") -> None:
-    connections = _watched[id(protocol)].all
-    connections.remove(connection)
-    if not connections:
+    connections = _watched[id(protocol)]
+    connections.all.remove(connection)
+    if not connections.all:
         del _watched[id(protocol)]
-        # It would keep its protocol alive until the collector comes.
-        getattr(protocol, "__dict__", {}).pop("connection_lost", None)
+        connections.restore()
 
 
 def _on_told(protocol: asyncio.BaseProtocol) -> None:
@@ -59,7 +59,9 @@ def _on_told(protocol: asyncio.BaseProtocol) -> None:
         connections.look_soon()
 
 
-def _make_tell(protocol: asyncio.BaseProtocol) -> None:
+def _make_tell(protocol: asyncio.BaseProtocol) -> Callable[[], None]:
+    """Let it tell us, too; return what undoes that."""
+    before = getattr(protocol, "__dict__", {}).get("connection_lost")
     tell: Any = protocol.connection_lost
 
     def connection_lost(error: Exception | None) -> None:
@@ -73,6 +75,18 @@ def _make_tell(protocol: asyncio.BaseProtocol) -> None:
     except AttributeError:  # its class has slots; it keeps the one that tells
         if type(protocol) not in _telling_classes:
             protocol.__class__ = _telling_class(cast(Any, type(protocol)))
+        return lambda: None
+
+    def restore() -> None:
+        # Else it would keep its protocol alive until the collector comes. Who has put something
+        # else in its place meanwhile, keeps that: it tells us nothing that we do not know.
+        attributes = protocol.__dict__
+        if attributes.get("connection_lost") is connection_lost:
+            del attributes["connection_lost"]
+            if before is not None:
+                attributes["connection_lost"] = before
+
+    return restore
 
 
 _telling_classes: set[type] = set()

@@ -142,6 +142,18 @@ async def test_of_one_protocol_with_many_connections_each_ends_by_itself(
     assert len(shared.told) == 4
 
 
+async def test_a_protocol_with_a_method_of_its_own_keeps_it(stage: Stage) -> None:
+    """An attribute of the object, there before us; each connection is told to it."""
+    protocol, heard = Plain(), list[object]()
+    protocol.connection_lost = heard.append  # type: ignore[method-assign, assignment]
+    for number in range(3):
+        transport_of(await stage.connect(protocol)).abort()
+        await turns_until(lambda number=number: len(stage.over) > number)  # type: ignore[misc]
+
+    assert heard == [None] * 3
+    assert protocol.__dict__["connection_lost"] == heard.append
+
+
 @KINDS
 async def test_one_protocol_may_have_one_connection_after_the_other(
     stage: Stage, kind: Any
