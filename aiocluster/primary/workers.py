@@ -357,19 +357,24 @@ class Workers:
             self._dispatcher.dispatch(left, self._loop.time())
 
     def _on_returned(self, connections: list[Connection]) -> None:
-        """A worker gave them back, idle; as such they are closed in a stop."""
+        """A worker gave them back: idle ones, which are closed in a stop, or to a closed server."""
         if self._is_ending or self._stopping:
             connections = self._closed_but_for(connections)
         if connections:
             self._dispatcher.dispatch(connections, self._loop.time())
 
     def _closed_but_for(self, connections: list[Connection]) -> list[Connection]:
-        """Close them, and return those whose next request has come, if workers still take it."""
-        busy = [] if self._stopping else [one for one in connections if peek(one.fd, 1)]
+        """Close them, and return those that workers still take: their next request has come.
+
+        So do they those of servers of their own: nobody has served these yet.
+        """
+        apps = len(self._hiring.families)
+        kept = [one for one in connections if one.listener >= apps or peek(one.fd, 1)]
+        kept = [] if self._stopping else kept
         for connection in connections:
-            if connection not in busy:
+            if connection not in kept:
                 os.close(connection.fd)
-        return busy
+        return kept
 
     async def _see_off(self, worker: WorkerHandle, process: Process) -> None:
         status = await process.wait()

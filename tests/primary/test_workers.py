@@ -193,6 +193,7 @@ async def test_what_is_given_back_during_a_stop_is_closed(stage: Stage) -> None:
 
 async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> None:
     """But for one whose next request has come: that goes first."""
+    stage.supervisor._workers._hiring.families = [socket.AF_INET]
     first, second = await stage.start(2)
     stage.supervisor.begin_to_end()
     stage.supervisor.make_room(2)
@@ -205,6 +206,20 @@ async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> 
         handles = [stage.handle(worker) for worker in (first, second)]
         await turns_until(lambda: sum(one.outbox.queued for one in handles) == 1)
         assert await soon(asyncio.get_running_loop().sock_recv(quiet, 1)) == b""
+
+    assert close_taken(first) + close_taken(second) == 1
+
+
+async def test_who_came_to_a_closed_server_is_not_idle(stage: Stage) -> None:
+    """A worker gives it back unserved: in a stop, too, it goes to one that has the server still."""
+    stage.supervisor._workers._hiring.families = [socket.AF_INET]
+    first, second = await stage.start(2)
+    stage.supervisor.begin_to_end()
+    client, accepted = tcp_pair()
+    with client, accepted:
+        assert give(first.handoff, [accepted.fileno()], bytes([200]))
+        handles = [stage.handle(worker) for worker in (first, second)]
+        await turns_until(lambda: sum(one.outbox.queued for one in handles) == 1)
 
     assert close_taken(first) + close_taken(second) == 1
 
