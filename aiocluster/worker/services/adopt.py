@@ -2,7 +2,7 @@
 
 What asyncio offers for this costs a socket object and a task a connection, 8 µs together.
 uvloop needs neither: of the socket it asks type, family and number, and the coroutine it
-returns waits only once, so a callback can finish it.
+returns waits only once, so a callback can finish it, or nobody if its result is not wanted.
 """
 
 import asyncio

@@ -102,6 +102,13 @@ class MeteredHandler(FollowedHandler, _Accepted):
     becoming: web.WebSocketResponse | None  # until that is open
     done: Callable[[int, int], None]
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        try:
+            super().connection_made(transport)
+        except BaseException:  # which the loop tells: nobody else waits for it to be made
+            cast(asyncio.Transport, transport).abort()
+            raise
+
     def set_parser(
         self, parser: WebSocketReader, data_received_cb: Callable[[], None] | None = None
     ) -> None:

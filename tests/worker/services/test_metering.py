@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, TCPConnector, WSServerHandshakeError, web
+from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.scoreboard import (
@@ -207,6 +208,25 @@ async def test_who_wants_room_hears_of_each_end_once_it_is_counted(stage: Stage)
     stage.row[ROOM_WANTED] = 0
     await stage.get()
     assert len(stage.told) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_connection_that_cannot_be_made_is_closed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it, so nobody else would."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def fail(handler: RequestHandler, transport: object) -> None:
+        raise LookupError("not today")
+
+    monkeypatch.setattr(RequestHandler, "connection_made", fail)
+    client, accepted = tcp_pair()
+    with client:
+        stage.adopt(accepted)
+        assert await soon(asyncio.get_running_loop().sock_recv(client, 1)) == b""
+    assert "not today" in [str(context.get("exception")) for context in reported]
 
 
 async def test_a_request_under_way_is_begun_and_not_done(stage: Stage) -> None:
