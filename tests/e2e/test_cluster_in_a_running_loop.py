@@ -11,6 +11,7 @@ from aiohttp import web
 from aiocluster import BootError, Cluster, ClusterStopping, ConfigError, is_primary
 from tests.e2e.apps import make_app
 from tests.support.cluster import HTTP_APP, Client, ask, first, kill, serving, who_answers
+from tests.support.ports import unused_port
 
 
 def children() -> set[psutil.Process]:
@@ -259,8 +260,7 @@ async def test_the_error_is_the_same_in_async_with() -> None:
 
 async def test_a_port_is_free_again_after_a_start_that_failed() -> None:
     """The second try, with an app that works, takes the same port."""
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        address = f"127.0.0.1:{chosen.getsockname()[1]}"
+    address = f"127.0.0.1:{unused_port()}"
     with pytest.raises(BootError):
         await Cluster("tests.e2e.apps:make_app_that_raises", workers=1, bind=address).start()
     async with serving(workers=1, bind=address) as (cluster, _):

@@ -5,6 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
+from tests.support.ports import unused_port
 from tests.support.program import Program
 
 SOURCE = """
@@ -49,8 +50,7 @@ async def test_a_port_in_use_ends_it_with_3_and_the_cause(tmp_path: Path) -> Non
 
 async def test_a_port_taken_while_the_app_was_imported_ends_it_with_3(tmp_path: Path) -> None:
     """Of two that are started at once one serves; the other says why it does not."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = unused_port()
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in (one, other):
         folder.mkdir()

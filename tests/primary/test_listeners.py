@@ -12,6 +12,7 @@ from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.listener import Listener
 from aiocluster.primary.listeners import Listeners
 from tests.support.connections import close_all, open_fds
+from tests.support.ports import unused_port
 from tests.support.waiting import soon
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -145,8 +146,8 @@ async def test_when_one_cannot_be_bound_the_others_can_be_closed(stage: Stage) -
 
 async def test_addresses_that_overlap_are_told_before_anybody_is_let_in(stage: Stage) -> None:
     """The kernel would tell only then."""
-    stage.bind(LOOPBACK)
-    port = stage.listeners.addresses[0][1]
+    port = unused_port()
+    stage.bind(Address("127.0.0.1", port))
 
     with pytest.raises(ConfigError, match="overlap"):
         stage.bind(Address("0.0.0.0", port))

@@ -28,6 +28,7 @@ from aiocluster.primary.supervisor import Supervisor
 from aiocluster.primary.upgrade import Successor
 from tests.ipc.test_estate import ESTATE, role_without_workers
 from tests.support.connections import close_all, open_fds
+from tests.support.ports import unused_port
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FakeSpawner, FakeWorker
 
@@ -403,22 +404,19 @@ async def test_roles_that_would_share_an_address_are_refused(
     make_stage: MakeStage, second: str
 ) -> None:
     """At once, too: the kernel would say so only when the second one listens."""
-    with socket.socket() as reserved:  # so that nobody else is given this port meanwhile
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
-        roles = {
-            "web": Role("a:b", bind=f"127.0.0.1:{port}", workers=1),
-            "admin": Role("a:c", bind=f"{second}:{port}", workers=1),
-        }
-        stage = make_stage(roles=roles)
+    port = unused_port()
+    roles = {
+        "web": Role("a:b", bind=f"127.0.0.1:{port}", workers=1),
+        "admin": Role("a:c", bind=f"{second}:{port}", workers=1),
+    }
+    stage = make_stage(roles=roles)
 
-        starting = asyncio.create_task(stage.parts.start())
-        await turns_until(lambda: starting.done() or bool(stage.origin.asked))
-        starting.cancel()
+    starting = asyncio.create_task(stage.parts.start())
+    await turns_until(lambda: starting.done() or bool(stage.origin.asked))
+    starting.cancel()
 
-        with pytest.raises(ConfigError, match="overlap; give one"):
-            await soon(starting)
+    with pytest.raises(ConfigError, match="overlap; give one"):
+        await soon(starting)
     assert stage.origin.asked == []
 
 

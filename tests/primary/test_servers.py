@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -28,6 +27,7 @@ from aiocluster.primary.doors import Doors
 from aiocluster.primary.servers import Servers
 from tests.primary.test_dispatcher import FakeRecipient
 from tests.support.connections import close_all, open_fds
+from tests.support.ports import unused_port
 from tests.support.waiting import soon, turns, turns_until
 
 V4 = int(socket.AF_INET)
@@ -170,21 +170,13 @@ def unserved(stage: Stage) -> bool:
 async def test_all_who_ask_for_an_address_share_it_evenly(stage: Stage) -> None:
     """One socket, one number, one port."""
     one, other = stage.workers_in_service(2)
-    named = Endpoint(V4, "127.0.0.1", free_port())
+    named = Endpoint(V4, "127.0.0.1", unused_port())
 
     assert one.listen(named) == other.listen(named) == [254]
     await visit(stage, named, 6)
 
     assert [len(worker.outbox.given) for worker in (one, other)] == [3, 3]
     assert {connection.listener for connection in one.outbox.given} == {254}
-
-
-def free_port() -> int:
-    """Return one below those that the kernel deals out: no other test is given it meanwhile."""
-    while True:
-        port = random.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("", port)):
-            return port
 
 
 async def test_port_0_is_the_same_for_all_who_count_alike(stage: Stage) -> None:
@@ -230,7 +222,7 @@ async def test_a_worker_cannot_have_one_port_twice(stage: Stage) -> None:
 
     answer = worker.ask(where)
     assert (answer.errno, answer.text) == (errno.EADDRINUSE, "Address already in use")
-    again = Endpoint(V4, "127.0.0.2", free_port())
+    again = Endpoint(V4, "127.0.0.2", unused_port())
     worker.listen(again)
     assert worker.ask(again).errno == errno.EADDRINUSE
 
