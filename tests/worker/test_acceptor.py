@@ -198,6 +198,7 @@ async def test_without_sockets_it_does_nothing() -> None:
     acceptor.resume(3)
     acceptor.update()
     acceptor.accept_rest()
+    assert not acceptor.accepts
     acceptor.close()
 
 
@@ -351,6 +352,8 @@ async def test_a_lost_wake_up_is_made_up_for(door: Door, monkeypatch: pytest.Mon
 
     await door.until_accepted(1)
 
+    assert not is_exclusive(door.sockets[0])  # so nothing but a look has found it
+
 
 async def test_a_loop_without_an_epoll_of_its_own_serves(
     door: Door, monkeypatch: pytest.MonkeyPatch
@@ -455,7 +458,9 @@ async def test_the_rest_is_bounded_by_the_room(door: Door) -> None:
 # ---- troubles
 
 
-async def test_a_client_that_gave_up_is_passed_over(door: Door) -> None:
+async def test_a_client_that_gave_up_is_passed_over(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
     """The next one is accepted as if nothing had been."""
     acceptor = door.add()
     door.sockets[0].troubles = [errno.ECONNABORTED, errno.EPERM]
@@ -463,6 +468,9 @@ async def test_a_client_that_gave_up_is_passed_over(door: Door) -> None:
     door.connect(2)
 
     await door.until_accepted(2)
+
+    assert door.sockets[0].troubles == []
+    assert "failed" not in caplog.text
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINVAL])

@@ -42,8 +42,8 @@ async def test_who_waits_hears_when_it_begins() -> None:
     row[LEADS] = 1
     leading.hear()
 
-    await soon(asyncio.gather(*waiting))
-    await soon(leading.begun())
+    assert await soon(asyncio.gather(*waiting)) == [True, True]
+    assert await soon(leading.begun())
 
 
 async def test_a_message_that_comes_too_late_wakes_nobody() -> None:
