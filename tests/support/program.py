@@ -43,7 +43,9 @@ class Program:
         self.folder = folder
         self.lines: list[str] = []
         self._command = command or [sys.executable, "program.py"]
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        # No bytecode: a module written twice in a second would be taken from the first time.
+        ours = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        self._env = {**os.environ, **ours, **(env or {})}
         if source:
             (folder / "program.py").write_text(source)
         self._grew = asyncio.Condition()
