@@ -1,16 +1,18 @@
 """The app under load: every answer proves to which request it belongs, and names its worker.
 
-Beside the answers it writes two files into the program's folder, for the tests to read: `started`
-has the pid of each worker that made the app, `begun` the pid and token of each request whose
-handler began.
+Beside the answers it writes three files into the program's folder, for the tests to read:
+`started` has the pid of each worker that made the app, `begun` the pid and token of each request
+whose handler began, `trail` who had which connection (trail.py).
 """
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
+from tests.chaos import trail
 from tests.chaos.content import large_body, receipt
 
 # Names the worker that answered: the client can tell whose connections were lost.
@@ -69,6 +71,7 @@ def make_app() -> web.Application:
     app = web.Application(client_max_size=2**22)
     app[_BEGUN] = _open("begun")
     app.add_routes(routes)
+    trail.follow(partial(os.write, _open("trail")))
     started = _open("started")
     os.write(started, f"{os.getpid()}\n".encode())
     os.close(started)

@@ -44,12 +44,16 @@ class Response(NamedTuple):
 
 
 class Connection:
-    """One connection. `rounds` are left to it; `is_over`: no request may follow."""
+    """One connection. `rounds` are left to it; `is_over`: no request may follow.
+
+    `port` is its own, by which the server knows it; `worker` who answered last.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
+        self.port = 0
         self.worker: str | None = None
         self.rounds = 0
         self.answers = 0
@@ -68,6 +72,7 @@ class Connection:
         try:
             with _failures("connecting"):
                 await connection._loop.sock_connect(sock, (host, port))
+            connection.port = sock.getsockname()[1]
         except BaseException:
             sock.close()
             raise

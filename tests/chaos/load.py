@@ -167,6 +167,7 @@ class Conversation:
         """Every request that was asked and not answered has failed; if none was, one could not."""
         client, connection = self._client, self._connection
         known = {
+            "port": connection.port if connection else 0,
             "worker": connection.worker if connection else None,
             "reused": connection is not None and connection.answers > 0,
         }

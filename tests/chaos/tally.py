@@ -48,11 +48,11 @@ class Tally:
             self._wake()
 
     def fail(self, failure: Failure, now: float, **known: object) -> None:
-        """One request failed; `known` is what else is known of it."""
+        """One request failed; `known` is what else is known of it. `at` is what `now` told."""
         self.failures[failure.kind] += 1
         if self.failures[failure.kind] <= _MAX_SAMPLES:
             said = {"kind": failure.kind, "detail": failure.detail}
-            self._samples.append({**said, **known, "at": round(now - self._began, 3)})
+            self._samples.append({**said, **known, "at": now})
 
     def tell(self, what: str, count: int = 1) -> None:
         """The server said in so many words that it would not go on; that is no failure."""
