@@ -24,13 +24,16 @@ from aiocluster.config.settings import settings_from
 from aiocluster.ipc.messages import Fork
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import current_worker, is_worker
+from aiocluster.zygote.server import flush_output
 
 handoff, channel, board, stacks, row = map(int, sys.argv[1:6])
 {app}
 fork = Fork(7, 2, "web", 1, row, [2], {{"ROLE": "cron"}})
 sockets = (socket.socket(fileno=handoff), socket.socket(fileno=channel))
 atexit.register(lambda: print("atexit"))
-os._exit(run_worker(fork, sockets, (board, stacks), lambda: make_app, settings_from({settings})))
+code = run_worker(fork, sockets, (board, stacks), lambda: make_app, settings_from({settings}))
+flush_output()
+os._exit(code)
 """
 
 PLAIN = """
