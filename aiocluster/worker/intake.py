@@ -21,10 +21,6 @@ class Intake:
     def __init__(self, row: memoryview, on_lost: Callable[[], None]):
         """`on_lost` hears when there was no room for one."""
         self._row = row
-        # By descriptor, of what was last noted for it: what is open now, or has been.
-        self._came_by: dict[int, int] = {}
-        # This connection came by this listener, and will go back as one of it. Called for each.
-        self.note: Callable[[int, int], None] = self._came_by.__setitem__
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._handoff: socket.socket | None = None
@@ -42,17 +38,18 @@ class Intake:
             self._loop.remove_reader(self._handoff.fileno())
             self._adopt(take_all(self._handoff, self._note_lost))
 
-    def give_back(self, fds: Sequence[int], clients: Sequence[Client | None]) -> bool:
-        """Give connections that were noted to the primary, for others; False: no room now.
+    def give_back(
+        self, fds: Sequence[int], listeners: Sequence[int], clients: Sequence[Client | None]
+    ) -> bool:
+        """Give connections to the primary, for others; False: no room now.
 
-        If a client is told, it is the only one.
+        Each goes back as one of the listener it came by. If a client is told, it is the only one.
         """
         if self._handoff is None:
             return False
-        listeners = bytes(self._came_by[fd] for fd in fds)
         if (client := clients[0]) is not None:
             return give_told(self._handoff, fds[0], listeners[0], client)
-        return give(self._handoff, fds, listeners)
+        return give(self._handoff, fds, bytes(listeners))
 
     def turn_away(self, fd: int, listener: int, client: Client | None) -> bool:
         """Give one back that nobody here wants any more; False when there is no room now."""

@@ -207,16 +207,14 @@ class Runtime:
         """It accepted them by itself: only from the listeners of its app."""
         assert self._service is not None
         self._row[ACCEPTED] += len(batch)
-        note, adopt, families = self._intake.note, self._service.adopt, self._families
+        adopt, families = self._service.adopt, self._families
         for fd, listener, peer in batch:
-            note(fd, listener)
-            adopt(fd, families[listener], None, peer)
+            adopt(fd, families[listener], None, peer, listener=listener)
 
     def _adopt(self, fd: int, listener: int, client: Client | None) -> None:
         assert self._service is not None
         if listener < len(self._families):
-            self._intake.note(fd, listener)
-            self._service.adopt(fd, self._families[listener], client)
+            self._service.adopt(fd, self._families[listener], client, listener=listener)
         else:
             self.servers.adopt(fd, listener, client)
 

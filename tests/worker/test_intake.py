@@ -103,17 +103,15 @@ async def test_without_a_handoff_nothing_goes_back(side: Side) -> None:
     """As before it has begun: whoever wants to give it keeps it."""
     side.intake.end()
 
-    assert not side.intake.give_back([0], [None])
+    assert not side.intake.give_back([0], [0], [None])
     assert not side.intake.turn_away(0, 0, None)
 
 
 async def test_what_goes_back_has_the_listener_it_came_by(side: Side) -> None:
-    """The one that was noted last: descriptors are used again."""
+    """It goes on as one of that, wherever it goes."""
     side.begin()
-    for fd, listener in ((0, 7), (0, 2), (1, 1)):
-        side.intake.note(fd, listener)
-    assert side.intake.give_back([0, 1], [None, None])
-    assert side.intake.give_back([1], [("::1", 5)])
+    assert side.intake.give_back([0, 1], [2, 1], [None, None])
+    assert side.intake.give_back([1], [1], [("::1", 5)])
 
     assert side.returned() == [(2, None), (1, None), (1, ("::1", 5))]
 
@@ -131,10 +129,9 @@ async def test_when_the_primary_is_gone_it_is_deaf(side: Side) -> None:
     """An end that is read again and again would turn the loop for ever."""
     side.begin()
     side.primary.close()
-    side.intake.note(0, 0)
     await turns(20)
 
-    assert not side.intake.give_back([0], [None])
+    assert not side.intake.give_back([0], [0], [None])
     assert side.came == []
 
 

@@ -76,7 +76,9 @@ class AiohttpService:
         self._loop = asyncio.get_running_loop()
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
-        self._make_handler: Callable[[Client | None, Any], RequestHandler]  # once it has started
+        self._make_handler: Callable[
+            [int, Client | None, Any], RequestHandler
+        ]  # once it has started
         self._moving = True
         self._stopping = False
         self._moving_until, self._patient_until = Deadline(), Deadline()
@@ -107,10 +109,18 @@ class AiohttpService:
         self._make_handler = runner.server.handler
         self._relief = Relief(self._server, self._upstream.give_back)
 
-    def adopt(self, fd: int, family: int, client: Client | None = None, peer: Any = None) -> None:
+    def adopt(
+        self,
+        fd: int,
+        family: int,
+        client: Client | None = None,
+        peer: Any = None,
+        *,
+        listener: int = 0,
+    ) -> None:
         """Serve this connection."""
         try:
-            adopt(self._loop, partial(self._make_handler, client, peer), fd, family)
+            adopt(self._loop, partial(self._make_handler, listener, client, peer), fd, family)
         except Exception:
             self._row[CONNECTIONS_CLOSED] += 1
             self._upstream.room.note_end()

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from aiocluster.ipc.handoff import Client
 from aiocluster.worker.room import Room
 
-# Gives these descriptors, with the client of each if a proxy has told it, to the primary, which
-# gets duplicates; False when that is not possible now. One whose client is told is given alone.
-GiveBack = Callable[[Sequence[int], Sequence[Client | None]], bool]
+# Gives these descriptors, with the listener each came by and its client if a proxy has told that,
+# to the primary, which gets duplicates; False when that is not possible now. One whose client is
+# told is given alone.
+GiveBack = Callable[[Sequence[int], Sequence[int], Sequence[Client | None]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Upstream:
     """Where a service can give connections, and who is told of each that ends."""
 
     room: Room
-    give_back: GiveBack = lambda fds, clients: False
+    give_back: GiveBack = lambda fds, listeners, clients: False
 
 
 class Service(Protocol):
@@ -31,11 +32,19 @@ class Service(Protocol):
         """Start the app; what it raises is why the worker cannot boot."""
         ...
 
-    def adopt(self, fd: int, family: int, client: Client | None = None, peer: Any = None) -> None:
+    def adopt(
+        self,
+        fd: int,
+        family: int,
+        client: Client | None = None,
+        peer: Any = None,
+        *,
+        listener: int = 0,
+    ) -> None:
         """Serve this connection, and own it, whatever happens.
 
         `client` is who it is, where a proxy has told; else who has connected. `peer` is that,
-        as accept(2) tells it, if it is known.
+        as accept(2) tells it, if it is known. By `listener` it has come, and would go back.
         """
         ...
 

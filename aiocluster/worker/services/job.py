@@ -83,7 +83,15 @@ class JobService:
     def give_back(self, count: int) -> None:
         """See Service: it has none."""
 
-    def adopt(self, fd: int, family: int, client: Client | None = None, peer: Any = None) -> None:
+    def adopt(
+        self,
+        fd: int,
+        family: int,
+        client: Client | None = None,
+        peer: Any = None,
+        *,
+        listener: int = 0,
+    ) -> None:
         """See Service; nobody should give it one."""
         os.close(fd)
         self._row[CONNECTIONS_CLOSED] += 1

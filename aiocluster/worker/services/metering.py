@@ -92,13 +92,14 @@ class _Accepted(BaseProtocol):
 class MeteredHandler(FollowedHandler, _Accepted):
     """One connection. `begun_ns` is when its current request began; 0 when it has none.
 
-    `client` is who it is, where a proxy has told.
+    `client` is who it is, where a proxy has told; `listener` is what it came by.
     """
 
-    __slots__ = ("becoming", "begun_ns", "client", "done")
+    __slots__ = ("becoming", "begun_ns", "client", "done", "listener")
 
     begun_ns: int
     client: Client | None
+    listener: int
     becoming: web.WebSocketResponse | None  # until that is open
     done: Callable[[int, int], None]
 
@@ -155,12 +156,15 @@ class MeteredServer(web.Server):
     def __call__(self) -> RequestHandler:
         return self.handler()
 
-    def handler(self, client: Client | None = None, peer: Any = None) -> MeteredHandler:
+    def handler(
+        self, listener: int = 0, client: Client | None = None, peer: Any = None
+    ) -> MeteredHandler:
         """Make that of a connection, for a client that a proxy has told, or from this peer."""
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
         handler.becoming = None
         handler.client = client
+        handler.listener = listener
         handler.done = self._done
         handler.begin()
         # What aiohttp asks the transport for, and every request of the connection says: 2 µs.

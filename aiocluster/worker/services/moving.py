@@ -132,7 +132,8 @@ def move(handlers: Sequence[MeteredHandler], give_back: GiveBack) -> bool:
     """Give these movable connections away, all or none; return whether."""
     transports = [handler.transport for handler in handlers if handler.transport is not None]
     fds = [transport.get_extra_info("socket").fileno() for transport in transports]
-    if not give_back(fds, [handler.client for handler in handlers]):
+    listeners = [handler.listener for handler in handlers]
+    if not give_back(fds, listeners, [handler.client for handler in handlers]):
         return False
     for transport, handler in zip(transports, handlers, strict=True):
         # Ours is not the last descriptor, so the client is sent neither FIN nor reset.

@@ -103,7 +103,7 @@ class Line:
 
     async def _try_to_move(self) -> None:
         if self._moving and is_movable(self.handler):
-            assert move([self.handler], lambda fds, clients: True)
+            assert move([self.handler], lambda fds, listeners, clients: True)
             self.moves += bool(self.handler._request_count)
             self._begin()
             await turns(3)  # until it waits for a request, as the one before did

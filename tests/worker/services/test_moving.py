@@ -25,6 +25,7 @@ class Stage:
     def __init__(self) -> None:
         self.has_room = True
         self.batches: list[int] = []
+        self.listeners: list[int] = []
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.go = asyncio.Event()
         self.begun = asyncio.Event()
@@ -50,22 +51,25 @@ class Stage:
         await service.start()
         return service
 
-    def give_back(self, fds: Sequence[int], clients: Sequence[Client | None]) -> bool:
+    def give_back(
+        self, fds: Sequence[int], listeners: Sequence[int], clients: Sequence[Client | None]
+    ) -> bool:
         """Take duplicates, as the kernel does, or have no room."""
         if not self.has_room:
             return False
         self.batches.append(len(fds))
+        self.listeners += listeners
         for fd, client in zip(fds, clients, strict=True):
             self.new.adopt(os.dup(fd), socket.AF_INET, client)
         return True
 
-    async def connect(self, count: int = 1) -> list[socket.socket]:
+    async def connect(self, count: int = 1, *, listener: int = 0) -> list[socket.socket]:
         """Return the clients' ends of connections that the first service has."""
         for _ in range(count):
             client, accepted = tcp_pair()
             client.setblocking(False)
             self.clients.append(client)
-            self.old.adopt(accepted.detach(), accepted.family)
+            self.old.adopt(accepted.detach(), accepted.family, listener=listener)
         await turns()
         return self.clients[-count:]
 
@@ -112,6 +116,16 @@ async def test_an_idle_connection_goes_on_at_another(stage: Stage) -> None:
     assert await ask(client) == "new"
     await turns_until(lambda: stage.row[CONNECTIONS_CLOSED] == 1)
     assert stage.old.server.connections == []
+
+
+async def test_a_connection_goes_back_as_one_of_its_listener(stage: Stage) -> None:
+    """Each of its own, in one batch."""
+    for listener in (3, 0, 7):
+        await stage.connect(listener=listener)
+
+    stage.mover.start()
+
+    assert (stage.batches, stage.listeners) == ([3], [3, 0, 7])
 
 
 async def test_what_arrives_at_the_moment_of_the_move_is_not_lost(stage: Stage) -> None:

@@ -41,7 +41,9 @@ class Stage:
         await self.service.start()
         self.relief = Relief(self.service.server, self.give_back)
 
-    def give_back(self, fds: Sequence[int], clients: Sequence[Client | None]) -> bool:
+    def give_back(
+        self, fds: Sequence[int], listeners: Sequence[int], clients: Sequence[Client | None]
+    ) -> bool:
         """Keep none, or have no room."""
         self.given += len(fds) * self.has_room
         return self.has_room
