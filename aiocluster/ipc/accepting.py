@@ -9,9 +9,10 @@ _MUCH_ROOM = 128
 # Descriptors a worker keeps for what its handlers open: an eighth of its limit, at most this.
 _MAX_RESERVED_FDS = 256
 
-# The start of the kernel's struct tcp_info up to tcpi_unacked, which for a listening socket
-# is the number of connections in its backlog.
+# The start of the kernel's struct tcp_info up to tcpi_unacked and tcpi_sacked: for a listening
+# socket the number of connections in its backlog, and how many may be.
 _TCP_INFO = struct.Struct("24xI")
+_TCP_INFO_OF_BACKLOG = struct.Struct("28xI")
 _TCP = socket.IPPROTO_TCP
 
 
@@ -24,6 +25,13 @@ def waiting_in(sock: socket.socket) -> int:
     info = sock.getsockopt(_TCP, socket.TCP_INFO, _TCP_INFO.size)
     waiting: int = _TCP_INFO.unpack(info)[0]
     return waiting
+
+
+def backlog_of(sock: socket.socket) -> int:
+    """Return the backlog that a socket listens with, which the system may have cut."""
+    info = sock.getsockopt(_TCP, socket.TCP_INFO, _TCP_INFO_OF_BACKLOG.size)
+    backlog: int = _TCP_INFO_OF_BACKLOG.unpack(info)[0]
+    return backlog
 
 
 def reserved_fds(max_fds: int) -> int:

@@ -39,6 +39,11 @@ class Room:
         self._max_connections = self._max_requests = "unlimited"
 
     @property
+    def is_limited(self) -> bool:
+        """Has the user set a limit?"""
+        return self._max_connections != "unlimited" or self.may_shrink
+
+    @property
     def may_shrink(self) -> bool:
         """Can there be less of it without a new connection?"""
         return self._max_requests != "unlimited"

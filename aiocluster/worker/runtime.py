@@ -38,8 +38,9 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
-from aiocluster.worker.acceptor import Accepted, Acceptor
+from aiocluster.worker.acceptor import Acceptor
 from aiocluster.worker.context import current_worker
+from aiocluster.worker.doors import Accepted
 from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail
@@ -83,7 +84,7 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
         self._room = Room(row, settings, lambda: self._channel.post(RoomAgain()))
-        self._acceptor = Acceptor(shared, self._on_accepted, self._room)
+        self._acceptor = Acceptor(shared, self._on_accepted, self._room, self._serve)
         self._vitals = Vitals(row)
         self._reports = Reports(settings, self._channel, self._vitals.lag)
         self._service: Service | None = None
@@ -210,6 +211,12 @@ class Runtime:
         adopt, families = self._service.adopt, self._families
         for fd, listener, peer in batch:
             adopt(fd, families[listener], None, peer, listener=listener)
+
+    def _serve(self, listener: int) -> asyncio.Protocol:
+        """uvloop has accepted one, from a listener of its app."""
+        assert self._service is not None
+        self._row[ACCEPTED] += 1
+        return self._service.protocol(listener)
 
     def _adopt(self, fd: int, listener: int, client: Client | None) -> None:
         assert self._service is not None

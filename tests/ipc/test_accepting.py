@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from aiocluster.ipc.accepting import budget, reserved_fds, waiting_in
+from aiocluster.ipc.accepting import backlog_of, budget, reserved_fds, waiting_in
 
 
 def test_the_backlog_is_counted() -> None:
@@ -19,6 +19,13 @@ def test_the_backlog_is_counted() -> None:
             client.close()
 
     assert counts == [0, 3, 2]
+
+
+@pytest.mark.parametrize("backlog", [1, 77, 512])
+def test_the_length_of_the_backlog_is_known(backlog: int) -> None:
+    """Whoever listens once more on the socket must say it again."""
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
+        assert backlog_of(server) == backlog
 
 
 @pytest.mark.parametrize(("limit", "reserved"), [(64, 8), (1024, 128), (2048, 256), (10**6, 256)])

@@ -58,14 +58,20 @@ def test_in_a_stop_only_descriptors_are_a_limit(row: memoryview) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "may_shrink"),
-    [({}, False), ({"max_connections": 5}, False), ({"max_requests_in_flight": 5}, True)],
+    ("settings", "is_limited", "may_shrink"),
+    [
+        ({}, False, False),
+        ({"max_connections": 5}, True, False),
+        ({"max_requests_in_flight": 5}, True, True),
+    ],
 )
 def test_requests_begin_on_connections_that_are_open(
-    row: memoryview, settings: dict[str, Any], may_shrink: bool
+    row: memoryview, settings: dict[str, Any], is_limited: bool, may_shrink: bool
 ) -> None:
-    """Only then there may be less room though nobody connected."""
-    assert Room(row, settings_from(settings)).may_shrink is may_shrink
+    """Only with a limit on them there may be less room though nobody connected."""
+    room = Room(row, settings_from(settings))
+
+    assert (room.is_limited, room.may_shrink) == (is_limited, may_shrink)
 
 
 @pytest.mark.parametrize("primary_waits", [False, True])

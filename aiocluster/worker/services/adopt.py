@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -34,6 +34,13 @@ class AcceptedConnection:
     def close(self) -> None:
         """Called when the transport is closing, which closes the descriptor itself."""
         self.connecting = None
+
+
+class Refusal(asyncio.Protocol):
+    """Closes its connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
 
 
 def adopt(

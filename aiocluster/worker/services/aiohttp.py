@@ -15,7 +15,7 @@ from aiocluster.errors import ConfigError
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.room import Room
-from aiocluster.worker.services.adopt import adopt
+from aiocluster.worker.services.adopt import Refusal, adopt
 from aiocluster.worker.services.base import Upstream
 from aiocluster.worker.services.deadline import Deadline
 from aiocluster.worker.services.limiting import limited
@@ -122,9 +122,20 @@ class AiohttpService:
         try:
             adopt(self._loop, partial(self._make_handler, listener, client, peer), fd, family)
         except Exception:
-            self._row[CONNECTIONS_CLOSED] += 1
-            self._upstream.room.note_end()
-            log.exception("a connection could not be served")
+            self._note_unserved()
+
+    def protocol(self, listener: int) -> asyncio.Protocol:
+        """See Service."""
+        try:
+            return self._make_handler(listener, None, None)
+        except Exception:
+            self._note_unserved()
+            return Refusal()
+
+    def _note_unserved(self) -> None:
+        self._row[CONNECTIONS_CLOSED] += 1
+        self._upstream.room.note_end()
+        log.exception("a connection could not be served")
 
     def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
         """See Service.hurry."""

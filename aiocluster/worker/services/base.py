@@ -48,6 +48,10 @@ class Service(Protocol):
         """
         ...
 
+    def protocol(self, listener: int) -> asyncio.Protocol:
+        """Return what serves a connection that was accepted from this listener; never raise."""
+        ...
+
     def give_back(self, count: int) -> None:
         """Let others have some connections that are idle, or soon will be: `count` at most."""
         ...

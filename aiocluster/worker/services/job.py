@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.context import WorkerContext
+from aiocluster.worker.services.adopt import Refusal
 from aiocluster.worker.services.deadline import Deadline
 
 log = logging.getLogger("aiocluster.worker")
@@ -94,6 +95,14 @@ class JobService:
     ) -> None:
         """See Service; nobody should give it one."""
         os.close(fd)
+        self._note_unserved()
+
+    def protocol(self, listener: int) -> asyncio.Protocol:
+        """See Service; nobody should ask for one."""
+        self._note_unserved()
+        return Refusal()
+
+    def _note_unserved(self) -> None:
         self._row[CONNECTIONS_CLOSED] += 1
         log.error("%s was given a connection, which is closed", self._name)
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from aiocluster.worker.services.adopt import adopt
+from aiocluster.worker.services.adopt import Refusal, adopt
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 
@@ -43,6 +43,19 @@ async def test_a_descriptor_is_served_and_closed_in_the_end() -> None:
 
     writer.close()
     await soon(echo.lost)
+    await turns_until(lambda: open_fds() <= before)
+
+
+async def test_who_is_refused_is_closed_at_once() -> None:
+    """And nothing of it is left."""
+    before = open_fds()
+    client, accepted = tcp_pair()
+    adopt(asyncio.get_running_loop(), Refusal, accepted.detach(), socket.AF_INET)
+
+    with client:
+        client.setblocking(False)
+        assert await soon(asyncio.get_running_loop().sock_recv(client, 1)) == b""
+
     await turns_until(lambda: open_fds() <= before)
 
 

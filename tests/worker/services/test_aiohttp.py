@@ -15,7 +15,9 @@ from aiohttp import web
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN
+from aiocluster.worker.services.adopt import Refusal
 from aiocluster.worker.services.aiohttp import AiohttpService, application_from
+from aiocluster.worker.services.metering import MeteredHandler
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 
@@ -783,6 +785,22 @@ async def test_a_connection_that_cannot_be_adopted_is_closed(make_stage: MakeSta
 
     assert stage.open == 0
     await stage.drain(0.0)
+
+
+async def test_one_that_uvloop_has_accepted_is_served_or_refused(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised where a protocol is asked for, the mistake would end the server."""
+    stage = await make_stage(App().application)
+    handler = stage.service.protocol(3)
+    assert isinstance(handler, MeteredHandler)
+    assert handler.listener == 3
+
+    monkeypatch.setattr(stage.service, "_make_handler", lambda *given: 1 / 0)
+
+    assert isinstance(stage.service.protocol(3), Refusal)
+    assert stage.row[CONNECTIONS_CLOSED] == 1
+    assert "a connection could not be served" in caplog.text
 
 
 async def test_the_access_log_is_off_unless_asked_for(

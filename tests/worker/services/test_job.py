@@ -12,6 +12,7 @@ from aiohttp import web
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.context import WorkerContext
+from aiocluster.worker.services.adopt import Refusal
 from aiocluster.worker.services.job import JobService, is_job
 from aiocluster.worker.standing import Standing
 from tests.support.waiting import soon, turns
@@ -303,3 +304,5 @@ async def test_a_connection_that_it_is_given_all_the_same_is_closed(
     ours.close()
     assert stage.row[CONNECTIONS_CLOSED] == 1
     assert "the job Jobs was given a connection" in caplog.text
+    assert isinstance(stage.service.protocol(0), Refusal)
+    assert stage.row[CONNECTIONS_CLOSED] == 2
