@@ -61,15 +61,12 @@ class Taker(Protocol):
 
 
 class Door:
-    """What can be said of it however one is woken. `epoll` is the loop's own, if it has one."""
+    """What can be said of it however one is woken."""
 
-    def __init__(
-        self, index: int, sock: socket.socket, taker: Taker, epoll: select.epoll | None
-    ) -> None:
+    def __init__(self, index: int, sock: socket.socket, taker: Taker) -> None:
         self._index = index
         self._sock = sock
         self._taker = taker
-        self._epoll = epoll
         self._loop = asyncio.get_running_loop()
         self._watching = False
         self._trouble = Trouble(sock, log, self.watch)
@@ -143,7 +140,16 @@ class Door:
 
 
 class ReadingDoor(Door):
-    """Wakes this worker to accept as many as are its share."""
+    """Wakes this worker to accept as many as are its share.
+
+    `epoll` is the loop's own; in a loop without one all workers are woken.
+    """
+
+    def __init__(
+        self, index: int, sock: socket.socket, taker: Taker, epoll: select.epoll | None
+    ) -> None:
+        super().__init__(index, sock, taker)
+        self._epoll = epoll
 
     def look(self) -> None:
         """Accept its share, as if it had been woken."""
@@ -187,18 +193,17 @@ class ReadingDoor(Door):
 class ServingDoor(Door):
     """Lets uvloop accept, one connection a turn of the loop.
 
-    That is 9 µs a connection cheaper than Python: 63 instead of 72 for all of it, with two
-    workers and 32 clients, where gunicorn takes 68 (benchmarks/request_cpu.py). But who it
-    accepts is here before anybody is asked. So it is for workers without limits of their own; the
-    few that one turn may bring too many, one a listener, count for nothing beside the descriptors
-    kept in reserve.
+    That is 9 µs a connection cheaper than Python: all of one takes 63 then, with two workers and
+    32 clients, where gunicorn takes 66 (benchmarks/request_cpu.py). But who it accepts is here
+    before anybody is asked. So it is for workers without limits of their own; the few that one
+    turn may bring too many, one a listener, count for nothing beside the descriptors in reserve.
 
     uvloop (0.21 and later: libuv accepts one a wake-up since 1.46) says nothing of errors.
     """
 
     def __init__(self, index: int, sock: socket.socket, taker: Taker, epoll: select.epoll) -> None:
-        super().__init__(index, sock, taker, epoll)
-        self._own_epoll = epoll
+        super().__init__(index, sock, taker)
+        self._epoll = epoll
         self._server: asyncio.AbstractServer | None = None
         self._fd = -1  # that of the server
         self._is_ours = False  # what is registered for it, or is not
@@ -220,20 +225,28 @@ class ServingDoor(Door):
 
     def _start(self) -> None:
         if self._server is None:
-            own = self._sock.dup()
-            self._fd = own.fileno()
-            self._server = _server_on(self._loop, self._serve, own, backlog_of(self._sock))
-            self._loop.call_soon(self._take_over)
+            self._open_server()
         elif self._is_ours:
-            self._own_epoll.register(self._fd, _EXCLUSIVE)
+            self._epoll.register(self._fd, _EXCLUSIVE)
 
     def _stop(self) -> None:
         if self._is_ours:
-            self._own_epoll.unregister(self._fd)
+            self._epoll.unregister(self._fd)
         elif not self._is_serving:
             self._close_server()
         # Else uvloop has registered it in this turn: it is taken over in the next, before uvloop
         # looks again. Closed now, it would take the connection with it.
+
+    def _open_server(self) -> None:
+        try:
+            own = self._sock.dup()
+        except OSError as error:
+            self._watching = False
+            self._trouble.met(error)
+            return
+        self._fd = own.fileno()
+        self._server = _server_on(self._loop, self._serve, own, backlog_of(self._sock))
+        self._loop.call_soon(self._take_over)
 
     def _close_server(self) -> None:
         if self._server is not None:
@@ -246,19 +259,19 @@ class ServingDoor(Door):
         if self._server is None or self._is_ours:
             return
         try:
-            self._own_epoll.unregister(self._fd)
+            self._epoll.unregister(self._fd)
         except FileNotFoundError:
             self._loop.call_soon(self._take_over)
             return
         self._is_ours = True
         if self._watching:
-            self._own_epoll.register(self._fd, _EXCLUSIVE)
+            self._epoll.register(self._fd, _EXCLUSIVE)
 
     def _stand_last(self) -> None:
         """Let the other workers be woken before this one; it is woken if somebody waits now."""
         if self._watching and self._is_ours:
-            self._own_epoll.unregister(self._fd)
-            self._own_epoll.register(self._fd, _EXCLUSIVE)
+            self._epoll.unregister(self._fd)
+            self._epoll.register(self._fd, _EXCLUSIVE)
 
     def _serve(self) -> asyncio.Protocol:
         """One was accepted. Whatever this raises would end the server."""

@@ -268,8 +268,8 @@ def door_of(entrance: Entrance) -> ServingDoor:
 def make_deaf(entrance: Entrance) -> None:
     """As if the kernel woke somebody else for whoever comes."""
     door = door_of(entrance)
-    door._own_epoll.unregister(door._fd)
-    door._own_epoll.register(door._fd, 0)
+    door._epoll.unregister(door._fd)
+    door._epoll.register(door._fd, 0)
 
 
 def is_open(client: socket.socket) -> bool:
@@ -353,6 +353,22 @@ async def test_an_error_that_uvloop_keeps_to_itself_is_told(
     texts = [record.getMessage() for record in caplog.records]
     assert ["failed" in text for text in texts] == [True, False]
     assert is_exclusive(serving.sock)
+
+
+async def test_out_of_descriptors_at_its_start_it_tries_again(
+    serving: Entrance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What uvloop serves is a descriptor of its own."""
+    monkeypatch.setattr("aiocluster.ipc.trouble._RETRY_AFTER", 0.01)
+    acceptor = serving.add()
+    monkeypatch.setattr(serving.sockets[0], "dup", lambda: os.open("/nowhere", os.O_RDONLY))
+    acceptor.resume()
+    serving.connect()
+    assert "accept on" in caplog.text
+
+    monkeypatch.undo()
+
+    await serving.until_accepted(1)
 
 
 async def test_full_with_the_very_first_it_accepts_no_other(
