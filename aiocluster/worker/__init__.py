@@ -6,7 +6,10 @@ context.py     the worker, as the user's code sees it
 server.py      a server that the user's code starts; the primary has its sockets
 site.py        the same for a second aiohttp server
 intake.py      the worker's side of its handoff: connections come, and some go back
-acceptor.py    accepts connections by itself, with the policy `shared`
+acceptor.py    lets connections in by itself, with the policy `shared`: when, and how many
+gate.py        at one listening socket, by uvloop or in Python
+waking.py      how it is woken for that socket, and no other worker
+pace.py        how quickly its loop turns
 standing.py    whether it is ready, told to stop, and who wants to hear of that
 leading.py     whether it leads its role
 mail.py        what the user's code sends to the primary and hears from it

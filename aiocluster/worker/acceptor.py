@@ -6,10 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aiocluster.ipc.accepting import budget
-from aiocluster.worker.doors import Accepted, Door, ReadingDoor, ServingDoor, epoll_of
+from aiocluster.worker.gate import Accepted, Gate
+from aiocluster.worker.waking import epoll_of
 
 # Seconds between two looks at what waits: what one connection may lose by a lost wake-up.
 _LOOK_INTERVAL = 0.1
+
+# Room for more connections than this is plenty: uvloop accepts, which without a free descriptor
+# would close all who wait. Room is counted each time that _LOOK_INTERVAL is over, and descriptors
+# once a second; so many would have to be opened meanwhile.
+_PLENTY = 1024
 
 # Hears of those that it has accepted; owns them.
 OnConnections = Callable[[list[Accepted]], None]
@@ -50,11 +56,12 @@ class Acceptor:
         self.take = on_connections
         self.serve = serve
         self.counts_often = room.may_shrink
+        self.has_plenty = False
         self._room = room
         room.on_room = self.update
         self._loop = asyncio.get_running_loop()
         self._epoll = epoll_of(self._loop) if sockets else None
-        self._doors = [self._door(index, sock) for index, sock in sockets]
+        self._gates = [Gate(index, sock, self, self._epoll) for index, sock in sockets]
         self._on = False
         self._look_timer: asyncio.TimerHandle | None = None
 
@@ -66,10 +73,10 @@ class Acceptor:
     def resume(self, workers: int = 1) -> None:
         """Accept from now on, as one of so many. Idempotent."""
         self.workers = max(workers, 1)
-        if not self._on and self._doors:
+        if not self._on and self._gates:
             self._on = True
-            self.update()
             self._look_timer = self._loop.call_later(_LOOK_INTERVAL, self._look)
+            self.update()
 
     def pause(self) -> None:
         """Leave connections to others, from now on. Idempotent."""
@@ -87,38 +94,34 @@ class Acceptor:
 
     def renewed_budget(self) -> int:
         """Count the room anew; return how many connections may come before the next time."""
-        self.budget = budget(self._room.count())
+        room = self._room.count()
+        self.has_plenty = room > _PLENTY and not self._room.is_limited
+        self.budget = budget(room - _PLENTY if self.has_plenty else room)
         self._room.is_awaited = self._on and not self.budget
         return self.budget
 
     def accept_rest(self) -> None:
         """Accept all who wait now, if it accepts at all: before the last one closes a socket."""
         if self._on:
-            for door in self._doors:
-                door.accept_all()
+            for gate in self._gates:
+                gate.accept_all()
 
     def close(self) -> None:
         """Accept nothing more, and give the sockets up. Idempotent."""
         self.pause()
-        for door in self._doors:
-            door.close()
-        self._doors = []
+        for gate in self._gates:
+            gate.close()
+        self._gates = []
         if self._epoll is not None:
             self._epoll.close()
 
-    def _door(self, index: int, sock: socket.socket) -> Door:
-        if self._epoll is None or self._room.is_limited:
-            return ReadingDoor(index, sock, self, self._epoll)
-        return ServingDoor(index, sock, self, self._epoll)
-
     def _watch(self) -> None:
-        for door in self._doors:
-            door.watch()
+        for gate in self._gates:
+            gate.watch()
 
     def _look(self) -> None:
         self._look_timer = self._loop.call_later(_LOOK_INTERVAL, self._look)
-        if not self.budget:
-            self.update()
+        self.update()
         if self.accepts:
-            for door in self._doors:
-                door.look()
+            for gate in self._gates:
+                gate.look()

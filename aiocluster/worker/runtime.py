@@ -40,7 +40,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
 from aiocluster.worker.acceptor import Acceptor
 from aiocluster.worker.context import current_worker
-from aiocluster.worker.doors import Accepted
+from aiocluster.worker.gate import Accepted
 from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail

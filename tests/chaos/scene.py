@@ -130,7 +130,7 @@ class Scene:
             # One that had not begun was on a connection that a killed worker had taken, and may
             # not have come to write that down.
             worker = begun.get(lost["token"]) or trail.holder(lost["port"], lost["at"])
-            assert worker in killed or worker == 0, (lost, worker, killed)
+            assert worker in killed or (killed and not worker), (lost, worker, killed)
         assert min(self.seen.answered.values()) > 0
 
 

@@ -30,7 +30,8 @@ def follow(write: Callable[[bytes], object]) -> None:
     made, give = RequestHandler.connection_made, intake.give  # type: ignore[attr-defined]
 
     def note(what: str, port: int) -> None:
-        write(f"{time.perf_counter():.6f} {os.getpid()} {what} {port}\n".encode())
+        if port:
+            write(f"{time.perf_counter():.6f} {os.getpid()} {what} {port}\n".encode())
 
     def connection_made(handler: RequestHandler, transport: Any) -> None:
         _, port, *_ = transport.get_extra_info("peername") or _GONE
@@ -64,8 +65,11 @@ class Trail:
             steps.sort()
 
     def holder(self, port: int, at: float) -> int:
-        """Return the pid of who had the connection of this port then; 0: nobody, or on its way."""
-        steps = self._steps[port]
+        """Return the pid of who had the connection of this port then; 0: nobody, or on its way.
+
+        Of port 0, which a client has that never got so far, nobody is known.
+        """
+        steps = self._steps[port] if port else []
         index = bisect_right(steps, at, key=lambda step: step[0])
         return steps[index - 1][1] if index else 0
 

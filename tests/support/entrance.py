@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aiocluster.worker.acceptor import Acceptor
-from aiocluster.worker.doors import Accepted
+from aiocluster.worker.gate import Accepted
 from tests.support.waiting import soon, turns_until
+
+# Room for all clients of a test, so much that uvloop may accept them.
+PLENTY = 2000
 
 
 class FaultySocket(socket.socket):
@@ -59,7 +62,7 @@ class Entrance:
         self.sockets: list[FaultySocket] = []
         self.accepted: list[tuple[int, int]] = []  # who, listener
         self.batches: list[int] = []  # in Python
-        self.room = RoomFor(1000, is_limited=is_limited)
+        self.room = RoomFor(PLENTY, is_limited=is_limited)
         self._fds: list[int] = []
         self._clients: list[socket.socket] = []
         self._grew = asyncio.Event()
@@ -108,12 +111,6 @@ class Entrance:
             self._grew.clear()
             await soon(self._grew.wait())
 
-    @property
-    def counts(self) -> list[int]:
-        """How many each acceptor has got."""
-        who = [who for who, _ in self.accepted]
-        return [who.count(number) for number in range(len(self.acceptors))]
-
     def close(self) -> None:
         for acceptor in self.acceptors:
             acceptor.close()
@@ -145,3 +142,13 @@ def _events(sock: socket.socket) -> int:
     watched = re.findall(r"events:\s*([0-9a-f]+).* ino:([0-9a-f]+) ", info)
     inode = os.fstat(sock.fileno()).st_ino
     return next((int(events, 16) for events, ino in watched if int(ino, 16) == inode), 0)
+
+
+def is_open(client: socket.socket) -> bool:
+    """Neither closed nor reset by the other side, and nothing was said."""
+    client.setblocking(False)
+    try:
+        client.recv(1)
+    except BlockingIOError:
+        return True
+    return False

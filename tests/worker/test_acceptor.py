@@ -9,11 +9,14 @@ import pytest
 from aiocluster.worker import acceptor as module
 from tests.support.connections import open_fds
 from tests.support.entrance import Entrance, is_exclusive, is_watched, watching
-from tests.support.waiting import soon, turns
+from tests.support.waiting import soon, turns, turns_until
 
 
 @pytest.fixture(params=["reading", "serving"])
-async def entrance(request: pytest.FixtureRequest) -> AsyncIterator[Entrance]:
+async def entrance(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Entrance]:
+    monkeypatch.setattr(module, "_PLENTY", 0)
     entrance = Entrance(is_limited=request.param == "reading")
     yield entrance
     entrance.close()
@@ -232,3 +235,39 @@ async def test_the_rest_is_bounded_by_the_room(entrance: Entrance) -> None:
     acceptor.accept_rest()
 
     assert len(entrance.accepted) == 3
+
+
+@pytest.mark.parametrize(
+    ("free", "is_limited", "by_uvloop"),
+    [(1025, False, True), (1024, False, False), (3, False, False), (1025, True, False)],
+)
+async def test_uvloop_accepts_where_there_is_plenty_of_room(
+    nobody_looks: None, free: int, is_limited: bool, by_uvloop: bool
+) -> None:
+    """Without a descriptor it would close all who wait; and it asks nobody how many may come."""
+    entrance = Entrance(is_limited=is_limited)
+    entrance.room.free = free
+    entrance.add().resume()
+    entrance.connect()
+
+    await entrance.until_accepted(1)
+
+    assert bool(entrance.sockets[0].asked) is not by_uvloop
+    entrance.close()
+
+
+async def test_who_accepts_changes_with_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen when somebody looks: handlers open files, and close them."""
+    monkeypatch.setattr(module, "_LOOK_INTERVAL", 0.01)
+    entrance = Entrance(is_limited=False)
+    acceptor = entrance.add()
+    acceptor.resume()
+    for count, free in ((1, 2000), (2, 500), (3, 2000)):
+        entrance.room.free = free
+        await turns_until(lambda: acceptor.has_plenty is (entrance.room.free > 1024))
+        await watching(entrance.sock)
+        entrance.connect()
+        await entrance.until_accepted(count)
+
+    assert len(entrance.batches) >= 1
+    entrance.close()

@@ -1,22 +1,17 @@
-"""How a worker is woken for a listening socket, by both kinds of doors, with real sockets."""
+"""Who accepts at a listening socket, and how many at a time, with real sockets."""
 
 import asyncio
 import errno
-import itertools
 import logging
 import os
-import socket
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 
-from aiocluster.ipc.accepting import backlog_of
 from aiocluster.worker import acceptor as acceptor_module
-from aiocluster.worker import doors
-from aiocluster.worker.doors import ServingDoor
-from tests.support.connections import open_fds
-from tests.support.entrance import Entrance, RoomFor, is_exclusive, is_watched, watching
+from aiocluster.worker import pace
+from aiocluster.worker.waking import Serving
+from tests.support.entrance import Entrance, RoomFor, is_exclusive, is_open, is_watched, watching
 from tests.support.waiting import soon, turns, turns_until
 
 
@@ -80,7 +75,7 @@ async def test_a_quick_loop_takes_few_at_a_time(
     reading: Entrance, nobody_looks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So one worker does not swallow a burst while others come to take their share."""
-    monkeypatch.setattr(doors, "_QUICK", 1e12)
+    monkeypatch.setattr(pace, "QUICK", 1e12)
     acceptor = reading.add()
     reading.connect(50)
     acceptor.resume(4)
@@ -107,7 +102,7 @@ async def test_a_slow_loop_takes_its_share(
     reading: Entrance, nobody_looks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One a turn would let them wait for many of its long turns."""
-    monkeypatch.setattr(doors, "_QUICK", -1.0)
+    monkeypatch.setattr(pace, "QUICK", -1.0)
     acceptor = reading.add()
     reading.connect(50)
     acceptor.resume(4)
@@ -259,27 +254,18 @@ async def test_a_lost_wake_up_is_made_up_for(
 # ---- a worker that lets uvloop accept
 
 
-def door_of(entrance: Entrance) -> ServingDoor:
-    (door,) = entrance.acceptors[0]._doors
-    assert isinstance(door, ServingDoor)
-    return door
+def waking_of(entrance: Entrance) -> Serving:
+    (gate,) = entrance.acceptors[0]._gates
+    assert isinstance(gate._waking, Serving)
+    return gate._waking
 
 
 def make_deaf(entrance: Entrance) -> None:
     """As if the kernel woke somebody else for whoever comes."""
-    door = door_of(entrance)
-    door._epoll.unregister(door._fd)
-    door._epoll.register(door._fd, 0)
-
-
-def is_open(client: socket.socket) -> bool:
-    """Neither closed nor reset by the other side, and nothing was said."""
-    client.setblocking(False)
-    try:
-        client.recv(1)
-    except BlockingIOError:
-        return True
-    return False
+    waking = waking_of(entrance)
+    assert waking._epoll is not None
+    waking._epoll.unregister(waking._fd)
+    waking._epoll.register(waking._fd, 0)
 
 
 async def test_uvloop_accepts_and_python_is_not_asked(
@@ -295,28 +281,6 @@ async def test_uvloop_accepts_and_python_is_not_asked(
     assert (serving.sockets[0].asked, serving.batches) == (0, [])
 
 
-async def test_one_connection_is_accepted_a_turn(serving: Entrance, nobody_looks: None) -> None:
-    """A burst is everybody's who is awake, and who is slow takes few."""
-    serving.add().resume()
-    await watching(serving.sock)
-    serving.connect(20)
-    counts = [0]
-    while len(serving.accepted) < 20:
-        await asyncio.sleep(0)
-        counts.append(len(serving.accepted))
-
-    assert {after - before for before, after in itertools.pairwise(counts)} <= {0, 1}
-
-
-async def test_the_backlog_stays_as_long_as_it_was(serving: Entrance) -> None:
-    """A server of uvloop's listens once more, with its own idea of that."""
-    before = backlog_of(serving.sock)
-    serving.add().resume()
-    await watching(serving.sock)
-
-    assert backlog_of(serving.sock) == before == 200
-
-
 async def test_a_wake_up_that_somebody_else_had_is_made_up_for(
     serving: Entrance, all_look: None
 ) -> None:
@@ -328,7 +292,7 @@ async def test_a_wake_up_that_somebody_else_had_is_made_up_for(
 
     await serving.until_accepted(5)
 
-    assert serving.batches == [1]  # by the look itself, which found nothing wrong
+    assert serving.batches[0] == 5  # by the look itself
 
 
 async def test_an_error_that_uvloop_keeps_to_itself_is_told(
@@ -372,9 +336,10 @@ async def test_out_of_descriptors_at_its_start_it_tries_again(
 
 
 async def test_full_with_the_very_first_it_accepts_no_other(
-    serving: Entrance, nobody_looks: None
+    serving: Entrance, nobody_looks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who is woken the first time is not woken alone yet."""
+    monkeypatch.setattr(acceptor_module, "_PLENTY", 0)
     serving.room.free = 1
     first = serving.connect()
     serving.connect(2)
@@ -391,62 +356,51 @@ async def test_full_with_the_very_first_it_accepts_no_other(
     await serving.until_accepted(3)
 
 
-@pytest.mark.parametrize("at", range(6))
-async def test_a_pause_holds_whenever_it_comes(
-    serving: Entrance, nobody_looks: None, at: int
+async def test_a_slow_loop_takes_its_share_though_uvloop_accepts_one_a_turn(
+    serving: Entrance, nobody_looks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before uvloop has registered the socket, between that and its replacement, after it."""
-    acceptor = serving.add()
-    for _ in range(3):
-        acceptor.resume()
-        await turns(at)
-        acceptor.pause()
-    serving.connect()
-    await turns(20)
-    assert serving.accepted == []
-    assert not is_watched(serving.sock)
-
-    acceptor.resume()
-
-    await serving.until_accepted(1)
+    """One a turn would let them wait for many of its long turns."""
+    monkeypatch.setattr(pace, "QUICK", -1.0)
+    serving.add().resume(4)
     await watching(serving.sock)
+    serving.connect(50)
+
+    await serving.until_accepted(50)
+
+    assert serving.batches[:3] == [12, 9, 7]
 
 
-@pytest.mark.parametrize("at", range(6))
-async def test_closed_at_once_it_leaves_nothing_open(at: int) -> None:
-    """However far it has come."""
-    before = open_fds()
-    entrance = Entrance(is_limited=False)
-    entrance.add().resume()
-    await turns(at)
+async def test_workers_that_serve_take_turns(serving: Entrance, nobody_looks: None) -> None:
+    """Who has accepted stands last, where nobody has much to do."""
+    for _ in range(2):
+        serving.add().resume(2)
+    await watching(serving.sock)
+    await turns(10)
+    for count in range(1, 101):
+        serving.connect()
+        await serving.until_accepted(count)
 
-    entrance.close()
-    await turns()
-
-    assert open_fds() - before == set()
+    first = [who for who, _ in serving.accepted].count(0)
+    assert 20 <= first <= 80
 
 
-async def test_what_uvloop_has_accepted_outlives_its_door(serving: Entrance) -> None:
-    """Connections are the worker's, not the listening socket's."""
+async def test_what_fails_after_a_connection_is_served_ends_nothing(
+    serving: Entrance, nobody_looks: None
+) -> None:
+    """uvloop would never accept again."""
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     acceptor = serving.add()
     acceptor.resume()
-    client = serving.connect()
+    await watching(serving.sock)
+    acceptor.budget = 1
+    serving.room.count = lambda: 1 // 0  # type: ignore[method-assign]
+    serving.connect()
     await serving.until_accepted(1)
+    await turns_until(lambda: bool(reported))
+    del serving.room.count
+    serving.connect()
 
-    acceptor.close()
-    await turns(20)
+    acceptor.update()
 
-    assert is_open(client)
-
-
-async def test_a_uvloop_that_waits_where_it_never_did_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Rather than a server that never serves."""
-
-    class Loop:
-        def create_server(self, *args: Any, **named: Any) -> Awaitable[None]:
-            return asyncio.sleep(1000)
-
-    with pytest.raises(RuntimeError, match="create_server waits"):
-        doors._server_on(Loop(), asyncio.Protocol, None, 1)  # type: ignore[arg-type]
+    await serving.until_accepted(2)
