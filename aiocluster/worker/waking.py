@@ -11,6 +11,7 @@ makes it round robin among those who have nothing to do. Who is busy is not aske
 """
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import select
@@ -36,7 +37,7 @@ class _Waking:
     def stand_last(self) -> None:
         """Let the other workers be woken before this one; it is woken if somebody waits now."""
         if self._is_exclusive and self._epoll is not None:
-            self._epoll.unregister(self._fd)
+            self._unregister()
             self._epoll.register(self._fd, _EXCLUSIVE)
 
     def _take_over(self) -> None:
@@ -48,8 +49,14 @@ class _Waking:
         except FileNotFoundError:
             self._loop.call_soon(self._take_over)
         else:
+            self._is_exclusive = True  # though it may fail: who stands last tries again
             self._epoll.register(self._fd, _EXCLUSIVE)
-            self._is_exclusive = True
+
+    def _unregister(self) -> None:
+        assert self._epoll is not None
+        # Gone already, if the kernel had no room for it (ENOSPC, ENOMEM) the last time.
+        with contextlib.suppress(FileNotFoundError):
+            self._epoll.unregister(self._fd)
 
 
 class Reading(_Waking):
@@ -107,8 +114,8 @@ class Serving(_Waking):
     def stop(self) -> None:
         """Accept no more, but for one that uvloop may have been told of in this turn."""
         self._on = False
-        if self._is_exclusive and self._epoll is not None:
-            self._epoll.unregister(self._fd)
+        if self._is_exclusive:
+            self._unregister()
             self._is_exclusive = False
         else:
             self.close()

@@ -75,6 +75,6 @@ async def test_handlers_that_take_every_descriptor_cost_no_client_its_connection
             client = await Client.connect(url)
             client.send("/")
             asked.append(asyncio.create_task(_answered(client)))
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
         await asyncio.gather(*asked)
         assert await program.stop() == 0

@@ -248,7 +248,7 @@ async def test_a_lost_wake_up_is_made_up_for(
 
     await reading.until_accepted(1)
 
-    assert not is_exclusive(reading.sock)  # so nothing but a look has found it
+    assert is_exclusive(reading.sock)  # only a look can have found it, and put it right
 
 
 # ---- a worker that lets uvloop accept

@@ -117,6 +117,22 @@ async def test_to_stand_last_before_it_is_woken_alone_changes_nothing(
     assert not is_watched(stage.sock)
 
 
+async def test_a_registration_that_failed_is_made_up_for(
+    stage: Stage, waking: Reading | Serving
+) -> None:
+    """The kernel may have no room for it for a while; whoever looks lets it stand last."""
+    waking.start()
+    await watching(stage.sock)
+    stage.epoll.unregister(waking._fd)  # as a registration that has failed leaves it
+
+    waking.stand_last()
+    assert is_exclusive(stage.sock)
+
+    stage.epoll.unregister(waking._fd)
+    waking.stop()
+    assert not is_watched(stage.sock)
+
+
 async def test_one_connection_is_accepted_a_turn(stage: Stage) -> None:
     """A burst is everybody's who is awake."""
     stage.serving.start()
