@@ -239,7 +239,7 @@ async def test_close_kills_one_that_does_not_go(
 
     await soon(stage.handle.close())
 
-    assert is_reaped(stage.zygote.pid)
+    await turns_until(lambda: is_reaped(stage.zygote.pid))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
