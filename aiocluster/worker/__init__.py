@@ -17,5 +17,6 @@ vitals.py      the loop's heartbeat and lag
 room.py        how many more connections it has room for, and who waits for that
 reports.py     what it measures of itself, sent to the primary
 stacks.py      what its threads and tasks are doing, when the primary asks
-services/      what a worker runs: an aiohttp app or a job, and servers of its own
+http/          what serves an aiohttp app
+services/      what else a worker runs: a job, servers of the user's own
 """

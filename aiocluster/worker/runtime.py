@@ -41,12 +41,12 @@ from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
 from aiocluster.worker.acceptor import Acceptor
 from aiocluster.worker.context import current_worker
 from aiocluster.worker.gate import Accepted
+from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.reports import Reports
 from aiocluster.worker.room import Room
-from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Service, Upstream
 from aiocluster.worker.services.job import JobService, is_job
 from aiocluster.worker.services.streams import Servers

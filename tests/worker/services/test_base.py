@@ -4,7 +4,7 @@ import inspect
 from typing import Any, cast
 
 from aiocluster.config.settings import settings_from
-from aiocluster.worker.services.aiohttp import AiohttpService
+from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.services.base import Service
 
 

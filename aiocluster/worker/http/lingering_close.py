@@ -12,7 +12,7 @@ import struct
 import termios
 from typing import Any, cast
 
-from aiocluster.worker.services.boundary import FollowedHandler
+from aiocluster.worker.http.request_boundary import FollowedHandler
 
 # Seconds that a client gets to close its half. A round trip is needed, and no more.
 _LINGER = 1.0

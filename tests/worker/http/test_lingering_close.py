@@ -9,14 +9,14 @@ import pytest
 from aiohttp import web
 
 from aiocluster.config.settings import settings_from
-from aiocluster.worker.services import lingering as module
-from aiocluster.worker.services.aiohttp import AiohttpService
-from aiocluster.worker.services.lingering import is_lingering, let_linger
-from aiocluster.worker.services.metering import MeteredHandler
+from aiocluster.worker.http import lingering_close as module
+from aiocluster.worker.http.lingering_close import is_lingering, let_linger
+from aiocluster.worker.http.metered_server import MeteredHandler
+from aiocluster.worker.http.service import AiohttpService
 from tests.chaos.websocket import CLOSE, TEXT, close_code, frame, upgrade
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns_until
-from tests.worker.services.test_moving import GET, Stage
+from tests.worker.http.test_migration import GET, Stage
 
 MANY_BYTES = b"x" * 100_000
 

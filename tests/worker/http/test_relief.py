@@ -10,8 +10,8 @@ from aiohttp import web
 
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.handoff import Client
-from aiocluster.worker.services.aiohttp import AiohttpService
-from aiocluster.worker.services.moving import Relief
+from aiocluster.worker.http.migration import Relief
+from aiocluster.worker.http.service import AiohttpService
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 
@@ -124,8 +124,8 @@ async def test_those_that_are_busy_go_when_they_are_idle(stage: Stage) -> None:
 
 async def test_it_does_not_look_for_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asked will ask again."""
-    monkeypatch.setattr("aiocluster.worker.services.moving._PICK_INTERVAL", 0.0)
-    monkeypatch.setattr("aiocluster.worker.services.moving._PICKS", 3)
+    monkeypatch.setattr("aiocluster.worker.http.migration._PICK_INTERVAL", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.migration._PICKS", 3)
     await stage.connect(1, busy=True)
     stage.relief.give(1)
     await turns_until(lambda: stage.relief._timer is None)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from aiohttp import WSCloseCode, web
 
-from aiocluster.worker.services.boundary import FollowedHandler
-from aiocluster.worker.services.lingering import let_linger
+from aiocluster.worker.http.lingering_close import let_linger
+from aiocluster.worker.http.request_boundary import FollowedHandler
 
 log = logging.getLogger("aiocluster.worker")
 

@@ -1,288 +1,20 @@
-"""An aiohttp app as a service: what may be given, how it starts and how it drains."""
+"""An aiohttp app as a service: how it starts and how it drains."""
 
 import asyncio
-import functools
 import gzip
-import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
 
-from aiocluster.config.settings import settings_from
-from aiocluster.errors import ConfigError
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN
+from aiocluster.worker.http.metered_server import MeteredHandler
 from aiocluster.worker.services.adopt import Refusal
-from aiocluster.worker.services.aiohttp import AiohttpService, application_from
-from aiocluster.worker.services.metering import MeteredHandler
 from tests.support.connections import open_fds, tcp_pair
+from tests.support.stage import App, MakeStage, Stage, get, response
 from tests.support.waiting import soon, turns, turns_until
-
-# ---- what may be given
-
-APP = web.Application()
-
-
-def factory() -> web.Application:
-    return APP
-
-
-async def async_factory() -> web.Application:
-    await asyncio.sleep(0)
-    return APP
-
-
-def returns_coroutine() -> Awaitable[web.Application]:
-    return async_factory()
-
-
-def returns_future() -> "asyncio.Future[web.Application]":
-    future: asyncio.Future[web.Application] = asyncio.get_running_loop().create_future()
-    future.set_result(APP)
-    return future
-
-
-def with_argument(app: web.Application) -> web.Application:
-    return app
-
-
-class Maker:
-    def make(self) -> web.Application:
-        return APP
-
-    async def make_async(self) -> web.Application:
-        return APP
-
-    @classmethod
-    def make_of_class(cls) -> web.Application:
-        return APP
-
-    @staticmethod
-    def make_static() -> web.Application:
-        return APP
-
-    def __call__(self) -> web.Application:
-        return APP
-
-
-class AsyncCallable:
-    async def __call__(self) -> web.Application:
-        return APP
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        APP,
-        factory,
-        async_factory,
-        returns_coroutine,
-        returns_future,
-        lambda: APP,
-        functools.partial(with_argument, APP),
-        functools.partial(async_factory),
-        Maker().make,
-        Maker().make_async,
-        Maker.make_of_class,
-        Maker.make_static,
-        Maker(),
-        AsyncCallable(),
-    ],
-    ids=lambda given: getattr(given, "__qualname__", repr(given)[:30]),
-)
-async def test_an_application_or_any_kind_of_factory_of_one_is_served(given: object) -> None:
-    """Sync or async, function, method, partial or object: what it makes is the app."""
-    assert await application_from(given) is APP
-
-
-async def test_a_class_that_is_an_application_is_its_own_factory() -> None:
-    """Called, a class makes an instance."""
-    assert isinstance(await application_from(web.Application), web.Application)
-
-
-def returns_none() -> None:
-    return None
-
-
-async def returns_text() -> str:
-    return "an app"
-
-
-class NoApp:
-    def __repr__(self) -> str:
-        return "<NoApp>"
-
-
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        (returns_none, "returns_none() returned None, a NoneType"),
-        (returns_text, "returns_text() returned 'an app', a str"),
-        (lambda: NoApp(), "<lambda>() returned <NoApp>, a NoApp"),
-        (lambda: factory, "<lambda>() returned <function factory at"),
-        (NoApp, "NoApp() returned <NoApp>, a NoApp"),
-        (NoApp(), "<NoApp> is a NoApp"),
-        (17, "17 is a int"),
-        (None, "None is a NoneType"),
-    ],
-)
-async def test_anything_else_is_refused_by_name(given: object, found: str) -> None:
-    """The user reads what was called, what came of it, and what is expected."""
-    with pytest.raises(ConfigError) as caught:
-        await application_from(given)
-
-    assert found in str(caught.value)
-    assert "expected an aiohttp.web.Application, a factory of one or a job" in str(caught.value)
-
-
-def takes_worker(worker: object) -> web.Application:
-    raise AssertionError("is not called")
-
-
-async def yields_worker(worker: object) -> AsyncIterator[None]:
-    yield
-
-
-@pytest.mark.parametrize("given", [takes_worker, yields_worker, Maker.make])
-async def test_what_needs_an_argument_and_is_no_job_is_refused(given: Any) -> None:
-    """Most likely it was to be a job, so the error says what one is."""
-    with pytest.raises(ConfigError) as caught:
-        await application_from(given)
-
-    assert f"{given.__qualname__} cannot be called: missing a required" in str(caught.value)
-    assert "a job, which takes the worker, is an `async def`" in str(caught.value)
-
-
-async def test_a_factory_whose_parameters_are_unknown_is_called() -> None:
-    """As it is with some types that are written in C."""
-
-    class Silent:
-        __signature__ = 5
-
-        def __call__(self) -> web.Application:
-            return APP
-
-    assert await application_from(Silent()) is APP
-
-
-async def test_what_a_factory_raises_comes_through() -> None:
-    """The user's own error is told as it is."""
-
-    def broken() -> web.Application:
-        raise LookupError("no database")
-
-    with pytest.raises(LookupError, match="no database"):
-        await application_from(broken)
-
-
-# ---- its life
-
-
-class Stage:
-    """A service and its clients."""
-
-    def __init__(
-        self,
-        app: web.Application,
-        say_goodbye: Callable[[], Awaitable[None]] | None = None,
-        **settings: Any,
-    ) -> None:
-        self.row = memoryview(bytearray(16 * 8)).cast("Q")
-        self.adopted = 0
-        checked = settings_from(settings)
-        self.service = AiohttpService(lambda: app, checked, self.row, say_goodbye=say_goodbye)
-        self.clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    def adopt(self, accepted: socket.socket) -> None:
-        """Give the service a connection."""
-        self.adopted += 1
-        self.service.adopt(accepted.detach(), socket.AF_INET)
-
-    @property
-    def open(self) -> int:
-        return self.adopted - self.row[CONNECTIONS_CLOSED]
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Give the service a connection; return the client's side."""
-        client, accepted = tcp_pair()
-        self.adopt(accepted)
-        streams = await asyncio.open_connection(sock=client)
-        self.clients.append(streams)
-        return streams
-
-    async def drain(self, seconds: float) -> None:
-        """End as in a stop."""
-        self.service.hurry(seconds, moving=False, stopping=True)
-        await soon(self.service.drain())
-
-    def close(self) -> None:
-        for _, writer in self.clients:
-            writer.transport.abort()
-
-
-MakeStage = Callable[..., Awaitable[Stage]]
-
-
-@pytest.fixture
-async def make_stage() -> AsyncIterator[MakeStage]:
-    stages: list[Stage] = []
-
-    async def make(app: web.Application, **settings: Any) -> Stage:
-        stage = Stage(app, **settings)
-        await stage.service.start()
-        stages.append(stage)
-        return stage
-
-    yield make
-    for stage in stages:
-        stage.close()
-    await turns()
-
-
-async def get(stage: Stage, path: str = "/") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send a request on a new connection."""
-    reader, writer = await stage.connect()
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    return reader, writer
-
-
-async def response(reader: asyncio.StreamReader) -> str:
-    """Read one response; return its head."""
-    head = (await soon(reader.readuntil(b"\r\n\r\n"))).decode()
-    length = int(head.lower().partition("content-length: ")[2].split()[0])
-    await soon(reader.readexactly(length))
-    return head
-
-
-class App:
-    """An app whose handler the test holds, and that writes down its hooks."""
-
-    def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.go = asyncio.Event()
-        self.hooks: list[str] = []
-        self.application = web.Application()
-        self.application.router.add_get("/", self._quick)
-        self.application.router.add_get("/slow", self._slow)
-        for name in ("on_startup", "on_shutdown", "on_cleanup"):
-            getattr(self.application, name).append(self._hook(name))
-
-    async def _quick(self, request: web.Request) -> web.Response:
-        return web.Response(text="hello")
-
-    async def _slow(self, request: web.Request) -> web.Response:
-        self.begun.set()
-        await self.go.wait()
-        return web.Response(text="done")
-
-    def _hook(self, name: str) -> Callable[[web.Application], Awaitable[None]]:
-        async def hook(application: web.Application) -> None:
-            self.hooks.append(name)
-
-        return hook
 
 
 async def test_it_serves_connections_it_is_given(make_stage: MakeStage) -> None:
@@ -352,7 +84,7 @@ async def test_what_cannot_move_is_told_to_go_after_half_of_the_time(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No client meets a reset: its next response says `Connection: close`."""
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._MOVING_SHARE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._MOVING_SHARE", 0.0)
     stage = await make_stage(App().application)
     reader, writer = await get(stage)
     assert "close" not in await response(reader)
@@ -551,7 +283,7 @@ async def test_websockets_are_told_even_while_on_shutdown_hangs(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An app that closes them one by one may meet a client that does not answer."""
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._OWN_WORDS_SHARE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._OWN_WORDS_SHARE", 0.0)
     app, hanging = App(), asyncio.Event()
 
     async def hang(application: web.Application) -> None:
@@ -575,7 +307,7 @@ async def test_websockets_of_a_worker_that_has_a_successor_are_told_to_come_back
     make_stage: MakeStage, moving: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where others serve already its drain waits for them: on_shutdown comes when they are gone."""
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._OWN_WORDS_SHARE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._OWN_WORDS_SHARE", 0.0)
     app = App()
     app.application.router.add_get("/ws", echo)
     stage = await make_stage(app.application)
@@ -657,7 +389,7 @@ async def test_who_does_not_ask_in_that_time_is_closed(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A browser connects ahead, for a page that may never be wanted."""
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._FIRST_REQUEST_GRACE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._FIRST_REQUEST_GRACE", 0.0)
     stage = await make_stage(App().application)
     reader, _ = await stage.connect()
 
@@ -680,8 +412,8 @@ async def test_half_a_head_is_waited_for_at_a_stop(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its client is answered and told to go; others that are idle go at once."""
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._FIRST_REQUEST_GRACE", 0.0)
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._SWEEP_INTERVAL", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._FIRST_REQUEST_GRACE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._SWEEP_INTERVAL", 0.0)
     stage = await make_stage(App().application)
     reader, writer = await in_part(stage)
     idle, _ = await get(stage)
@@ -717,8 +449,8 @@ async def test_half_a_head_has_had_its_time_when_moving_is_over(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was waited for all the while."""
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._PATIENT_SHARE", 0.0)
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._MOVING_SHARE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._PATIENT_SHARE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._MOVING_SHARE", 0.0)
     stage = await make_stage(App().application)
     reader, _ = await in_part(stage)
     stage.service.hurry(1000.0, moving=True)
@@ -761,7 +493,7 @@ async def test_one_in_doubt_is_not_waited_for_longer(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most likely there is nothing to wait for."""
-    monkeypatch.setattr("aiocluster.worker.services.aiohttp._FIRST_REQUEST_GRACE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.service._FIRST_REQUEST_GRACE", 0.0)
     stage = await make_stage(App().application)
     reader, _ = await in_doubt(stage)
 
@@ -801,30 +533,3 @@ async def test_one_that_uvloop_has_accepted_is_served_or_refused(
     assert isinstance(stage.service.protocol(3), Refusal)
     assert stage.row[CONNECTIONS_CLOSED] == 1
     assert "a connection could not be served" in caplog.text
-
-
-async def test_the_access_log_is_off_unless_asked_for(
-    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Logging each request costs more than serving it."""
-    caplog.set_level(logging.INFO, "aiohttp.access")
-    silent = await make_stage(App().application)
-    await response((await get(silent))[0])
-    assert caplog.text == ""
-    loud = await make_stage(App().application, access_log=True, access_log_format="%r %s")
-
-    await response((await get(loud))[0])
-
-    assert "GET / HTTP/1.1 200" in caplog.text
-    await silent.drain(0.0)
-    await loud.drain(0.0)
-
-
-async def test_settings_reach_aiohttp(make_stage: MakeStage) -> None:
-    """A limit that the user sets is the one that holds."""
-    stage = await make_stage(App().application, max_line_size=100)
-    reader, _ = await get(stage, "/" + "x" * 200)
-
-    assert "400 Bad Request" in await response(reader)
-
-    await stage.drain(0.0)

@@ -29,10 +29,10 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import Histogram
+from aiocluster.worker.http.lingering_close import is_lingering, let_linger, unread_bytes
+from aiocluster.worker.http.request_boundary import FollowedHandler
+from aiocluster.worker.http.websockets import WebSockets, upgrade_request
 from aiocluster.worker.room import Room
-from aiocluster.worker.services.boundary import FollowedHandler
-from aiocluster.worker.services.lingering import is_lingering, let_linger, unread_bytes
-from aiocluster.worker.services.websockets import WebSockets, upgrade_request
 
 # What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
 # by the first request.

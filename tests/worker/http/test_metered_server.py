@@ -19,10 +19,10 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import count, mean
+from aiocluster.worker.http.metered_server import Sign
+from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.room import Room
-from aiocluster.worker.services.aiohttp import AiohttpService
 from aiocluster.worker.services.base import Upstream
-from aiocluster.worker.services.metering import Sign
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from aiocluster.config.settings import settings_from
-from aiocluster.worker.services.limiting import limited
+from aiocluster.worker.http.limiting import limited
 from tests.support.waiting import soon, turns_until
 
 

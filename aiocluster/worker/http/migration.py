@@ -9,8 +9,8 @@ bytes that the handler has not seen.
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
+from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer
 from aiocluster.worker.services.base import GiveBack
-from aiocluster.worker.services.metering import MeteredHandler, MeteredServer
 
 # Connections in one message: few enough for a primary that is short of descriptors.
 _MAX_BATCH = 32

@@ -11,8 +11,8 @@ from aiohttp import web
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
-from aiocluster.worker.services.aiohttp import AiohttpService
-from aiocluster.worker.services.moving import Mover
+from aiocluster.worker.http.migration import Mover
+from aiocluster.worker.http.service import AiohttpService
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 
@@ -168,7 +168,7 @@ async def test_without_room_a_connection_stays(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is served as before, until there is room at a later look."""
-    monkeypatch.setattr("aiocluster.worker.services.moving._SWEEP_INTERVAL", 0.001)
+    monkeypatch.setattr("aiocluster.worker.http.migration._SWEEP_INTERVAL", 0.001)
     (client,) = await stage.connect()
     stage.has_room = False
     stage.mover.start()

@@ -1,7 +1,6 @@
-"""Serves an aiohttp app: finds out what the user gave, starts it, drains it."""
+"""Serves an aiohttp app: starts it, drains it."""
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -11,17 +10,17 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.config.settings import Settings
-from aiocluster.errors import ConfigError
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
+from aiocluster.worker.http.application import application_from
+from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
+from aiocluster.worker.http.migration import Mover, Relief
+from aiocluster.worker.http.runner import Runner
+from aiocluster.worker.http.websockets import close_code
 from aiocluster.worker.room import Room
 from aiocluster.worker.services.adopt import Refusal, adopt
 from aiocluster.worker.services.base import Upstream
 from aiocluster.worker.services.deadline import Deadline
-from aiocluster.worker.services.limiting import limited
-from aiocluster.worker.services.metering import MeteredHandler, MeteredServer, Sign
-from aiocluster.worker.services.moving import Mover, Relief
-from aiocluster.worker.services.websockets import close_code
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -97,7 +96,7 @@ class AiohttpService:
         """Call the factory, run the app's start-up hooks."""
         app = await application_from(self._load())
         self._app = app
-        runner = _Runner(app, self._row, self._settings, self._upstream.room)
+        runner = Runner(app, self._row, self._settings, self._upstream.room)
         try:
             await runner.setup()
         except BaseException:
@@ -258,25 +257,6 @@ async def _say_nothing() -> None:
     pass
 
 
-class _Runner(web.AppRunner):
-    """aiohttp's runner, with our server in the place of its own."""
-
-    __slots__ = ("_room", "_row", "_settings")
-
-    def __init__(
-        self, app: web.Application, row: memoryview, settings: Settings, room: Room
-    ) -> None:
-        super().__init__(app, **_runner_options(settings))
-        self._row = row
-        self._settings = settings
-        self._room = room
-
-    async def _make_server(self) -> web.Server:
-        server = MeteredServer(await super()._make_server(), self._row, self._room)
-        server.request_handler = limited(server.request_handler, self._settings)
-        return server
-
-
 def _ends_in_doubt(handler: MeteredHandler) -> bool:
     """Will nobody know, after this response, whether the next request has begun to arrive?
 
@@ -289,71 +269,3 @@ async def _turns() -> None:
     """Let the loop do what it has ready."""
     for _ in range(3):
         await asyncio.sleep(0)
-
-
-async def application_from(given: object) -> web.Application:
-    """Return the Application: `given` itself, or what it returns when called or awaited."""
-    made = given
-    if not isinstance(made, web.Application) and callable(made):
-        _refuse_arguments(made)
-        made = made()
-    if inspect.isawaitable(made):
-        made = await made
-    if not isinstance(made, web.Application):
-        raise ConfigError(_no_app(given, made))
-    return made
-
-
-def _refuse_arguments(factory: Callable[..., object]) -> None:
-    """Raise ConfigError for what cannot be called without arguments, say a job that is no job."""
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # some that are written in C do not tell
-        return
-    try:
-        signature.bind()
-    except TypeError as error:
-        raise ConfigError(
-            f"the app: {_name(factory):.80} cannot be called: {error}; a factory takes no"
-            " argument, and a job, which takes the worker, is an `async def`"
-        ) from None
-
-
-def _name(given: object) -> str:
-    return getattr(given, "__qualname__", None) or repr(given)
-
-
-def _no_app(given: object, made: object) -> str:
-    name = _name(given)
-    if made is given:
-        found = f"{name:.80} is a {type(made).__name__}"
-    else:
-        found = f"{name:.80}() returned {made!r:.80}, a {type(made).__name__}"
-    return f"the app: {found}; expected an aiohttp.web.Application, a factory of one or a job"
-
-
-_PARAMETERS = inspect.signature(RequestHandler).parameters
-
-
-def _runner_options(settings: Settings) -> dict[str, Any]:
-    options = {
-        "handle_signals": False,
-        "access_log": logging.getLogger("aiohttp.access") if settings.access_log else None,
-        "access_log_format": settings.access_log_format,
-        "keepalive_timeout": settings.keepalive_timeout,
-        "tcp_keepalive": False,  # the listener has set what is wanted
-        "handler_cancellation": settings.handler_cancellation,
-        "lingering_time": settings.lingering_time,
-        "max_line_size": settings.max_line_size,
-        "max_field_size": settings.max_field_size,
-        "max_headers": settings.max_headers,
-        "read_bufsize": settings.read_bufsize,
-        "auto_decompress": settings.auto_decompress,
-    }
-    # Each one goes through three calls for every connection: 2 µs for all.
-    return {name: value for name, value in options.items() if not _is_default(name, value)}
-
-
-def _is_default(name: str, value: object) -> bool:
-    parameter = _PARAMETERS.get(name)
-    return parameter is not None and parameter.default == value

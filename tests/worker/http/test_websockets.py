@@ -9,8 +9,8 @@ from aiohttp import WSCloseCode, web
 from hypothesis import given
 from hypothesis import strategies as some
 
-from aiocluster.worker.services import websockets as module
-from aiocluster.worker.services.websockets import WebSockets, close_code, telling_times
+from aiocluster.worker.http import websockets as module
+from aiocluster.worker.http.websockets import WebSockets, close_code, telling_times
 from tests.support.waiting import soon, turns
 
 

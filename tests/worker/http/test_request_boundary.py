@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiocluster.config.settings import settings_from
-from aiocluster.worker.services.aiohttp import AiohttpService
-from aiocluster.worker.services.metering import MeteredHandler
-from aiocluster.worker.services.moving import is_movable, move
+from aiocluster.worker.http.metered_server import MeteredHandler
+from aiocluster.worker.http.migration import is_movable, move
+from aiocluster.worker.http.service import AiohttpService
 from tests.support.memory_transport import MemoryTransport
 from tests.support.streams import streams
 from tests.support.waiting import turns

@@ -1,0 +1,12 @@
+"""An aiohttp app in a worker: counted, drained, its connections migrated.
+
+service.py          starts the app, gives it connections, drains it
+application.py      what the user gave: an Application or a factory of one
+runner.py           aiohttp's runner, with our server in it
+metered_server.py   aiohttp's server and handlers, counting and timing
+request_boundary.py which connections are between two requests
+migration.py        moves idle connections to another worker
+websockets.py       WebSockets in a drain
+lingering_close.py  closes so that the client can read all
+limiting.py         requests in flight at a time
+"""
