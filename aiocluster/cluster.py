@@ -12,9 +12,9 @@ from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.config.settings import Settings, checked_seconds
 from aiocluster.errors import ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed
+from aiocluster.fds import raise_fd_limit
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.primary.bus import EventBus
-from aiocluster.primary.fd_limit import raise_fd_limit
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.interpreter import Interpreter, unpickling
 from aiocluster.primary.origin import Origin

@@ -22,18 +22,19 @@ import msgpack
 # The kernel's own limit (SCM_MAX_FD).
 MAX_BATCH = 253
 
-_SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
+# As the other constants of `socket` here, 0 where the system has none, and no handoff.
+_SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, getattr(socket, "SCM_RIGHTS", 0)
 
 _FD_BYTES = array.array("i").itemsize
 
-_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES) if _SCM_RIGHTS else 0
 
 # A listener is one byte. The one value that none has begins the message of a connection whose
 # client a proxy has told: its listener and that client follow.
 MAX_LISTENERS = _TOLD = 255
 
 # Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
-_CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_CLOEXEC, _CTRUNC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0)), int(socket.MSG_CTRUNC)
 
 # No room now, for whatever reason: the queue is full, the kernel is short of buffers, or
 # too many descriptors are in flight for this user (ETOOMANYREFS). All of them pass.

@@ -5,13 +5,12 @@ blocked and while some C code holds the interpreter; a message would only be rea
 Both sides have the file from the fork on, so that asking takes no descriptor and no channel.
 """
 
-import fcntl
 import os
 import signal
 
 # A realtime signal: no default use anywhere, and hardly any program chooses one. Not the
-# first ones, which C libraries like to take for themselves.
-STACKS_SIGNAL = signal.SIGRTMIN + 13
+# first ones, which C libraries like to take for themselves. (Only Linux has any.)
+STACKS_SIGNAL = getattr(signal, "SIGRTMIN", 0) + 13
 
 # What the worker writes last, when the interpreter gets to it.
 END = b"(end of stacks)\n"
@@ -27,6 +26,8 @@ class StackFile:
     """
 
     def __init__(self, fd: int | None = None) -> None:
+        import fcntl  # which Windows does not have
+
         self.fd = os.memfd_create("aiocluster-stacks", os.MFD_CLOEXEC) if fd is None else fd
         # Whoever writes appends: two writers there take turns, and after `clear` they begin
         # at the beginning. The worker's duplicate shares this with ours.

@@ -18,7 +18,7 @@ CLIENT_GONE = {
     errno.ENETDOWN,
     errno.ENOPROTOOPT,
     errno.EHOSTDOWN,
-    errno.ENONET,
+    getattr(errno, "ENONET", errno.ENETDOWN),  # of Linux alone
     errno.EHOSTUNREACH,
     errno.EOPNOTSUPP,
     errno.ENETUNREACH,

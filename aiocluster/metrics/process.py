@@ -9,13 +9,14 @@ demands.
 
 import contextlib
 import os
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from aiocluster.fds import fd_limit
 
 # The share of the time that may go into reading PSS. A read that took 1 ms is repeated after
 # 1 s, one that took 50 ms after 50 s; where a limit waits for it, five times as often. With two
@@ -98,9 +99,9 @@ def count_fds() -> int:
         return len(os.listdir("/proc/self/fd")) - 1
     except OSError:
         # For want of a descriptor: all that are allowed are open.
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return fd_limit()
 
 
 def free_fds() -> int:
     """Return how many more descriptors this process may open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - count_fds()
+    return fd_limit() - count_fds()

@@ -87,7 +87,6 @@ interpreter.py    how a new interpreter starts that becomes one
 stderr_tail.py    what it said at last
 process.py        a worker's process: signalled, watched, asked how it ended
 orphans.py        those whose parent has died
-fd_limit.py       how many descriptors they may have
 scheduling.py     whom the kernel lets run first
 
 What is heard:

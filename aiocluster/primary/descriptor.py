@@ -10,7 +10,7 @@ import socket
 _FAMILY, _STREAM = int(socket.AF_INET6), int(socket.SOCK_STREAM)
 
 # What has just been accepted blocks.
-_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+_PEEK = int(socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0))
 
 
 def peek(fd: int, size: int) -> bytes | None:

@@ -6,7 +6,7 @@ roles and addresses: one for each would, where there are many, add up to all tha
 
 from typing import Protocol
 
-from aiocluster.primary.fd_limit import fd_limit
+from aiocluster.fds import fd_limit
 
 # The share of our descriptors that they may use: one in so many.
 _SHARE = 4

@@ -37,9 +37,6 @@ _BATCH = 256
 # Those whose time is up within so many seconds of each other are looked at together.
 _TOGETHER = 0.005
 
-_EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-_NOTHING_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-
 # Why a connection may go by its client's address, and why it may be closed instead.
 FALLBACKS = (*map(str, Fallback), "timeout", "closed", "crowded", "stopped")
 REFUSALS = ("untrusted", "malformed", "timeout", "closed", "crowded", "stopped")
@@ -264,7 +261,7 @@ class Peeker:
         self._held[fd] = newcomer
         try:
             # It tells at once of what has come before.
-            self._epoll.register(fd, _EDGES)
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         except OSError:  # the kernel's own bounds
             self._give_up(newcomer, "crowded")
         self._set_timer()
@@ -278,10 +275,11 @@ class Peeker:
                 self._epoll.unregister(fd)
 
     def _on_arrivals(self) -> None:
+        ends = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
         for fd, what in self._epoll.poll(0, _BATCH):
             # None where an arrival was told of before it was given back.
             if (newcomer := self._held.get(fd)) is not None:
-                self._is_judged(newcomer, is_over=bool(what & _NOTHING_MORE))
+                self._is_judged(newcomer, is_over=bool(what & ends))
         self._tell()
 
     def _set_timer(self) -> None:

@@ -6,12 +6,12 @@ worker is asked (on the scoreboard) to say when a connection ends; nobody spins 
 """
 
 import asyncio
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from aiocluster.config.settings import Settings
+from aiocluster.fds import fd_limit
 from aiocluster.ipc.accepting import budget, reserved_fds
 from aiocluster.ipc.scoreboard import OTHER_FDS, Scoreboard
 
@@ -35,7 +35,7 @@ class Limits:
         """Return those of a role's workers, which have as many descriptors as we."""
         return cls(
             behind_after=settings.behind_after,
-            max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            max_fds=fd_limit(),
             max_connections=_number(settings.max_connections),
             max_requests=_number(settings.max_requests_in_flight),
             tells_clients=settings.proxy_protocol,

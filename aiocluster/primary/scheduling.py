@@ -14,9 +14,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-_usual = (os.SCHED_OTHER, os.sched_param(0))
-_batch = (os.SCHED_BATCH, os.sched_param(0))
-
 # For os.posix_spawn, so that a child is scheduled as we were before we gave way.
 spawn_options: dict[str, Any] = {}
 
@@ -30,22 +27,30 @@ def workers_preferred() -> Iterator[None]:
     """
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
         with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, *_batch)
-            spawn_options["scheduler"] = _usual
+            _be_a_batch_process()
+            spawn_options["scheduler"] = (os.SCHED_OTHER, os.sched_param(0))
     try:
         yield
     finally:
         if spawn_options.pop("scheduler", None) is not None:
-            os.sched_setscheduler(0, *_usual)
+            _be_a_usual_process()
 
 
 @contextlib.contextmanager
 def workers_not_preferred() -> Iterator[None]:
     """Be scheduled meanwhile as we were before: an exec would keep it otherwise."""
     if preferred := "scheduler" in spawn_options:
-        os.sched_setscheduler(0, *_usual)
+        _be_a_usual_process()
     try:
         yield
     finally:
         if preferred:
-            os.sched_setscheduler(0, *_batch)
+            _be_a_batch_process()
+
+
+def _be_a_usual_process() -> None:
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _be_a_batch_process() -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

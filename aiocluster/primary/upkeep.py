@@ -7,7 +7,7 @@ by the primary itself, since a worker that grows in a blocked loop reports nothi
 import asyncio
 import contextlib
 import logging
-import os
+import mmap
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,8 +27,6 @@ _YOUNG = 10.0
 
 # Seconds that the last of many such workers in a row goes on.
 _LONGEST_WAIT = 300.0
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Measure = Callable[[int], int | None]
 
@@ -109,7 +107,7 @@ class Upkeep:
 def rss_bytes(pid: int) -> int | None:
     """Return the resident set of a process in bytes; None when it is gone."""
     with contextlib.suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
     return None
 
 

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
-import uvloop
 from aiohttp import web
 
 from aiocluster.children import (
@@ -25,8 +24,8 @@ from aiocluster.cluster import Cluster, refuse_in_child
 from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ConfigError
+from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.failures import describe
-from aiocluster.primary.fd_limit import raise_fd_limit
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote, this_program
 from aiocluster.primary.origin import Origin
@@ -247,6 +246,8 @@ def _set_up_process() -> None:
 
 
 def _live(cluster: Cluster, on_start: OnStart | None) -> int:
+    import uvloop  # which Windows does not have; a zygote has imported it before its fork
+
     guard = Guard(lambda: leave(cluster.abandon, EXIT_CUT))
 
     async def live() -> int:

@@ -10,23 +10,20 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
+from aiocluster.ipc.signals import signals_of
+
 log = logging.getLogger("aiocluster")
 
 # A fault of the primary itself: a handler would only return to the faulting instruction.
-_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+_FAULTS = {*signals_of("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")}
 
 # Job control and harmless ones: what they do by default hurts nobody. SIGCHLD and SIGPIPE
 # are taken care of by the loop and by Python.
 _LEFT_ALONE = {
-    signal.SIGCHLD,
-    signal.SIGCONT,
-    signal.SIGPIPE,
-    signal.SIGTSTP,
-    signal.SIGURG,
-    signal.SIGWINCH,
+    *signals_of("SIGCHLD", "SIGCONT", "SIGPIPE", "SIGTSTP", "SIGURG", "SIGWINCH"),
 }
 
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_STOPS = signals_of("SIGTERM", "SIGINT", "SIGQUIT")
 
 
 class Interrupted(Exception):

@@ -12,14 +12,16 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-import uvloop
-
+from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.settings import Settings
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.worker.context import WorkerContext, enter
 from aiocluster.worker.runtime import Runtime
 from aiocluster.worker.stacks import show_stacks_on_request
+
+if on_linux():  # imported before the fork: once for all workers
+    import uvloop
 
 log = logging.getLogger("aiocluster.worker")
 

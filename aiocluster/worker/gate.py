@@ -51,7 +51,7 @@ class Gate:
     """Owns `sock`. `epoll` is the loop's own, if it has one."""
 
     def __init__(
-        self, index: int, sock: socket.socket, keeper: Keeper, epoll: select.epoll | None
+        self, index: int, sock: socket.socket, keeper: Keeper, epoll: "select.epoll | None"
     ) -> None:
         self._index = index
         self._sock = sock

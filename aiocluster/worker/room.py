@@ -4,11 +4,11 @@ The primary waits by a flag in this worker's row of the scoreboard; what accepts
 policy `shared`, by one in this process. The end of each connection and request looks at both.
 """
 
-import resource
 from collections.abc import Callable
 from typing import Literal
 
 from aiocluster.config.settings import Settings
+from aiocluster.fds import fd_limit
 from aiocluster.ipc.accepting import reserved_fds
 from aiocluster.ipc.scoreboard import (
     ACCEPTED,
@@ -50,7 +50,7 @@ class Room:
 
     def count(self) -> int:
         """Return for how many more connections there is room."""
-        row, limit = self._row, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        row, limit = self._row, fd_limit()
         clients = row[CONNECTIONS_TAKEN] + row[ACCEPTED] - row[CONNECTIONS_CLOSED]
         free = limit - reserved_fds(limit) - row[OTHER_FDS] - clients
         if self._max_connections != "unlimited":

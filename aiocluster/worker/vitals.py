@@ -5,9 +5,9 @@ that all is well while it is blocked.
 """
 
 import asyncio
-import resource
 import time
 
+from aiocluster.fds import fd_limit
 from aiocluster.ipc.scoreboard import (
     ACCEPTED,
     CONNECTIONS_CLOSED,
@@ -77,6 +77,6 @@ class Vitals:
         row = self._row
         clients = row[CONNECTIONS_TAKEN] + row[ACCEPTED] - row[CONNECTIONS_CLOSED]
         row[OTHER_FDS] = max(count - clients, 0)
-        near = count > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
+        near = count > fd_limit() * 3 // 4
         quickly = near and count < _QUICKLY_COUNTED
         self._until_fd_count = _TICKS_NEAR_THE_LIMIT if quickly else _TICKS_PER_FD_COUNT

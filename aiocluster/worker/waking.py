@@ -21,13 +21,14 @@ from typing import Any
 
 from aiocluster.ipc.accepting import backlog_of
 
-_EXCLUSIVE = int(select.EPOLLIN | select.EPOLLEXCLUSIVE)
+# 0 where the system has no epoll; nothing is registered there.
+_EXCLUSIVE = getattr(select, "EPOLLIN", 0) | getattr(select, "EPOLLEXCLUSIVE", 0)
 
 
 class _Waking:
     """`epoll` is the loop's own; in a loop without one all workers are woken."""
 
-    def __init__(self, epoll: select.epoll | None) -> None:
+    def __init__(self, epoll: "select.epoll | None") -> None:
         self._epoll = epoll
         self._loop = asyncio.get_running_loop()
         self._fd = -1
@@ -63,7 +64,7 @@ class Reading(_Waking):
     """Tells that somebody waits, unless another worker was quicker; accepts nothing."""
 
     def __init__(
-        self, sock: socket.socket, epoll: select.epoll | None, on_wake_up: Callable[[], object]
+        self, sock: socket.socket, epoll: "select.epoll | None", on_wake_up: Callable[[], object]
     ) -> None:
         super().__init__(epoll)
         self._fd = sock.fileno()
@@ -93,7 +94,7 @@ class Serving(_Waking):
     """
 
     def __init__(
-        self, sock: socket.socket, epoll: select.epoll, factory: Callable[[], asyncio.Protocol]
+        self, sock: socket.socket, epoll: "select.epoll", factory: Callable[[], asyncio.Protocol]
     ) -> None:
         super().__init__(epoll)
         self._sock = sock
@@ -154,7 +155,7 @@ def _server_on(
     raise RuntimeError("uvloop's create_server waits for something, where it never did")
 
 
-def epoll_of(loop: asyncio.AbstractEventLoop) -> select.epoll | None:
+def epoll_of(loop: asyncio.AbstractEventLoop) -> "select.epoll | None":
     """Return uvloop's own epoll; None of a loop that has none."""
     get_backend = getattr(loop, "_get_backend_id", None)
     # A duplicate: what Python has as an object it closes.

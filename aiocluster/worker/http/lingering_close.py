@@ -7,9 +7,7 @@ until the client closes its own.
 """
 
 import asyncio
-import fcntl
 import struct
-import termios
 from typing import Any, cast
 
 from aiocluster.worker.http.request_boundary import FollowedHandler
@@ -77,6 +75,9 @@ def is_lingering(handler: FollowedHandler) -> bool:
 
 def unread_bytes(transport: asyncio.Transport) -> int:
     """Return how many bytes lie in its socket."""
+    import fcntl  # which Windows does not have
+    import termios
+
     fd = transport.get_extra_info("socket").fileno()
     (count,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
     return int(count)

@@ -1,6 +1,6 @@
 import resource
 
-from aiocluster.primary.fd_limit import fd_limit, raise_fd_limit
+from aiocluster.fds import fd_limit, raise_fd_limit
 
 
 def test_the_soft_limit_becomes_the_hard_one() -> None:
