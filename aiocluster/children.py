@@ -23,6 +23,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import msgspec
+
+from aiocluster.config.kinds import kind_of
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import import_target
@@ -65,7 +68,7 @@ def fork_zygote(
     if pid == 0:
         for sock in (ours, *not_its):
             sock.close()
-        become_zygote(theirs, spec.app, spec.settings, again)
+        become_zygote(theirs, spec, again)
     theirs.close()
     return StartedZygote(pid, ours)
 
@@ -83,16 +86,14 @@ def zygote_from_environment() -> tuple[str, socket.socket]:
     return os.environ.pop(ZYGOTE_ROLE), socket.socket(fileno=fd)
 
 
-def become_zygote(
-    sock: socket.socket, app: object, settings: Settings, again: Interpreter
-) -> NoReturn:
+def become_zygote(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> NoReturn:
     """Be the zygote until the primary is gone; in each process it forks, be the worker."""
     code = 1
     try:
         _forget_the_program()
         _put_stderr_back()
         take_signals()
-        code = _serve(sock, app, settings, again)
+        code = _serve(sock, spec, again)
     except ChannelClosed:
         code = 0  # the primary ended while the app was imported: there is nobody to serve
     except BaseException:
@@ -126,10 +127,11 @@ def unpickled_zygote(fd: int) -> NoReturn:
     os.set_inheritable(fd, False)
     os.lseek(fd, 0, os.SEEK_SET)
     with io.FileIO(fd, "r", closefd=False) as file:
-        preparation, settings, pickled = pickle.loads(file.readall())
+        preparation, spec, pickled = pickle.loads(file.readall())
     role, sock = zygote_from_environment()
     again = Interpreter(sys.orig_argv, [fd], role=role)
-    become_zygote(sock, _Unpickled(preparation, pickled), settings, again)
+    app = _Unpickled(preparation, pickled)
+    become_zygote(sock, msgspec.structs.replace(spec, app=app), again)
 
 
 class _Unpickled:
@@ -146,10 +148,11 @@ class _Unpickled:
         return pickle.loads(self._pickled)
 
 
-def _serve(sock: socket.socket, app: object, settings: Settings, again: Interpreter) -> int:
+def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
+    app, settings = spec.app, spec.settings
     no_preload = os.environ.pop(NO_PRELOAD, None) is not None
     enter("zygote")
-    loaded = preload(lambda: _load(app), False if no_preload else _preload_setting(app, settings))
+    loaded = preload(lambda: _load(spec), False if no_preload else _preload_setting(app, settings))
     # The module may have set handlers of its own, which would end the zygote.
     take_signals()
     if isinstance(loaded, PrepareFailed):
@@ -165,19 +168,21 @@ def _serve(sock: socket.socket, app: object, settings: Settings, again: Interpre
     if order is None:
         return 0
     sockets = (order.handoff, order.channel)
-    load = (lambda: _load_in_worker(app)) if loaded is None else (lambda: loaded)
+    load = (lambda: _load_in_worker(spec)) if loaded is None else (lambda: loaded)
     files = (order.scoreboard_fd, order.stacks_fd)
     return run_worker(order.fork, sockets, files, load, settings, order.shared)
 
 
-def _load(app: object) -> object:
-    if isinstance(app, _Unpickled):
-        return _load(app.load())
-    return import_target(app) if isinstance(app, str) else app
+def _load(spec: RoleSpec) -> object:
+    """Return the object to be served; ConfigError when it is no target."""
+    app = spec.app.load() if isinstance(spec.app, _Unpickled) else spec.app
+    target = import_target(app) if isinstance(app, str) else app
+    kind_of(target, is_role=spec.is_named)
+    return target
 
 
-def _load_in_worker(app: object) -> object:
-    loaded = _load(app)
+def _load_in_worker(spec: RoleSpec) -> object:
+    loaded = _load(spec)
     # The module may have set handlers of its own. A terminal sends these to all processes, and
     # the primary decides what they mean.
     for number in (signal.SIGINT, signal.SIGQUIT):

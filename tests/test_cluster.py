@@ -27,6 +27,10 @@ def factory() -> web.Application:
     return web.Application()
 
 
+async def handler(request: web.Request) -> web.Response:
+    return web.Response()
+
+
 async def test_it_is_made_from_a_factory_and_settings() -> None:
     """The settings are checked at once, and can be read."""
     cluster = Cluster(factory, workers=4, bind="127.0.0.1:0")
@@ -43,6 +47,8 @@ async def test_it_is_made_from_a_factory_and_settings() -> None:
         (factory, {"bind": "nowhere"}, "bind: 'nowhere' is not allowed"),
         (web.Application(), {}, "cannot serve a live Application"),
         (lambda: None, {}, "at the top level of a module"),
+        (handler, {}, "handler is a request handler"),
+        ("no colon", {}, "is not of the form"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_when_it_is_made(

@@ -47,6 +47,8 @@ class RoleSpec(Struct, frozen=True):
     name: str
     app: object
     settings: Settings
+    # Was it given among `roles`, where every coroutine function of one argument is a job?
+    is_named: bool = False
 
 
 class Plan(Struct, frozen=True):
@@ -103,7 +105,7 @@ def _spec(name: str, role: Role, given: Mapping[str, Any]) -> RoleSpec:
         check_together(settings)
     except ConfigError as error:
         raise ConfigError(f"role {name!r}: {error}") from None
-    return RoleSpec(name, role.app, settings)
+    return RoleSpec(name, role.app, settings, is_named=True)
 
 
 def check_together(settings: Settings) -> None:

@@ -21,6 +21,9 @@ OUR_KILLS = ("hang", "memory_limit")
 # KILL and TERM: what an operator, or an out-of-memory killer, sends.
 _SIGNALS_FROM_OUTSIDE = (9, 15)
 
+# A job that returns within so many seconds of its start, and runs again, does little but start.
+_MOMENT = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
@@ -74,8 +77,18 @@ def is_replaced(exited: WorkerExited, restart: Restart) -> bool:
             return not exited.voluntary and exited.code != 0
 
 
-def weight_of(exited: WorkerExited, *, was_ready: bool) -> float:
-    """How much this end says against the code, for the back-off."""
+def returned_at_once(exited: WorkerExited, lived: float) -> bool:
+    """Has the job of a worker, ready for `lived` seconds, returned as soon as it had begun?"""
+    return exited.reason == "finished" and lived < _MOMENT
+
+
+def weight_of(exited: WorkerExited, *, was_ready: bool, lived: float) -> float:
+    """How much this end says against the code, for the back-off.
+
+    `lived` is the time since the worker was ready, in seconds.
+    """
+    if returned_at_once(exited, lived):  # it would spin, though all went well each time
+        return CRASH_WEIGHT
     if exited.reason in OUR_KILLS and not exited.voluntary:
         return CRASH_WEIGHT
     if exited.reason in _OUR_WISH:

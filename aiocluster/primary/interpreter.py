@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import msgspec
 from aiohttp import web
 
+from aiocluster.config.kinds import check_app
 from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.packets import packet_pair
@@ -156,9 +157,11 @@ def this_program(call: int = 1) -> Interpreter:
 
 def unpickling(spec: RoleSpec) -> Interpreter:
     """An interpreter that unpickles the app of a role; ConfigError when it cannot be."""
+    check_app(spec)
     # What only the primary goes by may be an object that nobody else can make.
     settings = msgspec.structs.replace(spec.settings, policy="round_robin", autoscale=None)
-    payload = pickle.dumps((_preparation(), settings, _pickled(spec.app)))
+    bare = msgspec.structs.replace(spec, app=None, settings=settings)
+    payload = pickle.dumps((_preparation(), bare, _pickled(spec.app)))
     fd = os.memfd_create("aiocluster-app", os.MFD_CLOEXEC)
     with io.FileIO(fd, "w", closefd=False) as file:
         file.write(payload)

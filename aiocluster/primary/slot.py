@@ -14,7 +14,7 @@ from aiocluster.config.settings import Restart
 from aiocluster.errors import BootError, WorkerGone
 from aiocluster.events import WorkerExited
 from aiocluster.ipc.estate import SlotState
-from aiocluster.primary.exits import is_replaced, weight_of
+from aiocluster.primary.exits import is_replaced, returned_at_once, weight_of
 from aiocluster.primary.generations import Generation
 from aiocluster.primary.handle import WorkerHandle
 
@@ -22,6 +22,12 @@ log = logging.getLogger("aiocluster.supervisor")
 
 # A fork that fails (no memory, no process left) is tried again after this many seconds.
 _FORK_RETRY = 0.5
+
+# Why a job that does nothing wrong, but returns as soon as it is called, is called more slowly.
+_WHY_SLOW = (
+    "its job returns as soon as it has begun, again and again (a job that is done ends with"
+    " restart='on_failure'; one that has more to do waits, say for worker.stopping())"
+)
 
 
 class Crew(Protocol):
@@ -153,7 +159,9 @@ class Slot:
         assert isinstance(worker, WorkerHandle)
         if not worker.was_ready:
             await self._crew.first_start_over()
-        delay = self._count_failure(weight_of(exited, was_ready=worker.was_ready))
+        lived = self._loop.time() - worker.ready_at
+        weight = weight_of(exited, was_ready=worker.was_ready, lived=lived)
+        delay = self._count_failure(weight, _WHY_SLOW if returned_at_once(exited, lived) else "")
         self.not_before = self._loop.time() + delay
         return await self._start_in_turn()
 
@@ -228,12 +236,11 @@ class Slot:
 
     # ---- inside
 
-    def _count_failure(self, weight: float) -> float:
+    def _count_failure(self, weight: float, why: str = "") -> float:
         delay = self._crew.delay_after_failure(weight)
         if delay > 0:
-            log.warning(
-                "slot %d: too many failures lately, next start in %.1f s", self.number, delay
-            )
+            why = why or "too many failures lately"
+            log.warning("slot %d: %s, next start in %.1f s", self.number, why, delay)
         return delay
 
     async def _hire(

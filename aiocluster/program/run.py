@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
-from aiohttp import web
-
 from aiocluster.children import (
     become_zygote,
     fork_zygote,
@@ -21,8 +19,9 @@ from aiocluster.children import (
     zygote_from_environment,
 )
 from aiocluster.cluster import Cluster, refuse_in_child
+from aiocluster.config.kinds import check_app, kind_of
 from aiocluster.config.roles import Plan, Role, plan_from
-from aiocluster.config.target import check_target, import_target
+from aiocluster.config.target import import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.failures import describe
@@ -77,9 +76,9 @@ def run(
 ) -> None:
     """Serve `app` from `workers` processes until the program is told to stop.
 
-    `app` is an aiohttp Application, a factory of one (sync or async), or an import string
-    "pkg.module:name" of either; or a job, `async def job(worker)`, which takes no
-    connections. `workers` is a number, "auto" (the CPUs this process may
+    `app` is an aiohttp Application, a factory of one (sync or async), a coroutine that returns
+    one, or an import string "pkg.module:name" of these; or a job, `async def job(worker)`, which
+    takes no connections. `workers` is a number, "auto" (the CPUs this process may
     use), "cpu" (the same) or "io" (twice as many). `bind` is "host:port", "[v6]:port" or
     ":port", or a list of them; port 0 takes a free one; by default "127.0.0.1:8000". `roles`,
     in the place of `app`, are several apps and jobs under one primary: see Role.
@@ -93,7 +92,11 @@ def run(
     that makes no sense.
     """
     given = {"workers": workers, **settings} | ({} if bind is None else {"bind": bind})
-    code = main_run(app, roles=roles, on_start=on_start, settings=given)
+    try:
+        code = main_run(app, roles=roles, on_start=on_start, settings=given)
+    finally:
+        if inspect.iscoroutine(app):
+            app.close()  # it is the workers who await it, and Python would warn of it here
     # The program may go on, and signals mean to it again what they did before.
     release_signals()
     if code != EXIT_OK:
@@ -152,7 +155,7 @@ def _become_zygote(plan: Plan, again: Interpreter) -> NoReturn:
     role, sock = zygote_from_environment()
     if (spec := plan.roles.get(role)) is None:
         raise ConfigError(f"the program has no role {role!r} any more")
-    become_zygote(sock, spec.app, spec.settings, again.of(role))
+    become_zygote(sock, spec, again.of(role))
 
 
 def _begin(
@@ -199,7 +202,7 @@ def _check(plan: Plan, on_start: OnStart | str | None) -> None:
     _check_apps(plan)
     for spec in plan.roles.values():
         if isinstance(spec.app, str):
-            import_target(spec.app)
+            kind_of(import_target(spec.app), is_role=spec.is_named)
     _on_start_from(on_start)
 
 
@@ -288,17 +291,7 @@ def _check_place() -> None:
 
 def _check_apps(plan: Plan) -> None:
     for spec in plan.roles.values():
-        _check_app(spec.app)
-
-
-def _check_app(app: object) -> None:
-    if isinstance(app, str):
-        check_target(app)
-    elif not isinstance(app, web.Application) and not callable(app):
-        raise ConfigError(
-            f"the app: {app!r:.80} is a {type(app).__name__}; expected an aiohttp.web.Application,"
-            " a factory of one, a job, or an import string 'pkg.module:name'"
-        )
+        check_app(spec)
 
 
 def _warn_of_threads() -> None:

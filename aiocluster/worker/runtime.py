@@ -13,8 +13,9 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from aiocluster.config.kinds import is_job
 from aiocluster.config.settings import Settings
-from aiocluster.errors import ProtocolError
+from aiocluster.errors import ConfigError, ProtocolError
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.failures import describe, sendable
 from aiocluster.ipc.handoff import Client
@@ -48,7 +49,7 @@ from aiocluster.worker.mail import Mail
 from aiocluster.worker.reports import Reports
 from aiocluster.worker.room import Room
 from aiocluster.worker.services.base import Service, Upstream
-from aiocluster.worker.services.job import JobService, is_job
+from aiocluster.worker.services.job import JobService
 from aiocluster.worker.services.streams import Servers
 from aiocluster.worker.standing import Standing
 from aiocluster.worker.vitals import Vitals
@@ -317,7 +318,7 @@ class Runtime:
         """It was told to drain; or its job has ended by itself, well or not."""
         if not self.is_draining:
             if (error := service.over.exception()) is not None:
-                log.error("the job raised", exc_info=error)
+                _log_end_of_job(error)
                 self._reports.send()
                 return EXIT_CRASHED
             self.ask_to_drain("finished")
@@ -347,6 +348,13 @@ class Runtime:
             async with asyncio.timeout(_LEAVE_TIMEOUT):
                 await self._disconnected.wait()
         return code
+
+
+def _log_end_of_job(error: BaseException) -> None:
+    if isinstance(error, ConfigError):  # ours, and it says all there is to say
+        log.error("%s", error)
+    else:
+        log.error("the job raised", exc_info=error)
 
 
 class _Exited(Exception):

@@ -7,6 +7,8 @@ import struct
 import sys
 import time
 
+from aiohttp import web
+
 import aiocluster
 
 
@@ -50,6 +52,11 @@ async def deaf_job(worker: aiocluster.WorkerContext) -> None:
 
 async def short_job(worker: aiocluster.WorkerContext) -> None:
     """Returns at once."""
+
+
+async def init(loop: object) -> object:
+    """A factory that needs an argument: as a role it is taken for a job."""
+    return web.Application()
 
 
 async def failing_job(worker: aiocluster.WorkerContext) -> None:

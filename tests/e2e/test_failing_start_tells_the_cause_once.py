@@ -67,6 +67,15 @@ def make_app():
         "make_app() returned 42, a int; expected an aiohttp.web.Application",
     ),
     "nothing to call": Failure("make_app = 42\n", "is a int; expected an aiohttp.web.Application"),
+    "request handler": Failure(
+        "async def make_app(request):\n    pass\n",
+        "make_app is a request handler, for it takes 'request'; give a function without parameters",
+    ),
+    "request handler, imported in each worker": Failure(
+        "async def make_app(request):\n    pass\n",
+        "make_app is a request handler, for it takes 'request'; give a function without parameters",
+        options="--preload false",
+    ),
     "on_start takes nothing": Failure(
         APP + "    return web.Application()\nasync def hook():\n    pass\n",
         "on_start: 'shop:hook' must take one argument, the cluster",

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aiocluster import WorkerExited, WorkerForked, WorkerListening
-from tests.support.cluster import first, serving
+from aiocluster import BootError, Role, WorkerExited, WorkerForked, WorkerListening
+from tests.support.cluster import first, serving, serving_roles
 from tests.support.program import Program
 
 JOB = "tests.e2e.jobs:obedient_job"
@@ -104,6 +104,13 @@ async def test_a_finished_job_is_not_replaced_on_failure() -> None:
     assert len(heard.of_kind(WorkerExited)) == 3
 
 
+async def test_a_job_that_returns_an_application_ends_the_start() -> None:
+    """As a role any function of one argument is a job, until it returns what no job makes."""
+    with pytest.raises(BootError, match=r"init was called as a job, .* It is a factory, but needs"):
+        async with serving_roles({"web": Role("tests.e2e.jobs:init", workers=2)}):
+            raise AssertionError
+
+
 async def test_a_reload_replaces_jobs() -> None:
     """The old ones end in their own time, once the new ones have begun."""
     async with serving(JOB, min_uptime=0.1) as (cluster, heard):
@@ -147,7 +154,7 @@ async def test_a_program_ends_when_its_jobs_have_finished(tmp_path: Path) -> Non
 async def test_a_job_that_returns_at_once_does_not_spin(tmp_path: Path) -> None:
     """It is started again and again, more and more slowly."""
     async with program(tmp_path, "short_job", workers=1, max_failures=1) as running:
-        await running.line("too many failures lately, next start in")
+        await running.line("its job returns as soon as it has begun, .* next start in")
         assert await running.stop() == 0
 
 

@@ -60,6 +60,7 @@ OBJECTS = {
     "functools.partial(make_app_async)": "hello coroutine function",
     "Shop()": "hello callable object",
     "lambda: named('lambda')": "hello lambda",
+    "make_app_async()": "hello coroutine function",
 }
 
 NAMES = {
@@ -77,7 +78,9 @@ async def answer_of(program: Program) -> str:
     async with aiohttp.ClientSession() as session, session.get(await program.url()) as response:
         text = await response.text()
     assert await program.stop() == 0
-    assert "Traceback" not in await program.all_output()
+    output = await program.all_output()
+    assert "Traceback" not in output
+    assert "never awaited" not in output
     return text
 
 

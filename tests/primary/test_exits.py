@@ -12,6 +12,7 @@ from aiocluster.primary.exits import (
     is_replaced,
     is_voluntary,
     reason_of,
+    returned_at_once,
     weight_of,
 )
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
@@ -131,4 +132,15 @@ def test_how_much_an_end_says_against_the_code(
     """A crash much, a kill from outside little, what was planned nothing."""
     exited = WorkerExited(WORKER, None, signal, voluntary, reason)
 
-    assert weight_of(exited, was_ready=was_ready) == weight
+    assert weight_of(exited, was_ready=was_ready, lived=0.0) == weight
+
+
+@pytest.mark.parametrize(
+    ("lived", "weight"), [(0.0, CRASH_WEIGHT), (0.9, CRASH_WEIGHT), (1.1, 0.25)]
+)
+def test_a_job_that_returns_at_once_counts_as_much_as_a_crash(lived: float, weight: float) -> None:
+    """Called again without a wait it would spin; one that has worked for a while would not."""
+    exited = WorkerExited(WORKER, 0, None, True, "finished")
+
+    assert returned_at_once(exited, lived) == (weight == CRASH_WEIGHT)
+    assert weight_of(exited, was_ready=True, lived=lived) == weight

@@ -1,5 +1,6 @@
 """New interpreters: what can be given to them, and how they are started."""
 
+import functools
 import os
 import pickle
 import socket
@@ -51,13 +52,13 @@ def test_a_live_application_cannot_be_given_to_a_cluster() -> None:
 
 
 def test_what_no_other_process_can_import_is_refused_by_name() -> None:
-    """A lambda, a local function, an object with a socket in it."""
+    """A lambda, a local function, a method of an object with a socket in it."""
 
     def local() -> web.Application:
         return web.Application()
 
     with socket.socket() as sock:
-        for app in (lambda: web.Application(), local, sock):
+        for app in (lambda: web.Application(), local, functools.partial(print, sock)):
             with pytest.raises(ConfigError) as caught:
                 unpickling(jobs(app))
             assert f"cannot import {app!r}" in str(caught.value)
@@ -71,10 +72,10 @@ def test_what_can_be_imported_travels_with_the_settings(app: object) -> None:
     (fd,) = interpreter.fds
 
     os.lseek(fd, 0, os.SEEK_SET)
-    _, settings, pickled = pickle.loads(os.read(fd, 100_000))
+    _, spec, pickled = pickle.loads(os.read(fd, 100_000))
     close_fds(interpreter)
 
-    assert settings == SETTINGS
+    assert (spec.name, spec.app, spec.settings) == ("jobs", None, SETTINGS)
     assert pickle.loads(pickled) == app
     assert interpreter.arguments[0] == sys.executable
     assert interpreter.role == "jobs"

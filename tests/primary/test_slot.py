@@ -561,3 +561,21 @@ async def test_a_slot_that_is_kept_no_more_leaves_no_task(make_stage: MakeStage)
     await turns()
 
     assert asyncio.all_tasks() - before == {*stage.crew._ends}
+
+
+async def test_a_job_that_returns_at_once_is_called_more_slowly_and_the_log_says_why(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It never spins: each return counts as a crash does, and the line names the ways out."""
+    stage = await make_stage()
+    stage.crew.delays = [0.0, 1.5]
+    for _ in range(2):
+        handle, worker = await stage.crew.next_ready()
+        handle.begin_drain("finished")
+        worker.exit(0)
+    await stage.crew.next_ready()
+
+    assert stage.crew.weights == [CRASH_WEIGHT, CRASH_WEIGHT]
+    assert stage.slept == [pytest.approx(1.5, abs=0.1)]
+    assert caplog.text.count("its job returns as soon as it has begun") == 1
+    assert "restart='on_failure'" in caplog.text

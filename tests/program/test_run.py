@@ -11,6 +11,10 @@ from aiocluster.errors import ConfigError
 from aiocluster.program.run import main_run, run
 
 
+async def handler(request: object) -> None: ...
+async def init(loop: object) -> None: ...
+
+
 async def test_run_in_a_running_loop_says_what_to_use_there() -> None:
     """A second loop cannot run inside the first."""
     with pytest.raises(ConfigError, match=r"running event loop; .* aiocluster\.Cluster"):
@@ -65,6 +69,8 @@ def test_an_app_of_any_role_that_is_none_ends_the_program_with_3(
             "17 is a int; expected an aiohttp.web.Application, a factory of one, a job, or an",
         ),
         ({"a": 1}, "{'a': 1} is a dict"),
+        (handler, "handler is a request handler, for it takes 'request'; give a function"),
+        (init, "init cannot be called without the argument 'loop'; give a function"),
         ("no colon", "app 'no colon' is not of the form 'pkg.module:name'"),
     ],
 )

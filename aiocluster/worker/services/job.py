@@ -1,13 +1,13 @@
 """Runs a job: a coroutine function of the user's that takes the worker, and no connections."""
 
 import asyncio
-import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
+from aiocluster.config.kinds import refused_result
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.context import WorkerContext
@@ -23,34 +23,6 @@ _END_GRACE = 0.25
 
 # What a cancelled job gets to clean up after itself, seconds: as much as a request's handler.
 _CANCEL_GRACE = 0.25
-
-
-def is_job(given: object) -> TypeGuard[Job]:
-    """Is this `async def job(worker)`, or whatever else is called like one?
-
-    A factory of an app has no parameter that it needs.
-    """
-    return _is_async(given) and _needs_one(inspect.signature(given))
-
-
-def _is_async(given: object) -> TypeGuard[Job]:
-    while isinstance(given, partial):
-        given = given.func
-    # Of an object that is called, `type` has the method that calls it.
-    return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(
-        getattr(type(given), "__call__", None)  # noqa: B004 (not whether it can be called)
-    )
-
-
-def _needs_one(signature: inspect.Signature) -> bool:
-    """Does it have exactly one parameter without a default, and may that be given by place?"""
-    needed = [one for one in signature.parameters.values() if _is_needed(one)]
-    return len(needed) == 1 and needed[0].kind is not inspect.Parameter.KEYWORD_ONLY
-
-
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    collects = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return parameter.default is parameter.empty and not collects
 
 
 class JobService:
@@ -77,9 +49,16 @@ class JobService:
         self.failed = False
 
     async def start(self) -> None:
-        """Begin the job; it has run to its first wait before anything can be said of it."""
+        """Begin the job, and let it run to its first wait.
+
+        Raises ConfigError for one that has returned by then, and what it returned shows that it
+        is no job.
+        """
         self._task = self._loop.create_task(self._job(self._worker), name=self._name)
         self._task.add_done_callback(self._on_end)
+        await asyncio.sleep(0)
+        if _is_done(self._task) and (refused := refused_result(self._job, self._task.result())):
+            raise refused
 
     def give_back(self, count: int) -> None:
         """See Service: it has none."""
@@ -132,8 +111,9 @@ class JobService:
             log.error("%s raised", self._name, exc_info=error)
 
     def _on_end(self, task: "asyncio.Task[object]") -> None:
+        error: BaseException | None
         if not task.cancelled():
-            error = task.exception()
+            error = task.exception() or refused_result(self._job, task.result())
         elif self._worker.is_stopping:
             error = None
         else:
@@ -150,3 +130,8 @@ class JobService:
         while isinstance(job, partial):
             job = job.func
         return f"the job {getattr(job, '__qualname__', type(job).__name__)}"
+
+
+def _is_done(task: "asyncio.Task[object]") -> bool:
+    """Has it returned?"""
+    return task.done() and not task.cancelled() and task.exception() is None

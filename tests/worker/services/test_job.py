@@ -4,84 +4,26 @@ import asyncio
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from aiocluster.errors import ConfigError
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.context import WorkerContext
 from aiocluster.worker.services.adopt import Refusal
-from aiocluster.worker.services.job import JobService, is_job
+from aiocluster.worker.services.job import JobService
 from aiocluster.worker.standing import Standing
 from tests.support.waiting import soon, turns
 from tests.worker.test_context import FakeLink, leads_nobody, no_servers
 
 
 async def job(worker: WorkerContext) -> None: ...
-async def job_with_options(worker: WorkerContext, interval: float = 1.0, *more: int) -> None: ...
-async def job_of_two(worker: WorkerContext, interval: float, *, name: str = "") -> None: ...
-async def factory() -> web.Application: ...  # type: ignore[empty-body]
-async def factory_with_options(debug: bool = False, **more: Any) -> web.Application: ...  # type: ignore[empty-body]
-async def factory_of_named(*, debug: bool) -> web.Application: ...  # type: ignore[empty-body]
-def plain(worker: WorkerContext) -> None: ...
-async def generator(worker: WorkerContext) -> AsyncIterator[int]:
-    yield 1
 
 
 class Jobs:
-    async def method(self, worker: WorkerContext) -> None: ...
-    async def make(self) -> web.Application: ...  # type: ignore[empty-body]
-    @classmethod
-    async def of_class(cls, worker: WorkerContext) -> None: ...
-    @staticmethod
-    async def static(worker: WorkerContext) -> None: ...
     async def __call__(self, worker: WorkerContext) -> None: ...
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        job,
-        job_with_options,
-        functools.partial(job),
-        functools.partial(job_of_two, interval=2.0),
-        functools.partial(functools.partial(job_of_two, name="x"), interval=2.0),
-        functools.partial(Jobs()),
-        Jobs().method,
-        Jobs.of_class,
-        Jobs.static,
-        Jobs(),
-    ],
-)
-def test_what_is_called_with_the_worker_is_a_job(given: object) -> None:
-    """Any kind of coroutine function that needs one argument by place."""
-    assert is_job(given)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        factory,
-        factory_with_options,
-        factory_of_named,
-        functools.partial(factory_with_options, True),
-        job_of_two,
-        plain,
-        generator,
-        Jobs,
-        Jobs().make,
-        web.Application(),
-        web.Application,
-        "pkg:job",
-        None,
-        len,
-    ],
-)
-def test_all_else_is_an_app_or_nothing(given: object) -> None:
-    """A factory needs no argument; what is neither is told so by who makes the app."""
-    assert not is_job(given)
 
 
 class Stage:
@@ -163,6 +105,36 @@ async def test_a_job_that_raises_is_over_with_that() -> None:
 
     with pytest.raises(LookupError, match="no such queue"):
         await soon(stage.service.over)
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (
+            web.Application(),
+            r"init was called as a job, .* returned a Application. It is a factory",
+        ),
+        (web.Response(), r"init was called as a job, .* returned a Response. It is a request han"),
+    ],
+)
+@pytest.mark.parametrize("waits", [0, 3])
+async def test_a_job_that_returns_what_no_job_makes_is_refused(
+    result: object, found: str, waits: int
+) -> None:
+    """At its start, if it returns without a wait; else as what it has failed with."""
+
+    async def init(loop: object) -> object:
+        await turns(waits)
+        return result
+
+    service = Stage(init).service
+
+    async def life() -> None:
+        await service.start()
+        await service.over
+
+    with pytest.raises(ConfigError, match=found):
+        await soon(life())
 
 
 async def test_a_job_that_cancels_itself_has_not_returned() -> None:

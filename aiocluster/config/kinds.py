@@ -1,0 +1,267 @@
+"""What a target is: an Application, a factory of one, or a job; all else is refused by name.
+
+Decided from the object alone, before anything of it is called. Each refusal says what was given
+and what to give in its place.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from functools import partial
+from types import ModuleType
+from typing import Any, TypeGuard, get_args
+
+from aiohttp import web
+
+from aiocluster.config.roles import RoleSpec
+from aiocluster.config.target import check_target
+from aiocluster.errors import ConfigError
+
+_EXPECTED = (
+    "expected an aiohttp.web.Application, a factory of one, a job, or an import string"
+    " 'pkg.module:name'"
+)
+_A_FACTORY = "a function without parameters that makes an aiohttp.web.Application and returns it"
+_A_JOB = "`async def job(worker)`"
+
+# The parameters that make an object another kind of web application, by name.
+_FOREIGN = {
+    ("scope", "receive", "send"): "an ASGI application (FastAPI, Starlette, Quart, ...)",
+    ("environ", "start_response"): "a WSGI application (Flask, Django, ...)",
+}
+
+# What aiohttp needs beside an Application, and makes or serves by itself.
+_PARTS_OF_AIOHTTP: dict[type | tuple[type, ...], str] = {
+    web.BaseRunner: "give the Application itself: each worker makes a runner of its own",
+    web.BaseSite: "give the Application itself, and its address as `bind`",
+    web.Server: "a low-level server cannot be served yet; give an Application",
+    web.RouteTableDef: "give a factory that adds it to an Application: app.add_routes(routes)",
+    (web.View, web.AbstractRoute, web.UrlDispatcher): (
+        "give a factory that adds it to an Application"
+    ),
+    web.StreamResponse: f"give {_A_FACTORY}",
+}
+
+# How Python 3.14 is asked for annotations that cannot be evaluated; before, they are as written.
+_UNEVALUATED: dict[str, Any] = {}
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+    _UNEVALUATED["annotation_format"] = annotationlib.Format.FORWARDREF
+
+
+class Kind(Enum):
+    """What a worker does with a target."""
+
+    APPLICATION = "an Application"
+    AWAITABLE = "a coroutine, or whatever can be awaited, that gives an Application"
+    FACTORY = "called for an Application, or for an awaitable of one"
+    JOB = "called with the worker"
+
+
+def kind_of(given: object, *, is_role: bool = False) -> Kind:
+    """Return what `given` is; ConfigError, with what to give instead, when it is no target.
+
+    As a role (`is_role`) each coroutine function that needs one argument is a job. Otherwise its
+    parameter must be named `worker` or annotated as WorkerContext: a handler, and a factory
+    that needs a loop or a configuration, look the same.
+    """
+    if isinstance(given, web.Application):
+        return Kind.APPLICATION
+    if reason := _no_target(given):
+        raise ConfigError(f"the app: {reason}")
+    if not callable(given):
+        return Kind.AWAITABLE
+    needed = needed_parameters(given)
+    if not needed:
+        return Kind.FACTORY
+    if reason := _no_job(given, needed, is_role=is_role):
+        raise ConfigError(f"the app: {name_of(given)} {reason}")
+    return Kind.JOB
+
+
+def check_app(spec: RoleSpec) -> None:
+    """Raise ConfigError for an app that is none, as far as can be seen before it is imported."""
+    if isinstance(spec.app, str):
+        check_target(spec.app)
+    else:
+        kind_of(spec.app, is_role=spec.is_named)
+
+
+def is_job(given: object) -> TypeGuard[Callable[[Any], Coroutine[Any, Any, object]]]:
+    """Is this called with the worker? For a target that `kind_of` has taken."""
+    return callable(given) and is_async(given) and takes_one(needed_parameters(given))
+
+
+def refused_result(job: object, result: object) -> ConfigError | None:
+    """Return why a job may not have returned this; None when it may."""
+    if isinstance(result, web.Application):
+        reason = f"a factory, but needs an argument: give {_A_FACTORY}"
+    elif isinstance(result, web.StreamResponse):
+        reason = f"a request handler: give {_A_FACTORY}, with a route to the handler"
+    else:
+        return None
+    return ConfigError(
+        f"the app: {name_of(job)} was called as a job, with the worker, and returned a"
+        f" {type(result).__name__}. It is {reason}"
+    )
+
+
+def name_of(given: object) -> str:
+    """Return what to call a target in a message."""
+    return f"{getattr(given, '__qualname__', None) or repr(given):.80}"
+
+
+# ---- what cannot be a target, whatever its parameters
+
+
+def _no_target(given: object) -> str:
+    """Say why `given` is no target, so far as its parameters do not matter; "" when it may be."""
+    if isinstance(given, type):
+        return _no_factory_class(given)
+    if (reason := _part_of_aiohttp(given)) is not None:
+        return f"{name_of(given)} is a {reason}"
+    if isinstance(given, ModuleType):
+        return f"{given.__name__!r} is a module; give '{given.__name__}:name', the name in it"
+    if not callable(given) and not inspect.isawaitable(given):
+        return f"{given!r:.80} is a {type(given).__name__}; {_EXPECTED}"
+    function = _function_of(given)
+    if inspect.isasyncgenfunction(function) or _is_plain_generator(function):
+        return (
+            f"{name_of(given)} is a generator function, since it has a `yield`; give"
+            f" {_A_FACTORY}. A context of clean-up goes into app.cleanup_ctx"
+        )
+    return ""
+
+
+def _no_factory_class(given: type) -> str:
+    """Say why a class is no target; "" when it is an Application, or makes something else."""
+    is_called_as_usual = _first_with("__call__", inspect.getmro(type(given))) is type
+    makes_instances = _first_with("__new__", inspect.getmro(given)) is object
+    if issubclass(given, web.Application) or not (is_called_as_usual and makes_instances):
+        return ""
+    if issubclass(given, web.View):
+        kind = "a class of views; give a factory that adds it to an Application: web.view(path, it)"
+    elif any("__call__" in vars(base) for base in given.__mro__):
+        kind = f"a class; give an object of it, or {_A_FACTORY}"
+    else:
+        kind = f"a class; give {_A_FACTORY}"
+    return f"{given.__qualname__:.80} is {kind}"
+
+
+def _first_with(name: str, bases: tuple[type, ...]) -> type:
+    return next(base for base in bases if name in vars(base))
+
+
+def _part_of_aiohttp(given: object) -> str | None:
+    if hasattr(given, "__middleware_version__"):
+        return "middleware; give a factory that has it in web.Application(middlewares=[...])"
+    found = (text for kind, text in _PARTS_OF_AIOHTTP.items() if isinstance(given, kind))
+    instead = next(found, None)
+    return instead and f"{type(given).__name__}; {instead}"
+
+
+def _is_plain_generator(function: object) -> bool:
+    # What one that types.coroutine has decorated returns can be awaited.
+    flags: int = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    return inspect.isgeneratorfunction(function) and not flags & inspect.CO_ITERABLE_COROUTINE
+
+
+# ---- what needs an argument
+
+
+def _no_job(given: object, needed: list[inspect.Parameter], *, is_role: bool) -> str:
+    """Say why what needs these arguments is no job; "" when it is one."""
+    names = tuple(parameter.name for parameter in needed)
+    if (foreign := _FOREIGN.get(names)) is not None:
+        return f"is {foreign}; aiocluster serves aiohttp applications only"
+    if _takes_request(needed):
+        return (
+            f"is a request handler, for it takes {needed[0].name!r}; give {_A_FACTORY}, with a"
+            " route to the handler: app.router.add_get('/', handler)"
+        )
+    if is_async(given) and takes_one(needed) and not _makes_application(given):
+        if is_role or _is_worker(needed[0]):
+            return ""
+        return f"{_needs(names)}; give {_A_FACTORY}. A job is {_A_JOB}: name its parameter so"
+    if _is_worker(needed[0]):
+        return f"is no job: that is {_A_JOB}, a coroutine function that needs only this argument"
+    return f"{_needs(names)}; give {_A_FACTORY}, say functools.partial({name_of(given)}, ...)"
+
+
+def _needs(names: tuple[str, ...]) -> str:
+    plural = "s" if len(names) > 1 else ""
+    return f"cannot be called without the argument{plural} {', '.join(map(repr, names))}"
+
+
+def takes_one(needed: list[inspect.Parameter]) -> bool:
+    """Is exactly one argument needed, and may it be given by place?"""
+    return len(needed) == 1 and needed[0].kind is not inspect.Parameter.KEYWORD_ONLY
+
+
+def needed_parameters(given: Callable[..., object]) -> list[inspect.Parameter]:
+    """Return the parameters that have no default; none where they are not known."""
+    signature = _signature(given)
+    return [] if signature is None else [*filter(_is_needed, signature.parameters.values())]
+
+
+def _signature(given: Callable[..., object]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(given, eval_str=True)
+    except (TypeError, ValueError):  # some that are written in C do not tell
+        return None
+    except Exception:  # annotations, which may be any text, or name what is imported for types only
+        return inspect.signature(given, **_UNEVALUATED)
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    collects = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not collects
+
+
+def is_async(given: object) -> bool:
+    """Is it a coroutine function, or an object that is called like one?"""
+    while isinstance(given, partial):
+        given = given.func
+    # Of an object that is called, `type` has the method that calls it.
+    return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(
+        getattr(type(given), "__call__", None)  # noqa: B004 (not whether it can be called)
+    )
+
+
+def _function_of(given: object) -> Any:
+    while isinstance(given, partial):
+        given = given.func
+    is_plain = inspect.isroutine(given) or not callable(given)
+    return given if is_plain else getattr(type(given), "__call__", given)  # noqa: B004
+
+
+# ---- annotations: classes, or their names as text
+
+
+def _is_worker(parameter: inspect.Parameter) -> bool:
+    return parameter.name.strip("_") == "worker" or _names(parameter.annotation, "WorkerContext")
+
+
+def _takes_request(needed: list[inspect.Parameter]) -> bool:
+    first = needed[0]
+    is_named = len(needed) == 1 and first.name == "request"
+    return (
+        is_named or _names(first.annotation, "Request") or _names(first.annotation, "BaseRequest")
+    )
+
+
+def _makes_application(given: object) -> bool:
+    return _names(getattr(_function_of(given), "__annotations__", {}).get("return"), "Application")
+
+
+def _names(annotation: object, name: str) -> bool:
+    """Does an annotation name this class, or one made from it, alone or among others?"""
+    text = getattr(annotation, "__forward_arg__", annotation)
+    if isinstance(text, str):
+        return re.search(rf"\b{name}\b", text) is not None
+    if isinstance(annotation, type) and not get_args(annotation):
+        return any(base.__name__ == name for base in annotation.__mro__)
+    return any(_names(part, name) for part in get_args(annotation))
