@@ -16,7 +16,6 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.http_websocket import WebSocketReader
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
@@ -31,7 +30,7 @@ from aiocluster.ipc.scoreboard import (
 from aiocluster.metrics.instruments import Histogram
 from aiocluster.worker.http.lingering_close import is_lingering, let_linger, unread_bytes
 from aiocluster.worker.http.request_boundary import FollowedHandler
-from aiocluster.worker.http.websockets import WebSockets, upgrade_request
+from aiocluster.worker.http.websockets import WebSockets, when_opened
 from aiocluster.worker.room import Room
 
 # What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
@@ -95,12 +94,11 @@ class MeteredHandler(FollowedHandler, _Accepted):
     `client` is who it is, where a proxy has told; `listener` is what it came by.
     """
 
-    __slots__ = ("becoming", "begun_ns", "client", "done", "listener")
+    __slots__ = ("begun_ns", "client", "done", "listener")
 
     begun_ns: int
     client: Client | None
     listener: int
-    becoming: web.WebSocketResponse | None  # until that is open
     done: Callable[[int, int], None]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -109,15 +107,6 @@ class MeteredHandler(FollowedHandler, _Accepted):
         except BaseException:  # which the loop tells: nobody else waits for it to be made
             cast(asyncio.Transport, transport).abort()
             raise
-
-    def set_parser(
-        self, parser: WebSocketReader, data_received_cb: Callable[[], None] | None = None
-    ) -> None:
-        """Hear of a WebSocket that it is open: this is what aiohttp does last for that."""
-        super().set_parser(parser, data_received_cb)
-        opened, self.becoming = self.becoming, None
-        if opened is not None:
-            cast(MeteredServer, self._manager).websockets.note(opened)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
@@ -162,7 +151,6 @@ class MeteredServer(web.Server):
         """Make that of a connection, for a client that a proxy has told, or from this peer."""
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
-        handler.becoming = None
         handler.client = client
         handler.listener = listener
         handler.done = self._done
@@ -271,7 +259,6 @@ class MeteredServer(web.Server):
         """Return what aiohttp calls for each request: its own factory, and we count."""
         make: Any = server.request_factory
         row = self._row
-        make_upgrade = partial(make, _cls=upgrade_request(_become))
 
         def begin(
             message: RawRequestMessage,
@@ -286,17 +273,19 @@ class MeteredServer(web.Server):
             if self._is_last is not None and self._is_last(protocol):
                 message = message._replace(should_close=True)
                 let_linger(protocol)
-            if message.upgrade:
-                return make_upgrade(message, payload, protocol, writer, task)
             return make(message, payload, protocol, writer, task)
 
         return begin
 
 
-def _become(request: web.Request, websocket: web.WebSocketResponse) -> None:
-    # Kept by its connection: the app may have made itself another request of this one.
-    if isinstance(handler := request.protocol, MeteredHandler):
-        handler.becoming = websocket
+def _note_opened(request: web.BaseRequest, websocket: web.WebSocketResponse) -> None:
+    """Let the server of a WebSocket's connection know that it is open."""
+    # By the connection: the app may have made itself another request of the one it got.
+    if isinstance(handler := request.protocol, MeteredHandler) and handler._manager is not None:
+        cast(MeteredServer, handler._manager).websockets.note(websocket)
+
+
+when_opened(_note_opened)
 
 
 def _is_idle(handler: RequestHandler) -> bool:

@@ -1,16 +1,17 @@
 """WebSockets in a drain. They never end by themselves, so each is told, with a close code.
 
 Their clients come back at once when they are told, so they are told one after the other. An
-ordinary request pays nothing for this: only one that asks for an upgrade is made as a request
-that tells its connection which WebSocket it becomes, and that tells us when it is open.
+ordinary request pays nothing for this.
 """
 
 import asyncio
 import logging
 import weakref
 from collections.abc import Callable
+from functools import wraps
 
 from aiohttp import WSCloseCode, web
+from aiohttp.abc import AbstractStreamWriter
 
 from aiocluster.worker.http.lingering_close import let_linger
 from aiocluster.worker.http.request_boundary import FollowedHandler
@@ -44,22 +45,27 @@ def telling_times(count: int, seconds: float) -> list[float]:
     return [span * index / count for index in range(count)]
 
 
-Begin = Callable[[web.Request, web.WebSocketResponse], None]
+Opened = Callable[[web.BaseRequest, web.WebSocketResponse], None]
 
 
-def upgrade_request(begin: Begin) -> type[web.Request]:
-    """Return the class of requests that may become WebSockets; `begin` hears what each becomes.
+def when_opened(opened: Opened) -> None:
+    """Let aiohttp call `opened` for each WebSocket of this process, as soon as it is open.
 
-    Not what it is: it has yet to open, and may fail to.
+    aiohttp has no hook for that, and a request class of our own would take the place of the app's.
     """
+    prepare = web.WebSocketResponse.prepare
 
-    class UpgradeRequest(web.Request):
-        async def _prepare_hook(self, response: web.StreamResponse) -> None:
-            await super()._prepare_hook(response)
-            if isinstance(response, web.WebSocketResponse):
-                begin(self, response)
+    @wraps(prepare)
+    async def prepare_and_report(
+        websocket: web.WebSocketResponse, request: web.BaseRequest
+    ) -> AbstractStreamWriter:
+        was_open = websocket.prepared
+        writer = await prepare(websocket, request)
+        if not was_open:  # aiohttp prepares once more what a handler returns
+            opened(request, websocket)
+        return writer
 
-    return UpgradeRequest
+    web.WebSocketResponse.prepare = prepare_and_report  # type: ignore[method-assign, assignment]
 
 
 class WebSockets:

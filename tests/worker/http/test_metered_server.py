@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,10 +20,11 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import count, mean
-from aiocluster.worker.http.metered_server import Sign
+from aiocluster.worker.http.metered_server import MeteredServer, Sign
 from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.room import Room
 from aiocluster.worker.services.base import Upstream
+from tests.chaos.websocket import upgrade
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 
@@ -32,11 +34,11 @@ HELLO = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 class Stage:
     """A service behind a port, as the primary would feed it, and a client."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, app: web.Application | None = None, **settings: Any) -> None:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.begun = asyncio.Event()
         self.cancelled = asyncio.Event()
-        app = web.Application()
+        app = app or web.Application()
         app.router.add_get("/", self._hello)
         app.router.add_get("/status/{status}", self._status)
         app.router.add_get("/raise", self._raise)
@@ -171,8 +173,8 @@ MakeStage = Callable[..., Awaitable[Stage]]
 async def make_stage() -> AsyncIterator[MakeStage]:
     stages: list[Stage] = []
 
-    async def make(**settings: Any) -> Stage:
-        stage = Stage(**settings)
+    async def make(app: web.Application | None = None, **settings: Any) -> Stage:
+        stage = Stage(app, **settings)
         await stage.start()
         stages.append(stage)
         return stage
@@ -371,6 +373,92 @@ async def test_a_websocket_that_fails_to_open_is_not_known(stage: Stage) -> None
         await stage.client.ws_connect(f"http://127.0.0.1:{stage.port}/ws/failing")
 
     assert len(stage.service.server.websockets._open) == 0
+
+
+class OwnRequest(web.Request):
+    """A request class of an app."""
+
+
+def app_with_own_factory() -> web.Application:
+    """Return an app that makes its requests as aiohttp's own do, but for their class."""
+    with pytest.warns(DeprecationWarning, match="discouraged"):
+
+        class App(web.Application):
+            def _make_request(self, *args: Any, **options: Any) -> web.Request:
+                return super()._make_request(*args, **{"_cls": OwnRequest, **options})
+
+    return App()
+
+
+def app_with_factory_of_one_class() -> web.Application:
+    """Return an app whose factory has no parameter for the class."""
+    with pytest.warns(DeprecationWarning, match="discouraged"):
+
+        class App(web.Application):
+            def _make_request(  # type: ignore[override]
+                self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
+            ) -> web.Request:
+                loop = asyncio.get_running_loop()
+                return OwnRequest(message, payload, protocol, writer, task, loop)
+
+    return App()
+
+
+async def websocket_until_told(request: web.BaseRequest) -> web.WebSocketResponse:
+    websocket = web.WebSocketResponse()
+    await websocket.prepare(request)
+    await websocket.receive()
+    return websocket
+
+
+def upgrade_to(protocol: str) -> dict[str, str]:
+    return {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAMA"}
+
+
+@pytest.mark.parametrize("prefix", ["", "/sub"])
+@pytest.mark.parametrize("make_app", [app_with_own_factory, app_with_factory_of_one_class])
+async def test_handlers_get_the_request_class_of_their_app(
+    make_stage: MakeStage, make_app: Callable[[], web.Application], prefix: str
+) -> None:
+    """For ordinary requests, refused upgrades and WebSockets, which a drain knows all the same."""
+    seen: list[type[web.BaseRequest]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append(type(request))
+        return web.Response(text="hello")
+
+    async def open_websocket(request: web.Request) -> web.StreamResponse:
+        seen.append(type(request))
+        return await websocket_until_told(request)
+
+    app, sub_app = make_app(), web.Application()
+    for routes in (app, sub_app):
+        routes.add_routes([web.get("/own", answer), web.get("/own/ws", open_websocket)])
+    app.add_subapp("/sub", sub_app)
+    stage = await make_stage(app)
+    url = f"http://127.0.0.1:{stage.port}{prefix}/own"
+
+    for headers in ({}, upgrade_to("h2c"), upgrade_to("websocket")):
+        async with stage.client.get(url, headers=headers) as response:
+            assert (response.status, await response.text()) == (200, "hello")
+    async with stage.client.ws_connect(url + "/ws") as websocket:
+        websockets = stage.service.server.websockets
+        await turns_until(lambda: len(websockets._open) == 1)
+        websockets.begin_telling(0.0)
+        assert (await soon(websocket.receive())).data == 1001
+
+    assert seen == [OwnRequest] * 4
+
+
+async def test_a_websocket_needs_no_application(stage: Stage) -> None:
+    """A drain knows those of a handler that gets plain requests, too."""
+    server = MeteredServer(web.Server(websocket_until_told), stage.row, stage.room)
+    client, accepted = tcp_pair()
+    with client:
+        await asyncio.get_running_loop().connect_accepted_socket(server, accepted)
+        client.sendall(upgrade("/", Random(1)))
+        await turns_until(lambda: len(server.websockets._open) == 1)
+    await soon(server.wait_empty())
 
 
 @pytest.mark.parametrize("cancellation", [True, False])
