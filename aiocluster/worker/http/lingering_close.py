@@ -7,7 +7,9 @@ until the client closes its own.
 """
 
 import asyncio
+import socket
 import struct
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiocluster.worker.http.request_boundary import FollowedHandler
@@ -17,14 +19,22 @@ _LINGER = 1.0
 
 _INT = struct.Struct("i")
 
+# From <linux/sockios.h>: the bytes that the kernel has not sent yet. TIOCOUTQ also counts those
+# that are not acknowledged: a client that has vanished would be waited for as one that is slow.
+_SIOCOUTQNSD = 0x894B
+
 
 class LingeringTransport:
-    """A handler's transport; what is asked of it goes to the real one, but for `close`."""
+    """A handler's transport; what is asked of it goes to the real one, but for `close`.
+
+    If `close_instead` is set, it is called in the place of `close`; in the end it calls `finish`.
+    """
 
     def __init__(self, handler: FollowedHandler, transport: asyncio.Transport) -> None:
         self._handler = handler
         self._transport = transport
-        self.always = False
+        self._is_half_closed = False
+        self.close_instead: Callable[[], None] | None = None
         self.is_lingering = False
 
     def __getattr__(self, name: str) -> Any:
@@ -36,19 +46,23 @@ class LingeringTransport:
 
     def close(self) -> None:
         """Close it, now or when the client has heard all. Idempotent."""
-        if self.is_closing():
+        if self.close_instead is not None:
+            self.is_lingering = True
+            self.close_instead()
+        else:
+            self.finish(in_doubt=self._handler.in_doubt or bool(self._handler._messages))
+
+    def finish(self, *, in_doubt: bool) -> None:
+        """Close it; only our half if the client is sending, or may be (`in_doubt`). Idempotent."""
+        if self._is_half_closed or self._transport.is_closing():
             return
-        if self.always or self._client_may_be_sending():
-            self._linger()
+        if in_doubt or unread_bytes(self._transport):
+            self._close_half()
         else:
             self._transport.close()
 
-    def _client_may_be_sending(self) -> bool:
-        handler = self._handler
-        return handler.in_doubt or bool(handler._messages) or unread_bytes(self._transport) > 0
-
-    def _linger(self) -> None:
-        self.is_lingering = True
+    def _close_half(self) -> None:
+        self.is_lingering = self._is_half_closed = True
         self._handler._close = True  # it drops what comes
         self._transport.write_eof()
         self._transport.resume_reading()
@@ -56,28 +70,47 @@ class LingeringTransport:
         asyncio.get_running_loop().call_later(_LINGER, self._transport.close)
 
 
-def let_linger(handler: FollowedHandler, *, always: bool = False) -> None:
-    """When this connection is closed, let its client hear all; `always` if it must answer."""
+def let_linger(handler: FollowedHandler) -> LingeringTransport | None:
+    """When this connection is closed, let its client hear all. None: it is closed already."""
     transport: object = handler.transport
     if handler.transport is None:
-        return
+        return None
     if not isinstance(transport, LingeringTransport):
         transport = LingeringTransport(handler, handler.transport)
         handler.transport = cast(asyncio.Transport, transport)
-    transport.always = transport.always or always
+    return transport
 
 
 def is_lingering(handler: FollowedHandler) -> bool:
     """Is all over but the client's own end?"""
     transport: object = handler.transport
-    return isinstance(transport, LingeringTransport) and transport.is_lingering
+    return (
+        isinstance(transport, LingeringTransport)
+        and transport.is_lingering
+        and handler._current_request is None
+    )
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:
     """Return how many bytes lie in its socket."""
-    import fcntl  # which Windows does not have
-    import termios
+    import termios  # which Windows does not have
 
-    fd = transport.get_extra_info("socket").fileno()
-    (count,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
+    return _count(transport.get_extra_info("socket"), termios.FIONREAD)
+
+
+def unsent_bytes(handler: FollowedHandler) -> int:
+    """Return how many bytes wait, here and in the kernel, for room at the client's side."""
+    transport = handler.transport
+    if transport is None:
+        return 0
+    sock = transport.get_extra_info("socket")
+    # A Unix socket has them at the client's side at once.
+    in_kernel = 0 if sock.family == socket.AF_UNIX else _count(sock, _SIOCOUTQNSD)
+    return transport.get_write_buffer_size() + in_kernel
+
+
+def _count(sock: socket.socket, request: int) -> int:
+    import fcntl  # which Windows does not have
+
+    (count,) = _INT.unpack(fcntl.ioctl(sock.fileno(), request, bytes(_INT.size)))
     return int(count)

@@ -282,7 +282,7 @@ def _note_opened(request: web.BaseRequest, websocket: web.WebSocketResponse) -> 
     """Let the server of a WebSocket's connection know that it is open."""
     # By the connection: the app may have made itself another request of the one it got.
     if isinstance(handler := request.protocol, MeteredHandler) and handler._manager is not None:
-        cast(MeteredServer, handler._manager).websockets.note(websocket)
+        cast(MeteredServer, handler._manager).websockets.note(websocket, handler)
 
 
 when_opened(_note_opened)

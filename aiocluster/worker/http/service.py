@@ -165,6 +165,7 @@ class AiohttpService:
         server = self.server
         if self._relief is not None:
             self._relief.stop()
+        server.websockets.complete_handshakes()
         await _turns()  # what was adopted last is a connection then
         farewell = asyncio.create_task(self._say_farewell())
         if self._moving:

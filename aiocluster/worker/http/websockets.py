@@ -7,13 +7,15 @@ ordinary request pays nothing for this.
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Coroutine
+from functools import partial, wraps
+from typing import Any
 
 from aiohttp import WSCloseCode, web
 from aiohttp.abc import AbstractStreamWriter
 
-from aiocluster.worker.http.lingering_close import let_linger
+from aiocluster.worker.http.closing_handshake import ClosingHandshake, wait_for_answer
+from aiocluster.worker.http.lingering_close import let_linger, unsent_bytes
 from aiocluster.worker.http.request_boundary import FollowedHandler
 
 log = logging.getLogger("aiocluster.worker")
@@ -71,20 +73,31 @@ def when_opened(opened: Opened) -> None:
 class WebSockets:
     """Those of one worker. `code` is what the next one is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.code = WSCloseCode.GOING_AWAY
-        self._loop = asyncio.get_running_loop()
-        # Who serves one holds it. One that is over goes from here by itself.
-        self._open: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
+        self._loop = loop or asyncio.get_running_loop()
+        # Each with its connection. The handler that serves one holds it: one that is over goes
+        # from here by itself.
+        self._open: weakref.WeakKeyDictionary[web.WebSocketResponse, FollowedHandler]
+        self._open = weakref.WeakKeyDictionary()
+        self._completing = False
         self._telling: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
-    def note(self, websocket: web.WebSocketResponse) -> None:
+    def note(self, websocket: web.WebSocketResponse, handler: FollowedHandler) -> None:
         """It is open. One that comes after the others were told is told at once."""
-        self._open.add(websocket)
+        self._open[websocket] = handler
+        if self._completing:
+            self._complete(websocket, handler)
         if self._telling is not None:
-            self._tell(websocket)
+            self._tell(websocket, handler)
+
+    def complete_handshakes(self) -> None:
+        """Close no connection from now on, whoever asks, before its client could answer."""
+        self._completing = True
+        for websocket, handler in [*self._open.items()]:
+            self._complete(websocket, handler)
 
     def begin_telling(self, seconds: float) -> None:
         """Tell all that are open, in a drain that may take `seconds` from now. Idempotent."""
@@ -105,12 +118,12 @@ class WebSockets:
             await asyncio.wait(tasks, timeout=_CANCEL_GRACE)
 
     async def _tell_all(self, seconds: float) -> None:
-        begun, websockets = self._loop.time(), [*self._open]
-        for when, websocket in zip(
+        begun, websockets = self._loop.time(), [*self._open.items()]
+        for when, (websocket, handler) in zip(
             telling_times(len(websockets), seconds), websockets, strict=True
         ):
             await self._wait_until(begun + when)
-            self._tell(websocket)
+            self._tell(websocket, handler)
 
     async def _wait_until(self, when: float) -> None:
         """Return at that time, or as soon as we are hurried."""
@@ -120,16 +133,21 @@ class WebSockets:
             await asyncio.wait({hurried}, timeout=left)
             hurried.cancel()
 
-    def _tell(self, websocket: web.WebSocketResponse) -> None:
+    def _tell(self, websocket: web.WebSocketResponse, handler: FollowedHandler) -> None:
         """Close it, in a task of its own: its client may be slow to answer, or never do."""
         if not websocket.closed:
-            request = websocket._req
-            if request is not None and isinstance(request.protocol, FollowedHandler):
-                # It may be sending, and will answer: it shall not meet a reset instead.
-                let_linger(request.protocol, always=True)
-            task = self._loop.create_task(_close(websocket, self.code))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            closing = self._start(_close(websocket, self.code))
+            self._start(_limit(closing, partial(unsent_bytes, handler)))
+
+    def _complete(self, websocket: web.WebSocketResponse, handler: FollowedHandler) -> None:
+        if (transport := let_linger(handler)) is not None:
+            ClosingHandshake(websocket, handler, transport, self._start)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = self._loop.create_task(coroutine)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
 
 
 async def _close(websocket: web.WebSocketResponse, code: WSCloseCode) -> None:
@@ -137,3 +155,9 @@ async def _close(websocket: web.WebSocketResponse, code: WSCloseCode) -> None:
         await websocket.close(code=code, message=_WORDS[code])
     except Exception:
         log.exception("a WebSocket could not be closed")
+
+
+async def _limit(closing: "asyncio.Task[None]", unsent: Callable[[], int]) -> None:
+    """Cancel this close when its client has had its time to answer."""
+    await wait_for_answer(closing, unsent)
+    closing.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from aiocluster.worker.http import websockets as module
+from aiocluster.worker.http.request_boundary import FollowedHandler
 from aiocluster.worker.http.websockets import WebSockets, close_code, telling_times
 from tests.support.waiting import soon, turns
 
@@ -55,7 +57,6 @@ class FakeSocket:
 
     def __init__(self) -> None:
         self.closed = False
-        self._req = None
         self.told: list[Any] = []
         self.answered = asyncio.Event()
         self.given_up = False
@@ -78,7 +79,8 @@ def noted(websockets: WebSockets, count: int) -> list[FakeSocket]:
 
 
 def note(websockets: WebSockets, socket: FakeSocket) -> None:
-    websockets.note(cast(web.WebSocketResponse, socket))
+    handler = cast(FollowedHandler, SimpleNamespace(transport=None))
+    websockets.note(cast(web.WebSocketResponse, socket), handler)
 
 
 @pytest.fixture
