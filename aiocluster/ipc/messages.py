@@ -23,12 +23,12 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 5
+PROTOCOL = 6
 
 # What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
 MAX_BACKLOG = 2**31 - 1
 
-DrainReason = Literal["drain", "max_requests", "finished"]
+DrainReason = Literal["drain", "max_requests", "finished", "exit", "crash"]
 
 
 class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -65,7 +65,8 @@ class DrainRequest(_Wire, frozen=True, tag=5):
     """I want to finish: send me nothing new, then tell me to drain.
 
     `reason` is "drain" when my own code or a signal asked, "max_requests" when it is time
-    for me to be replaced: a successor may come first; "finished" when my job has returned.
+    for me to be replaced: a successor may come first; "finished" when my job has returned;
+    "exit" when my own code exits with 0, "crash" when I shall exit with another code.
     """
 
     reason: DrainReason

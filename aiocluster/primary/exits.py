@@ -10,7 +10,7 @@ from aiocluster.events import WorkerExited
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 
 # A worker told to go for one of these did not want to, nor did anybody want it to.
-_INVOLUNTARY = (None, "boot_timeout", "disconnected", "hang")
+_INVOLUNTARY = (None, "boot_timeout", "crash", "disconnected", "hang")
 
 # Ends that we bring about in the ordinary course of things.
 _OUR_WISH = ("max_age", "max_requests", "memory_limit", "reload", "stop")

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Protocol
 
 from aiocluster.ipc.accepting import budget
@@ -53,6 +54,7 @@ class Acceptor:
     ) -> None:
         self.budget = 0  # connections that may come before the room is to be counted anew
         self.workers = 1
+        self.context = copy_context()  # of the connections
         self.take = on_connections
         self.serve = serve
         self.counts_often = room.may_shrink

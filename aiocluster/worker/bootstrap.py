@@ -1,7 +1,6 @@
 """From the fork to a running loop, and from there to an exit code."""
 
 import asyncio
-import atexit
 import logging
 import multiprocessing.process
 import os
@@ -17,7 +16,9 @@ from aiocluster.config.settings import Settings
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.worker.context import WorkerContext, enter
-from aiocluster.worker.runtime import Runtime
+from aiocluster.worker.ending import end_tasks, end_threads, run_exit_hooks, run_to_the_end
+from aiocluster.worker.exits import exit_code, is_exit
+from aiocluster.worker.runtime import EXIT_CUT, Runtime
 from aiocluster.worker.stacks import show_stacks_on_request
 
 if on_linux():  # imported before the fork: once for all workers
@@ -51,34 +52,73 @@ def run_worker(
     board, stacks = files
     row = open_row(board, fork.row)
     os.close(board)
+    doors = [*zip(fork.shared, shared, strict=True)]
+    worker = _Worker(fork, (row, stacks), settings, doors)
+    loop = uvloop.new_event_loop()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            doors = [*zip(fork.shared, shared, strict=True)]
-            code = runner.run(_main(fork, sockets, (row, stacks), load, settings, doors))
-    except SystemExit as exit_:
-        code = _exit_code(exit_)
-    except BaseException:
-        log.exception("worker %d crashed", fork.worker_id)
-        code = 1
+        code = run_to_the_end(loop, worker.live(load, sockets), worker.leave)
+    except BaseException as error:
+        if not is_exit(error):
+            log.exception("worker %d crashed", fork.worker_id)
+        code = exit_code(error)
     # It is ending already, and its loop is closed.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+    loop.close()
     for sock in sockets:
         sock.close()  # the handoff of one that never came to use it
-    _run_exit_hooks()
+    if not end_threads(worker.time_left):
+        code = code or EXIT_CUT
+    run_exit_hooks()
     return code
 
 
-async def _main(
-    fork: Fork,
-    sockets: tuple[socket.socket, socket.socket],
-    files: tuple[memoryview, int],
-    load: Callable[[], object],
-    settings: Settings,
-    doors: Sequence[tuple[int, socket.socket]],
-) -> int:
-    row, stacks = files
-    runtime = Runtime(settings, fork.families, row, doors)
-    context = WorkerContext(
+class _Worker:
+    """A worker's life in its loop."""
+
+    def __init__(
+        self,
+        fork: Fork,
+        files: tuple[memoryview, int],
+        settings: Settings,
+        doors: Sequence[tuple[int, socket.socket]],
+    ) -> None:
+        self._fork = fork
+        self._files = files
+        self._settings = settings
+        self._doors = doors
+        self._runtime: Runtime | None = None
+
+    async def live(
+        self, load: Callable[[], object], sockets: tuple[socket.socket, socket.socket]
+    ) -> int:
+        """Run until it is drained, end the tasks that are left; return the exit code."""
+        row, stacks = self._files
+        self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._doors)
+        enter("worker", _context(self._fork, runtime))
+        signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
+        show_stacks_on_request(stacks)
+        handoff, channel = sockets
+        try:
+            code = await runtime.run(load, handoff, channel)
+        except BaseException:
+            await end_tasks(0.0)
+            raise
+        return code if await end_tasks(self.time_left) else code or EXIT_CUT
+
+    def leave(self, error: BaseException) -> None:
+        """See Runtime.leave."""
+        if self._runtime is None:
+            raise error
+        self._runtime.leave(error)
+
+    @property
+    def time_left(self) -> float:
+        """See Runtime.time_left."""
+        return 0.0 if self._runtime is None else self._runtime.time_left
+
+
+def _context(fork: Fork, runtime: Runtime) -> WorkerContext:
+    return WorkerContext(
         fork.worker_id,
         fork.slot,
         fork.role,
@@ -88,11 +128,6 @@ async def _main(
         runtime.servers,
         runtime.leading,
     )
-    enter("worker", context)
-    signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
-    show_stacks_on_request(stacks)
-    handoff, channel = sockets
-    return await runtime.run(load, handoff, channel)
 
 
 def _run_on(cpu: int) -> None:
@@ -143,20 +178,3 @@ class _TermHandler:
             self._unheard = None
         if not self._runtime.is_draining:
             self._runtime.ask_to_drain("drain")
-
-
-def _exit_code(exit_: SystemExit) -> int:
-    """Return the code that `sys.exit` would have ended the interpreter with."""
-    if exit_.code is None or isinstance(exit_.code, int):
-        return exit_.code or 0
-    log.error("%s", exit_.code)
-    return 1
-
-
-def _run_exit_hooks() -> None:
-    """What the interpreter does at its end; a forked child has to do it by itself."""
-    # Pools of threads and of processes end here, before the hooks of the user's.
-    for end_pool in reversed(getattr(threading, "_threading_atexits", ())):
-        end_pool()
-    atexit._run_exitfuncs()
-    logging.shutdown()

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import select
 import socket
+from contextvars import Context
 from typing import Any, Protocol
 
 from aiocluster.ipc.accepting import waiting_in
@@ -38,6 +39,7 @@ class Keeper(Protocol):
     has_plenty: bool  # so much room that uvloop may accept
     counts_often: bool
     workers: int
+    context: Context  # of the connections
 
     @property
     def accepts(self) -> bool: ...
@@ -73,7 +75,8 @@ class Gate:
         self._waking = None
         if wanted is not None:
             try:
-                wanted.start()
+                # uvloop serves those that it accepts in the context of this moment.
+                self._keeper.context.run(wanted.start)
             except OSError as error:
                 self._trouble.met(error)
             else:

@@ -10,7 +10,9 @@ import gc
 import logging
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from aiocluster.config.kinds import is_job
@@ -41,6 +43,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
 from aiocluster.worker.acceptor import Acceptor
 from aiocluster.worker.context import current_worker
+from aiocluster.worker.exits import exit_code, is_exit
 from aiocluster.worker.gate import Accepted
 from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.intake import Intake
@@ -92,6 +95,10 @@ class Runtime:
         # What is lost for want of descriptors is counted so that the primary learns of it at once.
         self._intake = Intake(row, self._vitals.count_fds)
         self._drain: Drain | None = None
+        self._drained_by = float("inf")  # on the monotonic clock
+        self._exit: BaseException | None = None  # by which the app's code ends this worker,
+        self._exit_code = EXIT_OK  # and the code that it asks for
+        self._starting: asyncio.Future[Service] | None = None
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
         self._leaving = False
@@ -133,11 +140,30 @@ class Runtime:
         return await self._end(service)
 
     def ask_to_drain(self, reason: DrainReason) -> None:
-        """Somebody other than the primary wants this worker to finish."""
+        """Finish, for a reason that is not the primary's."""
+        if self.is_draining:
+            return
         if self._channel.closed:
             self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=True))
         else:
             self.mail.ask_to_drain(reason)
+
+    def leave(self, error: BaseException) -> None:
+        """Drain, then exit, as `error` asks, which the app's code has raised through the loop.
+
+        The first one decides. An app that does so while it starts has failed to start.
+        """
+        if self._exit is None:
+            self._exit, self._exit_code = error, exit_code(error)
+        if self._starting is not None:
+            self._starting.cancel()
+        else:
+            self.ask_to_drain("crash" if self._exit_code else "exit")
+
+    @property
+    def time_left(self) -> float:
+        """The seconds that are left of the drain; of a whole one, if none was ordered."""
+        return min(self._drained_by - time.monotonic(), self._settings.graceful_timeout)
 
     @property
     def is_draining(self) -> bool:
@@ -146,19 +172,28 @@ class Runtime:
 
     async def _boot(self, load: Callable[[], object]) -> bool:
         """Start the app, unless told to stop before it has started."""
-        starting = asyncio.ensure_future(self._started(load))
-        if not await self._unless_drained(starting):
+        self._starting = starting = asyncio.ensure_future(self._started(load))
+        is_over = await self._unless_drained(starting)
+        self._starting = None
+        if not is_over:
             return True
-        if starting.cancelled():
-            self._channel.post(BootFailed("CancelledError: the app cancelled its own start", ""))
-            return False
-        if (error := starting.exception()) is not None:
-            cause = error.__cause__ if isinstance(error, _Exited) else error
-            self._channel.post(BootFailed(*describe(cause or error)))
+        if (failure := self._failure_of(starting)) is not None:
+            self._channel.post(failure)
             return False
         self._service = starting.result()
+        self._acceptor.context = self._service.context
         self._settle_memory()
         return True
+
+    def _failure_of(self, starting: "asyncio.Future[Service]") -> BootFailed | None:
+        if not starting.cancelled():
+            error = starting.exception()
+            cause = error.__cause__ if isinstance(error, _Exited) else error
+        elif self._exit is None:
+            return BootFailed("CancelledError: the app cancelled its own start", "")
+        else:
+            cause = self._exit
+        return None if cause is None else BootFailed(*describe(cause))
 
     async def _started(self, load: Callable[[], object]) -> Service:
         try:
@@ -176,7 +211,8 @@ class Runtime:
             assert worker is not None
             return JobService(given, worker, self._row, goodbye)
         upstream = Upstream(self._room, self._intake.give_back)
-        return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye)
+        fail = partial(self.ask_to_drain, "crash")
+        return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye, fail)
 
     async def _until_declared(self, service: Service) -> None:
         """Wait until it is said to be ready, or is over, after which nobody will say so."""
@@ -294,6 +330,7 @@ class Runtime:
                 stopping=drain.stopping or self._drain.stopping,
             )
         self._drain = drain
+        self._drained_by = min(self._drained_by, time.monotonic() + drain.timeout)
         self._stop_accepting(drain)
         self._intake.end()  # before the user's code hears of it, and closes its servers
         self.servers.hurry(drain.timeout)
@@ -317,11 +354,13 @@ class Runtime:
     async def _end(self, service: Service) -> int:
         """It was told to drain; or its job has ended by itself, well or not."""
         if not self.is_draining:
-            if (error := service.over.exception()) is not None:
+            error = service.over.exception()
+            if error is None:
+                self.ask_to_drain("finished")
+            elif not is_exit(error):  # else it has come through the loop: see `leave`
                 _log_end_of_job(error)
                 self._reports.send()
                 return EXIT_CRASHED
-            self.ask_to_drain("finished")
             await self._drain_ordered.wait()
         return await self._finish(service)
 
@@ -333,9 +372,7 @@ class Runtime:
         self._reports.send()
         cut = [sendable(name) for name in (*service.cut, *self.servers.cut)]
         self._channel.post(Drained(cut))
-        if service.failed:
-            return EXIT_CRASHED
-        return EXIT_CUT if cut else EXIT_OK
+        return self._exit_code or service.code or (EXIT_CUT if cut else EXIT_OK)
 
     async def _leave(self, code: int) -> int:
         """Close the channel after all that was sent has been read, or nobody reads it."""

@@ -12,7 +12,6 @@ makes it round robin among those who have nothing to do. Who is busy is not aske
 
 import asyncio
 import contextlib
-import contextvars
 import os
 import select
 import socket
@@ -90,7 +89,7 @@ class Serving(_Waking):
     before anybody is asked. uvloop (0.21 and later: libuv accepts one a wake-up since 1.46) says
     nothing of errors, and without a free descriptor it closes all who wait in the backlog.
 
-    What `factory` raises would end it. Its connections have the context of its creator.
+    What `factory` raises would end it. Its connections have the context of `start`.
     """
 
     def __init__(
@@ -99,13 +98,12 @@ class Serving(_Waking):
         super().__init__(epoll)
         self._sock = sock
         self._factory = factory
-        self._context = contextvars.copy_context()
         self._server: asyncio.AbstractServer | None = None
 
     def start(self) -> None:
         """Accept from now on. OSError: there is no descriptor for it."""
         if self._server is None:
-            self._server = self._context.run(self._open)
+            self._server = self._open()
             self._loop.call_soon(self._take_over)
         elif self._epoll is not None:
             self._epoll.register(self._fd, _EXCLUSIVE)

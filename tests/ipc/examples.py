@@ -56,6 +56,7 @@ EXAMPLES: list[Message] = [
     ReportMetrics(REPORT),
     DrainRequest("max_requests"),
     DrainRequest("finished"),
+    DrainRequest("crash"),
     Drained(["GET /slow", "GET /größer"]),
     Subscribe(3, 0.5),
     Unsubscribe(3),

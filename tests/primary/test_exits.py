@@ -24,6 +24,8 @@ WORKER: Any = object()
     ("asked", "sent", "died_of", "killed", "voluntary"),
     [
         ("stop", None, None, False, True),
+        ("exit", None, None, False, True),
+        ("crash", None, None, False, False),
         ("drain", None, 9, True, True),
         ("max_age", None, 9, True, True),
         ("boot_timeout", None, 9, True, False),

@@ -21,12 +21,15 @@ class Stage:
         self,
         app: web.Application,
         say_goodbye: Callable[[], Awaitable[None]] | None = None,
+        on_failure: Callable[[], None] | None = None,
         **settings: Any,
     ) -> None:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.adopted = 0
         checked = settings_from(settings)
-        self.service = AiohttpService(lambda: app, checked, self.row, say_goodbye=say_goodbye)
+        self.service = AiohttpService(
+            lambda: app, checked, self.row, say_goodbye=say_goodbye, on_failure=on_failure
+        )
         self.clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     def adopt(self, accepted: socket.socket) -> None:

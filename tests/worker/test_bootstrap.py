@@ -227,10 +227,12 @@ async def test_a_factory_that_exits_has_failed_to_start(
 async def test_sys_exit_in_a_running_app_is_the_exit_code(
     stage: Stage, given: str, code: int, error: str
 ) -> None:
-    """As it would be in a program of its own; the exit hooks run."""
+    """As it would be in a program of its own, once it is drained; the exit hooks run."""
     process = await stage.start(EXITING.format(given=given))
     await stage.hear(Ready)
 
+    assert await stage.hear(DrainRequest) == DrainRequest("crash" if code else "exit")
+    stage.primary.channel.post(Drain(10.0, moving=False))
     assert await end(process) == (code, "atexit\n", error)
 
 
@@ -255,13 +257,16 @@ async def make_app(worker):
         ("sys.exit(7)", 7, ""),
         ("sys.exit()", 0, ""),
         ("sys.exit('out of luck')", 1, "out of luck"),
-        ("raise LookupError('no such queue')", 1, "LookupError: no such queue"),
-        ("raise KeyboardInterrupt", 1, "KeyboardInterrupt"),
+        ("raise KeyboardInterrupt", 0, ""),
+        ("raise web.GracefulExit", 0, ""),
+        ("asyncio.get_running_loop().call_soon(sys.exit, 7); await worker.stopping()", 7, ""),
     ],
 )
-async def test_a_job_may_end_its_worker(stage: Stage, ends: str, code: int, said: str) -> None:
-    """By the exit code it gives, as anywhere in Python, and by what it raises."""
+async def test_a_job_may_exit(stage: Stage, ends: str, code: int, said: str) -> None:
+    """By itself or in a callback: the worker drains, and has the code that it gives."""
     process = await stage.start(JOB.format(ends=ends))
+    assert await stage.hear(DrainRequest) == DrainRequest("crash" if code else "exit")
+    stage.primary.channel.post(Drain(10.0, moving=False))
 
     returncode, output, errors = await end(process)
 
@@ -269,6 +274,16 @@ async def test_a_job_may_end_its_worker(stage: Stage, ends: str, code: int, said
     assert output == "job of web 7\natexit\n"
     assert said in errors
     assert "never retrieved" not in errors
+
+
+async def test_a_job_that_raises_ends_its_worker_with_1(stage: Stage) -> None:
+    """At once, and the log says what it was."""
+    process = await stage.start(JOB.format(ends="raise LookupError('no such queue')"))
+
+    returncode, output, errors = await end(process)
+
+    assert (returncode, output) == (1, "job of web 7\natexit\n")
+    assert "LookupError: no such queue" in errors
 
 
 async def test_a_job_that_returns_ends_its_worker_with_0(stage: Stage) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,10 @@ from aiohttp.web_protocol import RequestHandler
 from aiocluster.config.settings import Settings
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
+from aiocluster.worker.exits import exit_code, is_exit
+from aiocluster.worker.http.app_task import AppTask, Step
 from aiocluster.worker.http.application import application_from
+from aiocluster.worker.http.hooks import clean_up, faults, shut_down
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
 from aiocluster.worker.http.migration import Mover, Relief
 from aiocluster.worker.http.runner import Runner
@@ -30,10 +34,11 @@ log = logging.getLogger("aiocluster.worker")
 _MOVING_SHARE = 0.5
 _PATIENT_SHARE = 0.9
 
-# What a cancelled handler gets to clean up after itself, and the app's shutdown hooks when
-# there is no time left, seconds. Together they stay well below the time after which the
+# What a cancelled handler and a cancelled hook get to clean up after themselves, and the hooks
+# when there is no time left, seconds. Together they stay well below the time after which the
 # primary kills a worker that should be gone.
 _CANCEL_GRACE = 0.25
+_HOOK_CANCEL_GRACE = 0.1
 _HOOK_GRACE = 0.5
 
 # What closing idle connections may take when there is no time left, seconds: a few turns of
@@ -56,7 +61,6 @@ class AiohttpService:
     """An aiohttp app on connections that the primary accepted."""
 
     serves = True
-    failed = False
 
     def __init__(
         self,
@@ -65,8 +69,11 @@ class AiohttpService:
         row: memoryview,
         upstream: Upstream | None = None,
         say_goodbye: Callable[[], Awaitable[None]] | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
+        """`on_failure()` is called when the app's own code cancels its hooks' task."""
         self._load = load
+        self._on_failure = on_failure
         self._say_goodbye = say_goodbye or _say_nothing
         self._settings = settings
         self._row = row
@@ -83,8 +90,11 @@ class AiohttpService:
         self._moving_until, self._patient_until = Deadline(), Deadline()
         self._deadline = Deadline()
         self._telling: asyncio.TimerHandle | None = None
+        self._hooks = AppTask(None if on_failure is None else self._on_cancelled)
+        self.context = Context()  # of the connections, once the app has started
         self.over: asyncio.Future[None] = self._loop.create_future()  # never by itself
         self.cut: list[str] = []
+        self.code = 0
 
     @property
     def server(self) -> MeteredServer:
@@ -94,19 +104,47 @@ class AiohttpService:
 
     async def start(self) -> None:
         """Call the factory, run the app's start-up hooks."""
+        starting = self._hooks.begin(self._start)
+        try:
+            await asyncio.wait({starting})  # which leaves it alone when we are cancelled
+        except asyncio.CancelledError:
+            self._hooks.cancel()
+            await asyncio.wait({starting})
+            raise
+        finally:
+            if self._server is None:
+                self._hooks.close()
+        starting.result()
+
+    async def _start(self) -> None:
         app = await application_from(self._load())
-        self._app = app
         runner = Runner(app, self._row, self._settings, self._upstream.room)
         try:
             await runner.setup()
-        except BaseException:
+            if self._hooks.is_cut:  # the app has swallowed that
+                raise asyncio.CancelledError
+        except BaseException as error:
             # What did start must be stopped, as run_app does.
-            await self._run_hook("on_cleanup", app.cleanup)
+            await self._clean_up_after(error, app)
             raise
         assert isinstance(runner.server, MeteredServer)
-        self._server = runner.server
+        self._app, self._server = app, runner.server
         self._make_handler = runner.server.handler
         self._relief = Relief(self._server, self._upstream.give_back)
+        # What the connections' tasks begin with, as that of a site is what it was started in.
+        self.context = copy_context()
+
+    async def _clean_up_after(self, error: BaseException, app: web.Application) -> None:
+        """Run the clean-up of an app that did not start; raise what explains a cancellation."""
+        try:
+            await clean_up(app)
+        except BaseException as raised:
+            causes = faults(raised)
+            # A TaskGroup cancels what goes on in it, and tells why when it is left.
+            if isinstance(error, asyncio.CancelledError) and causes and not self._hooks.is_cut:
+                raise causes[0] from None
+            for cause in causes:
+                log.error("on_cleanup raised", exc_info=cause)
 
     def adopt(
         self,
@@ -119,7 +157,8 @@ class AiohttpService:
     ) -> None:
         """Serve this connection."""
         try:
-            adopt(self._loop, partial(self._make_handler, listener, client, peer), fd, family)
+            factory = partial(self._make_handler, listener, client, peer)
+            self.context.run(adopt, self._loop, factory, fd, family)
         except Exception:
             self._note_unserved()
 
@@ -173,18 +212,19 @@ class AiohttpService:
         server.begin_last_responses()
         sweeping = asyncio.create_task(self._close_idle_connections())
         await farewell
-        await self._until_deadline("on_shutdown", self._app.shutdown, _HOOK_GRACE)
+        await self._run_hooks("on_shutdown", partial(shut_down, self._app))
         self._tell_websockets()
-        await self._until_deadline("the connections", server.wait_empty, _CLOSE_GRACE)
+        await self._until_empty()
         sweeping.cancel()
         self.cut += server.unfinished()
         await server.websockets.give_up()
         await server.shutdown(_CANCEL_GRACE)
-        await self._run_hook("on_cleanup", self._app.cleanup)
+        await self._run_hooks("on_cleanup", partial(clean_up, self._app))
+        self._hooks.close()
 
     async def _say_farewell(self) -> None:
         """Let the app say goodbye, then tell its WebSockets, which takes its time."""
-        await self._until_deadline("on_drain", self._say_goodbye, _HOOK_GRACE)
+        await self._run_hooks("on_drain", self._say_goodbye)
         delay = self._own_words_time()
         self._telling = self._loop.call_later(delay, self._tell_websockets)
 
@@ -233,25 +273,38 @@ class AiohttpService:
             return Sign.UNREAD
         return Sign.PERHAPS if self._loop.time() < patient_until else Sign.PART
 
-    async def _until_deadline(
-        self, what: str, step: Callable[[], Awaitable[None]], grace: float
-    ) -> None:
-        """Run a step of the drain, at most until the deadline, which may yet come nearer.
+    async def _until_empty(self) -> None:
+        """Wait for the last connection, at most until the deadline, which may yet come nearer.
 
-        A deadline that has passed leaves it `grace` seconds: it may have nothing to wait for.
+        A deadline that has passed leaves some time: there may be nothing to wait for.
         """
-        task = asyncio.ensure_future(self._run_hook(what, step))
-        await self._deadline.wait_for({task}, grace)
-        if not task.done():
-            task.cancel()
-            if what.startswith("on_"):
-                self.cut.append(f"the {what} hooks")
+        empty = asyncio.ensure_future(self.server.wait_empty())
+        await self._deadline.wait_for({empty}, _CLOSE_GRACE)
+        empty.cancel()
 
-    async def _run_hook(self, what: str, hook: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await hook()
-        except Exception:
-            log.exception("%s raised", what)
+    async def _run_hooks(self, what: str, step: Step) -> None:
+        """Run hooks in the app's task, at most until the deadline, as `_until_empty` waits."""
+        running = self._hooks.begin(step)
+        await self._deadline.wait_for({running}, _HOOK_GRACE)
+        if not running.done():
+            self.cut.append(f"the {what} hooks")
+            await self._hooks.cut(_HOOK_CANCEL_GRACE)
+        if running.done() and not running.cancelled() and (error := running.exception()):
+            for fault in faults(error):
+                self._note(what, fault)
+
+    def _note(self, what: str, fault: BaseException) -> None:
+        """Hooks have raised `fault`, which decides what the worker exits with, as under run_app."""
+        if not is_exit(fault):
+            log.error("%s raised", what, exc_info=fault)
+        self.code = self.code or exit_code(fault)
+
+    def _on_cancelled(self) -> None:
+        assert self._on_failure is not None
+        if self.code == 0:
+            log.error("the task of the app's hooks was cancelled by the app: the worker ends")
+        self.code = self.code or 1
+        self._on_failure()
 
 
 async def _say_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,8 +79,13 @@ class Service(Protocol):
         ...
 
     @property
-    def failed(self) -> bool:
-        """Did it end, after it was told to, by an error? Known once `drain` is over."""
+    def code(self) -> int:
+        """The exit code that its end asks for, but for what was cut, once `drain` is over."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """What connections are served in: the app's context at the end of its start."""
         ...
 
     @property

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from aiocluster.config.kinds import refused_result
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.context import WorkerContext
+from aiocluster.worker.exits import is_exit
 from aiocluster.worker.services.adopt import Refusal
 from aiocluster.worker.services.deadline import Deadline
 
@@ -44,9 +46,10 @@ class JobService:
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline()
         self._task: asyncio.Task[object] | None = None
+        self.context = copy_context()
         self.over: asyncio.Future[None] = self._loop.create_future()
         self.cut: list[str] = []
-        self.failed = False
+        self.code = 0
 
     async def start(self) -> None:
         """Begin the job, and let it run to its first wait.
@@ -54,7 +57,8 @@ class JobService:
         Raises ConfigError for one that has returned by then, and what it returned shows that it
         is no job.
         """
-        self._task = self._loop.create_task(self._job(self._worker), name=self._name)
+        job = self._job(self._worker)
+        self._task = self._loop.create_task(job, name=self._name, context=self.context)
         self._task.add_done_callback(self._on_end)
         await asyncio.sleep(0)
         if _is_done(self._task) and (refused := refused_result(self._job, self._task.result())):
@@ -96,7 +100,8 @@ class JobService:
     async def drain(self) -> None:
         """Wait for the job, which has been told; cancel it when there is no time left."""
         assert self._task is not None
-        goodbye = asyncio.ensure_future(self._say_goodbye())
+        # The callbacks see what the job has put into its context.
+        goodbye = self._loop.create_task(self._goodbye(), context=self.context)
         await self._deadline.wait_for({self._task, goodbye}, _END_GRACE)
         if not goodbye.done():
             goodbye.cancel()
@@ -106,9 +111,13 @@ class JobService:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_CANCEL_GRACE)
         await asyncio.sleep(0)  # how it ended is known then
-        if self.over.done() and (error := self.over.exception()) is not None:
-            self.failed = True
+        # An exit has come through the loop; the runtime knows of it.
+        if self.over.done() and (error := self.over.exception()) and not is_exit(error):
+            self.code = 1
             log.error("%s raised", self._name, exc_info=error)
+
+    async def _goodbye(self) -> None:
+        await self._say_goodbye()
 
     def _on_end(self, task: "asyncio.Task[object]") -> None:
         error: BaseException | None

@@ -1,10 +1,12 @@
 """An aiohttp app as a service: how it starts and how it drains."""
 
 import asyncio
+import contextlib
 import gzip
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 
 import pytest
 from aiohttp import web
@@ -533,3 +535,176 @@ async def test_one_that_uvloop_has_accepted_is_served_or_refused(
     assert isinstance(stage.service.protocol(3), Refusal)
     assert stage.row[CONNECTIONS_CLOSED] == 1
     assert "a connection could not be served" in caplog.text
+
+
+# ---- what an app may rely on
+
+
+NAME: ContextVar[str] = ContextVar("name")
+
+
+@pytest.mark.parametrize("accepted_by", ["the primary", "uvloop"])
+async def test_what_the_start_sets_is_seen_by_every_handler_and_by_the_end(
+    make_stage: MakeStage, accepted_by: str
+) -> None:
+    """A context variable, whose token is still good at the end; handlers have copies."""
+    seen: list[str] = []
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        token = NAME.set("app")
+        yield
+        seen.append(NAME.get())
+        NAME.reset(token)
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(NAME.get("nobody"))
+        NAME.set("handler")
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", handle)
+    app.cleanup_ctx.append(context)
+    stage = await make_stage(app)
+    for _ in range(2):
+        if accepted_by == "uvloop":
+            opening = asyncio.get_running_loop().create_server(
+                lambda: stage.service.protocol(0), "127.0.0.1", 0
+            )
+            server = asyncio.create_task(opening, context=stage.service.context)
+            async with await server as serving:
+                reader, writer = await asyncio.open_connection(*serving.sockets[0].getsockname())
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                await response(reader)
+                writer.close()
+        else:
+            await response((await get(stage))[0])
+
+    await stage.drain(5.0)
+
+    assert seen == ["app", "app", "app"]
+    assert stage.service.code == 0
+
+
+async def test_a_task_group_over_the_life_of_the_app_ends_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As under run_app: when its child fails the worker is to drain, and exits with 1."""
+    fail, failed = asyncio.Event(), asyncio.Event()
+
+    async def child() -> None:
+        await fail.wait()
+        raise LookupError("no such price")
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+            yield
+
+    app = App()
+    app.application.cleanup_ctx.append(context)
+    stage = Stage(app.application, on_failure=failed.set)
+    await stage.service.start()
+    fail.set()
+    await soon(failed.wait())
+
+    await stage.drain(5.0)
+
+    assert stage.service.code == 1
+    assert "LookupError: no such price" in caplog.text
+    assert app.hooks == ["on_startup", "on_shutdown", "on_cleanup"]
+
+
+async def test_a_task_group_that_fails_while_the_app_starts_says_why_it_does_not() -> None:
+    """And not that something was cancelled."""
+
+    async def child() -> None:
+        raise LookupError("no such price")
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+            yield
+
+    async def wait(app: web.Application) -> None:
+        await asyncio.Event().wait()
+
+    app = web.Application()
+    app.cleanup_ctx.append(context)
+    app.on_startup.append(wait)
+    stage = Stage(app, on_failure=lambda: None)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await soon(stage.service.start())
+
+    assert isinstance(raised.value.exceptions[0], LookupError)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (asyncio.CancelledError(), 0),
+        (LookupError("x"), 1),
+        (SystemExit(7), 7),
+        (web.GracefulExit(), 0),
+        (KeyboardInterrupt(), 0),
+    ],
+)
+@pytest.mark.parametrize("signal", ["on_shutdown", "on_cleanup"])
+async def test_what_a_hook_at_the_end_raises_decides_the_exit_code(
+    signal: str, error: BaseException, code: int
+) -> None:
+    """As under run_app, but that the other hooks run."""
+    app = App()
+
+    async def fail(application: web.Application) -> None:
+        raise error
+
+    getattr(app.application, signal).insert(0, fail)
+    stage = Stage(app.application)
+    await stage.service.start()
+
+    await stage.drain(5.0)
+
+    assert stage.service.code == code
+    assert app.hooks == ["on_startup", "on_shutdown", "on_cleanup"]
+
+
+async def test_clean_up_that_takes_too_long_is_cut_and_named() -> None:
+    """Each of its hooks; the process ends by itself, and is not killed."""
+    app, begun = App(), list[int]()
+
+    def slow(number: int) -> Callable[[web.Application], Awaitable[None]]:
+        async def clean_up(application: web.Application) -> None:
+            begun.append(number)
+            await asyncio.Event().wait()
+
+        return clean_up
+
+    app.application.on_cleanup.extend([slow(0), slow(1)])
+    stage = Stage(app.application)
+    await stage.service.start()
+
+    await stage.drain(0.0)
+
+    assert stage.service.cut == ["the on_cleanup hooks"]
+    assert begun == [0, 1]
+
+
+async def test_a_start_that_swallows_its_cancellation_is_cleaned_up() -> None:
+    """It was told to go before it served anyone."""
+    app = App()
+
+    async def stubborn(application: web.Application) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    app.application.on_startup.append(stubborn)
+    stage = Stage(app.application)
+    starting = asyncio.create_task(stage.service.start())
+    await turns(20)
+
+    starting.cancel()
+
+    await soon(asyncio.wait({starting}))
+    assert starting.cancelled()
+    assert app.hooks == ["on_startup", "on_cleanup"]

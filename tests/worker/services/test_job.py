@@ -80,7 +80,7 @@ async def test_a_job_that_stops_when_it_is_told_ends_well() -> None:
 
     assert cleaned.is_set()
     assert said == ["goodbye"]
-    assert (stage.service.cut, stage.service.failed) == ([], False)
+    assert (stage.service.cut, stage.service.code) == ([], 0)
 
 
 async def test_a_job_that_returns_is_over() -> None:
@@ -91,7 +91,7 @@ async def test_a_job_that_returns_is_over() -> None:
     await soon(stage.service.over)
 
     await stage.drain()
-    assert (stage.service.cut, stage.service.failed) == ([], False)
+    assert (stage.service.cut, stage.service.code) == ([], 0)
 
 
 async def test_a_job_that_raises_is_over_with_that() -> None:
@@ -163,7 +163,7 @@ async def test_a_job_may_end_by_cancelling_itself_once_it_is_told() -> None:
 
     await stage.drain()
 
-    assert (stage.service.cut, stage.service.failed) == ([], False)
+    assert (stage.service.cut, stage.service.code) == ([], 0)
 
 
 async def test_a_job_that_raises_when_it_is_told_has_failed(
@@ -181,7 +181,7 @@ async def test_a_job_that_raises_when_it_is_told_has_failed(
 
     await stage.drain()
 
-    assert stage.service.failed
+    assert stage.service.code == 1
     assert stage.service.cut == []
     assert "no such queue" in caplog.text
     assert "Traceback" in caplog.text
@@ -207,7 +207,7 @@ async def test_a_job_that_does_not_listen_is_cancelled_at_the_deadline(given: fl
 
     assert cleaned.is_set()
     assert stage.service.cut == [f"the job {work.__qualname__}"]
-    assert not stage.service.failed
+    assert stage.service.code == 0
 
 
 async def test_a_job_that_will_not_be_cancelled_holds_up_nobody() -> None:

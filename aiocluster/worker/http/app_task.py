@@ -1,0 +1,141 @@
+"""The one task in which an app's factory and all its hooks run, from the first to the last.
+
+Under `web.run_app` they run in one task, too. So a hook at the end may close what one at the
+start has opened: reset a context variable by its token, leave a TaskGroup, a timeout or a cancel
+scope that spans the `yield` of a clean-up context. Between two steps the task waits.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from typing import Any
+
+# How often a step that must end is cancelled: its hooks run one after the other, and each of
+# them has to be cancelled to let the next one have its turn.
+_CANCELS = 5
+
+Step = Callable[[], Awaitable[Any]]
+
+
+class AppTask:
+    """A task that runs one step after the other.
+
+    `on_cancelled()` is called when the app's own code cancels the task, as a TaskGroup does when
+    one of its tasks fails. The task goes on, for the hooks at the end; without `on_cancelled`, or
+    once it is closed, a cancellation ends it.
+    """
+
+    def __init__(self, on_cancelled: Callable[[], None] | None = None) -> None:
+        self.context = copy_context()
+        self._on_cancelled = on_cancelled
+        self._loop = asyncio.get_running_loop()
+        self._next: tuple[Step, asyncio.Future[Any]] | None = None
+        self._wake: asyncio.Future[None] = self._loop.create_future()
+        self._running: asyncio.Future[Any] | None = None
+        self._cancels = 0  # of the step that runs, by us
+        self._task = self._new_task()
+
+    def begin(self, step: Step) -> "asyncio.Future[Any]":
+        """Run `step` in the task; return the future of its result, or of what it raises.
+
+        The step before it must be over, or given up.
+        """
+        if self._running is not None:
+            # The step was cancelled and does not end. The rest has the same context, at least.
+            self._running, self._cancels = None, 0
+            self._task = self._new_task()
+        result: asyncio.Future[Any] = self._loop.create_future()
+        self._next = (step, result)
+        self._wake_up()
+        return result
+
+    def cancel(self) -> None:
+        """Cancel the step that runs."""
+        if self._next is not None:  # not even begun
+            _, result = self._next
+            self._next = None
+            result.cancel()
+        elif self._running is not None:
+            self._cancels += 1
+            self._task.cancel()
+
+    async def cut(self, grace: float) -> None:
+        """Cancel the step that runs; return when it is over, or after `grace` seconds."""
+        running = self._running
+        for _ in range(_CANCELS):
+            self.cancel()
+            if running is None or running.done():
+                return
+            await asyncio.wait({running}, timeout=grace / _CANCELS)
+
+    @property
+    def is_cut(self) -> bool:
+        """Was the step that runs cancelled by `cancel` or `cut`?"""
+        return self._cancels > 0
+
+    def close(self) -> None:
+        """Let the task end; there is no further step. Idempotent."""
+        self._on_cancelled = None
+        self._task.cancel()
+
+    def _new_task(self) -> "asyncio.Task[None]":
+        return self._loop.create_task(self._live(), name="the app's hooks", context=self.context)
+
+    def _wake_up(self) -> None:
+        if not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _live(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        while task is self._task:
+            await self._wait()
+            if self._next is not None:
+                step, result = self._next
+                self._next, self._running = None, result
+                await self._perform(task, step, result)
+
+    async def _wait(self) -> None:
+        while self._next is None:
+            self._wake = self._loop.create_future()
+            try:
+                await self._wake
+            except asyncio.CancelledError:
+                self._note_cancelled()
+
+    async def _perform(
+        self, task: "asyncio.Task[None]", step: Step, result: "asyncio.Future[Any]"
+    ) -> None:
+        before = task.cancelling()
+        value, error = None, None
+        try:
+            value = await step()
+        except GeneratorExit:  # the loop is gone
+            raise
+        except BaseException as raised:
+            error = raised
+        if task is not self._task:  # it was given up
+            return
+        self._running, cuts, self._cancels = None, self._cancels, 0
+        for _ in range(cuts):
+            task.uncancel()
+        _settle(result, value, error)
+        if task.cancelling() > before:
+            self._note_cancelled()
+
+    def _note_cancelled(self) -> None:
+        if self._on_cancelled is None:
+            raise asyncio.CancelledError
+        self._on_cancelled()
+
+
+def _settle(result: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:
+    if result.done():
+        return
+    if error is None:
+        result.set_result(value)
+    elif isinstance(error, asyncio.CancelledError):
+        result.cancel()
+    else:
+        result.set_exception(error)
+        result.exception()  # the one who waits for it reads it, if anyone still does

@@ -1,0 +1,38 @@
+"""Exits of the app's own code: which they are, and the code of each."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from aiocluster.worker.exits import exit_code, is_exit
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (web.GracefulExit(), 0, ""),
+        (KeyboardInterrupt(), 0, ""),
+        (SystemExit(), 0, ""),
+        (SystemExit(0), 0, ""),
+        (SystemExit(7), 7, ""),
+        (SystemExit(-1), 255, ""),
+        (SystemExit(10**20), 0, ""),
+        (SystemExit("no database"), 1, "no database"),
+        (RuntimeError("Event loop stopped before Future completed."), 1, ""),
+    ],
+)
+def test_the_code_is_that_of_run_app(
+    error: BaseException, code: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a text is logged, as the interpreter would print it."""
+    assert exit_code(error) == code
+    assert said in caplog.text
+
+
+def test_an_exit_is_what_a_loop_lets_through() -> None:
+    """A cancellation stays in its task."""
+    assert is_exit(web.GracefulExit())
+    assert is_exit(KeyboardInterrupt())
+    assert not is_exit(asyncio.CancelledError())
+    assert not is_exit(None)
