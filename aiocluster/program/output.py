@@ -6,12 +6,14 @@ A service must neither fail to start nor end because its output is closed or ful
 import logging
 import os
 import sys
+from typing import TextIO
 
 import click
 
 from aiocluster.cluster import Cluster
 from aiocluster.config.roles import Plan
 from aiocluster.config.settings import Address
+from aiocluster.worker.loggers import keep_loggers
 
 log = logging.getLogger("aiocluster")
 
@@ -29,18 +31,42 @@ def open_standard_files() -> None:
 
 
 def set_up_logging(plan: Plan) -> None:
-    """Log to standard error, unless the program has set up its own logging."""
+    """Log to standard error, while the program or the app has not set up its own logging."""
+    keep_loggers()
     logging.getLogger("aiocluster").setLevel(plan.settings.log_level.upper())
     if any(role.settings.access_log for role in plan.roles.values()):
         logging.getLogger("aiohttp.access").setLevel(logging.INFO)
-    if logging.getLogger().hasHandlers() or logging.getLogger("aiocluster").handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s"))
     for name in ("aiocluster", "aiohttp"):
         logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.propagate = False
+        if not any(isinstance(handler, FallbackHandler) for handler in logger.handlers):
+            logger.addHandler(FallbackHandler())
+
+
+class FallbackHandler(logging.StreamHandler[TextIO]):
+    """A handler for the records that no other handler gets, as is decided for each of them.
+
+    The app is imported, and may set up its logging, long after ours was. And as long as ours is
+    not at the root, `logging.basicConfig` does what it should.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, unless another handler hears of it."""
+        if not _is_heard(record.name):
+            super().emit(record)
+
+
+def _is_heard(name: str) -> bool:
+    """Does a record of this logger reach a handler that is not ours?"""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None:
+        if any(not isinstance(handler, FallbackHandler) for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 def say_where(cluster: Cluster) -> None:

@@ -48,6 +48,7 @@ from aiocluster.worker.gate import Accepted
 from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
+from aiocluster.worker.loggers import keep_loggers
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.reports import Reports
 from aiocluster.worker.room import Room
@@ -197,8 +198,11 @@ class Runtime:
 
     async def _started(self, load: Callable[[], object]) -> Service:
         try:
-            service = self._service_of(load())
+            given = load()
+            keep_loggers()
+            service = self._service_of(given)
             await service.start()
+            keep_loggers()
         except (SystemExit, KeyboardInterrupt) as error:
             # A loop lets them through, past everybody who waits for the task that raised them.
             raise _Exited from error

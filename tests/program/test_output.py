@@ -62,3 +62,64 @@ def test_a_start_says_where_and_what(
     assert capsys.readouterr().out == (
         f"aiocluster: {said} (pid {pid}); stop with Ctrl-C or `kill {pid}`\n"
     )
+
+
+LOGGING = """
+import logging, logging.config, sys
+from aiocluster.config.roles import plan_from
+from aiocluster.program.output import set_up_logging
+from aiocluster.worker.loggers import keep_loggers
+from aiohttp import web
+
+class ToOutput(logging.Handler):
+    def emit(self, record):
+        print(record.name, record.getMessage())
+
+DICT = {{
+    "version": 1,
+    "handlers": {{"own": {{"()": ToOutput}}}},
+    "root": {{"handlers": ["own"], "level": "INFO"}},
+}}
+{before}
+for _ in range(2):
+    set_up_logging(plan_from("pkg:app", None, {{"access_log": True}}))
+{after}
+keep_loggers()
+logging.getLogger("aiohttp.server").error("a traceback")
+logging.getLogger("aiohttp.access").info("a request")
+logging.getLogger("aiocluster.worker").info("a word")
+"""
+
+NOTHING = "pass"
+BASIC = "logging.basicConfig(handlers=[ToOutput()], level=logging.INFO)"
+OWN = "logging.getLogger('aiohttp').addHandler(ToOutput())"
+DICT = "logging.config.dictConfig(DICT)"
+ACCESS = "logging.getLogger('aiohttp.access').addHandler(ToOutput())"
+
+SERVER_LINE, ACCESS_LINE = "aiohttp.server a traceback\n", "aiohttp.access a request\n"
+ALL = f"{SERVER_LINE}{ACCESS_LINE}aiocluster.worker a word\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "heard", "by_us"),
+    [
+        (NOTHING, NOTHING, "", 3),
+        (BASIC, NOTHING, ALL, 0),
+        (NOTHING, BASIC, ALL, 0),
+        (DICT, NOTHING, ALL, 0),
+        (NOTHING, DICT, ALL, 0),
+        (BASIC, DICT, ALL, 0),
+        (NOTHING, OWN, f"{SERVER_LINE}{ACCESS_LINE}", 1),
+        (NOTHING, ACCESS, ACCESS_LINE, 2),
+        (BASIC, "logging.getLogger('aiohttp').propagate = False", ALL[-25:], 2),
+    ],
+)
+def test_each_record_is_written_once(before: str, after: str, heard: str, by_us: int) -> None:
+    """By the app's handlers, whenever it sets them up; by ours when there is none of the app's."""
+    program = LOGGING.format(before=before, after=after)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert ran.stdout == heard
+    assert len(ran.stderr.splitlines()) == by_us, ran.stderr
