@@ -2,6 +2,9 @@
 
 bootstrap.py   from the fork to a running loop, and from there to an exit code
 runtime.py     the worker's life: start the app, take connections, report, drain
+exits.py       what it means that the app's own code ends its process
+ending.py      its last tasks, its threads, and Python's exit hooks
+loggers.py     aiohttp's loggers and ours, when the app sets up its logging
 context.py     the worker, as the user's code sees it
 server.py      a server that the user's code starts; the primary has its sockets
 site.py        the same for a second aiohttp server

@@ -156,6 +156,7 @@ class Runtime:
         """
         if self._exit is None:
             self._exit, self._exit_code = error, exit_code(error)
+            log.info("the app's code exits (%r): draining, to exit with %d", error, self._exit_code)
         if self._starting is not None:
             self._starting.cancel()
         else:

@@ -125,6 +125,8 @@ def test_who_is_replaced(
         ("memory_limit", 9, False, True, CRASH_WEIGHT),
         ("memory_limit", None, True, True, 0.0),
         ("drain", None, True, True, KILLED_WEIGHT),
+        ("exit", None, True, True, KILLED_WEIGHT),
+        ("exit", None, False, True, CRASH_WEIGHT),
         ("drain", None, True, False, CRASH_WEIGHT),
     ],
 )

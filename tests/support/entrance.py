@@ -6,6 +6,7 @@ import re
 import select
 import socket
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 
 from aiocluster.worker.acceptor import Acceptor
@@ -14,6 +15,8 @@ from tests.support.waiting import soon, turns_until
 
 # Room for all clients of a test, so much that uvloop may accept them.
 PLENTY = 2000
+
+NAME: ContextVar[str] = ContextVar("name")
 
 
 class FaultySocket(socket.socket):
@@ -62,6 +65,7 @@ class Entrance:
         self.sockets: list[FaultySocket] = []
         self.accepted: list[tuple[int, int]] = []  # who, listener
         self.batches: list[int] = []  # in Python
+        self.names: list[str | None] = []  # in the contexts of those that uvloop has accepted
         self.room = RoomFor(PLENTY, is_limited=is_limited)
         self._fds: list[int] = []
         self._clients: list[socket.socket] = []
@@ -93,6 +97,7 @@ class Entrance:
 
     def server(self, who: int) -> Callable[[int], asyncio.Protocol]:
         def serve(listener: int) -> asyncio.Protocol:
+            self.names.append(NAME.get(None))
             self.room.free -= 1
             self.accepted.append((who, listener))
             self._grew.set()

@@ -5,13 +5,22 @@ import errno
 import logging
 import os
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 
 import pytest
 
 from aiocluster.worker import acceptor as acceptor_module
 from aiocluster.worker import pace
 from aiocluster.worker.waking import Serving
-from tests.support.entrance import Entrance, RoomFor, is_exclusive, is_open, is_watched, watching
+from tests.support.entrance import (
+    NAME,
+    Entrance,
+    RoomFor,
+    is_exclusive,
+    is_open,
+    is_watched,
+    watching,
+)
 from tests.support.waiting import soon, turns, turns_until
 
 
@@ -404,3 +413,16 @@ async def test_what_fails_after_a_connection_is_served_ends_nothing(
     acceptor.update()
 
     await serving.until_accepted(2)
+
+
+async def test_uvloop_serves_in_the_context_that_its_keeper_has_then(serving: Entrance) -> None:
+    """The app's, which had not begun when the socket came."""
+    acceptor = serving.add()
+    acceptor.context = copy_context()
+    acceptor.context.run(NAME.set, "app")
+    acceptor.resume()
+    serving.connect()
+
+    await serving.until_accepted(1)
+
+    assert serving.names == ["app"]

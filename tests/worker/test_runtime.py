@@ -20,6 +20,7 @@ from aiocluster.ipc.messages import (
     BootFailed,
     Drain,
     Drained,
+    DrainReason,
     DrainRequest,
     Listen,
     Message,
@@ -1035,3 +1036,80 @@ async def test_told_to_accept_while_it_drains_it_does_not(stage: Stage) -> None:
 
     assert await stage.code() == 0
     assert not stage.runtime._acceptor.accepts
+
+
+# ---- its own code ends it
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "code"),
+    [
+        (web.GracefulExit(), "exit", 0),
+        (KeyboardInterrupt(), "exit", 0),
+        (SystemExit(7), "crash", 7),
+    ],
+)
+async def test_an_exit_of_its_own_drains_it(
+    stage: Stage, error: BaseException, reason: DrainReason, code: int
+) -> None:
+    """The request that runs is answered, the app cleaned up, and the first exit is the code."""
+    app = App()
+    await stage.ready(app.application)
+    client = stage.connect()
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(client, HOLD)
+    await soon(app.begun.wait())
+
+    stage.runtime.leave(error)
+
+    assert await stage.hear(DrainRequest) == DrainRequest(reason)
+    stage.say(Drain(1000.0, moving=False))
+    await turns(20)
+    stage.runtime.leave(SystemExit(8))
+    app.go.set()
+    assert await stage.hear(Drained) == Drained([])
+    assert await stage.code() == code
+    assert (await read(client)).startswith(b"HTTP/1.1 200")
+    assert app.cleaned == 1
+    client.close()
+
+
+async def test_an_exit_while_it_starts_is_a_failure_to_start(stage: Stage) -> None:
+    """Whatever raised it."""
+    app = App()
+    begun = asyncio.Event()
+
+    async def wait(application: web.Application) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    app.application.on_startup.append(wait)
+    await stage.run(app.application)
+    await soon(begun.wait())
+
+    stage.runtime.leave(SystemExit("no database"))
+
+    assert (await stage.hear(BootFailed)).cause == "SystemExit: no database"
+    assert await stage.code() == 3
+
+
+async def test_an_app_that_cancels_its_hooks_task_is_drained(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a TaskGroup does that spans its life: it ends as a crash, and says why."""
+    app, tasks = App(), list[asyncio.Task[Any] | None]()
+
+    async def remember(application: web.Application) -> None:
+        tasks.append(asyncio.current_task())
+
+    app.application.on_startup.append(remember)
+    await stage.ready(app.application)
+
+    assert tasks[0] is not None
+    tasks[0].cancel()
+
+    assert await stage.hear(DrainRequest) == DrainRequest("crash")
+    stage.say(Drain(1000.0, moving=False))
+    assert await stage.code() == 1
+    assert app.cleaned == 1
+    assert "cancelled by the app" in caplog.text

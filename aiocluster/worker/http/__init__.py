@@ -1,6 +1,8 @@
 """An aiohttp app in a worker: counted, drained, its connections migrated.
 
 service.py          starts the app, gives it connections, drains it
+app_task.py         the one task of the app's factory and hooks
+hooks.py            the hooks at the end, each for itself, and what their errors mean
 application.py      what the user gave: an Application or a factory of one
 runner.py           aiohttp's runner, with our server in it
 metered_server.py   aiohttp's server and handlers, counting and timing

@@ -301,6 +301,8 @@ class AiohttpService:
 
     def _on_cancelled(self) -> None:
         assert self._on_failure is not None
+        if self._server is None:  # its start fails by that
+            return
         if self.code == 0:
             log.error("the task of the app's hooks was cancelled by the app: the worker ends")
         self.code = self.code or 1
