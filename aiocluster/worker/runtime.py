@@ -99,7 +99,7 @@ class Runtime:
         self._drained_by = float("inf")  # on the monotonic clock
         self._exit: BaseException | None = None  # by which the app's code ends this worker,
         self._exit_code = EXIT_OK  # and the code that it asks for
-        self._starting: asyncio.Future[Service] | None = None
+        self._starting: asyncio.Task[Any] | None = None  # of an app; what an exit cancels
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
         self._leaving = False
@@ -137,6 +137,8 @@ class Runtime:
                 return EXIT_BOOT_FAILED
             self.standing.serve()
             self._channel.post(Ready(service.serves))
+            if self._exit is not None:  # a job has exited in its first step
+                self._ask_to_exit()
         await self._unless_drained(asyncio.wait({service.over}))
         return await self._end(service)
 
@@ -160,12 +162,17 @@ class Runtime:
         if self._starting is not None:
             self._starting.cancel()
         else:
-            self.ask_to_drain("crash" if self._exit_code else "exit")
+            self._ask_to_exit()
+
+    def _ask_to_exit(self) -> None:
+        self.ask_to_drain("crash" if self._exit_code else "exit")
 
     @property
     def time_left(self) -> float:
         """The seconds that are left of the drain; of a whole one, if none was ordered."""
-        return min(self._drained_by - time.monotonic(), self._settings.graceful_timeout)
+        if self._drain is None:
+            return self._settings.graceful_timeout
+        return self._drained_by - time.monotonic()
 
     @property
     def is_draining(self) -> bool:
@@ -174,7 +181,7 @@ class Runtime:
 
     async def _boot(self, load: Callable[[], object]) -> bool:
         """Start the app, unless told to stop before it has started."""
-        self._starting = starting = asyncio.ensure_future(self._started(load))
+        starting = asyncio.ensure_future(self._started(load))
         is_over = await self._unless_drained(starting)
         self._starting = None
         if not is_over:
@@ -202,6 +209,8 @@ class Runtime:
             given = load()
             keep_loggers()
             service = self._service_of(given)
+            if service.serves:
+                self._starting = asyncio.current_task()
             await service.start()
             keep_loggers()
         except (SystemExit, KeyboardInterrupt) as error:

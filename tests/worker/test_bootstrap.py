@@ -246,7 +246,6 @@ async def test_a_boot_failure_ends_with_3(stage: Stage) -> None:
 JOB = """
 async def make_app(worker):
     print("job of", worker.role, worker.id)
-    await asyncio.sleep(0)
     {ends}
 """
 
@@ -255,6 +254,7 @@ async def make_app(worker):
     ("ends", "code", "said"),
     [
         ("sys.exit(7)", 7, ""),
+        ("await asyncio.sleep(0); sys.exit(7)", 7, ""),
         ("sys.exit()", 0, ""),
         ("sys.exit('out of luck')", 1, "out of luck"),
         ("raise KeyboardInterrupt", 0, ""),
@@ -293,3 +293,48 @@ async def test_a_job_that_returns_ends_its_worker_with_0(stage: Stage) -> None:
     stage.primary.channel.post(Drain(10.0, moving=False))
 
     assert await end(process) == (0, "job of web 7\natexit\n", "")
+
+
+LEFT = """
+import threading
+
+async def wait():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("task ended")
+
+async def clean_up(app):
+    threading.Thread(target={target}, name="flusher").start()
+
+def make_app():
+    app = web.Application()
+    app["task"] = asyncio.ensure_future(wait())
+    app.on_cleanup.append(clean_up)
+    return app
+"""
+
+
+async def test_tasks_and_threads_that_are_left_end_before_the_exit_hooks(stage: Stage) -> None:
+    """Tasks are cancelled, threads are waited for."""
+    process = await stage.start(LEFT.format(target="lambda: print('flushed')"))
+    await stage.hear(Ready)
+    stage.primary.channel.post(Drain(1000.0, moving=False))
+
+    code, output, errors = await end(process)
+
+    assert (code, errors) == (0, "")
+    assert sorted(output.splitlines()[:-1]) == ["flushed", "task ended"]
+    assert output.endswith("atexit\n")
+
+
+async def test_a_thread_that_does_not_end_is_left_and_named(stage: Stage) -> None:
+    """The process ends when the drain's time is over; the exit hooks run."""
+    process = await stage.start(LEFT.format(target="threading.Event().wait"))
+    await stage.hear(Ready)
+    stage.primary.channel.post(Drain(0.0, moving=False))
+
+    code, output, errors = await end(process)
+
+    assert (code, output) == (1, "task ended\natexit\n")
+    assert "threads run on: flusher" in errors

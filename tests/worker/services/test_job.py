@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import socket
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -81,6 +82,25 @@ async def test_a_job_that_stops_when_it_is_told_ends_well() -> None:
     assert cleaned.is_set()
     assert said == ["goodbye"]
     assert (stage.service.cut, stage.service.code) == ([], 0)
+
+
+async def test_on_drain_callbacks_see_the_context_of_the_job() -> None:
+    """What it has set since it registered them, too."""
+    name: ContextVar[str] = ContextVar("name")
+    said: list[str] = []
+
+    async def tidy(worker: WorkerContext) -> None:
+        worker.on_drain(lambda: said.append(name.get()))
+        name.set("mail")
+        await worker.stopping()
+
+    stage = Stage(tidy)
+    await stage.service.start()
+    await turns()
+
+    await stage.drain()
+
+    assert said == ["mail"]
 
 
 async def test_a_job_that_returns_is_over() -> None:
