@@ -5,19 +5,14 @@ log. A middleware would cost a coroutine a request, ten times as much.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-import aiohttp
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import (
@@ -28,38 +23,22 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import Histogram
+from aiocluster.worker.http.aiohttp_internals import (
+    CACHES_PEER,
+    COUNTS_COMPRESSED,
+    Handler,
+    Protocol,
+    StreamReader,
+)
+from aiocluster.worker.http.client_transport import with_client
 from aiocluster.worker.http.lingering_close import is_lingering, let_linger, unread_bytes
 from aiocluster.worker.http.request_boundary import FollowedHandler
 from aiocluster.worker.http.websockets import WebSockets, when_opened
 from aiocluster.worker.room import Room
 
-# What of aiohttp's insides is used here and beside it: told at once when it has gone, and not
-# by the first request.
-_NEEDED = {
-    "_buffer_paused",
-    "_cache",
-    "_close",
-    "_current_request",
-    "_force_close",
-    "_keepalive",
-    "_logging_enabled",
-    "_manager",
-    "_message_tail",
-    "_messages",
-    "_parser",
-    "_payload_parser",
-    "_reading_paused",
-    "_request_count",
-    "_task_handler",
-    "_upgraded",
-    "_waiter",
-}
-if missing := _NEEDED - {*dir(RequestHandler)}:
-    raise ImportError(
-        f"aiohttp {aiohttp.__version__} is not supported: it has no {', '.join(sorted(missing))}"
-    )
+T = TypeVar("T")
 
-_SWITCHING_PROTOCOLS = 101
+SWITCHING_PROTOCOLS = 101
 
 # What was cut is named in one line of the log: enough to see what it was.
 _MAX_NAMED = 20
@@ -75,7 +54,7 @@ class Sign(IntEnum):
     UNREAD = 3  # the loop will read it in its next turn
 
 
-class _Accepted(BaseProtocol):
+class _Accepted(Protocol):
     """What aiohttp does with a new connection, less what has been done to it already.
 
     uvloop has set TCP_NODELAY, and SO_KEEPALIVE comes with the connection from its listener.
@@ -102,6 +81,8 @@ class MeteredHandler(FollowedHandler, _Accepted):
     done: Callable[[int, int], None]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not CACHES_PEER and self.client is not None:
+            transport = with_client(transport, self.client)
         try:
             super().connection_made(transport)
         except BaseException:  # which the loop tells: nobody else waits for it to be made
@@ -142,7 +123,7 @@ class MeteredServer(web.Server):
         self._is_last: Callable[[MeteredHandler], bool] | None = None
         self._emptied: asyncio.Event | None = None  # while somebody waits for that
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> web.RequestHandler:
         return self.handler()
 
     def handler(
@@ -156,10 +137,11 @@ class MeteredServer(web.Server):
         handler.done = self._done
         handler.begin()
         # What aiohttp asks the transport for, and every request of the connection says: 2 µs.
-        cache = handler._cache
-        cache["ssl_context"] = None
-        if (known := client or peer) is not None:
-            cache["peername"] = known
+        if CACHES_PEER:
+            cache = handler._cache
+            cache["ssl_context"] = None
+            if (known := client or peer) is not None:
+                cache["peername"] = known
         return handler
 
     async def wait_empty(self) -> None:
@@ -208,10 +190,7 @@ class MeteredServer(web.Server):
 
     def unfinished(self) -> list[str]:
         """Name what is going on: the requests being handled, and other open connections."""
-        unfinished = [handler for handler in self.metered if not is_lingering(handler)]
-        named = [_name(handler) for handler in unfinished[:_MAX_NAMED]]
-        more = len(unfinished) - len(named)
-        return [*named, f"and {more} more"] if more else named
+        return names_of([one for one in self.metered if not is_lingering(one)], _name)
 
     def _done(self, status: int, begun_ns: int) -> None:
         """The response is written."""
@@ -222,13 +201,15 @@ class MeteredServer(web.Server):
         if 100 <= status < 600:  # aiohttp sends any number it is given
             row[RESPONSES - 1 + status // 100] += 1
         # A WebSocket's life is not a latency.
-        if status != _SWITCHING_PROTOCOLS:
+        if status != SWITCHING_PROTOCOLS:
             self.latency.record(perf_counter_ns() - begun_ns)
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         self._connections[handler] = transport
 
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
         # All that aiohttp's own does here is to forget the handler when its task is done.
         row, room = self._row, self._room
         row[CONNECTIONS_CLOSED] += 1
@@ -241,7 +222,7 @@ class MeteredServer(web.Server):
             # The handler may run on after its client has gone.
             task.add_done_callback(partial(self._connection_over, handler))
 
-    def _connection_over(self, handler: RequestHandler, _: object = None) -> None:
+    def _connection_over(self, handler: web.RequestHandler, _: object = None) -> None:
         if isinstance(handler, MeteredHandler) and handler.begun_ns:
             self._give_up(handler)
         self._connections.pop(handler, None)
@@ -258,10 +239,12 @@ class MeteredServer(web.Server):
     def _request_factory(self, server: web.Server) -> Any:
         """Return what aiohttp calls for each request: its own factory, and we count."""
         make: Any = server.request_factory
+        if not COUNTS_COMPRESSED:
+            make = _noting_compression(make)
         row = self._row
 
         def begin(
-            message: RawRequestMessage,
+            message: Any,
             payload: StreamReader,
             protocol: MeteredHandler,
             writer: AbstractStreamWriter,
@@ -288,7 +271,19 @@ def _note_opened(request: web.BaseRequest, websocket: web.WebSocketResponse) -> 
 when_opened(_note_opened)
 
 
-def _is_idle(handler: RequestHandler) -> bool:
+def _noting_compression(make: Any) -> Any:
+    """Return what makes a request as `make` does, and notes whether its body is compressed."""
+
+    def noting(
+        message: Any, payload: StreamReader, protocol: MeteredHandler, *rest: Any, **more: Any
+    ) -> Any:
+        protocol.is_compressed = message.compression is not None
+        return make(message, payload, protocol, *rest, **more)
+
+    return noting
+
+
+def _is_idle(handler: Handler) -> bool:
     waiter = handler._waiter
     return waiter is not None and not waiter.done() and not handler._messages
 
@@ -304,10 +299,22 @@ def _sign(handler: MeteredHandler) -> Sign:
     return Sign.NONE
 
 
-def _name(handler: RequestHandler) -> str:
-    request = handler._current_request
-    if request is None:
-        return f"connection from {handler.peername}"
+def names_of(unfinished: Sequence[T], name: Callable[[T], str]) -> list[str]:
+    """Return the names of some of these, and how many more there are."""
+    named = [name(one) for one in unfinished[:_MAX_NAMED]]
+    more = len(unfinished) - len(named)
+    return [*named, f"and {more} more"] if more else named
+
+
+def _name(handler: MeteredHandler) -> str:
+    if (request := handler._current_request) is not None:
+        return request_name(request)
+    known = None if handler.transport is None else handler.transport.get_extra_info("peername")
+    return f"connection from {handler.client or known}"
+
+
+def request_name(request: web.BaseRequest) -> str:
+    """Return what a request is called in the log."""
     # As it came: decoded, a path may hold a line that looks like one of the log's own.
     path = request.raw_path
     shown = path if len(path) <= _MAX_PATH_CHARS else f"{path[:_MAX_PATH_CHARS]}…"

@@ -24,6 +24,14 @@ before the next chunk. So whatever nearly fills the queue leaves the connection 
 or the rest that is parsed after a pause; and so does a chunk behind a request for an upgrade,
 which the parser sees only when that is declined.
 
+Older ranges of aiohttp (see aiohttp_internals.py) differ in this. Before 3.14.1 the parser takes
+any number of messages, and before 3.14.0 it does not pause at all: it has looked at all that came.
+Before 3.14.4 aiohttp parses what follows a declined upgrade and drops the messages, or queues them
+out of order; a dropped message may have a body, in whose middle the parser then stands. So where
+anything followed an upgrade, the doubt has no end. Before 3.13.0 a body does not say that it was
+decompressed; the head of its request does. The Python parser's unfinished line is asked for too:
+before 3.14.1 it holds a lone LF.
+
 In doubt, a connection is not between requests. That costs a client its connection and nothing
 else: it is told `Connection: close`, as in any drain. The next CRLF CRLF at the end of what came
 ends the doubt.
@@ -35,36 +43,53 @@ stays one for as long as no message is emitted. It ends at the next empty line, 
 which bytes are those of its body.
 """
 
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestHandler
+from aiocluster.worker.http.aiohttp_internals import (
+    COUNTS_COMPRESSED,
+    EMPTY_PAYLOAD,
+    KEEPS_TAIL,
+    MAX_QUEUED,
+    Handler,
+    StreamReader,
+)
 
 _EMPTY_LINE = b"\r\n\r\n"
 
 # With as many messages queued the parser has stopped, or is one message from it.
-_NEARLY_FULL = MAX_MSG_QUEUE_SIZE - 1
+_NEARLY_FULL = MAX_QUEUED - 1
 
-_receive = RequestHandler.data_received
+_receive = Handler.data_received
 
 
-class FollowedHandler(RequestHandler):
+class FollowedHandler(Handler):
     """A connection that knows whether it is between two requests.
 
     `in_doubt` is False while the last byte that arrived lies as said above, and before the
     first one; `begun_body` is the body of the request that was begun last; `head_begun_after`
     is how many requests there had been when the beginning of a head was left over, or -1; `tail`
-    are the last bytes that arrived, while in doubt, if they are known.
+    are the last bytes that arrived, while in doubt, if they are known. `is_compressed` is set
+    for `begun_body` by an aiohttp whose bodies do not say it; `is_lost` is True when the doubt
+    has no end.
     """
 
-    __slots__ = ("begun_body", "head_begun_after", "in_doubt", "tail")
+    __slots__ = (
+        "begun_body",
+        "head_begun_after",
+        "in_doubt",
+        "is_compressed",
+        "is_lost",
+        "tail",
+    )
 
     begun_body: StreamReader
     head_begun_after: int
     in_doubt: bool
+    is_compressed: bool
+    is_lost: bool
     tail: bytes
 
     def begin(self) -> None:
         """Nothing has arrived yet."""
-        self.in_doubt = False
+        self.in_doubt = self.is_compressed = self.is_lost = False
         self.begun_body = EMPTY_PAYLOAD
         self.head_begun_after = -1
         self.tail = b""
@@ -81,15 +106,16 @@ class FollowedHandler(RequestHandler):
             waiter is not None
             and not waiter.done()
             and not self._messages
-            and self._keepalive
+            and (self._keepalive or not self._request_count)
             and not (self._close or self._force_close)
             and self._payload_parser is None
-            and not self.in_doubt
+            and not (self.in_doubt or self.is_lost)
             and self.begun_body.is_eof()
             and not (self._buffer_paused or self._reading_paused)
             and not (self._upgraded or self._message_tail)
             # The Python parser's; the C parser does not show any.
             and not getattr(self._parser, "_lines", None)
+            and not getattr(self._parser, "_tail", None)
         )
 
     def data_received(self, data: bytes) -> None:
@@ -98,11 +124,11 @@ class FollowedHandler(RequestHandler):
             _receive(self, data)
             self.in_doubt = self._upgraded or len(self._messages) >= _NEARLY_FULL
             if self.in_doubt:
-                self.tail = b""
+                self._begin_doubt()
         elif self.in_doubt and len(data) < 4 and (self.tail + data)[-4:] == _EMPTY_LINE:
             _receive(self, data)
             self.in_doubt = self._upgraded or len(self._messages) >= _NEARLY_FULL
-            self.tail = b""
+            self._begin_doubt()
         elif data:
             self._receive_body(data)
         else:
@@ -110,7 +136,13 @@ class FollowedHandler(RequestHandler):
             _receive(self, data)
             if self._upgraded or len(self._messages) >= _NEARLY_FULL:
                 self.in_doubt = True
-                self.tail = b""
+                self._begin_doubt()
+
+    def _begin_doubt(self) -> None:
+        """The last bytes that arrived are not known."""
+        self.tail = b""
+        if not KEEPS_TAIL and self._message_tail:
+            self.is_lost = True
 
     def _receive_body(self, data: bytes) -> None:
         """Take a chunk that ends in a body, or within a head."""
@@ -135,9 +167,21 @@ class FollowedHandler(RequestHandler):
             or (begun > 0 and not head_is_known)
             or not 0 < expected == body.total_bytes - before
             # What was counted is what came out of the decompressor.
-            or body.total_compressed_bytes is not None
+            or (
+                body.total_compressed_bytes is not None
+                if COUNTS_COMPRESSED
+                else self._last_is_compressed()
+            )
         )
+        if self._upgraded:
+            self._begin_doubt()
         self.tail = recent[-3:]
+
+    def _last_is_compressed(self) -> bool:
+        """Was the body of the last message compressed? For bodies that do not say it."""
+        if not self._messages:
+            return self.is_compressed
+        return getattr(self._messages[-1][0], "compression", None) is not None
 
     def _note_head(self, recent: bytes, begun: int) -> None:
         """Note the beginning of a head at the end of a chunk, where it is sure to be one.

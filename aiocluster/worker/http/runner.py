@@ -1,16 +1,59 @@
 """aiohttp's runner with the cluster's settings, and our server in the place of its own."""
 
-import inspect
 import logging
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.config.settings import Settings
+from aiocluster.worker.http.aiohttp_internals import (
+    UNKNOWN,
+    handler_options,
+    refused_options,
+    shown_version,
+)
+from aiocluster.worker.http.degraded_server import DegradedServer
 from aiocluster.worker.http.limiting import limited
 from aiocluster.worker.http.metered_server import MeteredServer
 from aiocluster.worker.room import Room
+
+# The aiohttp from which a setting has an effect, where that is not the oldest.
+_SINCE = {"max_headers": "3.13.4"}
+
+
+async def start_server(
+    app: web.Application, row: memoryview, settings: Settings, room: Room
+) -> MeteredServer:
+    """Run the app's start-up hooks; return its server, or what stands in for a MeteredServer."""
+    if UNKNOWN:
+        degraded = DegradedServer(row, room)
+        await degraded.start(app, settings, _runner_options(settings))
+        return cast(MeteredServer, degraded)
+    runner = Runner(app, row, settings, room)
+    await runner.setup()
+    assert isinstance(runner.server, MeteredServer)
+    return runner.server
+
+
+def notes(settings: Settings) -> Iterator[str]:
+    """Yield what this aiohttp cannot do that the user may expect, one sentence each."""
+    if UNKNOWN:
+        yield (
+            f"{shown_version()} is not known ({_some(UNKNOWN)}): it serves as ever, but idle"
+            " connections do not move to other workers in a reload or a drain, and close after"
+            " their next response; a newer aiocluster, or aiohttp 3.10 to 3.14, moves them"
+        )
+    default = Settings()
+    for name in refused_options(_handler_settings(settings)):
+        if (value := getattr(settings, name)) != getattr(default, name):
+            since = f"it has one from aiohttp {_SINCE[name]}" if name in _SINCE else "remove it"
+            yield f"the setting {name}={value!r} has no effect on {shown_version()}: {since}"
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - 3
+    return ", ".join([*names[:3], f"and {more} more"] if more > 0 else names)
 
 
 class Runner(web.AppRunner):
@@ -32,17 +75,20 @@ class Runner(web.AppRunner):
         return server
 
 
-_PARAMETERS = inspect.signature(RequestHandler).parameters
-
-
 def _runner_options(settings: Settings) -> dict[str, Any]:
-    options = {
+    access_log = logging.getLogger("aiohttp.access") if settings.access_log else None
+    ours = {"access_log": access_log, "tcp_keepalive": False}  # the listener has set what is wanted
+    return {
         "handle_signals": False,
-        "access_log": logging.getLogger("aiohttp.access") if settings.access_log else None,
+        "handler_cancellation": settings.handler_cancellation,
+        **handler_options({**_handler_settings(settings), **ours}),
+    }
+
+
+def _handler_settings(settings: Settings) -> dict[str, Any]:
+    return {
         "access_log_format": settings.access_log_format,
         "keepalive_timeout": settings.keepalive_timeout,
-        "tcp_keepalive": False,  # the listener has set what is wanted
-        "handler_cancellation": settings.handler_cancellation,
         "lingering_time": settings.lingering_time,
         "max_line_size": settings.max_line_size,
         "max_field_size": settings.max_field_size,
@@ -50,10 +96,3 @@ def _runner_options(settings: Settings) -> dict[str, Any]:
         "read_bufsize": settings.read_bufsize,
         "auto_decompress": settings.auto_decompress,
     }
-    # Each one goes through three calls for every connection: 2 µs for all.
-    return {name: value for name, value in options.items() if not _is_default(name, value)}
-
-
-def _is_default(name: str, value: object) -> bool:
-    parameter = _PARAMETERS.get(name)
-    return parameter is not None and parameter.default == value

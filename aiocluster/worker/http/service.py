@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.config.settings import Settings
 from aiocluster.ipc.handoff import Client
@@ -19,7 +18,7 @@ from aiocluster.worker.http.application import application_from
 from aiocluster.worker.http.hooks import clean_up, faults, shut_down
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
 from aiocluster.worker.http.migration import Mover, Relief
-from aiocluster.worker.http.runner import Runner
+from aiocluster.worker.http.runner import start_server
 from aiocluster.worker.http.websockets import close_code
 from aiocluster.worker.room import Room
 from aiocluster.worker.services.adopt import Refusal, adopt
@@ -83,7 +82,7 @@ class AiohttpService:
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
         self._make_handler: Callable[
-            [int, Client | None, Any], RequestHandler
+            [int, Client | None, Any], asyncio.Protocol
         ]  # once it has started
         self._moving = True
         self._stopping = False
@@ -118,18 +117,17 @@ class AiohttpService:
 
     async def _start(self) -> None:
         app = await application_from(self._load())
-        runner = Runner(app, self._row, self._settings, self._upstream.room)
+        room = self._upstream.room
         try:
-            await runner.setup()
+            server = await start_server(app, self._row, self._settings, room)
             if self._hooks.is_cut:  # the app has swallowed that
                 raise asyncio.CancelledError
         except BaseException as error:
             # What did start must be stopped, as run_app does.
             await self._clean_up_after(error, app)
             raise
-        assert isinstance(runner.server, MeteredServer)
-        self._app, self._server = app, runner.server
-        self._make_handler = runner.server.handler
+        self._app, self._server = app, server
+        self._make_handler = server.handler
         self._relief = Relief(self._server, self._upstream.give_back)
         # What the connections' tasks begin with, as that of a site is what it was started in.
         self.context = copy_context()

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import WSCloseCode, web
 from aiohttp.abc import AbstractStreamWriter
 
+from aiocluster.worker.http.aiohttp_internals import KEEPS_CLOSE_CODE
 from aiocluster.worker.http.closing_handshake import ClosingHandshake, wait_for_answer
 from aiocluster.worker.http.lingering_close import let_linger, unsent_bytes
 from aiocluster.worker.http.request_boundary import FollowedHandler
@@ -151,8 +152,12 @@ class WebSockets:
 
 
 async def _close(websocket: web.WebSocketResponse, code: WSCloseCode) -> None:
+    close = partial(websocket.close, code=code, message=_WORDS[code])
+    if not KEEPS_CLOSE_CODE:
+        # Its handler may close it first; what that says nothing of is as we say.
+        websocket.close = close  # type: ignore[method-assign]
     try:
-        await websocket.close(code=code, message=_WORDS[code])
+        await close()
     except Exception:
         log.exception("a WebSocket could not be closed")
 

@@ -363,8 +363,9 @@ async def test_a_websocket_that_opens_while_others_are_told_is_told_when_it_is_o
 
         stage.go.set()
 
-        async with await soon(opening) as second:
-            assert (await soon(second.receive())).data == 1001
+        second = await soon(opening)
+        assert (await soon(second.receive())).data == 1001
+        await second.close()
 
 
 async def test_a_websocket_that_fails_to_open_is_not_known(stage: Stage) -> None:

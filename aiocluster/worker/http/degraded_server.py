@@ -1,0 +1,291 @@
+"""An app on an aiohttp whose private parts are not known: with public API only.
+
+It stands in for a MeteredServer. aiohttp's own class handles each connection, behind a protocol
+of ours that passes all on and hears the end. A request begins when aiohttp calls its handler, and
+is done when aiohttp writes its access log. So connections and requests are counted and drained as
+ever, and WebSockets get their close code. What is lost: nothing shows whether aiohttp's parser
+holds a part of a request. So no connection moves; in a drain each closes after its next response,
+and one that stays idle is closed at the drain's end.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.web_log import AccessLogger
+
+from aiocluster.config.settings import Settings
+from aiocluster.ipc.handoff import Client
+from aiocluster.ipc.scoreboard import (
+    CONNECTIONS_CLOSED,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+    RESPONSES,
+)
+from aiocluster.metrics.instruments import Histogram
+from aiocluster.worker.http.client_transport import with_client
+from aiocluster.worker.http.limiting import Handler, limited
+from aiocluster.worker.http.lingering_close import unread_bytes
+from aiocluster.worker.http.metered_server import (
+    SWITCHING_PROTOCOLS,
+    MeteredHandler,
+    Sign,
+    names_of,
+    request_name,
+)
+from aiocluster.worker.http.websockets import WebSockets
+from aiocluster.worker.room import Room
+
+
+class DegradedServer:
+    """The server of one app; it writes to this worker's row of the scoreboard."""
+
+    # No connection moves.
+    metered: tuple[MeteredHandler, ...] = ()
+
+    def __init__(self, row: memoryview, room: Room) -> None:
+        self.latency = Histogram()
+        self.websockets = WebSockets()
+        self._row = row
+        self._room = room
+        self._loop = asyncio.get_running_loop()
+        self._server: web.Server
+        # Open, or with a handler that runs on; by aiohttp's own handler of it.
+        self._connections: dict[object, _Connection] = {}
+        self._responses_are_last = False
+        self._emptied: asyncio.Event | None = None  # while something waits for that
+
+    async def start(
+        self, app: web.Application, settings: Settings, options: dict[str, Any]
+    ) -> None:
+        """Start the app, with these options of aiohttp's runner."""
+        app.on_response_prepare.append(self._on_response_prepare)
+        runner = web.AppRunner(
+            app,
+            **{**options, "access_log": logging.getLogger("aiohttp.access")},
+            access_log_class=_counting_log(self._on_logged, is_wanted=settings.access_log),
+        )
+        await runner.setup()
+        assert runner.server is not None
+        self._server = runner.server
+        handler = limited(self._server.request_handler, settings)
+        self._server.request_handler = self._counted(handler)
+
+    # ---- connections
+
+    def handler(
+        self, listener: int = 0, client: Client | None = None, peer: Any = None
+    ) -> asyncio.Protocol:
+        """Make the protocol of a connection; see MeteredServer.handler."""
+        return _Connection(self, cast(asyncio.Protocol, self._server()), client)
+
+    def opened(self, connection: "_Connection") -> None:
+        """Count a connection from now on."""
+        self._connections[connection.handler] = connection
+
+    def closed(self, connection: "_Connection") -> None:
+        """Count the end of a connection; its handler may run on."""
+        self._row[CONNECTIONS_CLOSED] += 1
+        self._room.note_end()
+        if not connection.begun_ns or connection.has_returned:
+            self._forget(connection)
+
+    def _forget(self, connection: "_Connection") -> None:
+        """Its last request is over, too; it has neither status nor latency if it was given up."""
+        if connection.begun_ns:
+            connection.begun_ns = 0
+            self._count_done()
+        self._connections.pop(connection.handler, None)
+        if not self._connections and self._emptied is not None:
+            self._emptied.set()
+            self._emptied = None
+
+    @property
+    def connections(self) -> "list[_Connection]":
+        """Every connection that is open, or has a handler that runs on."""
+        return [*self._connections.values()]
+
+    async def wait_empty(self) -> None:
+        """Wait until no connection is open and no handler runs."""
+        while self._connections:
+            if self._emptied is None:
+                self._emptied = asyncio.Event()
+            await self._emptied.wait()
+
+    # ---- requests
+
+    def _counted(self, handle: Handler) -> Handler:
+        async def counted(request: web.BaseRequest) -> web.StreamResponse:
+            connection = self._connections.get(request.protocol)
+            if connection is None:  # it has ended since
+                return await handle(request)
+            self._begin(connection, request)
+            try:
+                return await handle(request)
+            finally:
+                connection.has_returned = True
+                if connection.is_lost:
+                    self._forget(connection)
+
+        return counted
+
+    def _begin(self, connection: "_Connection", request: web.BaseRequest) -> None:
+        if connection.begun_ns:  # the app has an access log of its own
+            self._count_done()
+        self._row[REQUESTS_BEGUN] += 1
+        connection.begin(request)
+
+    def _on_logged(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """The response is written."""
+        connection = self._connections.get(request.protocol)
+        if connection is None:  # it was given up
+            return
+        if not connection.begun_ns:  # aiohttp has refused it
+            self._row[REQUESTS_BEGUN] += 1
+            connection.begin(request)
+        begun_ns, connection.begun_ns = connection.begun_ns, 0
+        self._count_done()
+        if 100 <= response.status < 600:
+            self._row[RESPONSES - 1 + response.status // 100] += 1
+        if response.status != SWITCHING_PROTOCOLS:
+            self.latency.record(perf_counter_ns() - begun_ns)
+
+    def _count_done(self) -> None:
+        self._row[REQUESTS_DONE] += 1
+        self._room.note_end()
+
+    async def _on_response_prepare(
+        self, request: web.Request, response: web.StreamResponse
+    ) -> None:
+        if isinstance(response, web.WebSocketResponse):
+            # It opens in this turn of the loop, after this.
+            self._loop.call_soon(self.websockets.note, response)
+        elif self._responses_are_last:
+            response.force_close()
+            response.headers["Connection"] = "close"  # what says so was made before this
+
+    # ---- a drain
+
+    def begin_last_responses(self, of: object = None) -> None:
+        """Let each response from now on say that its connection will be closed."""
+        self._responses_are_last = True
+
+    def on_done(self, callback: Callable[[MeteredHandler], None]) -> None:
+        """Never call `callback`: it is for connections that may move."""
+
+    def close_idle(self, spared: Sign | None = None) -> None:
+        """Close connections that wait for a request; see MeteredServer.close_idle.
+
+        One that has just become idle may have a request in aiohttp's queue: it gets a look more.
+        """
+        for connection in self.connections:
+            if not connection.begun_ns and (spared is None or connection.is_idle(spared)):
+                connection.transport.close()
+
+    def unfinished(self) -> list[str]:
+        """Name what is going on: the requests being handled, and other open connections."""
+        return names_of(self.connections, lambda connection: connection.name)
+
+    async def shutdown(self, grace: float) -> None:
+        """Give handlers so many seconds, cancel those that still run, close all connections."""
+        await self._server.shutdown(grace)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: aiohttp's handler behind what hears of its data and its end.
+
+    `begun_ns` is when its current request began, 0 when it has none; `has_returned` is True when
+    that request's handler has.
+    """
+
+    def __init__(
+        self, server: DegradedServer, handler: asyncio.Protocol, client: Client | None
+    ) -> None:
+        self.handler = handler
+        self.transport: asyncio.Transport
+        self.begun_ns = 0
+        self.has_returned = False
+        self.is_lost = False
+        self._server = server
+        self._client = client
+        self._request: web.BaseRequest | None = None
+        self._has_unasked = False  # bytes that no request has come of
+        self._was_idle = False
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """Its next request has begun."""
+        self._request = request
+        self.begun_ns = perf_counter_ns()
+        self.has_returned = self._has_unasked = self._was_idle = False
+
+    def is_idle(self, spared: Sign) -> bool:
+        """Has it been idle since the last look, without a sign that is spared?"""
+        was_idle, self._was_idle = self._was_idle, True
+        return was_idle and self._sign() < spared
+
+    def _sign(self) -> Sign:
+        if self.transport.is_reading() and unread_bytes(self.transport):
+            return Sign.UNREAD
+        if self._has_unasked:
+            return Sign.PART
+        return Sign.PERHAPS if self._request is None else Sign.NONE
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
+        if self.begun_ns and self._request is not None:
+            return request_name(self._request)
+        return f"connection from {self._client or self.transport.get_extra_info('peername')}"
+
+    # ---- as asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        shown = transport if self._client is None else with_client(transport, self._client)
+        self._server.opened(self)
+        try:
+            self.handler.connection_made(shown)
+        except BaseException:
+            self.transport.abort()
+            raise
+
+    def data_received(self, data: bytes) -> None:
+        self._has_unasked, self._was_idle = True, False
+        self.handler.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self.handler.eof_received()
+
+    def pause_writing(self) -> None:
+        self.handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.handler.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        try:
+            self.handler.connection_lost(exc)
+        finally:
+            self._server.closed(self)
+
+
+def _counting_log(
+    note: Callable[[web.BaseRequest, web.StreamResponse], None], *, is_wanted: bool
+) -> type[AccessLogger]:
+    """Return the class of an access log that calls `note`, and logs only if it `is_wanted`."""
+
+    class CountingLog(AccessLogger):
+        @property
+        def enabled(self) -> bool:
+            return True
+
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+            note(request, response)
+            if is_wanted and self.logger.isEnabledFor(logging.INFO):
+                super().log(request, response, time)
+
+    return CountingLog
