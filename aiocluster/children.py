@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from aiocluster.config.kinds import kind_of
+from aiocluster.config.kinds import is_job, kind_of
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import import_target
@@ -45,6 +45,7 @@ from aiocluster.primary.interpreter import (
 from aiocluster.primary.orphans import become_subreaper
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import enter
+from aiocluster.worker.http.runner import notes as aiohttp_notes
 from aiocluster.zygote.preload import preload
 from aiocluster.zygote.server import ZygoteServer, flush_output, freeze, take_signals
 
@@ -163,7 +164,8 @@ def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
     # What its workers leave behind is reaped here, where nothing of the user's waits for it.
     become_subreaper()
     freeze()
-    send_packet(sock, Prepared(loaded is not None, _THREADS_NOTE if no_preload else ""))
+    notes = [_THREADS_NOTE] * no_preload + ([] if is_job(loaded) else [*aiohttp_notes(settings)])
+    send_packet(sock, Prepared(loaded is not None, "; ".join(notes)))
     order = ZygoteServer(sock, settings.graceful_timeout + KILL_GRACE).serve()
     if order is None:
         return 0

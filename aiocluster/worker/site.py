@@ -14,6 +14,11 @@ class TCPSite(web.TCPSite):
 
     __slots__ = ("_off_drain",)
 
+    @property
+    def port(self) -> int:
+        """The port it listens on once it has started, and before that the one it was given."""
+        return self._port
+
     async def start(self) -> None:
         """Listen, and serve what comes."""
         worker = current_worker()
@@ -33,7 +38,8 @@ class TCPSite(web.TCPSite):
             reuse_port=self._reuse_port,
         )
         self._server = server
-        self._bound_port = server.addresses[0][1]
+        # Not aiohttp's `_bound_port`, which it has from 3.14 only.
+        self._port = server.addresses[0][1]
         self._off_drain = worker.on_drain(web_server.pre_shutdown)
 
     async def stop(self) -> None:

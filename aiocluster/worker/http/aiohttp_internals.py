@@ -128,6 +128,7 @@ _PARSER = {
 _FACTORY = ["self", "message", "payload", "protocol", "writer", "task", "_cls"]
 _LOG_ACCESS = ["self", "request", "response", "time"]
 _SERVER = {"_connections", "_kwargs", "_loop", "request_factory", "request_handler"}
+_WEBSOCKET = {"_close_wait", "_closing", "_reader", "prepare"}
 _MESSAGE = {"_replace", "compression", "should_close", "upgrade"}
 
 
@@ -148,7 +149,7 @@ def with_newest_names(handler: type) -> type:
         if not hasattr(handler, newest) and hasattr(handler, older)
     }
     if _queue_limit(handler) == NO_LIMIT and not hasattr(handler, "_buffer_paused"):
-        members["_buffer_paused"] = False
+        members.setdefault("_buffer_paused", False)
     if not hasattr(handler, "_logging_enabled"):
         members["_logging_enabled"] = property(lambda self: self.access_logger is not None)
     return type("Handler", (handler,), {"__slots__": (), **members}) if members else handler
@@ -164,9 +165,8 @@ def _missing(handler: type) -> Iterator[str]:
     yield from _absent(name, _NEEDED, dir(with_newest_names(handler)))
     yield from _absent("Server", _SERVER, _names_of_a_server())
     yield from _absent("BaseRequest", {"_message"}, getattr(web.BaseRequest, "ATTRS", ()))
-    yield from _absent("Request", {"_prepare_hook"}, dir(web.Request))
     yield from _absent("AppRunner", {"_make_server"}, dir(web.AppRunner))
-    yield from _absent("WebSocketResponse", {"_req"}, dir(web.WebSocketResponse()))
+    yield from _absent("WebSocketResponse", _WEBSOCKET, dir(web.WebSocketResponse()))
     yield from _absent("StreamReader", {"total_bytes", "is_eof"}, dir(StreamReader))
     message = getattr(sys.modules[handler.__module__], "RawRequestMessage", None)
     yield from _absent("RawRequestMessage", _MESSAGE, dir(message))

@@ -36,6 +36,7 @@ from aiocluster.worker.http.metered_server import (
     names_of,
     request_name,
 )
+from aiocluster.worker.http.request_boundary import FollowedHandler
 from aiocluster.worker.http.websockets import WebSockets
 from aiocluster.worker.room import Room
 
@@ -48,7 +49,7 @@ class DegradedServer:
 
     def __init__(self, row: memoryview, room: Room) -> None:
         self.latency = Histogram()
-        self.websockets = WebSockets()
+        self.websockets = _WebSockets()
         self._row = row
         self._room = room
         self._loop = asyncio.get_running_loop()
@@ -162,10 +163,14 @@ class DegradedServer:
     ) -> None:
         if isinstance(response, web.WebSocketResponse):
             # It opens in this turn of the loop, after this.
-            self._loop.call_soon(self.websockets.note, response)
+            self._loop.call_soon(self._note_opened, response, request.protocol)
         elif self._responses_are_last:
             response.force_close()
             response.headers["Connection"] = "close"  # what says so was made before this
+
+    def _note_opened(self, websocket: web.WebSocketResponse, handler: object) -> None:
+        if (connection := self._connections.get(handler)) is not None:
+            self.websockets.note(websocket, cast(FollowedHandler, connection))
 
     # ---- a drain
 
@@ -192,6 +197,13 @@ class DegradedServer:
     async def shutdown(self, grace: float) -> None:
         """Give handlers so many seconds, cancel those that still run, close all connections."""
         await self._server.shutdown(grace)
+
+
+class _WebSockets(WebSockets):
+    """The WebSockets of one server; only the transports of their connections are known."""
+
+    def complete_handshakes(self) -> None:
+        """Do nothing: where a handler waits in receive(), aiohttp closes without an answer."""
 
 
 class _Connection(asyncio.Protocol):
