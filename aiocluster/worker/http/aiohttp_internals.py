@@ -22,7 +22,7 @@ An aiohttp of which a name has gone, or that has a name in the state of its hand
 which no range has, is *unknown*: the proof in request_boundary.py says nothing about it. It is
 served all the same, by degraded_server.py, with public API only.
 
-aiohttp 4.0 (its master branch, read at 495e778, August 2026) would be unknown. What it breaks:
+aiohttp 4.0 (its master branch, read at 495e778, August 2026) would be unknown, and served but for what limiting.py turns away. What it breaks:
 
 - `Server` takes no `loop`; RequestHandler takes no `debug`. Both, BaseRunner and AppRunner are
   generic classes, and `AppRunner._make_server` passes its own `_make_request`:
@@ -33,6 +33,7 @@ aiohttp 4.0 (its master branch, read at 495e778, August 2026) would be unknown. 
   request's begin. metered_server.py overrides a function.
 - The queue's flag is `_msg_queue_paused` again, and nothing is called `_buffer_paused`;
   `_keepalive` begins as False. What follows a declined upgrade is kept in order, as from 3.14.4.
+- A response to a request whose route was not looked up, as limiting.py makes, cannot be prepared.
 - Sites take no `shutdown_timeout`, and `create_server` may be that of aiofastnet.
 """
 
@@ -163,7 +164,7 @@ def unknown_parts(handler: type) -> list[str]:
 def _missing(handler: type) -> Iterator[str]:
     name = handler.__name__
     yield from _absent(name, _NEEDED, dir(with_newest_names(handler)))
-    yield from _absent("Server", _SERVER, _names_of_a_server())
+    yield from _changed_server()
     yield from _absent("BaseRequest", {"_message"}, getattr(web.BaseRequest, "ATTRS", ()))
     yield from _absent("AppRunner", {"_make_server"}, dir(web.AppRunner))
     yield from _absent("WebSocketResponse", _WEBSOCKET, dir(web.WebSocketResponse()))
@@ -178,11 +179,13 @@ def _absent(owner: str, needed: set[str], present: Iterable[str]) -> Iterator[st
     return (f"no {owner}.{name}" for name in sorted(needed - {*present}))
 
 
-def _names_of_a_server() -> list[str]:
+def _changed_server() -> Iterator[str]:
     try:
-        return dir(web.Server(cast(Any, None), loop=cast(Any, object())))
+        names = dir(web.Server(cast(Any, None), loop=cast(Any, object())))
     except Exception:
-        return []
+        yield "another Server.__init__"
+    else:
+        yield from _absent("Server", _SERVER, names)
 
 
 def _changed(owner: type, name: str, parameters: list[str]) -> Iterator[str]:

@@ -106,6 +106,17 @@ def test_a_method_that_is_another_is_unknown(monkeypatch: pytest.MonkeyPatch) ->
     assert unknown_parts(Newer) == ["another Application._make_request", "another Newer.log_access"]
 
 
+def test_a_server_that_is_made_in_another_way_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp 4.0's takes no loop."""
+
+    class Newer:
+        def __init__(self, handler: Any) -> None: ...
+
+    monkeypatch.setattr(web, "Server", Newer)
+
+    assert unknown_parts(web.RequestHandler) == ["another Server.__init__"]
+
+
 def test_state_that_no_range_has_is_unknown() -> None:
     """It may be what a connection between two requests holds, and another process would miss."""
 
