@@ -22,7 +22,8 @@ An aiohttp of which a name has gone, or that has a name in the state of its hand
 which no range has, is *unknown*: the proof in request_boundary.py says nothing about it. It is
 served all the same, by degraded_server.py, with public API only.
 
-aiohttp 4.0 (its master branch, read at 495e778, August 2026) would be unknown, and served but for what limiting.py turns away. What it breaks:
+aiohttp 4.0 (its master branch, read at 495e778, August 2026) would be unknown, and served but for
+what limiting.py turns away. What it breaks:
 
 - `Server` takes no `loop`; RequestHandler takes no `debug`. Both, BaseRunner and AppRunner are
   generic classes, and `AppRunner._make_server` passes its own `_make_request`:
