@@ -63,7 +63,8 @@ class DegradedServer:
         self, app: web.Application, settings: Settings, options: dict[str, Any]
     ) -> None:
         """Start the app, with these options of aiohttp's runner."""
-        app.on_response_prepare.append(self._on_response_prepare)
+        if not app.frozen:  # else some responses do not say that their connection will be closed
+            app.on_response_prepare.append(self._on_response_prepare)
         runner = web.AppRunner(
             app,
             **{**options, "access_log": logging.getLogger("aiohttp.access")},
@@ -125,11 +126,14 @@ class DegradedServer:
                 return await handle(request)
             self._begin(connection, request)
             try:
-                return await handle(request)
+                response = await handle(request)
             finally:
                 connection.has_returned = True
                 if connection.is_lost:
                     self._forget(connection)
+            if self._responses_are_last and isinstance(response, web.StreamResponse):
+                response.force_close()
+            return response
 
         return counted
 
@@ -147,7 +151,7 @@ class DegradedServer:
         if not connection.begun_ns:  # aiohttp has refused it
             self._row[REQUESTS_BEGUN] += 1
             connection.begin(request)
-        begun_ns, connection.begun_ns = connection.begun_ns, 0
+        begun_ns = connection.end()
         self._count_done()
         if 100 <= response.status < 600:
             self._row[RESPONSES - 1 + response.status // 100] += 1
@@ -232,6 +236,12 @@ class _Connection(asyncio.Protocol):
         self._request = request
         self.begun_ns = perf_counter_ns()
         self.has_returned = self._has_unasked = self._was_idle = False
+
+    def end(self) -> int:
+        """Its request is done; return when that began."""
+        begun_ns, self.begun_ns = self.begun_ns, 0
+        self._has_unasked = False  # what came since was its body, or is in aiohttp's queue
+        return begun_ns
 
     def is_idle(self, spared: Sign) -> bool:
         """Has it been idle since the last look, without a sign that is spared?"""

@@ -213,6 +213,39 @@ async def test_half_a_head_is_read_to_its_end_at_a_stop(stage: Stage) -> None:
     await soon(draining)
 
 
+async def test_a_body_that_came_behind_its_head_is_no_sign_of_a_next_request(
+    stage: Stage, app: App
+) -> None:
+    """A stop does not wait for a client that only asked before."""
+    reader, writer = await stage.connect()
+    writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+    await soon(app.begun.wait())
+    (connection,) = stage.service.server.connections
+    writer.write(b"hello")
+    await turns_until(lambda: getattr(connection, "_has_unasked"))  # noqa: B009
+    app.go.set()
+    await response(reader)
+
+    await stage.drain(1000.0)
+
+    assert await soon(reader.read()) == b""
+
+
+async def test_a_frozen_app_is_served_and_drained(make_stage: MakeStage) -> None:
+    """Nothing can be added to it; its responses say `close` all the same."""
+    app = App()
+    app.application.freeze()
+    stage = await make_stage(app.application)
+    streams = await get(stage)
+    await response(streams[0])
+    stage.service.hurry(1000.0, moving=True)
+    draining = asyncio.create_task(stage.service.drain())
+    await turns(20)
+
+    assert "Connection: close" in await again(streams)
+    await soon(draining)
+
+
 async def test_a_response_that_has_begun_is_written_to_its_end(stage: Stage, app: App) -> None:
     """Its head said nothing of an end; its connection is closed when it is idle."""
     reader, _ = await get(stage, "/stream")
