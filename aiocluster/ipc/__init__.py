@@ -4,6 +4,7 @@ messages.py    every message, and who may send it                        pure
 framing.py     messages to bytes and back                                pure
 estate.py      what a program leaves to the one that takes its place     pure
 channel.py     a stream of messages between the primary and one worker
+loopback.py    both ends of a channel in one process, elsewhere than on Linux
 accepting.py   what everybody must know who accepts connections
 trouble.py     what goes wrong at that: told once, and tried again
 handoff.py     accepted connections, as file descriptors, to one worker

@@ -115,6 +115,11 @@ def _new_memory() -> int:
 _ZEROES = memoryview(bytes(_ROW_BYTES)).cast("Q")
 
 
+def private_row() -> memoryview:
+    """Return a row that only this process sees."""
+    return memoryview(bytearray(_ROW_BYTES)).cast("Q")
+
+
 def open_row(fd: int, row: int) -> memoryview:
     """Map the scoreboard in a worker and return its row: a writable view of integers."""
     mapping = mmap.mmap(fd, MAX_ROWS * _ROW_BYTES)

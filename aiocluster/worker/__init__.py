@@ -1,5 +1,6 @@
 """The processes that serve. A worker owns its connections and knows nothing of the others.
 
+alone.py       a worker in the program's own process, elsewhere than on Linux
 bootstrap.py   from the fork to a running loop, and from there to an exit code
 runtime.py     the worker's life: start the app, take connections, report, drain
 exits.py       what it means that the app's own code ends its process

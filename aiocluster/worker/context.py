@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, Protocol, Unpack
 
 from aiocluster.ipc.messages import DrainReason
@@ -190,22 +191,33 @@ class _Process:
     worker: WorkerContext | None = None
 
 
-def enter(kind: Literal["zygote", "worker"], worker: WorkerContext | None = None) -> None:
-    """This process is a zygote or a worker from now on."""
+# The worker of the running task, where workers and primary share a process: see alone.py.
+_of_task: ContextVar[WorkerContext | None] = ContextVar("aiocluster.worker")
+
+
+def enter(
+    kind: Literal["primary", "zygote", "worker"], worker: WorkerContext | None = None
+) -> None:
+    """This process is a zygote or a worker from now on; or a primary that has a worker in it."""
     _Process.kind = kind
     _Process.worker = worker
 
 
+def share_process(worker: WorkerContext | None) -> None:
+    """The running task, and what it starts, is of this worker from now on; None: of the primary."""
+    _of_task.set(worker)
+
+
 def current_worker() -> WorkerContext | None:
     """Return this process's worker; None anywhere else, as in the primary."""
-    return _Process.worker
+    return _of_task.get(_Process.worker)
 
 
 def is_primary() -> bool:
     """True in the process that called `run` or made the Cluster (and before it did)."""
-    return _Process.kind == "primary"
+    return _Process.kind == "primary" and current_worker() is None
 
 
 def is_worker() -> bool:
     """True in a worker, from before the app's factory is called."""
-    return _Process.kind == "worker"
+    return _Process.kind == "worker" or current_worker() is not None

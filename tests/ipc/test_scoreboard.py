@@ -18,8 +18,10 @@ from aiocluster.ipc.scoreboard import (
     REQUESTS_BEGUN,
     REQUESTS_DONE,
     RESPONSES,
+    ROOM_WANTED,
     Scoreboard,
     open_row,
+    private_row,
 )
 from aiocluster.metrics.snapshot import Counters
 
@@ -268,3 +270,10 @@ def test_what_a_worker_accepted_by_itself_counts_like_what_it_took(board: Scoreb
     counters = board.counters(row)
 
     assert (counters.connections_total, counters.connections_open) == (9, 6)
+
+
+def test_a_private_row_has_all_fields() -> None:
+    """A worker without a scoreboard counts as others do."""
+    row = private_row()
+    row[ROOM_WANTED] = 1
+    assert (row[ROOM_WANTED], row[CONNECTIONS_TAKEN], private_row()[ROOM_WANTED]) == (1, 0, 0)

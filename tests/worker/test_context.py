@@ -1,5 +1,6 @@
 """The worker, as the user's code sees it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from aiocluster.worker.context import (
     enter,
     is_primary,
     is_worker,
+    share_process,
 )
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.services.streams import Servers
@@ -107,3 +109,26 @@ async def test_everything_else_is_passed_to_the_runtime() -> None:
     standing.stop()
     await soon(worker.stopping())
     assert worker.is_stopping
+
+
+async def test_workers_that_share_a_process_are_told_apart_by_their_tasks() -> None:
+    """Elsewhere than on Linux each task, and what it starts, has its worker; a thread the first."""
+    link = FakeLink()
+    first, second = (
+        WorkerContext(number, 0, "web", 1, link, Standing(), no_servers(), leads_nobody())
+        for number in (1, 2)
+    )
+    enter("primary", first)
+    share_process(None)
+    assert (current_worker(), is_primary(), is_worker()) == (None, True, False)
+
+    async def live(worker: WorkerContext) -> None:
+        share_process(worker)
+        assert await asyncio.create_task(ask()) == (worker, False, True)
+
+    async def ask() -> tuple[WorkerContext | None, bool, bool]:
+        return current_worker(), is_primary(), is_worker()
+
+    await asyncio.gather(*(asyncio.create_task(live(worker)) for worker in (first, second)))
+    loop = asyncio.get_running_loop()
+    assert await loop.run_in_executor(None, current_worker) is first
