@@ -17,6 +17,7 @@ Where things are. Imports point down, and the folder says in which process a lin
     metrics/      what is measured, merged and fed to subscribers
     config/       the settings, and what the machine has
     events.py     what a subscriber may hear
+    fds.py        how many descriptors there may be
     errors.py     every exception
 """
 

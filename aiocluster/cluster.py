@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
+from aiocluster.config.elsewhere import on_linux, system_name
 from aiocluster.config.environment import checked_env
 from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.config.settings import Settings, checked_seconds
@@ -41,7 +42,7 @@ class Cluster:
     ) -> None:
         refuse_in_child("a Cluster was made")
         plan = plan_from(app, roles, settings)
-        self._begin_with(plan, Origin(_interpreters(plan)))
+        self._begin_with(plan, Origin(_interpreters(plan) if on_linux() else {}))
 
     @classmethod
     def of_program(cls, plan: Plan, origin: Origin) -> Self:
@@ -227,6 +228,11 @@ class Cluster:
         """Return once the workers serve; BootError or ConfigError, and nothing left, if not."""
         if self._parts is not None or self._stopped is not None:
             raise ConfigError("this cluster was started or stopped before; make a new one")
+        if not on_linux():
+            raise ConfigError(
+                f"a Cluster needs Linux, and this is {system_name()}; aiocluster.run(app, ...)"
+                " serves the app here too, in one process"
+            )
         try:
             raise_fd_limit()
             become_subreaper()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -205,3 +206,12 @@ async def test_one_that_is_never_started_leaves_nothing() -> None:
     gc.collect()
 
     assert open_fds() <= before
+
+
+async def test_it_starts_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it can be made, for it may stand at a module's top; its start says what to do."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    cluster = Cluster("pkg.module:app")
+    with pytest.raises(ConfigError, match=r"needs Linux, and this is macOS; aiocluster\.run"):
+        await cluster.start()
+    assert await cluster.stop() == []

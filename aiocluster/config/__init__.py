@@ -9,6 +9,7 @@ addresses.py     what `bind` may say                                            
 environment.py   what a process's environment may be                                          pure
 autoscale.py     how a role's number of workers follows its load                              pure
 allowed.py       a setting's type in words, for errors and for `--help`                       pure
+elsewhere.py     what differs where the system is not Linux                                    pure
 cpus.py          how many CPUs this process may use, for `workers="auto"`
 target.py        the object that an import string names
 """

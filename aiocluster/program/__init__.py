@@ -5,5 +5,6 @@ life.py       from the start to the exit code
 signals.py    which signals mean what
 guard.py      ends what was told to stop and is blocked
 succession.py the next program in the same process: a trial, then an exec
+single_process.py  run() elsewhere than on Linux: the cluster is this one process
 output.py     what it prints and logs, also where nobody reads it
 """

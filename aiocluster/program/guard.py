@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aiocluster.program.signals import handled_signals
+from aiocluster.program.signals import held_from_new_threads
 
 log = logging.getLogger("aiocluster")
 
@@ -51,10 +51,11 @@ class Guard:
 
         def on_signal(number: int, frame: Any) -> None:
             self.watch(seconds[number])
+            if callable(hear := before[number]):
+                hear(number, frame)
 
-        for number in seconds:
-            # The loop hears of it by Python's wake-up descriptor, whatever the handler.
-            signal.signal(number, on_signal)
+        # Mostly the loop hears of it by Python's wake-up descriptor; else by its own handler.
+        before = {number: signal.signal(number, on_signal) for number in seconds}
 
     def watch(self, seconds: float) -> None:
         """From `seconds` from now on the loop must turn. Asked again it may only be sooner.
@@ -64,10 +65,8 @@ class Guard:
         self._deadline = min(self._deadline, self._now() + seconds)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
-            # All signals are the main thread's, also while it holds them.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
-            self._thread.start()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            with held_from_new_threads():
+                self._thread.start()
 
     def close(self) -> None:
         """Watch no more. Idempotent."""

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aiocluster.cluster import Cluster
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
+from aiocluster.ipc.signals import signals_of
 from aiocluster.primary.handle import KILL_GRACE
 from aiocluster.program.guard import Guard
 from aiocluster.program.output import say_where
@@ -56,20 +56,21 @@ class Life:
 
     async def live(self) -> int:
         """Live from the start to the end; return the exit code."""
-        handle_signals(
-            {
-                signal.SIGTERM: self._stop.set,
-                signal.SIGINT: self._on_int,
-                signal.SIGQUIT: self._on_quit,
-                signal.SIGHUP: self._on_reload,
-                signal.SIGUSR2: self._on_reload,
-                signal.SIGRTMIN: self._on_upgrade,
-                signal.SIGTTIN: partial(self._on_scale, "+1"),
-                signal.SIGTTOU: partial(self._on_scale, "-1"),
-            }
-        )
+        meanings: dict[str, Callable[[], None]] = {
+            "SIGTERM": self._stop.set,
+            "SIGINT": self._on_int,
+            "SIGBREAK": self._on_int,  # of Windows: Ctrl-Break
+            "SIGQUIT": self._on_quit,
+            "SIGHUP": self._on_reload,
+            "SIGUSR2": self._on_reload,
+            "SIGRTMIN": self._on_upgrade,
+            "SIGTTIN": partial(self._on_scale, "+1"),
+            "SIGTTOU": partial(self._on_scale, "-1"),
+        }
+        handle_signals({number: meanings[name] for name in meanings for number in signals_of(name)})
         whole = self._whole_stop()
-        self._guard.listen({signal.SIGTERM: whole, signal.SIGINT: whole, signal.SIGQUIT: _OVERTIME})
+        times = {"SIGTERM": whole, "SIGINT": whole, "SIGQUIT": _OVERTIME}
+        self._guard.listen({number: times[name] for name in times for number in signals_of(name)})
         try:
             if not await self._start():
                 return self._code_after(await self._cluster.stop(0.0))
@@ -135,6 +136,11 @@ class Life:
         log.info("stopped")
         return self._code_after(cut)
 
+    def exit(self, exit_: SystemExit) -> None:
+        """Stop, and return at the end the code with which this would have ended the program."""
+        self._exit_code = _code_of(exit_)
+        self._stop.set()
+
     def _whole_stop(self) -> float:
         """The seconds that a stop may take from the first signal to the end."""
         return self._cluster.settings.pre_drain_wait + self._timeout + _OVERTIME
@@ -150,9 +156,8 @@ class Life:
         try:
             await self._on_start(self._cluster)
         except SystemExit as exit_:
-            self._exit_code = _code_of(exit_)
+            self.exit(exit_)
             log.info("on_start exits the program with code %d", self._exit_code)
-            self._stop.set()
         except ClusterStopping as error:
             # The stop came between two of its lines, as it may at any time: no fault of its.
             log.info("on_start ends: %s", error)

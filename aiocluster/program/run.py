@@ -19,6 +19,7 @@ from aiocluster.children import (
     zygote_from_environment,
 )
 from aiocluster.cluster import Cluster, refuse_in_child
+from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.kinds import check_app, kind_of
 from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.config.target import import_target
@@ -51,6 +52,7 @@ from aiocluster.program.signals import (
     interruptible,
     release_signals,
 )
+from aiocluster.program.single_process import run_in_one_process
 from aiocluster.program.succession import (
     Heir,
     Summons,
@@ -121,6 +123,8 @@ def main_run(
     _check_place()
     open_standard_files()
     set_up_logging(plan)
+    if not on_linux():
+        return _run_in_one_process(plan, on_start)
     again = this_program(call)
     if wanted := zygote_call_from_environment():
         if again.call < wanted:
@@ -134,6 +138,17 @@ def main_run(
     except ConfigError as error:
         return boot_failed(error)
     return _begin(plan, on_start, again, inherited)
+
+
+def _run_in_one_process(plan: Plan, on_start: OnStart | str | None) -> int:
+    try:
+        _check_apps(plan)
+        hook = _on_start_from(on_start)
+    except ConfigError as error:
+        return boot_failed(error)
+    except Exception as error:
+        return boot_failed(BootError(*describe(error)))
+    return run_in_one_process(plan, hook)
 
 
 def _planned(app: object, roles: object, settings: Mapping[str, Any], call: int) -> Plan:

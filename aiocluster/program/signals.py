@@ -9,6 +9,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from aiocluster.ipc.signals import signals_of
 
@@ -26,25 +27,37 @@ _LEFT_ALONE = {
 _STOPS = signals_of("SIGTERM", "SIGINT", "SIGQUIT")
 
 
+# On Windows there is no mask of signals.
+_CAN_WAIT = hasattr(signal, "pthread_sigmask")
+
+
 class Interrupted(Exception):
     """A signal came that ends the program."""
 
 
 def handled_signals() -> set[int]:
     """Return the signals that are handled."""
-    uncatchable = {signal.SIGKILL, signal.SIGSTOP}
-    return {int(number) for number in signal.valid_signals() - uncatchable - _FAULTS - _LEFT_ALONE}
+    others = {*signals_of("SIGKILL", "SIGSTOP"), *_FAULTS, *_LEFT_ALONE}
+    return {int(number) for number in signal.valid_signals() - others}
 
 
 def hold_signals() -> None:
-    """Let them wait from now on."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+    """Let them wait from now on; where a signal cannot wait (Windows) it is ignored."""
+    if _CAN_WAIT:
+        signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+        return
+    for number in handled_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def release_signals() -> None:
     """They mean again what they did; those that waited are forgotten."""
-    while signal.sigtimedwait(handled_signals(), 0) is not None:
-        pass
+    if not _CAN_WAIT:
+        for number in handled_signals():
+            signal.signal(number, _usual_handler(number))
+        return
+    while waiting := signal.sigpending() & handled_signals():
+        signal.sigwait(waiting)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
 
 
@@ -58,12 +71,40 @@ def holding_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
 
 
+@contextlib.contextmanager
+def held_from_new_threads() -> Iterator[None]:
+    """A thread that is started inside hears none: all are the main thread's, also while held."""
+    if not _CAN_WAIT:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
     """Let the running loop hear them from now on; one without a meaning is logged."""
     loop = asyncio.get_running_loop()
     for number in handled_signals():
-        loop.add_signal_handler(number, meanings.get(number) or partial(ignore, number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
+        meaning = meanings.get(number) or partial(ignore, number)
+        try:
+            loop.add_signal_handler(number, meaning)
+        except NotImplementedError:  # the loops of Windows do not have it
+            signal.signal(number, partial(_hear_in, loop, meaning))
+    if _CAN_WAIT:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
+
+
+def _hear_in(
+    loop: asyncio.AbstractEventLoop, meaning: Callable[[], None], number: int, frame: object
+) -> None:
+    loop.call_soon_threadsafe(meaning)
+
+
+def _usual_handler(number: int) -> Any:
+    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
 def ignore(number: int) -> None:

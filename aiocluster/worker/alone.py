@@ -141,7 +141,7 @@ class LoneWorker:
         service.hurry(self._settings.graceful_timeout, moving=False)
         await service.drain()
         self.cut += service.cut
-        self.failed = service.failed
+        self.failed = service.code != 0
 
     def _begin(self) -> None:
         """It is up: it is ready, and it leads its role, whose only worker it is."""

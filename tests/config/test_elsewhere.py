@@ -1,7 +1,10 @@
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+import aiocluster
 from aiocluster.config.autoscale import Autoscale
 from aiocluster.config.elsewhere import (
     KEPT,
@@ -12,6 +15,8 @@ from aiocluster.config.elsewhere import (
 )
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.config.settings import Settings
+
+PAGES = Path(aiocluster.__file__).parent / "docs"
 
 
 def test_the_system_is_the_one_that_python_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +61,12 @@ def test_several_roles_are_named_with_their_settings() -> None:
 def test_the_settings_that_are_kept_exist() -> None:
     """A setting that is renamed is renamed here too."""
     assert {*Settings.__struct_fields__} >= KEPT
+
+
+def test_the_manual_names_the_settings_that_are_kept() -> None:
+    """A setting that holds in one process stands in the manual's list, and no other does."""
+    page = (PAGES / "elsewhere-than-linux.md").read_text()
+    (listed,) = re.findall(
+        r"^These settings hold: (.*?)\. Roles share", page, re.DOTALL | re.MULTILINE
+    )
+    assert {*re.findall(r"`(\w+)`", listed)} - {"shutdown_timeout"} == KEPT

@@ -143,3 +143,13 @@ def test_leaving_waits_for_no_log_and_no_failure(monkeypatch: pytest.MonkeyPatch
 
 def _fail() -> None:
     raise RuntimeError("no")
+
+
+async def test_the_handler_that_was_there_hears_the_signal_too(stage: Stage) -> None:
+    """A loop that has no wake-up descriptor for signals, as on Windows, has only its handler."""
+    heard: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    stage.guard.listen({signal.SIGUSR2: 60.0})
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert heard == [signal.SIGUSR2]
+    stage.guard.close()

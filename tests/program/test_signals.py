@@ -1,13 +1,18 @@
 """Which signals are handled, in this process itself."""
 
+import asyncio
+import os
 import signal
 import threading
 
 import pytest
 
+from aiocluster.program import signals
 from aiocluster.program.signals import (
     Interrupted,
+    handle_signals,
     handled_signals,
+    held_from_new_threads,
     hold_signals,
     holding_signals,
     ignore,
@@ -80,3 +85,33 @@ def test_a_signal_that_comes_while_they_are_held_is_heard_afterwards() -> None:
         assert heard == [signal.SIGUSR1]
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+async def test_a_loop_without_signal_handlers_hears_them_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On Windows no loop has add_signal_handler, and no signal can wait."""
+
+    def as_on_windows(*_: object) -> None:
+        raise NotImplementedError
+
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    monkeypatch.setattr(loop, "add_signal_handler", as_on_windows, raising=False)
+    monkeypatch.setattr(signals, "_CAN_WAIT", False)
+    monkeypatch.setattr(signals, "handled_signals", lambda: {signal.SIGTERM, signal.SIGINT})
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        handle_signals({signal.SIGTERM: heard.set})
+        with held_from_new_threads():
+            os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(60):
+            await heard.wait()
+        hold_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        release_signals()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,6 +11,9 @@ modules that are imported before, and are not ours, keep what they need of Linux
 import ast
 import asyncio
 import importlib
+import selectors
+import signal
+import socket
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -69,6 +72,7 @@ def pretend(platform: str) -> None:
     sys.modules["uvloop"] = None  # type: ignore[assignment] # importing it raises ImportError
     for name, names in missing.items():
         _take_away(name, names)
+    _name_the_signals()
     for name in {"cpu_affinity", "memory_full_info"} if platform == "darwin" else {"num_fds"}:
         delattr(importlib.import_module("psutil").Process, name)
     if platform == "win32":
@@ -128,9 +132,16 @@ def _take_away(module: str, names: list[str]) -> None:
 
 
 def _keep_the_loop_alive() -> None:
-    """The real loop goes on underneath: it needs a pair of sockets, and these are Unix ones."""
-    socket: Any = importlib.import_module("socket")
-    socket.socketpair = partial(socket.socketpair, socket.AF_UNIX)
+    """The real loop goes on underneath, with what each system has; its sockets are Unix ones."""
+    selectors.DefaultSelector = selectors.SelectSelector  # type: ignore[misc,assignment]
+    pair: Any = partial(socket.socketpair, socket.AF_UNIX)
+    socket.socketpair = pair
+
+
+def _name_the_signals() -> None:
+    """Those that have a name are those there are."""
+    there = {number for number in vars(signal).values() if isinstance(number, signal.Signals)}
+    signal.valid_signals = lambda: there
 
 
 def _not_implemented(*_: object) -> NoReturn:

@@ -1,0 +1,331 @@
+"""run() on a system that is not Linux: the cluster is this one process.
+
+Each role has one worker here, which serves by aiohttp's own runner. `on_start` is given a cluster
+as ever: it hears messages and sends some; what needs further processes raises ConfigError. The
+life of the program, its signals and its exit codes are those of life.py.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
+
+from aiocluster.cluster import Cluster
+from aiocluster.config.elsewhere import one_process_warning, system_name
+from aiocluster.config.kinds import kind_of
+from aiocluster.config.roles import Plan, RoleSpec
+from aiocluster.config.target import import_target
+from aiocluster.errors import BootError, ChannelClosed, ClusterError, ConfigError, WorkerGone
+from aiocluster.events import StopBegan, WorkerExited, WorkerMessage
+from aiocluster.ipc.channel import Channel
+from aiocluster.ipc.failures import describe
+from aiocluster.ipc.loopback import connect
+from aiocluster.ipc.messages import DrainRequest, FromWorker, Message, UserMessage
+from aiocluster.metrics.feed import check_interval
+from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.lifecycle import Phase
+from aiocluster.primary.origin import Origin
+from aiocluster.program.guard import Guard, leave
+from aiocluster.program.life import EXIT_CUT, EXIT_OK, Life, OnStart, boot_failed, close
+from aiocluster.program.output import discard_unwritable_output
+from aiocluster.worker.alone import LoneWorker, set_environment
+from aiocluster.worker.context import enter, share_process
+from aiocluster.worker.exits import exit_code
+
+log = logging.getLogger("aiocluster")
+
+# What each step of the end of a worker gets that is to end at once, seconds.
+_CUT_GRACE = 0.25
+
+# How the log names what a worker was doing then.
+_CUT = "what it was doing"
+
+
+def run_in_one_process(plan: Plan, on_start: OnStart | None) -> int:
+    """Serve until the program is told to stop; return its exit code."""
+    log.warning("%s", one_process_warning(system_name(), plan))
+    try:
+        given = _imported(plan)
+    except KeyboardInterrupt:
+        return EXIT_OK  # told to stop before it was up
+    except BaseException as error:
+        return boot_failed(BootError(*describe(error)))
+    try:
+        return _live(SingleCluster(plan, given), on_start)
+    finally:
+        enter("primary")
+
+
+def _imported(plan: Plan) -> dict[str, object]:
+    """Import the apps, before there is a loop: a module may run one of its own."""
+    specs = [*enumerate(plan.roles.values(), 1)]
+    for worker_id, spec in reversed(specs):  # of what they share, the first role has its way
+        set_environment(spec, worker_id)
+    return {spec.name: _target_of(spec) for _, spec in specs}
+
+
+def _target_of(spec: RoleSpec) -> object:
+    target = import_target(spec.app) if isinstance(spec.app, str) else spec.app
+    kind_of(target, is_role=spec.is_named)
+    return target
+
+
+def _live(cluster: "SingleCluster", on_start: OnStart | None) -> int:
+    guard = Guard(lambda: leave(cluster.abandon, EXIT_CUT))
+    life = Life(cluster, on_start, guard)
+
+    async def live() -> int:
+        share_process(None)
+        return await life.live()
+
+    runner = asyncio.Runner()
+    try:
+        loop = runner.get_loop()
+        return _until_over(loop, loop.create_task(live()), life)
+    finally:
+        close(runner)
+        discard_unwritable_output()
+        guard.close()
+
+
+def _until_over(loop: asyncio.AbstractEventLoop, living: "asyncio.Task[int]", life: Life) -> int:
+    """Run the loop; what exits the program from within the app stops it gracefully, as aiohttp."""
+    while True:
+        try:
+            return loop.run_until_complete(living)
+        except (SystemExit, KeyboardInterrupt) as exit_:
+            if living.done():
+                raise
+            life.exit(SystemExit(exit_code(exit_)))
+
+
+class SingleCluster(Cluster):
+    """A cluster whose workers, one of each role, are in this process. `given` are their apps."""
+
+    def __init__(self, plan: Plan, given: Mapping[str, object]) -> None:
+        self._begin_with(plan, Origin({}))
+        self._bus.hold()  # until `announce`: on_start misses nothing that a worker sends
+        self._given = given
+        self._handles: dict[int, _Handle] = {}
+        self._all_over = asyncio.Event()
+
+    @property
+    def workers(self) -> Mapping[int, WorkerHandle]:
+        """See Cluster."""
+        living = {id_: one for id_, one in self._handles.items() if not one.is_dead}
+        return MappingProxyType(cast(dict[int, WorkerHandle], living))
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """See Cluster."""
+        return tuple(address for of_role in self.addresses_of.values() for address in of_role)
+
+    @property
+    def addresses_of(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
+        """See Cluster."""
+        return {one.role: one.worker.addresses for one in self._handles.values()}
+
+    async def subscribe(self, interval: float = 1.0) -> AsyncGenerator[Snapshot, None]:
+        """Wait until the stop: nothing is measured here."""
+        check_interval(interval)
+        await self._all_over.wait()
+        for snapshot in tuple[Snapshot]():
+            yield snapshot
+
+    async def upgrade(self) -> None:
+        """Raise ConfigError."""
+        self._started("upgrade")
+
+    async def start(self) -> None:
+        """See Cluster."""
+        specs = self.plan.roles.values()
+        for worker_id, spec in enumerate(specs, 1):
+            worker = LoneWorker(worker_id, spec, self._given[spec.name])
+            self._handles[worker_id] = _Handle(worker, self)
+        enter(
+            "primary", self._handles[1].worker.context
+        )  # what a thread is told, which has no task
+        up = asyncio.gather(*(handle.up() for handle in self._handles.values()))
+        try:
+            await up
+        except BaseException:
+            await self.stop(0.0)
+            raise
+
+    def hurry(self) -> None:
+        """See Cluster."""
+        for handle in self._handles.values():
+            handle.end(0.0)
+
+    def end_wait(self) -> bool:
+        """See Cluster: a stop does not wait here before it begins."""
+        return False
+
+    async def wait_empty(self) -> None:
+        """See Cluster."""
+        await self._all_over.wait()
+
+    @property
+    def all_finished(self) -> bool:
+        """See Cluster."""
+        return not any(handle.worker.failed for handle in self._handles.values())
+
+    def kill(self) -> None:
+        """See Cluster."""
+        for handle in self._handles.values():
+            handle.cut()
+
+    def abandon(self) -> None:
+        """See Cluster: there is no child."""
+
+    def publish_message(self, handle: "_Handle", message: Any, size: int) -> None:
+        """Let all who asked hear what a worker sends; pay for it once they keep up."""
+        self._bus.publish(WorkerMessage(handle, message))
+        if self._bus.congested:
+            self._bus.when_relieved(lambda: handle.channel.consumed(size))
+        else:
+            handle.channel.consumed(size)
+
+    def note_end(self, handle: "_Handle") -> None:
+        """A worker has ended."""
+        self._bus.publish(handle.exited.result())
+        if all(one.is_dead for one in self._handles.values()):
+            self._all_over.set()
+
+    def _started(self, asked: str) -> NoReturn:
+        raise ConfigError(
+            f"{asked}: only on Linux; on {system_name()} the program serves in one process"
+        )
+
+    def _begin_to_stop(self, timeout: float | None) -> asyncio.Future[list[str]]:
+        return asyncio.ensure_future(self._stop_all(timeout))
+
+    async def _stop_all(self, seconds: float | None) -> list[str]:
+        self._bus.publish(StopBegan())
+        handles = self._handles.values()
+        for handle in handles:
+            handle.end(seconds)
+        if handles:
+            await asyncio.wait({handle.exited for handle in handles})
+        self._bus.close()
+        return [f"{handle}: {what}" for handle in handles for what in handle.worker.cut]
+
+
+class _Handle:
+    """A worker of this process as `on_start` sees it: see WorkerHandle."""
+
+    generation = 1
+    restarts = 0
+
+    def __init__(self, worker: LoneWorker, cluster: SingleCluster) -> None:
+        self.worker = worker
+        self.id, self.slot = worker.context.id, worker.context.slot
+        self.role, self.started_at = worker.context.role, worker.started_at
+        self.env: dict[str, str] = {}
+        self.pid = os.getpid()
+        self.exited: asyncio.Future[WorkerExited] = asyncio.get_running_loop().create_future()
+        self.channel = Channel(FromWorker, self._on_message, lambda error: None)
+        self._cluster = cluster
+        connect(self.channel, worker.channel)
+        self._task = asyncio.create_task(worker.run())
+        self._task.add_done_callback(self._on_end)
+
+    def __str__(self) -> str:
+        return f"worker {self.id} ({self.role})"
+
+    @property
+    def phase(self) -> Phase:
+        """Where it is in its life."""
+        if self.is_dead:
+            return Phase.EXITED
+        if self.worker.is_stopping:
+            return Phase.DRAINING
+        return Phase.READY if self.worker.started.done() else Phase.ONLINE
+
+    @property
+    def is_dead(self) -> bool:
+        """True once it has ended."""
+        return self.exited.done()
+
+    @property
+    def is_connected(self) -> bool:
+        """True while messages can be exchanged with it."""
+        return not self.channel.closed
+
+    @property
+    def is_leader(self) -> bool:
+        """True while it leads its role, whose only worker it is."""
+        return self.worker.context.is_leader
+
+    async def up(self) -> None:
+        """Return once it is up, or its job is over already; raise why it does not come up."""
+        await asyncio.wait({self.worker.started, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if self.worker.started.done():
+            return
+        try:
+            await self._task
+        except ClusterError:
+            raise
+        except asyncio.CancelledError:
+            raise BootError("CancelledError: the app cancelled its own start") from None
+        except BaseException as error:
+            raise BootError(*describe(error)) from error
+
+    async def send(self, message: Any) -> None:
+        """See WorkerHandle.send."""
+        try:
+            await self.channel.send(message)
+        except ChannelClosed:
+            raise WorkerGone(f"{self} is no longer connected") from None
+
+    def drain(self, timeout: float | None = None) -> "asyncio.Future[WorkerExited]":
+        """See WorkerHandle.drain; nothing takes its place."""
+        self.end(timeout)
+        return asyncio.shield(self.exited)
+
+    def kill(self, number: int = signal.SIGTERM) -> "asyncio.Future[WorkerExited]":
+        """TERM lets it drain, as on Linux; any other ends it at once."""
+        if number == signal.SIGTERM:
+            return self.drain()
+        self.cut()
+        return asyncio.shield(self.exited)
+
+    def end(self, timeout: float | None) -> None:
+        """Let it end, within `timeout` seconds."""
+        self.worker.stop(timeout)
+        if not self.worker.started.done():
+            self._task.cancel()
+        if timeout is not None:
+            asyncio.get_running_loop().call_later(timeout + _CUT_GRACE, self.cut)
+
+    def cut(self) -> None:
+        """End it now, whatever it does: each step of its end has a moment, and is then cut too."""
+        if self._task.done():
+            return
+        if _CUT not in self.worker.cut:
+            self.worker.cut.append(_CUT)
+        self._task.cancel()
+        asyncio.get_running_loop().call_later(_CUT_GRACE, self.cut)
+
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.worker.started.done():
+            self.worker.failed = True
+            log.error("%s ended with an error", self, exc_info=error)
+        code = EXIT_CUT if self.worker.failed or self.worker.cut else EXIT_OK
+        self.exited.set_result(WorkerExited(self, code, None, True, "stop"))
+        self._cluster.note_end(self)
+
+    def _on_message(self, message: Message, size: int) -> None:
+        match message:
+            case UserMessage(payload=payload):
+                self._cluster.publish_message(self, payload, size)
+            case DrainRequest():
+                log.warning("%s drains, as its code asked; nothing takes its place here", self)
+                self.end(None)
+            case _:
+                log.debug("%s: %r has no effect in one process", self, message)
