@@ -31,6 +31,7 @@ from aiocluster.worker.http.aiohttp_internals import (
     StreamReader,
 )
 from aiocluster.worker.http.client_transport import with_client
+from aiocluster.worker.http.handler_options import usable_options
 from aiocluster.worker.http.lingering_close import is_lingering, let_linger, unread_bytes
 from aiocluster.worker.http.request_boundary import FollowedHandler
 from aiocluster.worker.http.websockets import WebSockets, when_opened
@@ -119,6 +120,8 @@ class MeteredServer(web.Server):
             loop=server._loop,
             **server._kwargs,
         )
+        make = partial(web.RequestHandler, self, loop=self._loop)
+        self._kwargs = usable_options(self._kwargs, make)
         self.latency = Histogram()
         self._is_last: Callable[[MeteredHandler], bool] | None = None
         self._emptied: asyncio.Event | None = None  # while somebody waits for that
