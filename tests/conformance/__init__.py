@@ -1,0 +1,1 @@
+"""aiohttp's own server tests, run with our classes in the place of its own."""
