@@ -52,6 +52,7 @@ async def test_websockets_work_and_are_told_of_the_stop(tmp_path: Path) -> None:
             message = await socket.receive(timeout=PATIENCE)
             assert message.type is aiohttp.WSMsgType.CLOSE
             assert (message.data, message.extra) == (1001, "server stops")
+            assert socket.close_code == 1001  # 1006 if its own close frame could not be sent
         assert await program.exit_code() == 0
         output = await program.all_output()
 

@@ -79,6 +79,7 @@ async def goodbye(socket: aiohttp.ClientWebSocketResponse) -> tuple[Any, Any]:
     assert await socket.receive_str(timeout=PATIENCE) == "goodbye"
     message = await socket.receive(timeout=PATIENCE)
     assert message.type is aiohttp.WSMsgType.CLOSE
+    assert socket.close_code == message.data  # 1006 if its own close frame could not be sent
     return message.data, message.extra
 
 

@@ -74,10 +74,10 @@ def when_opened(opened: Opened) -> None:
 class WebSockets:
     """Those of one worker. `code` is what the next one is told."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self) -> None:
         self.code = WSCloseCode.GOING_AWAY
-        self._loop = loop or asyncio.get_running_loop()
-        # Each with its connection. The handler that serves one holds it: one that is over goes
+        self._loop = asyncio.get_running_loop()
+        # Each with its connection. The app's handler holds a WebSocket, so one that is over goes
         # from here by itself.
         self._open: weakref.WeakKeyDictionary[web.WebSocketResponse, FollowedHandler]
         self._open = weakref.WeakKeyDictionary()
@@ -95,7 +95,7 @@ class WebSockets:
             self._tell(websocket, handler)
 
     def complete_handshakes(self) -> None:
-        """Close no connection from now on, whoever asks, before its client could answer."""
+        """From now on keep the connection of a closed WebSocket until its client has answered."""
         self._completing = True
         for websocket, handler in [*self._open.items()]:
             self._complete(websocket, handler)
