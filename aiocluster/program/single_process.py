@@ -35,6 +35,7 @@ from aiocluster.program.output import discard_unwritable_output
 from aiocluster.worker.alone import LoneWorker, set_environment
 from aiocluster.worker.context import enter, share_process
 from aiocluster.worker.exits import exit_code
+from aiocluster.worker.http.runner import setting_notes
 
 log = logging.getLogger("aiocluster")
 
@@ -48,6 +49,8 @@ _CUT = "what it was doing"
 def run_in_one_process(plan: Plan, on_start: OnStart | None) -> int:
     """Serve until the program is told to stop; return its exit code."""
     log.warning("%s", one_process_warning(system_name(), plan))
+    for note in {note for spec in plan.roles.values() for note in setting_notes(spec.settings)}:
+        log.warning("%s", note)
     try:
         given = _imported(plan)
     except KeyboardInterrupt:

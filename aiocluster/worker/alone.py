@@ -23,7 +23,7 @@ from aiocluster.ipc.messages import Message, ToWorker, UserMessage
 from aiocluster.ipc.scoreboard import LEADS, private_row
 from aiocluster.worker.context import WorkerContext, share_process
 from aiocluster.worker.http.application import application_from
-from aiocluster.worker.http.runner import _runner_options
+from aiocluster.worker.http.runner import runner_options
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.mail import Mail
 from aiocluster.worker.services.job import Job, JobService
@@ -109,7 +109,7 @@ class LoneWorker:
 
     def _options(self) -> dict[str, Any]:
         settings = self._settings
-        options = _runner_options(settings)
+        options = runner_options(settings)
         timeout = {"shutdown_timeout": settings.graceful_timeout}
         return options | timeout | {"tcp_keepalive": settings.tcp_keepalive}
 

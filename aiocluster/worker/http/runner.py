@@ -28,7 +28,7 @@ async def start_server(
     """Run the app's start-up hooks; return its server, or what stands in for a MeteredServer."""
     if UNKNOWN:
         degraded = DegradedServer(row, room)
-        await degraded.start(app, settings, _runner_options(settings))
+        await degraded.start(app, settings, runner_options(settings))
         return cast(MeteredServer, degraded)
     runner = Runner(app, row, settings, room)
     await runner.setup()
@@ -44,6 +44,11 @@ def notes(settings: Settings) -> Iterator[str]:
             " connections do not move to other workers in a reload or a drain, and close after"
             " their next response; a newer aiocluster, or aiohttp 3.10 to 3.14, moves them"
         )
+    yield from setting_notes(settings)
+
+
+def setting_notes(settings: Settings) -> Iterator[str]:
+    """Yield each setting that was given and that this aiohttp does not have, one sentence each."""
     default = Settings()
     for name in refused_options(_handler_settings(settings)):
         if (value := getattr(settings, name)) != getattr(default, name):
@@ -64,7 +69,7 @@ class Runner(web.AppRunner):
     def __init__(
         self, app: web.Application, row: memoryview, settings: Settings, room: Room
     ) -> None:
-        super().__init__(app, **_runner_options(settings))
+        super().__init__(app, **runner_options(settings))
         self._row = row
         self._settings = settings
         self._room = room
@@ -75,7 +80,11 @@ class Runner(web.AppRunner):
         return server
 
 
-def _runner_options(settings: Settings) -> dict[str, Any]:
+def runner_options(settings: Settings) -> dict[str, Any]:
+    """Return what aiohttp's runner and its handlers are given: what is not this aiohttp's default.
+
+    A setting that this aiohttp does not have is left out; see `notes`.
+    """
     access_log = logging.getLogger("aiohttp.access") if settings.access_log else None
     ours = {"access_log": access_log, "tcp_keepalive": False}  # the listener has set what is wanted
     return {
