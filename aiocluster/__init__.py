@@ -18,12 +18,14 @@ Where things are. Imports point down, and the folder says in which process a lin
     config/       the settings, and what the machine has
     events.py     what a subscriber may hear
     fds.py        how many descriptors there may be
+    beginning.py  the folder in which the process began
     errors.py     every exception
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from aiocluster import beginning as beginning  # which notes the folder: before anybody leaves it
 from aiocluster.errors import (
     BootError,
     ChannelClosed,

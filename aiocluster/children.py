@@ -12,7 +12,6 @@ A zygote begins in one of three ways, and then does the same in all of them:
 import atexit
 import io
 import multiprocessing.process
-import multiprocessing.spawn
 import multiprocessing.util
 import os
 import pickle
@@ -20,8 +19,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -29,7 +28,8 @@ from aiocluster.config.kinds import is_job, kind_of
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import import_target
-from aiocluster.errors import ChannelClosed
+from aiocluster.errors import ChannelClosed, ConfigError
+from aiocluster.ipc.failures import describe
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import packet_pair, send_packet
 from aiocluster.primary.handle import KILL_GRACE
@@ -43,6 +43,7 @@ from aiocluster.primary.interpreter import (
     StartedZygote,
 )
 from aiocluster.primary.orphans import become_subreaper
+from aiocluster.primary.pickled_app import Preparation
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import enter
 from aiocluster.worker.http.runner import notes as aiohttp_notes
@@ -56,19 +57,19 @@ _THREADS_NOTE = (
 
 
 def fork_zygote(
-    spec: RoleSpec, again: Interpreter, not_its: Sequence[socket.socket] = ()
+    spec: RoleSpec, again: Interpreter, not_its: Sequence[socket.socket | Interpreter] = ()
 ) -> StartedZygote:
     """Fork the zygote of a role from this process, which must have no loop yet.
 
     `again` is how to start it again, in case it must not import the app; `not_its` are sockets
-    that it closes, since they are the primary's.
+    and the interpreters of others, which it closes, since they are the primary's.
     """
     ours, theirs = packet_pair()
     flush_output()
     pid = os.fork()
     if pid == 0:
-        for sock in (ours, *not_its):
-            sock.close()
+        for one in (ours, *not_its):
+            one.close()
         become_zygote(theirs, spec, again)
     theirs.close()
     return StartedZygote(pid, ours)
@@ -123,36 +124,57 @@ def _forget_the_program() -> None:
     atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
 
 
-def unpickled_zygote(fd: int) -> NoReturn:
-    """The main function of the interpreter that `unpickling` starts."""
+def unpickled_zygote(fd: int, begin: Callable[[RoleSpec], object] = lambda spec: None) -> NoReturn:
+    """The main function of the interpreter that `unpickling` starts.
+
+    `begin(spec)` is called before anything of the app is imported.
+    """
     os.set_inheritable(fd, False)
     os.lseek(fd, 0, os.SEEK_SET)
     with io.FileIO(fd, "r", closefd=False) as file:
         preparation, spec, pickled = pickle.loads(file.readall())
+    begin(spec)
     role, sock = zygote_from_environment()
     again = Interpreter(sys.orig_argv, [fd], role=role)
     app = _Unpickled(preparation, pickled)
     become_zygote(sock, msgspec.structs.replace(spec, app=app), again)
 
 
-class _Unpickled:
-    """An app that is still to be unpickled, and the main module that takes."""
+class _Unpickled(NamedTuple):
+    """An app that is still to be unpickled, and what that takes."""
 
-    def __init__(self, preparation: dict[str, Any], pickled: bytes) -> None:
-        self._preparation = preparation
-        self._pickled = pickled
+    preparation: Preparation
+    pickled: bytes
 
     def load(self) -> object:
-        # multiprocessing does the same for its children: sys.path, sys.argv, the folder, and
-        # the program's main module under the name __mp_main__.
-        multiprocessing.spawn.prepare(self._preparation)
-        return pickle.loads(self._pickled)
+        self.preparation.import_main()
+        return pickle.loads(self.pickled)
+
+
+def _enter_folder(spec: RoleSpec) -> None:
+    """Enter the folder in which the app is imported; ConfigError when there is none.
+
+    Each generation does so once: a link may lead elsewhere later, when a worker imports something.
+    """
+    try:
+        if isinstance(spec.app, _Unpickled):
+            spec.app.preparation.enter()
+        if spec.settings.chdir is not None:
+            os.chdir(spec.settings.chdir)
+            sys.path.insert(0, os.getcwd())
+    except OSError as error:
+        raise ConfigError(f"the app's folder {error.filename!r}: {error.strerror}") from None
 
 
 def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
     app, settings = spec.app, spec.settings
     no_preload = os.environ.pop(NO_PRELOAD, None) is not None
     enter("zygote")
+    try:
+        _enter_folder(spec)
+    except ConfigError as error:
+        send_packet(sock, PrepareFailed(*describe(error)))
+        return 1
     loaded = preload(lambda: _load(spec), False if no_preload else _preload_setting(app, settings))
     # The module may have set handlers of its own, which would end the zygote.
     take_signals()
@@ -164,8 +186,9 @@ def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
     # What its workers leave behind is reaped here, where nothing of the user's waits for it.
     become_subreaper()
     freeze()
+    again.close()  # no worker needs what starts the next zygote
     notes = [_THREADS_NOTE] * no_preload + ([] if is_job(loaded) else [*aiohttp_notes(settings)])
-    send_packet(sock, Prepared(loaded is not None, "; ".join(notes)))
+    send_packet(sock, Prepared(loaded is not None, "; ".join(notes), imported_from(app)))
     order = ZygoteServer(sock, settings.graceful_timeout + KILL_GRACE).serve()
     if order is None:
         return 0
@@ -173,6 +196,20 @@ def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
     load = (lambda: _load_in_worker(spec)) if loaded is None else (lambda: loaded)
     files = (order.scoreboard_fd, order.stacks_fd)
     return run_worker(order.fork, sockets, files, load, settings, order.shared)
+
+
+def imported_from(app: object) -> str:
+    """Return the real path of the folder where the app's module, or the program's, was found."""
+    name = app.partition(":")[0] if isinstance(app, str) else "__main__"
+    module = sys.modules.get(name)
+    name = getattr(getattr(module, "__spec__", None), "name", None) or name
+    if (file := getattr(module, "__file__", None)) is None:
+        return os.getcwd()
+    depth = name.count(".") + (2 if hasattr(module, "__path__") else 1)
+    folder: str = os.path.realpath(file)
+    for _ in range(depth):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _load(spec: RoleSpec) -> object:

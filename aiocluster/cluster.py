@@ -17,10 +17,11 @@ from aiocluster.fds import raise_fd_limit
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.interpreter import Interpreter, unpickling
+from aiocluster.primary.interpreter import Interpreter
 from aiocluster.primary.origin import Origin
 from aiocluster.primary.orphans import become_subreaper
 from aiocluster.primary.parts import Parts
+from aiocluster.primary.pickled_app import unpickling
 from aiocluster.worker.context import is_primary
 
 E = TypeVar("E", bound=Event)

@@ -5,7 +5,11 @@ import socket
 
 import pytest
 
-from aiocluster.children import zygote_call_from_environment, zygote_from_environment
+from aiocluster.children import (
+    imported_from,
+    zygote_call_from_environment,
+    zygote_from_environment,
+)
 from aiocluster.primary.interpreter import ZYGOTE_CALL, ZYGOTE_FD, ZYGOTE_ROLE
 
 
@@ -36,3 +40,11 @@ def test_a_zygote_finds_its_role_and_its_socket_once(monkeypatch: pytest.MonkeyP
     assert zygote_call_from_environment() == 0
     found.close()
     ours.close()
+
+
+def test_where_the_app_was_found_is_the_folder_of_its_topmost_package() -> None:
+    """By its real path; where there is no file, it is the current folder."""
+    root = os.path.realpath(os.path.join(os.path.dirname(__file__), ".."))
+    assert imported_from("tests.test_children:app") == root
+    assert imported_from("tests.support:app") == root
+    assert imported_from("sys:app") == os.getcwd()

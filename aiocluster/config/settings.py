@@ -115,6 +115,10 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         bool | Literal["auto"],
         _about("Import the app once, before forking; auto: unless importing it starts a thread."),
     ] = "auto"
+    chdir: Annotated[
+        str | None,
+        _about("The folder in which the app is imported, anew with each reload; else where it is."),
+    ] = None
     backlog: Annotated[
         Positive, _about("Connections the kernel keeps waiting while no worker has room.")
     ] = 2048

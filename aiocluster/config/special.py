@@ -16,6 +16,7 @@ from aiocluster.policies.named import ALLOWED_POLICY, check_policy, is_import_st
 SHARED = "shared"
 
 ALLOWED_NETWORKS = "addresses or networks, such as 10.0.0.0/8 or ::1"
+ALLOWED_FOLDER = "the path of a folder"
 ALLOWED_AUTOSCALE = "an Autoscale, or min=1,max=8 with more of its fields"
 
 
@@ -128,7 +129,15 @@ def _no_network(value: Any) -> ConfigError:
     return ConfigError(f"trusted_proxies: {value!r:.80} is not allowed; give {ALLOWED_NETWORKS}")
 
 
+def _folder(value: Any) -> str | None:
+    path = value.__fspath__() if hasattr(value, "__fspath__") else value
+    if path is None or (isinstance(path, str) and path and "\0" not in path):
+        return path
+    raise ConfigError(f"chdir: {value!r:.80} is not allowed; give {ALLOWED_FOLDER}")
+
+
 SPECIAL: dict[str, Special] = {
+    "chdir": Special(_folder, lambda texts: _folder(texts[0]), ALLOWED_FOLDER),
     "bind": Special(addresses_from, addresses_from, ALLOWED_BIND, is_multiple=True),
     "policy": Special(policy_value, _policy_from_texts, ALLOWED_POLICY, is_multiple=True),
     "env": Special(env_from, env_from_texts, ALLOWED_ENV, is_multiple=True),

@@ -23,7 +23,7 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 6
+PROTOCOL = 7
 
 # What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
 MAX_BACKLOG = 2**31 - 1
@@ -247,6 +247,7 @@ class Prepared(_Wire, frozen=True, tag=80):
 
     preloaded: bool
     note: str
+    folder: str = ""  # the real path of the one it was imported from
 
 
 class PrepareFailed(_Wire, frozen=True, tag=81):

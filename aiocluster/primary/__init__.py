@@ -84,6 +84,10 @@ Processes:
 spawner.py        the one door to new ones: keeps a zygote alive
 zygote_handle.py  one zygote, seen from here
 interpreter.py    how a new interpreter starts that becomes one
+this_program.py   this program once more, or why that is not possible
+command_line.py   what an interpreter was started with                      pure
+pickled_app.py    one that needs no program: it imports or unpickles the app
+links.py          folders behind a link that a deploy turns                 pure
 stderr_tail.py    what it said at last
 process.py        a worker's process: signalled, watched, asked how it ended
 orphans.py        those whose parent has died

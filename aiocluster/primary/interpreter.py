@@ -1,28 +1,19 @@
 """New interpreters that become zygotes: how one is started, and what it is told.
 
-Either it runs this program again, whose call of `run` then becomes the zygote, or it
-unpickles the app.
+Either it runs this program again, whose call of `run` then becomes the zygote
+(this_program.py), or it imports or unpickles the app (pickled_app.py).
 """
 
 import contextlib
-import io
-import multiprocessing.spawn
 import os
-import pickle
 import signal
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
-from types import ModuleType
-from typing import Any, NoReturn
+from errno import ENOTDIR
+from typing import NoReturn
 
-import msgspec
-from aiohttp import web
-
-from aiocluster.config.kinds import check_app
-from aiocluster.config.roles import ONLY_ROLE, RoleSpec
-from aiocluster.errors import ConfigError
+from aiocluster.config.roles import ONLY_ROLE
+from aiocluster.errors import BootError
 from aiocluster.ipc.packets import packet_pair
 from aiocluster.ipc.signals import FOR_THE_PRIMARY
 from aiocluster.primary.scheduling import spawn_options
@@ -42,6 +33,14 @@ ZYGOTE_STDERR = "AIOCLUSTER_ZYGOTE_STDERR"
 
 # Set beside them when the zygote must not import the app.
 NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
+
+
+# Enters the folder of the first argument, and executes the others there.
+_ENTER = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+
+
+class CannotStart(BootError):
+    """A new interpreter that can never be started, now or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +63,16 @@ class Interpreter:
     # In a process group of its own, by which its orphans can be told from others; and a
     # terminal's Ctrl-C then reaches only the program, which knows what it means.
     own_group: bool = False
+    # In which it is started; None: in whatever is the current one then.
+    folder: str | None = None
+    # Why it cannot be started; then every attempt is a CannotStart.
+    refusal: str = ""
 
     async def start_zygote(self) -> StartedZygote:
-        """Start it. Until it is a zygote we read its standard error, if we have one ourselves."""
+        """Start it. Until it is a zygote we read its standard error, if we have one ourselves.
+
+        CannotStart when it can never be, OSError when it cannot be now.
+        """
         ours, theirs = packet_pair()
         with theirs, contextlib.ExitStack() as unused:
             unused.callback(ours.close)
@@ -79,6 +85,7 @@ class Interpreter:
 
         Returns once the kernel has the program: within a millisecond.
         """
+        command = self._command()
         with contextlib.ExitStack() as opened, contextlib.ExitStack() as unused:
             stderr, tail = _stderr_pipe(opened, unused)
             if stderr:
@@ -87,9 +94,9 @@ class Interpreter:
                 (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in stderr.items()
             ]
             pid = os.posix_spawn(
-                sys.executable,
-                self.arguments,
-                {**os.environ, **variables},
+                command[0],
+                command,
+                self._environment(variables),
                 file_actions=actions,
                 setpgroup=0 if self.own_group else os.getpgrp(),
                 # None of them may end it before it knows that they are the primary's.
@@ -104,8 +111,19 @@ class Interpreter:
         for fd in (sock.fileno(), *self.fds):
             os.set_inheritable(fd, True)
         signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PRIMARY)
-        env = {**os.environ, **self._variables(sock), NO_PRELOAD: "1"}
-        os.execve(sys.executable, self.arguments, env)
+        self.execute({**self._variables(sock), NO_PRELOAD: "1"})
+
+    def execute(self, variables: dict[str, str]) -> NoReturn:
+        """Put it in the place of this process; OSError, and nothing has changed, if that fails."""
+        self._command()  # which says whether it can be started
+        here = os.open(".", os.O_PATH)
+        try:
+            if self.folder is not None:
+                os.chdir(self.folder)
+            os.execve(self.arguments[0], self.arguments, self._environment(variables))
+        finally:
+            os.fchdir(here)
+            os.close(here)
 
     def close(self) -> None:
         """Start no more of them. Idempotent."""
@@ -119,9 +137,32 @@ class Interpreter:
             ZYGOTE_ROLE: self.role,
         }
 
+    def _command(self) -> list[str]:
+        """Return the arguments that start it in its folder."""
+        if self.refusal:
+            raise CannotStart(f"this program cannot be run again: {self.refusal}")
+        if self.folder is None or _is_here(self.folder):
+            return self.arguments
+        if not os.path.isdir(self.folder):
+            raise NotADirectoryError(ENOTDIR, "the program's folder is gone", self.folder)
+        # Without site, which no line of this needs: 10 ms.
+        return [self.arguments[0], "-I", "-S", "-c", _ENTER, self.folder, *self.arguments]
+
+    def _environment(self, variables: dict[str, str]) -> dict[str, str]:
+        # As a shell does: by its real path alone the folder is not known to lie behind a link.
+        folder = {} if self.folder is None else {"PWD": self.folder}
+        return {**os.environ, **folder, **variables}
+
     def of(self, role: str) -> "Interpreter":
         """Return the one that becomes a zygote of this role."""
         return replace(self, role=role)
+
+
+def _is_here(folder: str) -> bool:
+    try:
+        return os.path.samefile(folder, ".")
+    except OSError:
+        return False
 
 
 def _stderr_pipe(
@@ -141,71 +182,3 @@ def _stderr_pipe(
     opened.callback(os.close, pipe)
     unused.callback(os.close, tail)
     return {2: pipe, real: real}, tail
-
-
-def this_program(call: int = 1) -> Interpreter:
-    """The program we are, once more: its `call`-th call of `run` becomes the zygote."""
-    arguments = sys.orig_argv[1:]
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    if script is not None and sys.argv[0] in arguments:
-        # It was relative to a folder that the program may have left since.
-        place = arguments.index(sys.argv[0])
-        if os.path.basename(script) == os.path.basename(sys.argv[0]):
-            arguments[place] = script
-    return Interpreter([sys.executable, *arguments], call=call)
-
-
-def unpickling(spec: RoleSpec) -> Interpreter:
-    """An interpreter that unpickles the app of a role; ConfigError when it cannot be."""
-    check_app(spec)
-    # What only the primary goes by may be an object that nobody else can make.
-    settings = msgspec.structs.replace(spec.settings, policy="round_robin", autoscale=None)
-    bare = msgspec.structs.replace(spec, app=None, settings=settings)
-    payload = pickle.dumps((_preparation(), bare, _pickled(spec.app)))
-    fd = os.memfd_create("aiocluster-app", os.MFD_CLOEXEC)
-    with io.FileIO(fd, "w", closefd=False) as file:
-        file.write(payload)
-    code = f"from aiocluster.children import unpickled_zygote; unpickled_zygote({fd})"
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    arguments = [sys.executable, *flags, "-c", code]
-    return Interpreter(arguments, [fd], role=spec.name, own_group=True)
-
-
-def _preparation() -> dict[str, Any]:
-    """What multiprocessing tells its children: sys.path, sys.argv, the folder, __main__."""
-    preparation = multiprocessing.spawn.get_preparation_data("aiocluster-zygote")
-    # It refuses to be pickled, and is for multiprocessing's own connections only.
-    del preparation["authkey"]
-    return preparation
-
-
-def _pickled(app: object) -> bytes:
-    if isinstance(app, web.Application):
-        raise ConfigError(
-            "a Cluster cannot serve a live Application, since its workers are other processes:"
-            " pass a factory of it (a function at the top level of a module) or an import"
-            " string 'pkg.module:name'; or use aiocluster.run, which can"
-        )
-    if getattr(app, "__module__", None) == "__main__" and not _can_be_run_again():
-        raise ConfigError(
-            f"the workers of a Cluster cannot import {app!r}: it is defined in a program that"
-            " has no file of its own to run again (python -c, a notebook, standard input, a"
-            " package's __main__); move it to a module and pass it from there, or an import"
-            " string 'pkg.module:name'"
-        )
-    try:
-        return pickle.dumps(app)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"the workers of a Cluster cannot import {app!r} ({error}): pass a function defined"
-            " at the top level of a module, or an import string 'pkg.module:name'"
-        ) from None
-
-
-def _can_be_run_again() -> bool:
-    """Would multiprocessing find our main module in a new interpreter?"""
-    main: ModuleType = sys.modules["__main__"]
-    name = getattr(main.__spec__, "name", None)
-    if name is not None:
-        return name != "__main__" and not name.endswith(".__main__")
-    return os.path.isfile(getattr(main, "__file__", None) or "")

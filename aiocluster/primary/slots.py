@@ -11,6 +11,7 @@ from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.estate import SlotState
 from aiocluster.primary.generations import Generation, Generations
 from aiocluster.primary.handle import WorkerHandle
+from aiocluster.primary.interpreter import CannotStart
 from aiocluster.primary.slot import Crew, Slot
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -106,13 +107,19 @@ class Slots:
                     "%sslot %d stays empty: its worker is not replaced", self._role, slot.number
                 )
             self.all_finished = self.all_finished and slot.is_finished
+        except CannotStart as error:
+            self._give_up(slot, error)
+            log.error("%sslot %d stays empty: %s", self._role, slot.number, error)
         except Exception as error:
-            self.all_finished = False
+            self._give_up(slot, error)
             log.exception("%sslot %d is given up", self._role, slot.number)
-            if not slot.first.done():
-                slot.first.set_exception(error)
         finally:
             self._end(slot)
+
+    def _give_up(self, slot: Slot, error: Exception) -> None:
+        self.all_finished = False
+        if not slot.first.done():
+            slot.first.set_exception(error)
 
     def _end(self, slot: Slot) -> None:
         if self._open.get(slot.number) is not slot:

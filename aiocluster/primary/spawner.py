@@ -11,7 +11,7 @@ from typing import Protocol
 from aiocluster.errors import BootError, ChannelClosed, WorkerGone
 from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.messages import Fork
-from aiocluster.primary.interpreter import StartedZygote
+from aiocluster.primary.interpreter import CannotStart, StartedZygote
 from aiocluster.primary.process import Process, WorkerProcess
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.zygote_handle import ZygoteHandle
@@ -42,7 +42,8 @@ class Spawner(Protocol):
         `files` are the scoreboard, its stack file and the listening sockets that it shares.
         `channel` is closed as soon as it is on its way: at the limit of open files, that is
         where the worker's own descriptor comes from.
-        Raises WorkerGone when it could not be forked now (another try may succeed).
+        Raises WorkerGone when it could not be forked now (another try may succeed), CannotStart
+        when none will be any more.
         """
         ...
 
@@ -70,6 +71,7 @@ class ZygoteSpawner:
         self._unwanted: dict[int, asyncio.Task[None]] = {}  # by worker: its end
         self._keeper: asyncio.Task[None] | None = None
         self._retired = False
+        self._never_again: CannotStart | None = None  # why there will be no zygote any more
         self.zygote_pids: set[int] = set()  # of all there ever were
 
     async def start(self, boot_timeout: float) -> None:
@@ -176,8 +178,11 @@ class ZygoteSpawner:
         started = first or await self._start_zygote()
         self.zygote_pids.add(started.pid)
         self._zygote = zygote = ZygoteHandle(started, self._on_forked, self._on_exited)
-        if note := await zygote.prepare(boot_timeout):
-            log.warning("%s", note)
+        prepared = await zygote.prepare(boot_timeout)
+        if prepared.note:
+            log.warning("%s", prepared.note)
+        if first is None and prepared.folder:
+            log.info("the app was imported from %s", prepared.folder)
         for worker_id in [*self._processes]:
             await self._introduce(zygote, worker_id)
         self._ready.set()
@@ -185,6 +190,8 @@ class ZygoteSpawner:
     async def _living_zygote(self) -> ZygoteHandle:
         while True:
             await self._ready.wait()
+            if self._never_again is not None:
+                raise self._never_again
             if self._zygote is None:
                 raise WorkerGone("its generation is over")
             if not self._zygote.lost.is_set():
@@ -216,6 +223,11 @@ class ZygoteSpawner:
             try:
                 await self._begin(boot_timeout)
                 pause = _ZYGOTE_PAUSE
+            except CannotStart as error:
+                log.error("no new zygote: %s; workers go on, and none is replaced", error)
+                self._never_again = error
+                self._ready.set()
+                return
             except (BootError, ChannelClosed, OSError) as error:
                 log.error("no new zygote, next try in %g s: %s", pause, error)
                 await self._drop_zygote()

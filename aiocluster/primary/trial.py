@@ -16,7 +16,7 @@ from aiocluster.errors import BootError
 from aiocluster.ipc.estate import RECORD
 from aiocluster.ipc.messages import PROTOCOL
 from aiocluster.patience import patience
-from aiocluster.primary.interpreter import Interpreter
+from aiocluster.primary.interpreter import CannotStart, Interpreter
 from aiocluster.primary.stderr_tail import StderrTail
 
 # What the child is to be, in its environment: "trial", which call of `run`, its descriptor.
@@ -41,11 +41,14 @@ class Verdict(Struct, frozen=True):
 async def try_out(program: Interpreter, boot_timeout: float, roles: Collection[str]) -> None:
     """Start the program as a child that only checks; BootError, with the cause, if it fails.
 
-    It fails as well when its roles are not the same.
+    It fails as well when its roles are not the same, or it cannot be run again.
     """
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     try:
         pid, tail = program.spawn([theirs], {SUCCESSION: f"trial:{program.call}:{theirs}"})
+    except CannotStart:
+        os.close(ours)
+        raise
     except OSError as error:
         os.close(ours)
         raise BootError(f"no new interpreter could be started: {error}") from error

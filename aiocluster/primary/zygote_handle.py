@@ -63,14 +63,14 @@ class ZygoteHandle:
         self._pidfd = _pidfd(pid)
         self._loop.add_reader(sock.fileno(), self._on_readable)
 
-    async def prepare(self, boot_timeout: float) -> str:
-        """Wait until the app is imported; return a note for the user, or "".
+    async def prepare(self, boot_timeout: float) -> Prepared:
+        """Wait until the app is imported; return what the zygote says of that.
 
         Raises BootError, with the cause, when it cannot be.
         """
         try:
             async with patience(boot_timeout):
-                return (await asyncio.shield(self._prepared)).note
+                return await asyncio.shield(self._prepared)
         except TimeoutError:
             raise BootError(
                 f"importing the app took longer than {boot_timeout:g} s (boot_timeout)"

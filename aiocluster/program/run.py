@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 from aiocluster.children import (
@@ -21,15 +22,17 @@ from aiocluster.children import (
 from aiocluster.cluster import Cluster, refuse_in_child
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.kinds import check_app, kind_of
-from aiocluster.config.roles import Plan, Role, plan_from
+from aiocluster.config.roles import Plan, Role, RoleSpec, plan_from
 from aiocluster.config.target import import_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.failures import describe
 from aiocluster.primary.inherited import take_inherited
-from aiocluster.primary.interpreter import Interpreter, StartedZygote, this_program
+from aiocluster.primary.interpreter import Interpreter, StartedZygote
 from aiocluster.primary.origin import Origin
+from aiocluster.primary.pickled_app import unpickling
 from aiocluster.primary.scheduling import workers_preferred
+from aiocluster.primary.this_program import this_program
 from aiocluster.primary.trial import check_roles
 from aiocluster.program.guard import Guard, leave
 from aiocluster.program.life import (
@@ -62,6 +65,9 @@ from aiocluster.program.succession import (
 )
 
 log = logging.getLogger("aiocluster")
+
+# What a zygote that needs no program calls.
+_NEW_ZYGOTE = "aiocluster.program.new_zygote:zygote_of_a_program"
 
 # The program's calls of `run` so far: its zygote may have to be the same one.
 _calls = itertools.count(1)
@@ -180,36 +186,64 @@ def _begin(
     inherited: list[socket.socket],
 ) -> int:
     _set_up_process()
-    zygotes = _fork_zygotes(plan, again, inherited)
+    interpreters = _interpreters(plan, again)
+    _tell_what_will_not_work(interpreters.values(), again)
+    zygotes = _fork_zygotes(plan, interpreters, inherited)
     try:
         # Imported here, after the fork, which no thread may precede, and before the loop,
         # which must not wait.
         with interruptible():
             hook = _on_start_from(on_start)
     except Interrupted:
-        _drop(zygotes.values(), inherited)
+        _drop(zygotes.values(), inherited, interpreters)
         return EXIT_OK
     except BaseException as error:
-        _drop(zygotes.values(), inherited)
+        _drop(zygotes.values(), inherited, interpreters)
         return boot_failed(BootError(*describe(error)))
-    origin = Origin(
-        _interpreters(plan, again), zygotes, successor=Heir(again, plan.roles), inherited=inherited
-    )
+    origin = Origin(interpreters, zygotes, successor=Heir(again, plan.roles), inherited=inherited)
     return _live(Cluster.of_program(plan, origin), hook)
 
 
 def _fork_zygotes(
-    plan: Plan, again: Interpreter, inherited: list[socket.socket]
+    plan: Plan, interpreters: Mapping[str, Interpreter], inherited: list[socket.socket]
 ) -> dict[str, StartedZygote]:
     zygotes: dict[str, StartedZygote] = {}
     for name, spec in plan.roles.items():
-        not_its = [*inherited, *(zygote.sock for zygote in zygotes.values())]
-        zygotes[name] = fork_zygote(spec, again.of(name), not_its)
+        others = [one for role, one in interpreters.items() if role != name]
+        sockets = [zygote.sock for zygote in zygotes.values()]
+        zygotes[name] = fork_zygote(spec, interpreters[name], [*inherited, *sockets, *others])
     return zygotes
 
 
 def _interpreters(plan: Plan, again: Interpreter) -> dict[str, Interpreter]:
-    return {name: again.of(name) for name in plan.roles}
+    return {name: _interpreter(spec, again) for name, spec in plan.roles.items()}
+
+
+def _interpreter(spec: RoleSpec, again: Interpreter) -> Interpreter:
+    """Return what starts the next zygote of a role.
+
+    An import string needs no program. An object is made by the program, run again; where that
+    is not possible it is unpickled.
+    """
+    is_frozen = getattr(sys, "frozen", False)  # then there is no interpreter but the program
+    if is_frozen or (not again.refusal and not isinstance(spec.app, str)):
+        return again.of(spec.name)
+    try:
+        return unpickling(spec, _NEW_ZYGOTE)
+    except ConfigError as error:
+        return replace(again.of(spec.name), refusal=f"{again.refusal}; {error}")
+
+
+def _tell_what_will_not_work(interpreters: Iterable[Interpreter], again: Interpreter) -> None:
+    if refusals := [one.refusal for one in interpreters if one.refusal]:
+        log.warning(
+            "this program cannot be run again: %s. So a reload and an upgrade will fail, and when"
+            " the zygote dies, workers that end are not replaced. Put the app into a module and"
+            " give its name, 'pkg.module:name'",
+            refusals[0],
+        )
+    elif again.refusal:
+        log.info("an upgrade is not possible: this program cannot be run again: %s", again.refusal)
 
 
 def _check(plan: Plan, on_start: OnStart | str | None) -> None:
@@ -281,10 +315,16 @@ def _live(cluster: Cluster, on_start: OnStart | None) -> int:
             guard.close()
 
 
-def _drop(zygotes: Iterable[StartedZygote], inherited: Sequence[socket.socket]) -> None:
+def _drop(
+    zygotes: Iterable[StartedZygote],
+    inherited: Sequence[socket.socket],
+    interpreters: Mapping[str, Interpreter],
+) -> None:
     """End the first zygotes: they may be importing, for ever perhaps, and have no workers yet."""
     for sock in inherited:
         sock.close()
+    for interpreter in interpreters.values():
+        interpreter.close()
     for zygote in zygotes:
         zygote.sock.close()
         os.kill(zygote.pid, signal.SIGKILL)

@@ -55,8 +55,7 @@ class Heir:
             workers_not_preferred(),
         ):
             _flush()
-            env = {**os.environ, SUCCESSION: f"heir:{self._program.call}:{fd}"}
-            os.execve(sys.executable, self._program.arguments, env)
+            self._program.execute({SUCCESSION: f"heir:{self._program.call}:{fd}"})
 
 
 def summons_from_environment() -> Summons | None:

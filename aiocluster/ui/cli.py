@@ -118,7 +118,7 @@ def run(target: str, on_start: str | None, **options: Any) -> None:
     example my_shop.web:make_app.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    _import_from_current_folder()
+    _import_from(given.get("chdir") or ".")
     try:
         settings_from(given)  # before the slow import: a mistake is told at once
         exit_code = _main_run()(target, on_start=on_start, settings=given)
@@ -127,14 +127,17 @@ def run(target: str, on_start: str | None, **options: Any) -> None:
     sys.exit(exit_code)
 
 
-def _import_from_current_folder() -> None:
-    """Let TARGET be a module of the current folder, as `python -m` does."""
+def _import_from(folder: str) -> None:
+    """Let TARGET, and what else is named, be a module of this folder, as `python -m` does."""
     try:
-        folder = os.getcwd()
-    except FileNotFoundError:
-        raise click.UsageError("the current folder does not exist any more") from None
-    if sys.path[:1] != [folder]:
-        sys.path.insert(0, folder)
+        path = os.path.realpath(folder, strict=True)
+    except OSError:
+        path = ""
+    if not os.path.isdir(path):
+        current = "the current folder does not exist any more"
+        raise click.UsageError(current if folder == "." else f"chdir: {folder!r} is no folder")
+    if sys.path[:1] != [path]:
+        sys.path.insert(0, path)
 
 
 def _main_run() -> Callable[..., int]:

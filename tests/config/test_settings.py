@@ -22,8 +22,8 @@ WHOLE_NUMBERS = [name for name in NAMES if "whole number" in HELP[name].allowed]
 # None of these is a value of any setting, whatever its type.
 NEVER_RIGHT: list[Any] = [None, -1, -0.5, math.nan, math.inf, -math.inf, b"x", {}, []]
 
-# But for these: no environment, no proxy, nothing that scales.
-NOTHING: dict[str, Any] = {"env": {}, "trusted_proxies": [], "autoscale": None}
+# But for these: no environment, no proxy, nothing that scales, no folder.
+NOTHING: dict[str, Any] = {"env": {}, "trusted_proxies": [], "autoscale": None, "chdir": None}
 
 WRONG: list[tuple[str, Any]] = [
     *(
@@ -42,6 +42,8 @@ WRONG: list[tuple[str, Any]] = [
     ("policy", "random"),
     ("trusted_proxies", "10.0.0.0/33"),
     ("autoscale", "min=1"),
+    ("chdir", ""),
+    ("chdir", "/srv\0/app"),
     ("restart", "on-failure"),
     ("preload", 1),
     ("preload", "yes"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +159,9 @@ def test_other_proxies_are_refused(given: object) -> None:
 def test_env_is_read() -> None:
     """See test_environment.py."""
     assert read("env", {"A": "1"}) == typed("env", "A=1") == Environment({"A": "1"})
+
+
+def test_a_folder_may_be_a_path_object() -> None:
+    """As `pathlib` gives it."""
+    assert SPECIAL["chdir"].read(Path("/srv/current")) == "/srv/current"
+    assert SPECIAL["chdir"].read_texts(["../app"]) == "../app"

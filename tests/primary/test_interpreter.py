@@ -1,142 +1,20 @@
-"""New interpreters: what can be given to them, and how they are started."""
+"""New interpreters: in which folder, with which variables and descriptors they are started."""
 
-import functools
 import os
-import pickle
-import socket
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from aiohttp import web
 
-from aiocluster.config.roles import RoleSpec
-from aiocluster.config.settings import settings_from
-from aiocluster.errors import ConfigError
+from aiocluster.errors import BootError
 from aiocluster.primary.interpreter import (
     ZYGOTE_CALL,
     ZYGOTE_FD,
     ZYGOTE_ROLE,
+    CannotStart,
     Interpreter,
-    this_program,
-    unpickling,
 )
 from tests.support.connections import open_fds
-
-SETTINGS = settings_from({"workers": 3})
-
-
-def factory() -> web.Application:
-    return web.Application()
-
-
-def jobs(app: object) -> RoleSpec:
-    return RoleSpec("jobs", app, SETTINGS)
-
-
-def close_fds(interpreter: Interpreter) -> None:
-    for fd in interpreter.fds:
-        os.close(fd)
-
-
-def test_a_live_application_cannot_be_given_to_a_cluster() -> None:
-    """Its workers are other processes; the text says what to give instead, and what can."""
-    with pytest.raises(ConfigError) as caught:
-        unpickling(jobs(web.Application()))
-
-    assert "cannot serve a live Application" in str(caught.value)
-    assert "a factory of it" in str(caught.value)
-    assert "aiocluster.run, which can" in str(caught.value)
-
-
-def test_what_no_other_process_can_import_is_refused_by_name() -> None:
-    """A lambda, a local function, a method of an object with a socket in it."""
-
-    def local() -> web.Application:
-        return web.Application()
-
-    with socket.socket() as sock:
-        for app in (lambda: web.Application(), local, functools.partial(print, sock)):
-            with pytest.raises(ConfigError) as caught:
-                unpickling(jobs(app))
-            assert f"cannot import {app!r}" in str(caught.value)
-            assert "at the top level of a module" in str(caught.value)
-
-
-@pytest.mark.parametrize("app", [factory, "pkg.module:name"])
-def test_what_can_be_imported_travels_with_the_settings(app: object) -> None:
-    """The child gets all it needs in one file that has no name."""
-    interpreter = unpickling(jobs(app))
-    (fd,) = interpreter.fds
-
-    os.lseek(fd, 0, os.SEEK_SET)
-    _, spec, pickled = pickle.loads(os.read(fd, 100_000))
-    close_fds(interpreter)
-
-    assert (spec.name, spec.app, spec.settings) == ("jobs", None, SETTINGS)
-    assert pickle.loads(pickled) == app
-    assert interpreter.arguments[0] == sys.executable
-    assert interpreter.role == "jobs"
-
-
-def test_a_refused_app_leaves_no_descriptor() -> None:
-    """Nothing is opened for what is not started."""
-    before = open_fds()
-    with pytest.raises(ConfigError):
-        unpickling(jobs(lambda: None))
-
-    assert open_fds() <= before
-
-
-def test_this_program_is_run_again_as_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same interpreter, options and arguments, and the same of its calls of `run`."""
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "/srv/app.py", "serve"])
-    monkeypatch.setattr(sys, "argv", ["/srv/app.py", "serve"])
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/srv/app.py")
-
-    again = this_program(3)
-
-    assert again.arguments == [sys.executable, "-X", "dev", "/srv/app.py", "serve"]
-    assert again.call == 3
-
-
-def test_a_script_is_found_again_from_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program may have left the folder that its name was relative to."""
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-O", "app.py", "serve", "app.py"])
-    monkeypatch.setattr(sys, "argv", ["app.py", "serve", "app.py"])
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/srv/app.py")
-
-    assert this_program().arguments[1:] == ["-O", "/srv/app.py", "serve", "app.py"]
-
-
-def test_a_module_that_is_run_is_left_to_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m` has put the file's path in the place of the name."""
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "app", "serve"])
-    monkeypatch.setattr(sys, "argv", ["/srv/app.py", "serve"])
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/srv/app.py")
-
-    assert this_program().arguments[1:] == ["-m", "app", "serve"]
-
-
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [(None, None), (None, "<stdin>"), ("pkg.__main__", "/srv/pkg/__main__.py"), ("__main__", "x")],
-)
-def test_a_program_that_cannot_be_run_again_is_told_to_have_a_module(
-    monkeypatch: pytest.MonkeyPatch, name: str | None, file: str | None
-) -> None:
-    """python -c, a notebook, standard input, a package or an archive that is run."""
-    main = ModuleType("__main__")
-    main.__spec__ = ModuleSpec(name, None) if name else None
-    if file:
-        main.__file__ = file
-    monkeypatch.setitem(sys.modules, "__main__", main)
-    monkeypatch.setattr(factory, "__module__", "__main__")
-
-    with pytest.raises(ConfigError, match="move it to a module"):
-        unpickling(jobs(factory))
 
 
 async def test_a_zygote_is_started_with_its_socket_and_its_files(tmp_path: Path) -> None:
@@ -160,3 +38,71 @@ async def test_a_zygote_is_started_with_its_socket_and_its_files(tmp_path: Path)
     started.tail.close()
     sock.close()
     os.close(fd)
+
+
+_TELL = "import os, socket, sys; s = socket.socket(fileno=int(os.environ['AIOCLUSTER_ZYGOTE_FD']));"
+_TELL_WHERE = (
+    _TELL + " s.send((os.getcwd() + ' ' + os.environ['PWD'] + ' ' + sys.argv[1]).encode())"
+)
+
+
+async def told_by(interpreter: Interpreter) -> str:
+    """Start one that says something on its socket; return it, once it has ended."""
+    started = await interpreter.start_zygote()
+    told = started.sock.recv(1000).decode()
+    os.waitpid(started.pid, 0)  # noqa: ASYNC222 (it has said all it has to)
+    started.sock.close()
+    if started.tail is not None:
+        started.tail.close()
+    return told
+
+
+async def test_it_begins_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far this process has gone since; by way of the link, which it can see in $PWD."""
+    (tmp_path / "releases" / "7").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/7")
+    folder = str(tmp_path / "current")
+    arguments = [sys.executable, "-c", _TELL_WHERE, "x"]
+
+    for here in ("/", folder):
+        monkeypatch.chdir(here)
+        told = await told_by(Interpreter(arguments, folder=folder))
+        assert told == f"{tmp_path}/releases/7 {folder} x"
+
+
+async def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    """It may come back, so that is no reason never to try again."""
+    before = open_fds()
+    with pytest.raises(OSError, match=r"the program's folder is gone: .*/gone"):
+        await Interpreter([sys.executable, "-c", ""], folder=str(tmp_path / "gone")).start_zygote()
+    assert open_fds() == before
+
+
+async def test_one_that_can_never_be_started_says_why() -> None:
+    """In every way to start it, and nothing is left open."""
+    interpreter = Interpreter(["python"], refusal="it was read from standard input")
+    before = open_fds()
+
+    with pytest.raises(CannotStart, match="cannot be run again: it was read from standard"):
+        await interpreter.start_zygote()
+    with pytest.raises(BootError):
+        interpreter.execute({})
+    assert open_fds() == before
+
+
+def test_an_exec_that_fails_leaves_the_folder(tmp_path: Path) -> None:
+    """The process goes on where it was."""
+    here, before = os.getcwd(), open_fds()
+    with pytest.raises(FileNotFoundError):
+        Interpreter([str(tmp_path / "no-python")], folder=str(tmp_path)).execute({})
+
+    assert os.getcwd() == here
+    assert open_fds() == before
+
+
+def test_closed_twice_it_has_no_descriptor(tmp_path: Path) -> None:
+    """Whoever has one closes it, and nobody closes another's."""
+    interpreter = Interpreter(["python"], [os.open(os.devnull, os.O_RDONLY)])
+    interpreter.close()
+    interpreter.close()
+    assert interpreter.fds == []

@@ -19,7 +19,7 @@ from aiocluster.ipc.messages import (
     Watch,
 )
 from aiocluster.primary.exits import ExitStatus
-from aiocluster.primary.interpreter import StartedZygote
+from aiocluster.primary.interpreter import CannotStart, StartedZygote
 from aiocluster.primary.process import WorkerProcess
 from aiocluster.primary.spawner import ZygoteSpawner
 from tests.support.connections import open_fds
@@ -37,11 +37,14 @@ class Starter:
         self.started: asyncio.Queue[FakeZygote] = asyncio.Queue()
         self.all: list[FakeZygote] = []
         self.failures = 0
+        self.refusal: CannotStart | None = None
 
     async def __call__(self) -> StartedZygote:
         if self.failures:
             self.failures -= 1
             raise OSError("no more processes")
+        if self.refusal is not None:
+            raise self.refusal
         zygote = FakeZygote()
         self.all.append(zygote)
         self.started.put_nowait(zygote)
@@ -544,3 +547,43 @@ async def test_a_zygote_that_is_not_ready_is_left_to_nobody(stage: Stage) -> Non
     stage.spawner.drop_unready()
     with pytest.raises(BootError):
         await soon(starting)
+
+
+async def test_a_zygote_that_can_never_be_replaced_is_not_waited_for(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The workers go on; that none comes any more is said once, and by each attempt to get one."""
+    zygote = await stage.start()
+    process = await stage.spawn(zygote, "exec sleep 1000")
+    stage.starter.refusal = CannotStart("this program cannot be run again: it is gone")
+    zygote.close()
+    await turns_until(lambda: "no new zygote" in caplog.text)
+    await turns(20)
+
+    for _ in range(2):
+        with pytest.raises(CannotStart, match="it is gone"):
+            await soon(stage.order())
+    assert not process.is_dead
+    assert caplog.text.count("no new zygote: this program cannot be run again") == 1
+    assert "next try" not in caplog.text
+    process.send_signal(signal.SIGKILL)
+    await soon(process.wait())
+
+
+async def test_a_generation_that_cannot_be_started_is_refused(stage: Stage) -> None:
+    """With the reason, and no zygote is left."""
+    stage.starter.refusal = CannotStart("this program cannot be run again: it is gone")
+    with pytest.raises(BootError, match="it is gone"):
+        await stage.spawner.start(60.0)
+
+
+async def test_where_a_later_zygote_has_found_the_app_is_logged(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its real path: behind a link that a deploy turns it says which release serves."""
+    caplog.set_level("INFO")
+    starting = asyncio.create_task(stage.spawner.start(60.0))
+    (await stage.starter.next()).say(Prepared(True, "", "/srv/releases/8"))
+    await soon(starting)
+
+    assert "the app was imported from /srv/releases/8" in caplog.text

@@ -85,3 +85,11 @@ async def test_a_long_traceback_does_not_stop_it() -> None:
     with pytest.raises(BootError) as caught:
         await soon(try_out(program(source), 60.0, ROLES))
     assert len(caught.value.traceback) == 300_000
+
+
+async def test_one_that_cannot_be_run_again_is_not_tried() -> None:
+    """Nothing else is started in its place."""
+    before = open_fds()
+    with pytest.raises(BootError, match="cannot be run again: it was typed"):
+        await try_out(Interpreter(["python"], refusal="it was typed"), 60.0, ROLES)
+    assert open_fds() == before

@@ -62,11 +62,11 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def test_it_is_prepared_when_it_says_so(stage: Stage) -> None:
-    """With its note; said again, it changes nothing."""
+    """With what it says of that; said again, it changes nothing."""
     stage.zygote.say(Prepared(False, "a note"))
     stage.zygote.say(Prepared(True, ""))
 
-    assert await soon(stage.handle.prepare(60.0)) == "a note"
+    assert await soon(stage.handle.prepare(60.0)) == Prepared(False, "a note")
     await turns(20)
     assert not stage.handle.lost.is_set()
 

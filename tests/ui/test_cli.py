@@ -157,7 +157,7 @@ def test_every_default_can_be_typed(program: FakeProgram, name: str) -> None:
     default = {setting.name: setting.default for setting in setting_help()}[name]
     assert invoke("run", "shop:app", flag(name), default).exit_code == 0
     # What is nothing need not be passed on.
-    assert list(program.calls[0][1]) == [name] * (name != "autoscale")
+    assert list(program.calls[0][1]) == [name] * (name not in ("autoscale", "chdir"))
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -168,7 +168,7 @@ def test_every_switch_goes_on_and_off(program: FakeProgram, name: str) -> None:
     assert [settings for _, settings in program.calls] == [{name: True}, {name: False}]
 
 
-@pytest.mark.parametrize("name", [name for name in VALUED if name != "access_log_format"])
+@pytest.mark.parametrize("name", sorted({*VALUED} - {"access_log_format", "chdir"}))
 def test_a_wrong_value_is_a_usage_error_that_says_what_is_allowed(
     program: FakeProgram, name: str
 ) -> None:
@@ -243,3 +243,17 @@ def test_on_start_is_named_by_an_import_string(program: FakeProgram) -> None:
     result = invoke("run", "shop:app", "--on-start", "shop")
     assert result.exit_code == 2
     assert "'shop' is not of the form 'pkg.module:name'" in result.output
+
+
+def test_modules_are_looked_for_in_the_folder_of_the_app(
+    program: FakeProgram, tmp_path: Path
+) -> None:
+    """By its real path, as the current folder is: a link may be turned while it serves."""
+    (tmp_path / "release").mkdir()
+    (tmp_path / "current").symlink_to("release")
+
+    invoke("run", "shop:app", f"--chdir={tmp_path}/current")
+    assert program.path[0] == f"{tmp_path}/release"
+
+    result = invoke("run", "shop:app", f"--chdir={tmp_path}/next")
+    assert (result.exit_code, "/next' is no folder" in result.output) == (2, True)

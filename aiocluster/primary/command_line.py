@@ -1,0 +1,57 @@
+"""What an interpreter was started with, read from its command line as Python itself reads it."""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+
+class Source(Enum):
+    """Where the program came from."""
+
+    SCRIPT = "a file, a folder or an archive"
+    MODULE = "-m"
+    COMMAND = "-c"
+    STDIN = "standard input, or what is typed"
+
+
+class Started(NamedTuple):
+    """What was run, and the place among the arguments of what names it (-1: nothing does)."""
+
+    source: Source
+    place: int
+
+
+# Options whose value may be the next argument, -c and -m aside, which end the options.
+_WITH_VALUE = "WX"
+_LONG_WITH_VALUE = "--check-hash-based-pycs"
+
+
+def started_with(arguments: Sequence[str]) -> Started:
+    """Read the arguments of an interpreter, its own name first."""
+    place = 1
+    while place < len(arguments):
+        argument = arguments[place]
+        if argument == "-":
+            return Started(Source.STDIN, -1)
+        if not argument.startswith("-"):
+            return Started(Source.SCRIPT, place)
+        if argument.startswith("--"):
+            place += 2 if argument == _LONG_WITH_VALUE else 1
+            continue
+        source, values = _short(argument)
+        if source is not None:
+            return Started(source, place + values)
+        place += 1 + values
+    return Started(Source.STDIN, -1)
+
+
+def _short(argument: str) -> tuple[Source | None, int]:
+    """Return what a cluster of short options runs, and how many arguments follow as its value."""
+    for index, letter in enumerate(argument[1:], 1):
+        is_last = index == len(argument) - 1
+        if letter in "cm":
+            source = Source.COMMAND if letter == "c" else Source.MODULE
+            return source, int(is_last)
+        if letter in _WITH_VALUE:
+            return None, int(is_last)
+    return None, 0
