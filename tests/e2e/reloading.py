@@ -42,7 +42,7 @@ PROGRAM = """
 import aiocluster
 {extra}
 if __name__ == "__main__":
-    aiocluster.run("code:make_app", bind="127.0.0.1:0", **{settings})
+    aiocluster.run({app}, bind="127.0.0.1:0", **{settings})
 """
 
 
@@ -51,7 +51,9 @@ class Deployment(Program):
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self._settings = {"workers": 2, "min_uptime": 0.1, **settings}
-        super().__init__(folder, PROGRAM.format(settings=self._settings, extra=""))
+        self.app = '"code:make_app"'
+        super().__init__(folder)
+        self.break_program("")
         self.release_code(1)
 
     def release_code(self, version: int, extra: str = "") -> None:
@@ -60,7 +62,7 @@ class Deployment(Program):
 
     def break_program(self, extra: str) -> None:
         """Put another version of the program itself on the disk."""
-        self.write("program.py", PROGRAM.format(settings=self._settings, extra=extra))
+        self.write("program.py", PROGRAM.format(app=self.app, settings=self._settings, extra=extra))
 
     async def who(self) -> tuple[int, int]:
         """Return the version and the pid that answer one new connection."""

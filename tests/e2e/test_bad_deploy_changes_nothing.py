@@ -70,7 +70,11 @@ async def test_a_program_that_does_not_even_call_run_tells_why(
     tmp_path: Path, extra: str, cause: str
 ) -> None:
     """Its own standard error is where the cause comes from; it is shown once."""
-    async with Deployment(tmp_path) as program:
+    program = Deployment(tmp_path)
+    # A function of the program itself; an import string would need no program.
+    program.app = "lambda: __import__('code').make_app()"
+    program.break_program("")
+    async with program:
         before = await program.serving()
         program.break_program(extra)
         program.send_signal(signal.SIGHUP)
