@@ -19,6 +19,7 @@ Where things are. Imports point down, and the folder says in which process a lin
     events.py     what a subscriber may hear
     fds.py        how many descriptors there may be
     beginning.py  the folder in which the process began
+    shortage.py   what the kernel refuses, and which limit to look at
     errors.py     every exception
 """
 

@@ -28,7 +28,7 @@ from aiocluster.config.kinds import is_job, kind_of
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import import_target
-from aiocluster.errors import ChannelClosed, ConfigError
+from aiocluster.errors import BootError, ChannelClosed, ConfigError
 from aiocluster.ipc.failures import describe
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import packet_pair, send_packet
@@ -44,6 +44,7 @@ from aiocluster.primary.interpreter import (
 )
 from aiocluster.primary.orphans import become_subreaper
 from aiocluster.primary.pickled_app import Preparation
+from aiocluster.shortage import shortage
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import enter
 from aiocluster.worker.http.runner import notes as aiohttp_notes
@@ -63,10 +64,14 @@ def fork_zygote(
 
     `again` is how to start it again, in case it must not import the app; `not_its` are sockets
     and the interpreters of others, which it closes, since they are the primary's.
+    BootError when the kernel refuses it.
     """
-    ours, theirs = packet_pair()
     flush_output()
-    pid = os.fork()
+    try:
+        ours, theirs = packet_pair()
+        pid = os.fork()
+    except OSError as error:
+        raise BootError(shortage(error, "the fork of a zygote")) from None
     if pid == 0:
         for one in (ours, *not_its):
             one.close()

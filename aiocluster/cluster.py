@@ -11,7 +11,7 @@ from aiocluster.config.elsewhere import on_linux, system_name
 from aiocluster.config.environment import checked_env
 from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.config.settings import Settings, checked_seconds
-from aiocluster.errors import ConfigError, WorkerGone
+from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed
 from aiocluster.fds import raise_fd_limit
 from aiocluster.metrics.snapshot import Snapshot
@@ -22,6 +22,8 @@ from aiocluster.primary.origin import Origin
 from aiocluster.primary.orphans import become_subreaper
 from aiocluster.primary.parts import Parts
 from aiocluster.primary.pickled_app import unpickling
+from aiocluster.primary.role import check_fds
+from aiocluster.shortage import is_shortage, shortage
 from aiocluster.worker.context import is_primary
 
 E = TypeVar("E", bound=Event)
@@ -236,13 +238,17 @@ class Cluster:
             )
         try:
             raise_fd_limit()
+            if self._origin.successor is None:  # else the program has done so before its forks
+                check_fds(self.plan, loop_fds=0)
             become_subreaper()
             self._parts = Parts(self.plan, self._origin, self._bus)
             await self._parts.start()
-        except BaseException:
+        except BaseException as error:
             # Workers that were another program's know by themselves what to do when we end.
             if not self.is_heir:
                 await self.stop(0.0)
+            if isinstance(error, OSError) and is_shortage(error):
+                raise BootError(shortage(error, "what the start needs")) from error
             raise
 
     @property

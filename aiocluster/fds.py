@@ -1,5 +1,8 @@
 """How many descriptors this process and its children may have open."""
 
+import contextlib
+import os
+
 
 def fd_limit() -> int:
     """Return how many this process may have."""
@@ -13,4 +16,11 @@ def raise_fd_limit() -> None:
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # The system's own bound, fs.nr_open, may have been lowered since.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def open_fd_count() -> int:
+    """Return how many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them

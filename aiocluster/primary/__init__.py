@@ -89,6 +89,7 @@ command_line.py   what an interpreter was started with                      pure
 pickled_app.py    one that needs no program: it imports or unpickles the app
 links.py          folders behind a link that a deploy turns                 pure
 stderr_tail.py    what it said at last
+fd_needs.py       how many descriptors a cluster needs to serve             pure
 process.py        a worker's process: signalled, watched, asked how it ended
 orphans.py        those whose parent has died
 scheduling.py     whom the kernel lets run first

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from aiocluster.errors import BootError, ClusterStopping, WorkerGone
 from aiocluster.patience import patience
 from aiocluster.primary.exit_log import ExitLog
+from aiocluster.primary.interpreter import CannotStart
 from aiocluster.primary.slot import Slot
 from aiocluster.primary.spawner import FORK_PATIENCE
 
@@ -29,20 +31,27 @@ async def first_start(slots: Sequence[Slot], exit_log: ExitLog) -> None:
     else:
         raise _why_none_is_ready(slots, exit_log)
     _, pending = await asyncio.wait(settling, timeout=_START_TOGETHER)
-    if pending:
-        log.warning("%d workers are still starting; serving without them", len(pending))
+    if late := len(pending) + sum(not slot.first.done() for slot in slots if slot.trouble):
+        trouble = next((f" ({slot.trouble})" for slot in slots if slot.trouble), "")
+        log.warning("%d workers are still starting; serving without them%s", late, trouble)
 
 
 async def _settled(slot: Slot) -> bool:
     """Wait for the slot's first worker; return whether it is ready.
 
-    It is not when it died before, took too long, or could not be forked.
+    It is not when it died before, took too long, or could not be forked in several tries.
     """
+    refused: asyncio.Future[Any] = asyncio.ensure_future(slot.is_refused.wait())
     try:
         async with patience(FORK_PATIENCE):
-            worker = await asyncio.shield(slot.first)
-    except (TimeoutError, WorkerGone, ClusterStopping):
+            await asyncio.wait([slot.first, refused], return_when=asyncio.FIRST_COMPLETED)
+            if not slot.first.done():
+                return False
+            worker = slot.first.result()
+    except (TimeoutError, WorkerGone, ClusterStopping, CannotStart):
         return False
+    finally:
+        refused.cancel()
     await asyncio.shield(worker.settled)
     return worker.was_ready
 

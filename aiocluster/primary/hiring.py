@@ -16,6 +16,7 @@ from aiocluster.primary.outbox import Outbox
 from aiocluster.primary.process import Process
 from aiocluster.primary.room import Limits
 from aiocluster.primary.spawner import Spawner
+from aiocluster.shortage import shortage
 
 
 class Hiring:
@@ -53,7 +54,9 @@ class Hiring:
             if isinstance(error, OSError):
                 # Out of descriptors or memory, mostly: it passes, and the slot must not be
                 # lost to it.
-                raise WorkerGone(f"cannot fork: {error}") from error
+                raise WorkerGone(
+                    f"cannot fork: {shortage(error, 'what a worker needs')}"
+                ) from error
             raise
 
     async def adopt(self, state: WorkerState, process: Process) -> WorkerHandle:

@@ -20,10 +20,11 @@ from aiohttp import web
 from aiocluster import beginning
 from aiocluster.config.kinds import check_app
 from aiocluster.config.roles import RoleSpec
-from aiocluster.errors import ConfigError
+from aiocluster.errors import BootError, ConfigError
 from aiocluster.primary.interpreter import Interpreter
 from aiocluster.primary.links import Link, link_of, renewed, through
 from aiocluster.primary.this_program import current_folder, is_same, links
+from aiocluster.shortage import shortage
 
 # What such an interpreter calls with its descriptor, where the cluster is no program of its own.
 OF_A_CLUSTER = "aiocluster.children:unpickled_zygote"
@@ -74,7 +75,7 @@ class Preparation:
 def unpickling(spec: RoleSpec, main: str = OF_A_CLUSTER) -> Interpreter:
     """An interpreter that imports or unpickles the app of a role, and calls `main`.
 
-    ConfigError when it cannot.
+    ConfigError when it cannot, BootError when the kernel refuses the file for that.
     """
     check_app(spec)
     pickled = _pickled(spec.app)
@@ -86,12 +87,20 @@ def unpickling(spec: RoleSpec, main: str = OF_A_CLUSTER) -> Interpreter:
         spec.settings, policy="round_robin", autoscale=None, chdir=chdir
     )
     bare = msgspec.structs.replace(spec, app=None, settings=settings)
-    fd = os.memfd_create("aiocluster-app", os.MFD_CLOEXEC)
-    with io.FileIO(fd, "w", closefd=False) as file:
-        file.write(pickle.dumps((preparation, bare, pickled)))
+    fd = _file_with(pickle.dumps((preparation, bare, pickled)))
     return Interpreter(
         _command(fd, main, preparation.links), [fd], role=spec.name, own_group=main == OF_A_CLUSTER
     )
+
+
+def _file_with(content: bytes) -> int:
+    try:
+        fd = os.memfd_create("aiocluster-app", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise BootError(shortage(error, "a file in memory (memfd_create)")) from None
+    with io.FileIO(fd, "w", closefd=False) as file:
+        file.write(content)
+    return fd
 
 
 def _command(fd: int, main: str, found: list[Link]) -> list[str]:
@@ -107,12 +116,16 @@ def _command(fd: int, main: str, found: list[Link]) -> list[str]:
 
 def _preparation(chdir: str | None, *, with_main: bool) -> Preparation:
     """What multiprocessing tells its children: sys.path, sys.argv, the folder, __main__."""
-    data = multiprocessing.spawn.get_preparation_data("aiocluster-zygote")
+    try:
+        data = multiprocessing.spawn.get_preparation_data("aiocluster-zygote")
+        here = current_folder()
+    except FileNotFoundError:
+        raise ConfigError("the current folder does not exist any more") from None
     # It refuses to be pickled, and is for multiprocessing's own connections only.
     del data["authkey"]
     if not with_main:
         data = {key: value for key, value in data.items() if key not in _MAIN}
-    folder = os.path.normpath(os.path.join(current_folder(), chdir or ""))
+    folder = os.path.normpath(os.path.join(here, chdir or ""))
     data["dir"] = folder
     own = link_of(os.path.realpath(folder), folder)
     return Preparation(data, [*links(), *filter(None, [own])], sys.version_info[:2])

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from aiocluster.config.cpus import available_cpus
-from aiocluster.config.roles import ONLY_ROLE, RoleSpec
+from aiocluster.config.roles import ONLY_ROLE, Plan, RoleSpec
 from aiocluster.config.settings import Settings
 from aiocluster.config.worker_count import too_many_workers_warning, worker_count
-from aiocluster.errors import ConfigError
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.fds import fd_limit, open_fd_count
 from aiocluster.ipc.estate import RoleState
 from aiocluster.policies.base import Policy
 from aiocluster.primary.choosing import policy_of_server, unserved
@@ -20,6 +21,7 @@ from aiocluster.primary.commons import Commons
 from aiocluster.primary.door import DoorSettings
 from aiocluster.primary.doors import Doors, close_unserved
 from aiocluster.primary.farewell import Farewell
+from aiocluster.primary.fd_needs import LOOP_FDS, RoleNeeds, fds_needed, too_few_fds
 from aiocluster.primary.generations import Generations, GenerationSpawner
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.restarts import RestartConfig, RestartPolicy
@@ -102,10 +104,7 @@ class RoleParts:
     @property
     def count_of_workers(self) -> int:
         """How many it starts with."""
-        count = worker_count(self.settings.workers, available_cpus())
-        if (autoscale := self.settings.autoscale) is not None:
-            count = min(max(count, autoscale.min), autoscale.max)
-        return count
+        return first_count(self.settings)
 
     async def start(self) -> None:
         """Import the app and start the workers; BootError when none comes up."""
@@ -221,3 +220,22 @@ def _restarts(settings: Settings) -> RestartPolicy:
         max_delay=settings.max_restart_delay,
     )
     return RestartPolicy(config, random.random)
+
+
+def first_count(settings: Settings) -> int:
+    """Return with how many workers a role starts on this machine."""
+    count = worker_count(settings.workers, available_cpus())
+    if (autoscale := settings.autoscale) is not None:
+        count = min(max(count, autoscale.min), autoscale.max)
+    return count
+
+
+def check_fds(plan: Plan, *, loop_fds: int = LOOP_FDS) -> None:
+    """Raise BootError when the limit of open files is too low for the cluster to serve."""
+    needs = [
+        RoleNeeds(first_count(spec.settings), len(spec.settings.bind))
+        for spec in plan.roles.values()
+    ]
+    needed = fds_needed(needs, open_fd_count(), loop_fds)
+    if reason := too_few_fds(needs, fd_limit(), needed):
+        raise BootError(reason)

@@ -23,6 +23,9 @@ log = logging.getLogger("aiocluster.supervisor")
 # A fork that fails (no memory, no process left) is tried again after this many seconds.
 _FORK_RETRY = 0.5
 
+# After so many tries a start need not wait for the kernel to have more.
+_MANY_REFUSALS = 5
+
 # Why a job that does nothing wrong, but returns as soon as it is called, is called more slowly.
 _WHY_SLOW = (
     "its job returns as soon as it has begun, again and again (a job that is done ends with"
@@ -80,6 +83,7 @@ class Slot:
         self.generation = generation  # what it is filled from
         self.restarts = 0
         self.trouble = ""  # why the last fork failed
+        self.is_refused = asyncio.Event()  # forks have failed for some time
         self.first: asyncio.Future[WorkerHandle] = asyncio.get_running_loop().create_future()
         self.incumbent: WorkerHandle | None = None
         self.not_before = 0.0  # on the loop's clock, when a dead worker's place may be filled
@@ -87,6 +91,7 @@ class Slot:
         self.is_finished = False  # its last worker's job has returned
         self._crew = crew
         self._restart = restart
+        self._refusals = 0
         self._sleep = sleep
         self._loop = asyncio.get_running_loop()
         self._renewing = asyncio.Lock()
@@ -251,11 +256,22 @@ class Slot:
             generation = successors or self.generation
             restarts = self.restarts + (successors is not None)
             try:
-                return await self._crew.hire(self, generation, restarts, held=held)
+                worker = await self._crew.hire(self, generation, restarts, held=held)
             except WorkerGone as error:
-                self.trouble = str(error)
-                log.error("slot %d: %s; next try in %g s", self.number, error, _FORK_RETRY)
+                self._note_trouble(str(error))
                 await self._sleep(_FORK_RETRY)
+            else:
+                self.trouble = ""
+                return worker
+
+    def _note_trouble(self, trouble: str) -> None:
+        # Whoever waits for the slot's first worker says what that had; the others are many tries.
+        if self.first.done() and trouble != self.trouble:
+            log.error("slot %d: %s; it is tried each %g s", self.number, trouble, _FORK_RETRY)
+        self.trouble = trouble
+        self._refusals += 1
+        if self._refusals >= _MANY_REFUSALS:
+            self.is_refused.set()
 
 
 async def _first_of(waiting: Awaitable[Any], future: "asyncio.Future[Any]") -> None:

@@ -13,7 +13,7 @@ from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.ipc.signals import signals_of
 from aiocluster.primary.handle import KILL_GRACE
 from aiocluster.program.guard import Guard
-from aiocluster.program.output import say_where
+from aiocluster.program.output import say_where, warn_of_loopback
 from aiocluster.program.signals import handle_signals, hold_signals
 
 log = logging.getLogger("aiocluster")
@@ -76,6 +76,7 @@ class Life:
                 return self._code_after(await self._cluster.stop(0.0))
             if not self._cluster.is_heir:
                 say_where(self._cluster)
+                warn_of_loopback(self._cluster, os.getpid())
             return await self._serve()
         except (BootError, ConfigError) as error:
             return boot_failed(error)
@@ -245,7 +246,8 @@ def close(runner: asyncio.Runner) -> None:
     """Close the loop; when what runs in it or its threads does not end, end the process."""
     watchdog = threading.Timer(_LEFTOVER_TIMEOUT, _leave)
     watchdog.daemon = True
-    watchdog.start()
+    with contextlib.suppress(RuntimeError):  # at the limit of processes there is no thread to have
+        watchdog.start()
     try:
         runner.close()
     finally:

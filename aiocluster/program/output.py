@@ -12,7 +12,7 @@ import click
 
 from aiocluster.cluster import Cluster
 from aiocluster.config.roles import Plan
-from aiocluster.config.settings import Address
+from aiocluster.config.settings import Address, Settings
 from aiocluster.worker.loggers import keep_loggers
 
 log = logging.getLogger("aiocluster")
@@ -82,6 +82,23 @@ def say_where(cluster: Cluster) -> None:
         click.echo(line)
     except OSError as error:
         log.warning("cannot print (%s): %s", error, line)
+
+
+def warn_of_loopback(cluster: Cluster, pid: int) -> None:
+    """Warn that as process 1, of a container, the default address cannot be reached from outside.
+
+    Whoever has given that address has reasons for it.
+    """
+    default = Settings().bind
+    is_default = any(role.settings.bind is default for role in cluster.plan.roles.values())
+    if pid == 1 and is_default and cluster.addresses == ((default[0].host, default[0].port),):
+        log.warning(
+            "%s, where it listens by default, can be reached only from inside this container; for"
+            " clients outside give bind='0.0.0.0:%d' (-b 0.0.0.0:%d)",
+            default[0],
+            default[0].port,
+            default[0].port,
+        )
 
 
 def _urls(cluster: Cluster) -> list[str]:

@@ -31,6 +31,7 @@ from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote
 from aiocluster.primary.origin import Origin
 from aiocluster.primary.pickled_app import unpickling
+from aiocluster.primary.role import check_fds
 from aiocluster.primary.scheduling import workers_preferred
 from aiocluster.primary.this_program import this_program
 from aiocluster.primary.trial import check_roles
@@ -63,6 +64,7 @@ from aiocluster.program.succession import (
     inherit,
     summons_from_environment,
 )
+from aiocluster.shortage import shortage
 
 log = logging.getLogger("aiocluster")
 
@@ -186,33 +188,41 @@ def _begin(
     inherited: list[socket.socket],
 ) -> int:
     _set_up_process()
-    interpreters = _interpreters(plan, again)
-    _tell_what_will_not_work(interpreters.values(), again)
-    zygotes = _fork_zygotes(plan, interpreters, inherited)
     try:
+        check_fds(plan)
+        interpreters = _interpreters(plan, again)
+    except BootError as error:
+        return boot_failed(error)
+    _tell_what_will_not_work(interpreters.values(), again)
+    zygotes: dict[str, StartedZygote] = {}
+    try:
+        _fork_zygotes(zygotes, plan, interpreters, inherited)
         # Imported here, after the fork, which no thread may precede, and before the loop,
         # which must not wait.
         with interruptible():
             hook = _on_start_from(on_start)
+        runner = _new_runner()
     except Interrupted:
         _drop(zygotes.values(), inherited, interpreters)
         return EXIT_OK
     except BaseException as error:
         _drop(zygotes.values(), inherited, interpreters)
-        return boot_failed(BootError(*describe(error)))
+        return boot_failed(error if isinstance(error, BootError) else BootError(*describe(error)))
     origin = Origin(interpreters, zygotes, successor=Heir(again, plan.roles), inherited=inherited)
-    return _live(Cluster.of_program(plan, origin), hook)
+    return _live(runner, Cluster.of_program(plan, origin), hook)
 
 
 def _fork_zygotes(
-    plan: Plan, interpreters: Mapping[str, Interpreter], inherited: list[socket.socket]
-) -> dict[str, StartedZygote]:
-    zygotes: dict[str, StartedZygote] = {}
+    zygotes: dict[str, StartedZygote],
+    plan: Plan,
+    interpreters: Mapping[str, Interpreter],
+    inherited: list[socket.socket],
+) -> None:
+    """Fork one for each role, into `zygotes`; BootError when the kernel refuses it."""
     for name, spec in plan.roles.items():
         others = [one for role, one in interpreters.items() if role != name]
         sockets = [zygote.sock for zygote in zygotes.values()]
         zygotes[name] = fork_zygote(spec, interpreters[name], [*inherited, *sockets, *others])
-    return zygotes
 
 
 def _interpreters(plan: Plan, again: Interpreter) -> dict[str, Interpreter]:
@@ -279,11 +289,12 @@ def _inherit(
             _interpreters(plan, again), estate=estate, successor=Heir(again, plan.roles)
         )
         cluster = Cluster.of_program(plan, origin)
+        runner = _new_runner()
     except BaseException:
         # Our end is what tells the workers to finish.
         log.exception("could not go on after the upgrade: leaving")
         return EXIT_BOOT_FAILED
-    return _live(cluster, hook)
+    return _live(runner, cluster, hook)
 
 
 def _set_up_process() -> None:
@@ -297,15 +308,24 @@ def _set_up_process() -> None:
     hold_signals()
 
 
-def _live(cluster: Cluster, on_start: OnStart | None) -> int:
+def _new_runner() -> asyncio.Runner:
+    """Return one that has its loop; BootError when the kernel refuses that."""
     import uvloop  # which Windows does not have; a zygote has imported it before its fork
 
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        runner.get_loop()
+    except OSError as error:
+        raise BootError(shortage(error, "an event loop")) from None
+    return runner
+
+
+def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) -> int:
     guard = Guard(lambda: leave(cluster.abandon, EXIT_CUT))
 
     async def live() -> int:
         return await Life(cluster, on_start, guard).live()
 
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with workers_preferred():
         try:
             return runner.run(live())

@@ -19,6 +19,7 @@ from aiocluster.errors import ChannelClosed, ProtocolError
 from aiocluster.ipc.messages import Exited, Fork, Forked, ForkFailed, FromZygote, ToZygote, Watch
 from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.ipc.signals import FOR_THE_PRIMARY, STOPPING
+from aiocluster.shortage import shortage
 
 # poll() counts milliseconds in 32 bits; seconds.
 _LONGEST_POLL = 3600.0
@@ -107,7 +108,7 @@ class ZygoteServer:
             pid = os.fork()
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-            self._send(ForkFailed(order.fork.worker_id, str(error)))
+            self._send(ForkFailed(order.fork.worker_id, shortage(error, "the fork")))
             _close(order)
             return None
         if pid == 0:

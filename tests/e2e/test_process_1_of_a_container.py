@@ -78,3 +78,23 @@ async def test_a_process_that_came_from_elsewhere_is_reaped(tmp_path: Path) -> N
         assert await ask(url, "/zombies") == "0"
         primary.terminate()
         assert await program.exit_code() == 0
+
+
+# In a network of its own, where port 8000 is free, once there is a loopback.
+LOOPBACK = """
+import fcntl, socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+    fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+"""
+
+
+async def test_the_default_address_is_warned_of(tmp_path: Path) -> None:
+    """In a container it can be reached from inside alone; the line says what to give."""
+    source = LOOPBACK + SOURCE.replace(', bind="127.0.0.1:0", on_start=say', "")
+    command = [*IN_A_NAMESPACE, "--net", sys.executable, "program.py"]
+    async with Program(tmp_path, source, command=command) as program:
+        await program.line("WARNING 127.0.0.1:8000, .* only from inside .*-b 0.0.0.0:8000")
+        (primary,) = psutil.Process(program.pid).children()
+        primary.terminate()
+        assert await program.exit_code() == 0

@@ -183,13 +183,29 @@ async def test_after_too_many_failures_the_next_start_waits(
 async def test_a_fork_that_fails_is_tried_again(
     make_stage: MakeStage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No memory now may be memory in half a second; each try is logged."""
-    stage = await make_stage(refusals=2)
-
+    """No memory now may be memory in half a second; it is logged once, not with each try."""
+    stage = await make_stage()
+    _, worker = await stage.crew.next_ready()
+    stage.crew.refusals = 3
+    worker.exit(1)
     await stage.crew.next()
 
-    assert stage.slept == [0.5, 0.5]
-    assert caplog.text.count("slot 5: cannot fork: Cannot allocate memory; next try in") == 2
+    assert stage.slept == [0.5] * 3
+    assert caplog.text.count("slot 5: cannot fork: Cannot allocate memory; it is tried each") == 1
+
+
+async def test_a_first_fork_that_fails_for_some_time_is_known_to_whoever_waits(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever started the slot says why, once; the slot goes on trying."""
+    stage = await make_stage(refusals=4)
+    await stage.crew.next()
+    assert not stage.slot.is_refused.is_set()
+
+    other = await make_stage(refusals=5)
+    await stage.crew.next()
+    assert other.slot.is_refused.is_set()
+    assert caplog.text == ""
 
 
 async def test_one_that_cannot_boot_waits_for_the_first_start_to_be_over(

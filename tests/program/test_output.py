@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 
 from aiocluster.cluster import Cluster
-from aiocluster.program.output import say_where
+from aiocluster.config.roles import plan_from
+from aiocluster.program.output import say_where, warn_of_loopback
 
 PROGRAM = """
 import os, socket, sys
@@ -123,3 +124,32 @@ def test_each_record_is_written_once(before: str, after: str, heard: str, by_us:
 
     assert ran.stdout == heard
     assert len(ran.stderr.splitlines()) == by_us, ran.stderr
+
+
+DEFAULT = (("127.0.0.1", 8000),)
+
+
+@pytest.mark.parametrize(
+    ("pid", "given", "addresses", "is_told"),
+    [
+        (1, {}, DEFAULT, True),
+        (7, {}, DEFAULT, False),
+        (1, {"bind": "127.0.0.1:8000"}, DEFAULT, False),  # whoever gives it has reasons for it
+        (1, {}, (("0.0.0.0", 80),), False),  # a socket that was handed down
+        (1, {}, (), False),  # a job
+    ],
+)
+def test_a_container_s_own_address_is_warned_of(
+    pid: int,
+    given: dict[str, str],
+    addresses: tuple[tuple[str, int], ...],
+    is_told: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As process 1, where nobody has said where to listen."""
+    cluster = SimpleNamespace(plan=plan_from("pkg:app", None, given), addresses=addresses)
+
+    warn_of_loopback(cast(Cluster, cluster), pid)
+
+    assert ("only from inside this container" in caplog.text) == is_told
+    assert ("bind='0.0.0.0:8000' (-b 0.0.0.0:8000)" in caplog.text) == is_told
