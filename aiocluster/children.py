@@ -193,7 +193,8 @@ def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
     freeze()
     again.close()  # no worker needs what starts the next zygote
     notes = [_THREADS_NOTE] * no_preload + ([] if is_job(loaded) else [*aiohttp_notes(settings)])
-    send_packet(sock, Prepared(loaded is not None, "; ".join(notes), imported_from(app)))
+    folder = os.getcwd() if loaded is None else imported_from(app)
+    send_packet(sock, Prepared(loaded is not None, "; ".join(notes), folder))
     order = ZygoteServer(sock, settings.graceful_timeout + KILL_GRACE).serve()
     if order is None:
         return 0
@@ -205,7 +206,12 @@ def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
 
 def imported_from(app: object) -> str:
     """Return the real path of the folder where the app's module, or the program's, was found."""
-    name = app.partition(":")[0] if isinstance(app, str) else "__main__"
+    name = "__main__"
+    if isinstance(app, _Unpickled):
+        app = pickle.loads(app.pickled)
+        name = getattr(app, "__module__", name)
+    if isinstance(app, str):
+        name = app.partition(":")[0]
     module = sys.modules.get(name)
     name = getattr(getattr(module, "__spec__", None), "name", None) or name
     if (file := getattr(module, "__file__", None)) is None:

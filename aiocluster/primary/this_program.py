@@ -56,7 +56,7 @@ def this_program(call: int = 1, began: Beginning | None = None) -> Interpreter:
     """
     began = began or Beginning.of_this_process()
     started = started_with(began.arguments)
-    folder = start_folder(began, is_same)
+    folder = through(start_folder(began, is_same), links(began))
     arguments = [_executable(began), *began.arguments[1:]]
     refusal = _refusal(began, started)
     if not refusal and started.source is Source.SCRIPT:

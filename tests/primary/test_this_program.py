@@ -118,6 +118,9 @@ def test_a_script_s_own_link_counts_wherever_it_was_started(deployed: Deployed) 
 
     assert links(began) == [deployed.link()]
     assert this_program(1, began).arguments == [PYTHON, script]
+    # A service manager has entered the folder, and has told nobody by which name.
+    began = deployed.began(script, main_file=script, shell_folder="")
+    assert this_program(1, began).folder == str(deployed.current)
     assert links(deployed.began("app.py")) == [deployed.link()] * 2
 
 
