@@ -10,6 +10,7 @@ A zygote begins in one of three ways, and then does the same in all of them:
 """
 
 import atexit
+import contextlib
 import io
 import multiprocessing.process
 import multiprocessing.util
@@ -67,11 +68,13 @@ def fork_zygote(
     BootError when the kernel refuses it.
     """
     flush_output()
-    try:
-        ours, theirs = packet_pair()
-        pid = os.fork()
-    except OSError as error:
-        raise BootError(shortage(error, "the fork of a zygote")) from None
+    with contextlib.ExitStack() as unused:
+        try:
+            ours, theirs = map(unused.enter_context, packet_pair())
+            pid = os.fork()
+        except OSError as error:
+            raise BootError(shortage(error, "the fork of a zygote")) from None
+        unused.pop_all()
     if pid == 0:
         for one in (ours, *not_its):
             one.close()

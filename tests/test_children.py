@@ -2,14 +2,20 @@
 
 import os
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 
 from aiocluster.children import (
+    _enter_folder,
     imported_from,
     zygote_call_from_environment,
     zygote_from_environment,
 )
+from aiocluster.config.roles import RoleSpec
+from aiocluster.config.settings import settings_from
+from aiocluster.errors import ConfigError
 from aiocluster.primary.interpreter import ZYGOTE_CALL, ZYGOTE_FD, ZYGOTE_ROLE
 
 
@@ -48,3 +54,24 @@ def test_where_the_app_was_found_is_the_folder_of_its_topmost_package() -> None:
     assert imported_from("tests.test_children:app") == root
     assert imported_from("tests.support:app") == root
     assert imported_from("sys:app") == os.getcwd()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """It is the first thing that a zygote needs."""
+    spec = RoleSpec("web", "pkg:app", settings_from({"chdir": str(tmp_path / "gone")}))
+    with pytest.raises(ConfigError, match=r"app's folder '.*/gone': No such file or directory"):
+        _enter_folder(spec)
+
+
+def test_modules_are_found_in_the_folder_of_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its real path, which no later deploy changes."""
+    (tmp_path / "release").mkdir()
+    (tmp_path / "current").symlink_to("release")
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    _enter_folder(RoleSpec("web", "pkg:app", settings_from({"chdir": str(tmp_path / "current")})))
+
+    assert os.getcwd() == sys.path[0] == str(tmp_path / "release")

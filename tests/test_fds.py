@@ -1,6 +1,9 @@
+import os
 import resource
 
-from aiocluster.fds import fd_limit, raise_fd_limit
+import pytest
+
+from aiocluster.fds import fd_limit, open_fd_count, raise_fd_limit
 
 
 def test_the_soft_limit_becomes_the_hard_one() -> None:
@@ -13,3 +16,22 @@ def test_the_soft_limit_becomes_the_hard_one() -> None:
         assert fd_limit() == hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_descriptors_that_are_open_are_counted() -> None:
+    """Those of this process, without the one that it takes to count."""
+    before = open_fd_count()
+    with open(os.devnull), open(os.devnull):
+        assert open_fd_count() == before + 2
+
+
+def test_where_they_cannot_be_seen_there_are_the_standard_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A system without /proc starts as well."""
+
+    def hide(path: str) -> list[str]:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "listdir", hide)
+    assert open_fd_count() == 3

@@ -1,15 +1,19 @@
 """run(), as far as it can be tested without becoming a cluster."""
 
 import asyncio
+import errno
+import os
 import threading
 from typing import Any
 
 import pytest
+import uvloop
 
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import ConfigError
 from aiocluster.primary.interpreter import Interpreter
 from aiocluster.program.run import _interpreters, _tell_what_will_not_work, main_run, run
+from tests.support.connections import open_fds
 
 
 def print_nothing() -> None: ...
@@ -130,6 +134,38 @@ def test_what_a_program_that_cannot_be_run_again_cannot_do_is_said(
     (one,) = interpreters(again, lambda: None)
     assert one.refusal.startswith("it was typed; other processes cannot import <function")
     assert "a reload and an upgrade will fail" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("app", "call", "refused"),
+    [
+        (print_nothing, "fork", "the fork of a zygote"),
+        ("pkg:name", "memfd_create", "a file in memory (memfd_create)"),
+        (print_nothing, "new_event_loop", "an event loop"),
+    ],
+)
+def test_what_the_kernel_refuses_ends_the_program_with_3_and_one_line(
+    app: object,
+    call: str,
+    refused: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Which says what that was, and which limit to look at; nothing is left."""
+
+    def refuse(*given: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    before = open_fds()
+    monkeypatch.setattr(uvloop if call == "new_event_loop" else os, call, refuse)
+    with pytest.raises(SystemExit) as caught:
+        run(app, workers=1, bind="127.0.0.1:0")
+
+    assert caught.value.code == 3
+    (told,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert told.startswith(f"could not start: the kernel refused {refused}: Resource temporarily")
+    assert "look at the limit of processes" in told
+    assert open_fds() <= before
 
 
 @pytest.fixture(autouse=True)
