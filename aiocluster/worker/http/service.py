@@ -73,6 +73,7 @@ class AiohttpService:
         """`on_failure()` is called when the app's own code cancels its hooks' task."""
         self._load = load
         self._on_failure = on_failure
+        self._is_failing = False
         self._say_goodbye = say_goodbye or _say_nothing
         self._settings = settings
         self._row = row
@@ -299,10 +300,11 @@ class AiohttpService:
 
     def _on_cancelled(self) -> None:
         assert self._on_failure is not None
-        if self._server is None:  # its start fails by that
+        # If it has not started, its start fails by that. A scope of anyio cancels in each turn.
+        if self._server is None or self._is_failing:
             return
-        if self.code == 0:
-            log.error("the task of the app's hooks was cancelled by the app: the worker ends")
+        self._is_failing = True
+        log.error("the task of the app's hooks was cancelled by the app: the worker ends")
         self.code = self.code or 1
         self._on_failure()
 
