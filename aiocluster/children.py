@@ -9,6 +9,7 @@ A zygote begins in one of three ways, and then does the same in all of them:
 - as a new interpreter that unpickles the app, for a Cluster made inside a running loop.
 """
 
+import asyncio
 import atexit
 import contextlib
 import io
@@ -20,17 +21,18 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
+from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.kinds import is_job, kind_of
 from aiocluster.config.roles import RoleSpec
-from aiocluster.config.settings import Settings
-from aiocluster.config.target import import_target
+from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import BootError, ChannelClosed, ConfigError
 from aiocluster.ipc.failures import describe
+from aiocluster.ipc.hangup import ImportStopped, stopped_by_hangup
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import packet_pair, send_packet
 from aiocluster.primary.handle import KILL_GRACE
@@ -48,14 +50,22 @@ from aiocluster.primary.pickled_app import Preparation
 from aiocluster.shortage import shortage
 from aiocluster.worker.bootstrap import run_worker
 from aiocluster.worker.context import enter
+from aiocluster.worker.ending import run_exit_hooks
+from aiocluster.worker.event_loop import loop_after_import
 from aiocluster.worker.http.runner import notes as aiohttp_notes
-from aiocluster.zygote.preload import preload
+from aiocluster.zygote.ends import end_children, end_import
+from aiocluster.zygote.holdings import running_children
+from aiocluster.zygote.leftovers import (
+    fallback_note,
+    generators_note,
+    insistence_note,
+    program_note,
+)
+from aiocluster.zygote.preload import Before, Imported, import_once, prefer_uvloop
 from aiocluster.zygote.server import ZygoteServer, flush_output, freeze, take_signals
 
-_THREADS_NOTE = (
-    "importing the app started a thread, which no fork survives: each worker imports the app"
-    " by itself (slower starts, no shared memory); preload=False says so without this try"
-)
+if on_linux():
+    import uvloop
 
 
 def fork_zygote(
@@ -103,9 +113,7 @@ def become_zygote(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> No
         _forget_the_program()
         _put_stderr_back()
         take_signals()
-        code = _serve(sock, spec, again)
-    except ChannelClosed:
-        code = 0  # the primary ended while the app was imported: there is nobody to serve
+        code = _live(sock, spec, again)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -174,37 +182,122 @@ def _enter_folder(spec: RoleSpec) -> None:
         raise ConfigError(f"the app's folder {error.filename!r}: {error.strerror}") from None
 
 
-def _serve(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
-    app, settings = spec.app, spec.settings
-    no_preload = os.environ.pop(NO_PRELOAD, None) is not None
+# ---- the life of a zygote: import, see what that left, serve; and be a worker in each fork
+
+
+def _live(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> int:
+    """Return the exit code of the zygote; in each process that it forks, of the worker."""
     enter("zygote")
     try:
         _enter_folder(spec)
     except ConfigError as error:
         send_packet(sock, PrepareFailed(*describe(error)))
         return 1
-    loaded = preload(lambda: _load(spec), False if no_preload else _preload_setting(app, settings))
-    # The module may have set handlers of its own, which would end the zygote.
-    take_signals()
-    if isinstance(loaded, PrepareFailed):
-        send_packet(sock, loaded)
-        return 1
-    if loaded is None and not no_preload and settings.preload == "auto":
-        again.replace_this_process(sock)
     # What its workers leave behind is reaped here, where nothing of the user's waits for it.
     become_subreaper()
+    prefer_uvloop()
+    note = os.environ.pop(NO_PRELOAD, None)
+    try:
+        if note is not None or not _is_preloaded(spec):
+            return _serve(sock, spec, again, OwnImport(lambda: _load(spec)), note or "")
+        imported = _import(sock, spec, again)
+        if isinstance(imported, PrepareFailed):
+            send_packet(sock, imported)
+            end_import(run_exit_hooks)
+            return 1
+        return _serve(sock, spec, again, imported, "\n".join(_notes(spec, imported)))
+    except (ChannelClosed, ImportStopped):
+        # The primary ended while the app was imported: there is nobody to serve.
+        end_import(run_exit_hooks)
+        return 0
+
+
+def _import(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> Imported | PrepareFailed:
+    """Import the app; if no fork survives what that left, start this process anew without."""
+    before = Before.the_program([sock.fileno()]) if _is_here(spec.app) else Before()
+    # A TERM was sent to all processes, and is for the primary alone.
+    with stopped_by_hangup(sock, term=False):
+        imported = import_once(lambda: _load(spec), before)
+    # The module may have set handlers of its own, which would end the zygote.
+    take_signals()
+    if isinstance(imported, PrepareFailed) or not imported.left:
+        return imported
+    # What the program itself has made would be there again, however often it is run.
+    if spec.settings.preload == "auto" and not imported.by_program:
+        end_import(run_exit_hooks)
+        before.prepare_exec()
+        note = fallback_note(_name(spec), imported.left, imported.grown)
+        again.replace_this_process(sock, note, before.environ)
+    return imported
+
+
+def _notes(spec: RoleSpec, imported: Imported) -> Iterator[str]:
+    """Yield what the user should know of an import that all workers share."""
+    if imported.left and imported.by_program:
+        yield program_note(imported.left)
+    elif imported.left:
+        yield insistence_note(_name(spec), imported.left)
+    if imported.generators:
+        yield generators_note(imported.generators)
+
+
+def _serve(
+    sock: socket.socket,
+    spec: RoleSpec,
+    again: Interpreter,
+    app: "Imported | OwnImport",
+    note: str,
+) -> int:
+    """Fork workers until the primary is gone; in each, be that worker."""
+    settings = spec.settings
     freeze()
     again.close()  # no worker needs what starts the next zygote
-    notes = [_THREADS_NOTE] * no_preload + ([] if is_job(loaded) else [*aiohttp_notes(settings)])
-    folder = os.getcwd() if loaded is None else imported_from(app)
-    send_packet(sock, Prepared(loaded is not None, "; ".join(notes), folder))
+    is_preloaded = isinstance(app, Imported)
+    notes = [note] if note else []
+    if not (isinstance(app, Imported) and is_job(app.app)):
+        notes += aiohttp_notes(settings)
+    folder = imported_from(spec.app) if is_preloaded else os.getcwd()
+    send_packet(sock, Prepared(is_preloaded, "\n".join(notes), folder))
     order = ZygoteServer(sock, settings.graceful_timeout + KILL_GRACE).serve()
     if order is None:
+        end_import(run_exit_hooks)
         return 0
-    sockets = (order.handoff, order.channel)
-    load = (lambda: _load_in_worker(spec)) if loaded is None else (lambda: loaded)
-    files = (order.scoreboard_fd, order.stacks_fd)
-    return run_worker(order.fork, sockets, files, load, settings, order.shared)
+    sockets, files = (order.handoff, order.channel), (order.scoreboard_fd, order.stacks_fd)
+    if isinstance(app, Imported):
+        return run_worker(order.fork, sockets, files, lambda: app.app, settings, order.shared)
+    code = run_worker(order.fork, sockets, files, app.load, settings, order.shared, app.new_loop)
+    app.end()
+    return code
+
+
+class OwnImport:
+    """The import of the app by one worker for itself."""
+
+    def __init__(self, load: Callable[[], object]) -> None:
+        self._load = load
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._children: set[int] = set()
+
+    def load(self) -> object:
+        """Return the app."""
+        try:
+            loaded = self._load()
+        finally:
+            self._children = {*running_children()}
+        self._loop = loop_after_import()
+        # The module may have set handlers of its own. A terminal sends these to all processes,
+        # and the primary decides what they mean.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, lambda number, frame: None)
+        return loaded
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that the worker is to run on."""
+        return self._loop or uvloop.new_event_loop()
+
+    def end(self) -> None:
+        """End the child processes that the import started."""
+        end_children(self._children)
 
 
 def imported_from(app: object) -> str:
@@ -234,15 +327,17 @@ def _load(spec: RoleSpec) -> object:
     return target
 
 
-def _load_in_worker(spec: RoleSpec) -> object:
-    loaded = _load(spec)
-    # The module may have set handlers of its own. A terminal sends these to all processes, and
-    # the primary decides what they mean.
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, lambda number, frame: None)
-    return loaded
-
-
-def _preload_setting(app: object, settings: Settings) -> Any:
+def _is_preloaded(spec: RoleSpec) -> bool:
     # An object is here already: there is nothing left to import.
-    return settings.preload if isinstance(app, str | _Unpickled) else True
+    return spec.settings.preload is not False or not isinstance(spec.app, str | _Unpickled)
+
+
+def _is_here(app: object) -> bool:
+    """Has the program imported the app before it called run?"""
+    if isinstance(app, str):
+        return check_target(app)[0] in sys.modules
+    return not isinstance(app, _Unpickled)
+
+
+def _name(spec: RoleSpec) -> str:
+    return spec.app if isinstance(spec.app, str) else "the app"

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -75,3 +76,61 @@ def test_modules_are_found_in_the_folder_of_the_app(
     _enter_folder(RoleSpec("web", "pkg:app", settings_from({"chdir": str(tmp_path / "current")})))
 
     assert os.getcwd() == sys.path[0] == str(tmp_path / "release")
+
+
+# ---- the import of one worker for itself, in a process of its own
+
+OWN_IMPORT = """
+import asyncio, os, signal, subprocess, sys
+import uvloop
+from aiocluster.children import OwnImport
+
+def load():
+    asyncio.set_event_loop(uvloop.new_event_loop())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    child.append(subprocess.Popen(["sleep", "1000"]))
+    {ends}
+
+child = []
+own = OwnImport(load)
+other = subprocess.Popen(["sleep", "1000"])
+"""
+
+
+def said_by(code: str, ends: str = "return 'the app'") -> list[str]:
+    """Return the lines that this code says."""
+    ended = subprocess.run(
+        [sys.executable, "-c", OWN_IMPORT.format(ends=ends) + code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+def test_a_worker_that_imports_for_itself_runs_on_the_imports_loop() -> None:
+    """And leaves the signals of a terminal to the primary, as before."""
+    code = (
+        "print(own.load(), own.new_loop() is asyncio.get_event_loop())\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('lives')\n"
+        "for one in (*child, other): one.kill()\n"
+    )
+
+    assert said_by(code) == ["the app True", "lives"]
+
+
+@pytest.mark.parametrize("ends", ["return 'the app'", "raise ValueError('no database')"])
+def test_what_a_workers_import_started_ends_with_it(ends: str) -> None:
+    """Also that of an import which failed; what was there before is another's."""
+    code = (
+        "try: own.load()\n"
+        "except ValueError: pass\n"
+        "child.append(subprocess.Popen(['sleep', '1000']))\n"
+        "own.end()\n"
+        "print(*(one.poll() is not None for one in (child[0], child[1])))\n"
+        "for one in (*child, other): one.kill()\n"
+    )
+
+    assert said_by(code, ends) == ["True False"]

@@ -113,7 +113,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     restart: Annotated[Restart, _about("When a worker that exited is replaced.")] = "always"
     preload: Annotated[
         bool | Literal["auto"],
-        _about("Import the app once, before forking; auto: unless importing it starts a thread."),
+        _about("Import the app once, before forking; auto: unless no fork survives what it left."),
     ] = "auto"
     chdir: Annotated[
         str | None,

@@ -217,9 +217,13 @@ class WorkerHandle:
         If others serve its idle connections move to them, but for a "stop", which ends all.
         """
         seconds = self._owner.graceful_timeout if timeout is None else timeout
+        importing = self.phase is Phase.STARTING
         self._leave(reason, seconds)
         if not self.is_dead:
             self.outbox.order_drain()
+        if importing and self._process is not None:
+            # It has no loop yet that would read the message, and an import may take long.
+            self._process.send_signal(signal.SIGTERM)
         stopping = reason == "stop"
         moving = not stopping and self._owner.others_serve()
         self.channel.post(Drain(seconds, moving, stopping))

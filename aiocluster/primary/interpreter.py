@@ -6,8 +6,10 @@ Either it runs this program again, whose call of `run` then becomes the zygote
 
 import contextlib
 import os
+import select
 import signal
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from errno import ENOTDIR
 from typing import NoReturn
@@ -31,8 +33,13 @@ ZYGOTE_ROLE = "AIOCLUSTER_ZYGOTE_ROLE"
 # The descriptor of the standard error it is to have once it is one.
 ZYGOTE_STDERR = "AIOCLUSTER_ZYGOTE_STDERR"
 
-# Set beside them when the zygote must not import the app.
+# Set beside them when the zygote must not import the app: why, for the log.
 NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
+
+# Seconds that a zygote has to end, once its socket is closed, while it still imports: a little more
+# than it takes at most to end what the import has started (zygote/ends.py). It may be deep in C,
+# where it hears nothing, and is killed then.
+STOP_IMPORT_TIMEOUT = 3.5
 
 
 # Enters the folder of the first argument, and executes the others there.
@@ -50,6 +57,17 @@ class StartedZygote:
     pid: int
     sock: socket.socket
     tail: StderrTail | None = None
+
+    def end_import(self) -> None:
+        """End it while it may still import, for ever perhaps, and has no workers yet."""
+        self.sock.close()
+        pidfd = os.pidfd_open(self.pid)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(STOP_IMPORT_TIMEOUT * 1000):
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(pidfd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +124,16 @@ class Interpreter:
             unused.pop_all()
         return pid, StderrTail(tail) if tail >= 0 else None
 
-    def replace_this_process(self, sock: socket.socket) -> NoReturn:
-        """Start this zygote again, without importing the app."""
+    def replace_this_process(
+        self, sock: socket.socket, why: str, environ: Mapping[str, str]
+    ) -> NoReturn:
+        """Start this zygote again, in `environ`, without importing the app; `why` is logged."""
         for fd in (sock.fileno(), *self.fds):
             os.set_inheritable(fd, True)
         signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PRIMARY)
-        self.execute({**self._variables(sock), NO_PRELOAD: "1"})
+        os.environ.clear()
+        os.environ.update(environ)
+        self.execute({**self._variables(sock), NO_PRELOAD: why})
 
     def execute(self, variables: dict[str, str]) -> NoReturn:
         """Put it in the place of this process; OSError, and nothing has changed, if that fails."""

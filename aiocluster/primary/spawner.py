@@ -179,8 +179,8 @@ class ZygoteSpawner:
         self.zygote_pids.add(started.pid)
         self._zygote = zygote = ZygoteHandle(started, self._on_forked, self._on_exited)
         prepared = await zygote.prepare(boot_timeout)
-        if prepared.note:
-            log.warning("%s", prepared.note)
+        for line in prepared.note.splitlines():
+            log.warning("%s", line)
         if first is None and prepared.folder:
             log.info("the app was imported from %s", prepared.folder)
         for worker_id in [*self._processes]:

@@ -26,7 +26,7 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.patience import Countdown, patience
-from aiocluster.primary.interpreter import StartedZygote
+from aiocluster.primary.interpreter import STOP_IMPORT_TIMEOUT, StartedZygote
 from aiocluster.primary.process import WorkerProcess
 
 log = logging.getLogger("aiocluster.spawner")
@@ -35,7 +35,8 @@ log = logging.getLogger("aiocluster.spawner")
 # stopped, or hangs in a hook that the app's module has put around forks.
 _ANSWER_TIMEOUT = 10.0
 
-# An idle zygote ends within a millisecond of its socket; after this many seconds it is killed.
+# A zygote ends with its socket: it runs the exit hooks of the import and ends what that has
+# started, for which it has a little less than this; after so many seconds it is killed.
 _EXIT_TIMEOUT = 5.0
 
 
@@ -124,20 +125,18 @@ class ZygoteHandle:
 
     async def close(self) -> None:
         """Let it go, and reap it; its workers must be gone, or it must be. Idempotent."""
-        if not self._prepared.done():
-            # It is still importing, which no closed socket ends.
-            self._signal(signal.SIGKILL)
+        importing = not self._prepared.done()
         self._disconnect()
         if self._pidfd >= 0:
-            await self._reap()
+            await self._reap(STOP_IMPORT_TIMEOUT if importing else _EXIT_TIMEOUT)
             os.close(self._pidfd)
             self._pidfd = -1
 
-    async def _reap(self) -> None:
+    async def _reap(self, patience: float) -> None:
         dead = asyncio.Event()
         self._loop.add_reader(self._pidfd, dead.set)
         try:
-            if not await _is_set(dead, _EXIT_TIMEOUT):
+            if not await _is_set(dead, patience):
                 self._signal(signal.SIGKILL)
                 await _is_set(dead, _EXIT_TIMEOUT)
         finally:

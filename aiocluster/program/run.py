@@ -346,9 +346,7 @@ def _drop(
     for interpreter in interpreters.values():
         interpreter.close()
     for zygote in zygotes:
-        zygote.sock.close()
-        os.kill(zygote.pid, signal.SIGKILL)
-        os.waitpid(zygote.pid, 0)
+        zygote.end_import()
 
 
 def _check_place() -> None:

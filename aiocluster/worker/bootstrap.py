@@ -7,12 +7,16 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.settings import Settings
+from aiocluster.ipc.hangup import ImportStopped, die_of, stopped_by_hangup
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.worker.context import WorkerContext, enter
@@ -30,22 +34,24 @@ log = logging.getLogger("aiocluster.worker")
 _TERM_GRACE = 1.0
 
 
-def run_worker(
+def run_worker(  # noqa: PLR0913 (what a worker is given)
     fork: Fork,
     sockets: tuple[socket.socket, socket.socket],
     files: tuple[int, int],
     load: Callable[[], object],
     settings: Settings,
     shared: Sequence[socket.socket] = (),
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Run the worker `fork` asks for until it is drained; return its exit code.
 
     `sockets` are its handoff and its channel, `files` the scoreboard and where it writes its
     stacks when it is asked, `shared` the listening sockets from which it may accept by itself.
-    `load()` returns the app or its factory; what it raises is why the worker cannot boot.
+    `load()` returns the app or its factory; what it raises is why the worker cannot boot. It is
+    called before there is a loop, so that the module may run some of its own. `new_loop()` is
+    called after it, and returns the one to run on; without it that is a new one.
     """
     os.environ.update(fork.env)
-    random.seed()
     _run_on(fork.cpu)
     # Those of the module that the zygote imported are the zygote's, not ours to end.
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
@@ -54,22 +60,58 @@ def run_worker(
     os.close(board)
     doors = [*zip(fork.shared, shared, strict=True)]
     worker = _Worker(fork, (row, stacks), settings, doors)
-    loop = uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop | None = None
     try:
-        code = run_to_the_end(loop, worker.live(load, sockets), worker.leave)
+        loaded = _loaded(load, sockets[1])
+        seed_generators()
+        loop = (new_loop or uvloop.new_event_loop)()
+        code = run_to_the_end(loop, worker.live(loaded, sockets), worker.leave)
     except BaseException as error:
         if not is_exit(error):
             log.exception("worker %d crashed", fork.worker_id)
         code = exit_code(error)
     # It is ending already, and its loop is closed.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    loop.close()
+    if loop is not None:
+        loop.close()
     for sock in sockets:
         sock.close()  # the handoff of one that never came to use it
     if not end_threads(worker.time_left):
         code = code or EXIT_CUT
     run_exit_hooks()
     return code
+
+
+def _loaded(load: Callable[[], object], channel: socket.socket) -> Callable[[], object]:
+    """Call `load` now; return what returns its result, or raises what it raised.
+
+    That is told to the primary, which takes a loop. ImportStopped: the worker was told to go, or
+    the primary is gone, and nothing has begun.
+    """
+    with stopped_by_hangup(channel, term=True):
+        try:
+            app = load()
+        except ImportStopped:
+            raise
+        except BaseException as error:
+            return partial(_raise, error)
+        finally:
+            # From here on it waits for the handler that asks for a drain.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    return lambda: app
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def seed_generators() -> None:
+    """Let this process draw other numbers than those forked from the same one."""
+    random.seed()
+    # Not imported: what has no numpy does not use its generator.
+    numpy = sys.modules.get("numpy.random")
+    if (seed := getattr(numpy, "seed", None)) is not None:
+        seed()
 
 
 class _Worker:
@@ -96,6 +138,7 @@ class _Worker:
         self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._doors)
         enter("worker", _context(self._fork, runtime))
         signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         show_stacks_on_request(stacks)
         handoff, channel = sockets
         try:
@@ -158,19 +201,15 @@ class _TermHandler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a process that the app forked has the handler from us
-            self._die(number)
+            die_of(number)
         if self._unheard is not None:
             if not self._row[DRAIN_ORDERED]:
-                self._die(number)
+                die_of(number)
             return
         self._unheard = threading.Timer(_TERM_GRACE, os.kill, (os.getpid(), number))
         self._unheard.daemon = True
         self._unheard.start()
         self._loop.call_soon_threadsafe(self._hear)
-
-    def _die(self, number: int) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
 
     def _hear(self) -> None:
         if self._unheard is not None:

@@ -1,32 +1,102 @@
 """Imports the app once, in the zygote, so that a fork is all a new worker costs.
 
-A module that starts a thread when imported cannot be forked safely: the thread would be
-missing in the worker, and a lock it held would stay locked. Then the zygote starts itself
+What an import leaves may not survive a fork (see leftovers.py). Then the zygote starts itself
 again, imports nothing, and each worker imports for itself.
-
-Only threads that Python knows count. Native ones (of a BLAS, say) come from libraries that
-register what a fork needs; a library that does not is what `preload=False` is for.
 """
 
-import threading
-from collections.abc import Callable
-from typing import Literal
+import asyncio
+import gc
+import os
+import sys
+import warnings
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
 
+from aiocluster.config.elsewhere import on_linux
 from aiocluster.ipc.failures import describe
+from aiocluster.ipc.hangup import ImportStopped
 from aiocluster.ipc.messages import PrepareFailed
+from aiocluster.zygote import generators
+from aiocluster.zygote.holdings import anonymous_bytes, inherited, look, open_descriptors
+from aiocluster.zygote.leftovers import Holdings, left_behind
+
+if on_linux():
+    import uvloop
 
 
-def preload(
-    load: Callable[[], object], setting: bool | Literal["auto"]
-) -> object | PrepareFailed | None:
-    """Return what `load` imports; None when each worker must import it for itself."""
-    if setting is False:
-        return None
-    threads_before = set(threading.enumerate())
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What there was before an import."""
+
+    holdings: Holdings = field(default_factory=look)
+    modules: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
+    memory: int = field(default_factory=anonymous_bytes)
+    environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    folder: int = field(default_factory=lambda: _folder())
+    is_program: bool = False  # there is nothing left to import: the program has done it
+
+    @classmethod
+    def the_program(cls, ours: Collection[int]) -> "Before":
+        """What this process was started with, before it ran the program; `ours` are sockets."""
+        return cls(holdings=inherited(ours), modules=frozenset(), is_program=True)
+
+    def prepare_exec(self) -> None:
+        """Let the program that comes in the place of this one find nothing of the import."""
+        if self.folder >= 0:
+            os.fchdir(self.folder)
+        for fd in open_descriptors() - self.holdings.descriptors.keys():
+            with suppress(OSError):
+                os.set_inheritable(fd, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """An app that is imported, and what its import left beside it."""
+
+    app: object
+    left: list[str] = field(default_factory=list)  # what no fork survives
+    generators: list[str] = field(default_factory=list)  # random ones, with one state
+    grown: int = 0  # bytes
+    by_program: bool = False  # before it called run
+
+
+def import_once(load: Callable[[], object], before: Before) -> Imported | PrepareFailed:
+    """Return what `load` imports, or why it cannot be. ImportStopped: nobody waits for it."""
     try:
         app = load()
+    except ImportStopped:
+        raise
     except BaseException as error:
         return PrepareFailed(*describe(error))
-    if setting == "auto" and set(threading.enumerate()) - threads_before:
-        return None
-    return app
+    return inspected(app, before)
+
+
+def inspected(app: object, before: Before) -> Imported:
+    """Compare with what there was before: the import is over."""
+    gc.collect()  # what only the collector still has is not held
+    grown = max(anonymous_bytes() - before.memory, 0)
+    left = left_behind(before.holdings, look())
+    own = generators.made_by(sys.modules.keys() - before.modules)
+    return Imported(app, left, own, grown, before.is_program)
+
+
+def prefer_uvloop() -> None:
+    """Let the loops that the app makes, while it is imported and later, be of the workers' kind.
+
+    What is bound to one of them can then be used in the worker's.
+    """
+    if not hasattr(uvloop, "EventLoopPolicy"):  # Python 3.16 has no policies any more
+        return
+    with warnings.catch_warnings():
+        # Newer Pythons would rather have none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # The program may have chosen another.
+        if type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy:
+            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def _folder() -> int:
+    with suppress(OSError):
+        return os.open(".", os.O_PATH | os.O_CLOEXEC)
+    return -1

@@ -7,6 +7,7 @@ cluster. That holds also for workers that an earlier zygote forked (see Watch).
 
 import contextlib
 import gc
+import multiprocessing.process
 import os
 import select
 import signal
@@ -143,9 +144,10 @@ class ZygoteServer:
                 return
             if pid == 0:
                 return
-            # Anything else is an orphan that the user's module left here: reaped, forgotten.
             if (worker_id := self._workers.pop(pid, None)) is not None:
                 self._send(Exited(worker_id, status))
+            else:
+                _tell_multiprocessing(pid, status)
 
     def _forget_dead(self, ready: set[int]) -> None:
         """Watch those no longer that another zygote forked, and that are dead."""
@@ -195,6 +197,16 @@ class ZygoteServer:
                 pass
         except BlockingIOError:
             return
+
+
+def _tell_multiprocessing(pid: int, status: int) -> None:
+    """Note the end of a child that the import started, or of an orphan.
+
+    Else its exit hooks would take it to live, and signal whatever has its pid by then.
+    """
+    for process in multiprocessing.process._children:  # type: ignore[attr-defined]
+        if process.pid == pid:
+            process._popen.returncode = os.waitstatus_to_exitcode(status)
 
 
 def flush_output() -> None:

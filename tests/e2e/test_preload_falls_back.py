@@ -9,7 +9,7 @@ from tests.support.program import Program
 
 THREADED_APP = "tests.e2e.threaded_app:make_app"
 
-NOTE = "importing the app started a thread"
+NOTE = "importing the app left what no fork survives: thread 'Thread-1 (wait)'"
 
 
 async def test_an_import_that_starts_a_thread_is_left_to_the_workers(
@@ -42,10 +42,13 @@ async def test_preload_false_imports_in_each_worker_without_a_try(
     assert NOTE not in caplog.text
 
 
-async def test_preload_true_forks_without_the_thread() -> None:
-    """Who says that the fork is safe gets it: the thread is missing in the workers."""
+async def test_preload_true_forks_without_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """Who says that the fork is safe gets it, and a warning: the thread is missing there."""
     async with serving(THREADED_APP, preload=True, workers=1) as (cluster, _):
         assert await ask(cluster, "/alive") == "False"
+
+    assert caplog.text.count(NOTE) == 1
+    assert "preload=True shares it with all workers" in caplog.text
 
 
 @pytest.mark.parametrize(("preload", "imports"), [("auto", 1), (True, 1), (False, 3)])

@@ -14,6 +14,18 @@ os.write(1, b"importing\\n")
 time.sleep(1000)
 """
 
+# The first import, in the zygote, finds a thread; then each worker imports for itself.
+SLOW_IMPORT_IN_EACH_WORKER = """
+import os, threading, time
+from pathlib import Path
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+if Path("tried").exists():
+    os.write(1, b"importing\\n")
+    time.sleep(1000)
+Path("tried").touch()
+make_app = dict
+"""
+
 SLOW_FACTORY = """
 import asyncio, os
 async def make_app():
@@ -42,6 +54,7 @@ def make_app():
 
 MODULES = {
     "import": SLOW_IMPORT,
+    "import in each worker": SLOW_IMPORT_IN_EACH_WORKER,
     "factory": SLOW_FACTORY,
     "blocked factory": BLOCKED_FACTORY,
     "on_startup": SLOW_STARTUP,
@@ -60,7 +73,7 @@ async def test_stop_while_booting_is_prompt(
     program = Program(tmp_path, command=COMMAND)
     program.write("shop.py", MODULES[what])
     async with program:
-        await program.line("importing")
+        await program.line("^importing$")
         # To all of its processes, as a terminal does: the children must leave it to the primary.
         program.signal_group(number)
         assert await program.exit_code() == 0

@@ -363,6 +363,26 @@ async def test_one_told_to_drain_while_it_starts_never_listens(stage: Stage) -> 
     assert exited.reason == "drain"
 
 
+async def test_one_that_may_still_import_is_told_to_drain_by_a_signal(stage: Stage) -> None:
+    """It has no loop yet that would read the message; once it has one, it reads that."""
+    stage.handle.announced()
+    stage.handle.drain()
+    stage.handle.drain()
+
+    assert await soon(stage.worker.process.signals.get()) == signal.SIGTERM
+    assert stage.worker.process.signals.empty()
+    assert await stage.worker.hear() == Drain(30.0, moving=False)
+
+
+async def test_one_whose_loop_runs_is_told_to_drain_by_a_message(stage: Stage) -> None:
+    """A signal would only say less."""
+    await stage.ready()
+    stage.handle.drain()
+    assert await stage.worker.hear() == Drain(30.0, moving=False)
+
+    assert stage.worker.process.signals.empty()
+
+
 @pytest.mark.parametrize("ask", ["drain", "kill"])
 async def test_one_that_does_not_end_in_time_is_killed(
     stage: Stage, ask: str, monkeypatch: pytest.MonkeyPatch

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from aiocluster.errors import BootError
+from aiocluster.ipc.packets import packet_pair
 from aiocluster.primary.interpreter import (
     ZYGOTE_CALL,
     ZYGOTE_FD,
     ZYGOTE_ROLE,
     CannotStart,
     Interpreter,
+    StartedZygote,
 )
 from tests.support.connections import open_fds
+from tests.support.processes import is_reaped, start_process
 
 
 async def test_a_zygote_is_started_with_its_socket_and_its_files(tmp_path: Path) -> None:
@@ -106,3 +109,26 @@ def test_closed_twice_it_has_no_descriptor(tmp_path: Path) -> None:
     interpreter.close()
     interpreter.close()
     assert interpreter.fds == []
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_first_zygote_that_still_imports_is_ended(
+    hears: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It hears of the end of its socket, and ends what it has started; else it is killed."""
+    monkeypatch.setattr("aiocluster.primary.interpreter.STOP_IMPORT_TIMEOUT", 60.0 * hears)
+    ours, theirs = packet_pair()
+    done = tmp_path / "done"
+    with theirs:
+        theirs.set_inheritable(True)
+        theirs.setblocking(True)
+        waits = "exec sleep 1000"
+        if hears:
+            recv = f"import socket; socket.socket(fileno={theirs.fileno()}).recv(1)"
+            waits = f"{sys.executable} -c '{recv}'"
+        pid = start_process(f"{waits}; echo > {done}")
+
+    StartedZygote(pid, ours).end_import()
+
+    assert done.exists() == hears
+    assert is_reaped(pid)

@@ -127,12 +127,15 @@ async def test_start_waits_until_the_app_is_imported(stage: Stage) -> None:
 async def test_a_note_of_the_zygote_is_logged(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The user hears why the app is imported in each worker."""
+    """The user hears why the app is imported in each worker; each line of it is a warning."""
     starting = asyncio.create_task(stage.spawner.start(60.0))
-    (await stage.starter.next()).say(Prepared(False, "importing the app started a thread"))
+    (await stage.starter.next()).say(Prepared(False, "it left a thread\nand equal generators"))
     await soon(starting)
 
-    assert "importing the app started a thread" in caplog.text
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "it left a thread",
+        "and equal generators",
+    ]
 
 
 async def test_the_first_zygote_may_be_there_already() -> None:
@@ -160,8 +163,11 @@ async def test_an_app_that_cannot_be_imported_fails_the_start(stage: Stage) -> N
     assert (caught.value.cause, caught.value.traceback) == ("ValueError: no", "Traceback …")
 
 
-async def test_an_import_that_takes_too_long_fails_the_start() -> None:
+async def test_an_import_that_takes_too_long_fails_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """And a zygote that goes on importing is killed when the spawner closes."""
+    monkeypatch.setattr("aiocluster.primary.zygote_handle.STOP_IMPORT_TIMEOUT", 0.01)
     zygote = FakeZygote("exec sleep 1000")
     spawner = ZygoteSpawner(Starter(), zygote.started)
 

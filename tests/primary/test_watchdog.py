@@ -352,6 +352,7 @@ async def test_a_worker_that_boots_is_not_watched(make_stage: MakeStage) -> None
     stage.run(100.0)
 
     assert not stage.watchdog._examinations
+    assert await stage.signal_of(0) == signal.SIGTERM  # of the drain
     assert stage.workers[0].process.signals.empty()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -238,6 +239,35 @@ async def test_close_kills_one_that_does_not_go(
     await soon(stage.handle.prepare(60.0))
 
     await soon(stage.handle.close())
+
+    await turns_until(lambda: is_reaped(stage.zygote.pid))
+
+
+async def test_close_lets_one_that_imports_end_what_that_has_started(tmp_path: Path) -> None:
+    """It hears of the end of its socket, and has a moment: one that is killed leaves it behind."""
+    go, done = tmp_path / "go", tmp_path / "done"
+    stage = Stage(f"while [ ! -e {go} ]; do sleep 0.01; done; echo > {done}")
+    closing = asyncio.create_task(stage.handle.close())
+    await readable(stage.zygote.sock)
+    assert stage.zygote.sock.recv(100) == b""
+    go.touch()
+
+    await soon(closing)
+    await stage.close()
+
+    assert done.exists()
+    assert is_reaped(stage.zygote.pid)
+
+
+async def test_close_kills_one_whose_import_hears_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be deep in C."""
+    monkeypatch.setattr("aiocluster.primary.zygote_handle.STOP_IMPORT_TIMEOUT", 0.01)
+    stage = Stage("trap '' TERM; while :; do sleep 1000; done")
+
+    await soon(stage.handle.close())
+    await stage.close()
 
     await turns_until(lambda: is_reaped(stage.zygote.pid))
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from tests.support.waiting import soon, turns
 from tests.support.workers import FarEnd
 
 PROGRAM = """
-import asyncio, atexit, os, socket, sys, time
+import asyncio, atexit, os, random, signal, socket, sys, time
+import uvloop
 from aiohttp import web
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.messages import Fork
@@ -31,7 +33,7 @@ handoff, channel, board, stacks, row = map(int, sys.argv[1:6])
 fork = Fork(7, 2, "web", 1, row, [2], {{"ROLE": "cron"}})
 sockets = (socket.socket(fileno=handoff), socket.socket(fileno=channel))
 atexit.register(lambda: print("atexit"))
-code = run_worker(fork, sockets, (board, stacks), lambda: make_app, settings_from({settings}))
+code = run_worker(fork, sockets, (board, stacks), {load}, settings_from({settings}), (), {loop})
 flush_output()
 os._exit(code)
 """
@@ -81,7 +83,9 @@ class Stage:
         self.primary = FarEnd()
         self.started: list[Process] = []
 
-    async def start(self, app: str, **settings: Any) -> Process:
+    async def start(
+        self, app: str, load: str = "lambda: make_app", loop: str = "uvloop.Loop", **settings: Any
+    ) -> Process:
         ours, theirs = socket.socketpair()
         sender, receiver = handoff_pair()
         await self.primary.open(ours)
@@ -89,7 +93,7 @@ class Stage:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
-            PROGRAM.format(app=ONCE_READY + app, settings=settings),
+            PROGRAM.format(app=ONCE_READY + app, load=load, loop=loop, settings=settings),
             *map(str, (*fds, self.row)),
             pass_fds=fds,
             stdout=PIPE,
@@ -241,6 +245,138 @@ async def test_a_boot_failure_ends_with_3(stage: Stage) -> None:
     process = await stage.start("def make_app(): return 17")
 
     assert (await end(process))[0] == 3
+
+
+# ---- the import, before the loop
+
+
+IMPORT = """
+def load():
+    {does}
+    return web.Application()
+"""
+
+
+async def test_the_import_may_run_loops_of_its_own(stage: Stage) -> None:
+    """As in the zygote: the worker's own does not run yet, and Online comes after the import."""
+    does = "asyncio.run(asyncio.sleep(0)); print('imported', is_worker(), current_worker())"
+    process = await stage.start(IMPORT.format(does=does), "load")
+    await stage.hear(Online)
+    await stage.hear(Ready)
+    stage.primary.channel.post(Drain(10.0, moving=False))
+
+    assert await end(process) == (0, "imported False None\natexit\n", "")
+
+
+async def test_a_worker_runs_on_the_loop_that_it_is_given(stage: Stage) -> None:
+    """The one that the import made, with what that has bound to it."""
+    app = (
+        "made = []\n"
+        "def load():\n"
+        "    made.append(uvloop.new_event_loop())\n"
+        "    made.append(made[0].create_future())\n"
+        "    return make_app\n"
+        "async def make_app():\n"
+        "    made[0].call_soon(made[1].set_result, 'bound')\n"
+        "    print(await made[1], asyncio.get_running_loop() is made[0])\n"
+        "    return web.Application()\n"
+    )
+    process = await stage.start(app, "load", "lambda: made[0]")
+    await stage.hear(Ready)
+    stage.primary.channel.post(Drain(10.0, moving=False))
+
+    assert await end(process) == (0, "bound True\natexit\n", "")
+
+
+async def test_an_import_that_fails_is_told_with_its_traceback(stage: Stage) -> None:
+    """Over the channel, though there was no loop when it failed."""
+    process = await stage.start(IMPORT.format(does="raise ValueError('no database')"), "load")
+
+    failed = await stage.hear(BootFailed)
+
+    assert failed.cause == "ValueError: no database"
+    assert "in load" in failed.traceback
+    stage.primary.channel.abort()
+    assert await end(process) == (3, "atexit\n", "")
+
+
+IMPORTING = "os.write(1, b'importing\\n'); {waits}"
+
+WAITS = {
+    "sleeps": "time.sleep(1000)",
+    "runs a loop": "asyncio.run(asyncio.sleep(1000))",
+    "runs a loop of uvloop": "uvloop.new_event_loop().run_until_complete(asyncio.sleep(1000))",
+    "computes": "[None for _ in iter(int, 1)]",
+    "has a handler for INT": (
+        "signal.signal(signal.SIGINT, signal.default_int_handler); time.sleep(1000)"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WAITS)
+async def test_a_term_ends_a_worker_that_imports(stage: Stage, what: str) -> None:
+    """At once and with 0, since it has begun nothing; its exit hooks run."""
+    does = IMPORTING.format(waits=WAITS[what])
+    process = await stage.start(IMPORT.format(does=does), "load")
+    assert process.stdout is not None
+    assert await soon(process.stdout.readline()) == b"importing\n"
+    process.send_signal(signal.SIGTERM)
+
+    code, output, errors = await end(process)
+
+    assert (code, output) == (0, "atexit\n")
+    assert "Traceback" not in errors
+
+
+async def test_a_term_while_exit_hooks_run_changes_nothing(stage: Stage) -> None:
+    """A service manager may send it to all, after the primary has."""
+    does = IMPORTING.format(
+        waits="atexit.register(os.kill, os.getpid(), signal.SIGTERM); time.sleep(1000)"
+    )
+    process = await stage.start(IMPORT.format(does=does), "load")
+    assert process.stdout is not None
+    assert await soon(process.stdout.readline()) == b"importing\n"
+    process.send_signal(signal.SIGTERM)
+
+    assert await end(process) == (0, "atexit\n", "")
+
+
+async def test_a_process_that_the_import_forked_dies_of_a_term(stage: Stage) -> None:
+    """It has the worker's handler by the fork, and is no worker."""
+    does = (
+        "read, write = os.pipe()\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0: os.write(write, b'.'); time.sleep(1000)\n"
+        "    os.read(read, 1); os.kill(pid, signal.SIGTERM)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    process = await stage.start(IMPORT.format(does=does), "load")
+    await stage.hear(Ready)
+    stage.primary.channel.post(Drain(10.0, moving=False))
+
+    assert await end(process) == (0, f"{-signal.SIGTERM}\natexit\n", "")
+
+
+async def test_generators_are_seeded_after_the_import(stage: Stage) -> None:
+    """Also one that a module has set to a fixed state; numpy's only if it is imported."""
+    does = (
+        "random.seed(7); print(random.random(), 'numpy' in sys.modules)\n"
+        "    sys.modules['numpy.random'] = type(sys)('numpy.random')\n"
+        "    sys.modules['numpy.random'].seed = lambda: print('seeded')"
+    )
+    factory = IMPORT.format(does=does).replace("web.Application()", "make_app") + (
+        "def make_app():\n"
+        "    print(random.random() != random.Random(7).random())\n"
+        "    return web.Application()\n"
+    )
+    process = await stage.start(factory, "load")
+    await stage.hear(Ready)
+    stage.primary.channel.post(Drain(10.0, moving=False))
+
+    code, output, _ = await end(process)
+
+    assert code == 0
+    assert output.splitlines() == [f"{Random(7).random()} False", "seeded", "True", "atexit"]
 
 
 JOB = """

@@ -1,14 +1,21 @@
+"""One import, and what is said of it; and which loops it makes."""
+
+import asyncio
+import os
+import random
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Literal
+from pathlib import Path
 
 import pytest
+import uvloop
 
 from aiocluster.errors import ConfigError
+from aiocluster.ipc.hangup import ImportStopped
 from aiocluster.ipc.messages import PrepareFailed
-from aiocluster.zygote.preload import preload
-
-EVERY_SETTING: list[bool | Literal["auto"]] = [True, "auto"]
+from aiocluster.zygote.preload import Before, Imported, import_once, prefer_uvloop
 
 Load = Callable[[], object]
 
@@ -20,7 +27,7 @@ def starts_a_thread() -> Iterator[Load]:
     threads: list[threading.Thread] = []
 
     def load() -> object:
-        threads.append(threading.Thread(target=over.wait))
+        threads.append(threading.Thread(target=over.wait, name="flusher"))
         threads[-1].start()
         return "the app"
 
@@ -30,52 +37,80 @@ def starts_a_thread() -> Iterator[Load]:
         thread.join()
 
 
-@pytest.mark.parametrize("setting", EVERY_SETTING)
-def test_what_was_loaded_is_returned(setting: bool | Literal["auto"]) -> None:
-    """The very object, for every worker to inherit."""
+def imported(load: Load) -> Imported:
+    outcome = import_once(load, Before())
+    assert isinstance(outcome, Imported)
+    return outcome
+
+
+def test_what_was_loaded_is_returned() -> None:
+    """The very object, for every worker to inherit; a plain import leaves nothing."""
     app = object()
 
-    assert preload(lambda: app, setting) is app
+    outcome = imported(lambda: app)
+
+    assert (outcome.app, outcome.left, outcome.generators) == (app, [], [])
+    assert not outcome.by_program
 
 
-def test_without_preload_nothing_is_loaded() -> None:
-    """No code of the user's runs in the zygote then."""
-    loaded: list[str] = []
+def test_what_the_import_started_is_named(starts_a_thread: Load) -> None:
+    """Beside the app, which is there all the same."""
+    outcome = imported(starts_a_thread)
 
-    assert preload(lambda: loaded.append("app"), False) is None
-    assert loaded == []
-
-
-def test_an_import_that_starts_a_thread_is_not_forked(starts_a_thread: Load) -> None:
-    """The thread would be missing in the workers, and what it had locked stay locked."""
-    assert preload(starts_a_thread, "auto") is None
-
-
-def test_who_insists_gets_the_app_in_spite_of_its_thread(starts_a_thread: Load) -> None:
-    """`preload=True` is the user's word that it is safe."""
-    assert preload(starts_a_thread, True) == "the app"
+    assert (outcome.app, outcome.left) == ("the app", ["thread 'flusher'"])
 
 
 def test_a_thread_that_was_there_before_does_not_count(starts_a_thread: Load) -> None:
     """Only what the import itself starts is its doing."""
     starts_a_thread()
 
-    assert preload(lambda: "the app", "auto") == "the app"
+    assert imported(lambda: "the app").left == []
 
 
-def test_a_thread_that_has_ended_does_not_count() -> None:
-    """What is over cannot be missing in a worker."""
+def test_what_only_the_collector_still_has_does_not_count() -> None:
+    """A connection that was closed by being forgotten, if only in a cycle."""
 
     def load() -> object:
-        thread = threading.Thread(target=lambda: None)
-        thread.start()
-        thread.join()
+        ours, theirs = socket.socketpair()
+        # As an object of the user's that refers to itself, and closes what it has in the end.
+        cycle: list[object] = [_Closing(ours.detach(), theirs.detach())]
+        cycle.append(cycle)
         return "the app"
 
-    assert preload(load, "auto") == "the app"
+    assert imported(load).left == []
 
 
-@pytest.mark.parametrize("setting", EVERY_SETTING)
+class _Closing:
+    def __init__(self, *fds: int) -> None:
+        self._fds = fds
+
+    def __del__(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
+def test_generators_of_modules_that_it_brought_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those that were there before: they are not the import's."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("drawing_before", "drawing"):
+        (tmp_path / f"{name}.py").write_text("import random\nown = random.Random(1)\n")
+    __import__("drawing_before")
+    try:
+        outcome = imported(lambda: __import__("drawing"))
+    finally:
+        del sys.modules["drawing"], sys.modules["drawing_before"]
+
+    assert outcome.generators == ["drawing.own"]
+    assert random.Random(1).random() == outcome.app.own.random()  # type: ignore[attr-defined]
+
+
+def test_an_import_that_takes_memory_says_how_much() -> None:
+    """What each worker would hold if it imported for itself."""
+    assert imported(lambda: b"x" * 2**25).grown > 2**24
+
+
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
@@ -86,19 +121,27 @@ def test_a_thread_that_has_ended_does_not_count() -> None:
     ],
     ids=repr,
 )
-def test_an_import_that_fails_is_told(
-    setting: bool | Literal["auto"], error: BaseException, cause: str
-) -> None:
+def test_an_import_that_fails_is_told(error: BaseException, cause: str) -> None:
     """Whatever it raised, also what means to end the program: the primary shall say why."""
 
     def load() -> object:
         raise error
 
-    failed = preload(load, setting)
+    failed = import_once(load, Before())
 
     assert isinstance(failed, PrepareFailed)
     assert failed.cause == cause
     assert "in load" in failed.traceback
+
+
+def test_an_import_that_is_stopped_has_not_failed() -> None:
+    """Nobody waits for it any more, so there is nobody to be told."""
+
+    def load() -> object:
+        raise ImportStopped(0)
+
+    with pytest.raises(ImportStopped):
+        import_once(load, Before())
 
 
 def test_a_failure_counts_more_than_a_thread(starts_a_thread: Load) -> None:
@@ -108,7 +151,7 @@ def test_a_failure_counts_more_than_a_thread(starts_a_thread: Load) -> None:
         starts_a_thread()
         raise ValueError("no database")
 
-    assert isinstance(preload(load, "auto"), PrepareFailed)
+    assert isinstance(import_once(load, Before()), PrepareFailed)
 
 
 def test_an_app_that_is_not_there_needs_no_traceback() -> None:
@@ -117,4 +160,68 @@ def test_an_app_that_is_not_there_needs_no_traceback() -> None:
     def load() -> object:
         raise ConfigError("app 'web:ap': module 'web' has no 'ap'")
 
-    assert preload(load, "auto") == PrepareFailed("app 'web:ap': module 'web' has no 'ap'", "")
+    assert import_once(load, Before()) == PrepareFailed(
+        "app 'web:ap': module 'web' has no 'ap'", ""
+    )
+
+
+def test_what_the_program_has_opened_counts_where_it_made_the_app() -> None:
+    """It was there before, and still is shared; but no import of ours brought it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        outcome = import_once(lambda: "the app", Before.the_program([theirs.fileno()]))
+
+        assert isinstance(outcome, Imported)
+        assert outcome.by_program
+        named = ", ".join(outcome.left)
+        assert str(ours.fileno()) in named
+        assert str(theirs.fileno()) not in named
+
+
+def test_a_program_that_takes_the_place_finds_nothing_of_the_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins in the folder and the environment of before, without a descriptor of it."""
+    monkeypatch.setenv("SHOP", "before")
+    monkeypatch.chdir(tmp_path)
+    before = Before()
+    with socket.socket() as opened, socket.socket() as closed:
+        opened.set_inheritable(True)
+        closed.close()
+        monkeypatch.setenv("SHOP", "after")
+        monkeypatch.chdir("/")
+        before.prepare_exec()
+
+        assert not opened.get_inheritable()
+    assert os.getcwd() == str(tmp_path)
+    assert before.environ["SHOP"] == "before"
+    os.close(before.folder)
+
+
+@pytest.fixture
+def policy() -> Iterator[None]:
+    """Whatever the test sets is gone after it."""
+    before = asyncio.get_event_loop_policy()
+    yield
+    asyncio.set_event_loop_policy(before)
+
+
+@pytest.mark.usefixtures("policy")
+def test_loops_are_of_uvloop() -> None:
+    """So that what the import bound to one can be used in a worker."""
+    asyncio.set_event_loop_policy(None)
+    prefer_uvloop()
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    assert isinstance(loop, uvloop.Loop)
+
+
+@pytest.mark.usefixtures("policy")
+def test_a_policy_that_the_program_chose_stays() -> None:
+    """It may have a reason."""
+    own = type("Own", (asyncio.DefaultEventLoopPolicy,), {})()
+    asyncio.set_event_loop_policy(own)
+    prefer_uvloop()
+
+    assert asyncio.get_event_loop_policy() is own

@@ -660,3 +660,21 @@ def test_a_worker_gets_the_listening_sockets_it_shares(zygote: Zygote) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", ports[0]))
     worker.close()
+
+
+A_CHILD_THAT_ENDS = """
+import multiprocessing
+child = multiprocessing.get_context("fork").Process(target=os._exit, args=(5,))
+child.start()
+"""
+
+
+def test_the_end_of_a_child_of_the_import_is_told_to_multiprocessing() -> None:
+    """The zygote has reaped it: an exit hook must not signal whatever has its pid by then."""
+    with Zygote(grace=LONG, prelude=A_CHILD_THAT_ENDS) as zygote:
+        # The first worker's end proves that what ended before is reaped.
+        assert zygote.exit_code_of(zygote.fork("os._exit(0)")) == 0
+        code = "channel.sendall(repr(child._popen.returncode).encode())"
+        worker = zygote.fork(code, 2)
+
+        assert worker.says() == b"5"

@@ -1,0 +1,70 @@
+"""Stops an import that nobody waits for any more, in the zygote or in a worker.
+
+While a module is imported no loop runs and no socket is read. So the kernel is asked to send a
+signal when the primary has closed its end of a socket, or is dead, and the handler raises into
+whatever the module does.
+"""
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class ImportStopped(SystemExit):
+    """Nobody waits for the import any more.
+
+    A SystemExit: loops let that through, and code that catches every Exception.
+    """
+
+
+@contextmanager
+def stopped_by_hangup(sock: socket.socket, *, term: bool) -> Iterator[None]:
+    """Raise ImportStopped inside when the other end of `sock` is closed.
+
+    With `term` a TERM to this process does the same; otherwise it changes nothing.
+    """
+    import fcntl  # which Windows does not have
+
+    _stop_on(signal.SIGTERM, lambda: term)
+    _stop_on(signal.SIGIO, lambda: is_hung_up(sock))
+    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)
+    try:
+        if is_hung_up(sock):  # before the kernel was asked
+            raise ImportStopped(0)
+        yield
+    finally:
+        fcntl.fcntl(sock, fcntl.F_SETFL, flags)
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+
+
+def is_hung_up(sock: socket.socket) -> bool:
+    """Is the other end of this socket closed?"""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def die_of(number: int) -> None:
+    """End this process by a signal, as if it had no handler for it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _stop_on(number: int, when: Callable[[], bool]) -> None:
+    process = os.getpid()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a process that the module forked has the handler from us
+            die_of(number)
+        elif when():
+            for once in (signal.SIGTERM, signal.SIGIO):
+                signal.signal(once, lambda number, frame: None)
+            raise ImportStopped(0)
+
+    signal.signal(number, on_signal)

@@ -1,0 +1,57 @@
+"""Which loop a worker runs on that has imported the app by itself.
+
+What the import bound to a loop (a client, a pool, a lock) works in that loop only. So if it left
+one open, the worker runs on it; mostly it left none, and the worker makes its own.
+"""
+
+import asyncio
+import gc
+import warnings
+
+from aiocluster.config.elsewhere import on_linux
+from aiocluster.errors import ConfigError
+
+if on_linux():
+    import uvloop
+
+
+def loop_after_import() -> asyncio.AbstractEventLoop:
+    """Return the loop that the import left, or a new one; ConfigError if it cannot be run on."""
+    if not _open_loops():
+        return uvloop.new_event_loop()
+    gc.collect()  # what only the collector still has is none
+    loops = _open_loops()
+    if (current := _current()) in loops:
+        loops = [current]
+    if not loops:
+        return uvloop.new_event_loop()
+    if len(loops) > 1:
+        raise ConfigError(
+            f"importing the app left {len(loops)} open event loops, and none of them is the"
+            " current one: a worker runs on one loop; close the others, or name it with"
+            " asyncio.set_event_loop"
+        )
+    if not isinstance(loops[0], uvloop.Loop):
+        raise ConfigError(
+            f"importing the app left an open event loop of type {type(loops[0]).__name__}, and a"
+            " worker runs on uvloop's: close it, or make it with asyncio.new_event_loop, which"
+            " gives one of uvloop's here"
+        )
+    return loops[0]
+
+
+def _open_loops() -> list[asyncio.AbstractEventLoop]:
+    """Return those that are not closed; one that runs in a thread is that thread's."""
+    # By its type: an object may claim any class, and do anything when it is asked.
+    found = [one for one in gc.get_objects() if issubclass(type(one), asyncio.AbstractEventLoop)]
+    return [one for one in found if not one.is_closed() and not one.is_running()]
+
+
+def _current() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that was set as the current one, and make none where none was."""
+    with warnings.catch_warnings():
+        # Newer Pythons would rather have no policies at all.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        policy = getattr(asyncio, "get_event_loop_policy", lambda: None)()
+    loop = getattr(getattr(policy, "_local", None), "_loop", None)
+    return loop if isinstance(loop, asyncio.AbstractEventLoop) else None

@@ -1,0 +1,48 @@
+"""Random generators that the app made when it was imported: a fork copies them with their state.
+
+The generators that everybody shares (of `random` and of `numpy.random`) are seeded anew in each
+worker. One that a module made for itself is the module's, so it is only named.
+"""
+
+import random
+import sys
+import sysconfig
+from collections.abc import Collection, Iterator
+from types import ModuleType
+
+
+def made_by(modules: Collection[str]) -> list[str]:
+    """Name the generators in the namespaces of these modules, if they are the app's own.
+
+    Those of installed packages are left out: what they need them for is their matter.
+    """
+    kinds = _kinds()
+    return [
+        f"{module.__name__}.{name}"
+        for module in map(sys.modules.get, sorted(modules))
+        if isinstance(module, ModuleType) and _is_of_the_app(module)
+        for name, value in list(vars(module).items())
+        # By its type: an object may claim any class, and do anything when it is asked.
+        if issubclass(type(value), kinds) and not issubclass(type(value), random.SystemRandom)
+    ]
+
+
+def _is_of_the_app(module: ModuleType) -> bool:
+    file = vars(module).get("__file__")
+    return isinstance(file, str) and not file.startswith(_folders_of_packages())
+
+
+def _folders_of_packages() -> tuple[str, ...]:
+    return tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+
+
+def _kinds() -> tuple[type, ...]:
+    return (random.Random, *_numpys())
+
+
+def _numpys() -> Iterator[type]:
+    # Not imported: an app that has no numpy has none of its generators.
+    numpy = sys.modules.get("numpy.random")
+    for name in ("Generator", "RandomState"):
+        if isinstance(kind := getattr(numpy, name, None), type):
+            yield kind
