@@ -165,6 +165,8 @@ def unknown_parts(handler: type) -> list[str]:
 def _missing(handler: type) -> Iterator[str]:
     name = handler.__name__
     yield from _absent(name, _NEEDED, dir(with_newest_names(handler)))
+    if hasattr(handler, "_max_msg_queue_size") and _queue_limit(handler) == NO_LIMIT:
+        yield "no MAX_MSG_QUEUE_SIZE"
     yield from _changed_server()
     yield from _absent("BaseRequest", {"_message"}, getattr(web.BaseRequest, "ATTRS", ()))
     yield from _absent("AppRunner", {"_make_server"}, dir(web.AppRunner))
@@ -221,7 +223,7 @@ UNKNOWN = unknown_parts(web.RequestHandler)
 
 KEEPS_CLOSE_CODE = bool(UNKNOWN) or hasattr(web.WebSocketResponse, "_set_closed")
 
-if not hasattr(EMPTY_PAYLOAD, "total_bytes"):
+if not UNKNOWN and not hasattr(EMPTY_PAYLOAD, "total_bytes"):
     EMPTY_PAYLOAD.total_bytes = 0
 
 if TYPE_CHECKING:

@@ -172,6 +172,20 @@ def test_the_version_is_shown() -> None:
     assert shown_version() == f"aiohttp {aiohttp.__version__}"
 
 
+def test_a_queue_whose_limit_is_not_found_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parser stops at a number of requests that is not known, and may hold the next one."""
+
+    class Newer(web.RequestHandler):
+        __slots__ = (
+            () if hasattr(web.RequestHandler, "_max_msg_queue_size") else ("_max_msg_queue_size",)
+        )
+
+    Newer.__module__ = web.RequestHandler.__module__
+    monkeypatch.delattr(sys.modules[Newer.__module__], "MAX_MSG_QUEUE_SIZE", raising=False)
+
+    assert "no MAX_MSG_QUEUE_SIZE" in unknown_parts(Newer)
+
+
 def test_the_queues_limit_is_that_of_the_handlers_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is none the queue takes any number."""
     monkeypatch.delattr(
