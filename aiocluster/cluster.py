@@ -107,6 +107,13 @@ class Cluster:
         """What was given to the cluster, and holds for each role that has nothing of its own."""
         return self.plan.settings
 
+    @property
+    def graceful_timeout(self) -> float:
+        """Seconds that the role which takes longest may take to stop."""
+        if self._parts is None:
+            return self.plan.graceful_timeout
+        return self._parts.graceful_timeout
+
     async def fork(
         self, env: Mapping[str, str] | None = None, *, role: str | None = None
     ) -> WorkerHandle:

@@ -25,14 +25,18 @@ class BootError(ClusterError):
 
     `cause` is one line; `traceback` is the text of the first failure's traceback, or ""
     when there was none (a worker that was killed has none); `is_shown` when that stands on
-    standard error already.
+    standard error already. `kind` is "failed"; "refused" when the code asks for what cannot be
+    had; "calls_run" when it is a script that calls `aiocluster.run`.
     """
 
-    def __init__(self, cause: str, traceback: str = "", *, is_shown: bool = False) -> None:
+    def __init__(
+        self, cause: str, traceback: str = "", *, is_shown: bool = False, kind: str = "failed"
+    ) -> None:
         super().__init__(cause)
         self.cause = cause
         self.traceback = traceback
         self.is_shown = is_shown
+        self.kind = kind
 
 
 class WorkerGone(ClusterError):

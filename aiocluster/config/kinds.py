@@ -16,6 +16,7 @@ from typing import Any, TypeGuard, get_args
 from aiohttp import web
 
 from aiocluster.config.roles import RoleSpec
+from aiocluster.config.script import Script
 from aiocluster.config.target import check_target
 from aiocluster.errors import ConfigError
 
@@ -86,7 +87,7 @@ def check_app(spec: RoleSpec) -> None:
     """Raise ConfigError for an app that is none, as far as can be seen before it is imported."""
     if isinstance(spec.app, str):
         check_target(spec.app)
-    else:
+    elif not isinstance(spec.app, Script):
         kind_of(spec.app, is_role=spec.is_named)
 
 

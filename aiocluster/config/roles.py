@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from aiocluster.config.run_app import RunAppCall
+from aiocluster.config.script import Script
 from aiocluster.config.settings import OF_THE_CLUSTER, Settings, refuse_unknown, settings_from
 from aiocluster.config.special import SHARED
 from aiocluster.errors import ConfigError
@@ -42,13 +44,28 @@ class Role:
 
 
 class RoleSpec(Struct, frozen=True):
-    """One role, with all its settings."""
+    """One role, with all its settings; `given` names those that were given."""
 
     name: str
     app: object
     settings: Settings
+    given: frozenset[str] = frozenset()
     # Was it given among `roles`, where every coroutine function of one argument is a job?
     is_named: bool = False
+
+    def settings_with(self, call: RunAppCall | None) -> Settings:
+        """Return the settings when the code itself has called `run_app`, whose are defaults.
+
+        ConfigError when they make no sense together.
+        """
+        if call is None:
+            return self.settings
+        defaults = {name: value for name, value in call.settings.items() if name not in self.given}
+        checked = settings_from(defaults)
+        changes = {name: getattr(checked, name) for name in defaults}
+        settings = msgspec.structs.replace(self.settings, **changes)
+        check_together(settings)
+        return settings
 
 
 class Plan(Struct, frozen=True):
@@ -72,8 +89,9 @@ def plan_from(app: object, roles: object, given: Mapping[str, Any]) -> Plan:
     if roles is None:
         if app is None:
             raise ConfigError("give an app to serve, or roles={name: Role(app, ...)}")
-        check_together(settings)
-        return Plan(settings, {ONLY_ROLE: RoleSpec(ONLY_ROLE, app, settings)})
+        if "bind" in given or not isinstance(app, Script):  # else the script says where to listen
+            check_together(settings)
+        return Plan(settings, {ONLY_ROLE: RoleSpec(ONLY_ROLE, app, settings, frozenset(given))})
     if app is not None:
         raise ConfigError("give either one app or roles, not both: the app may be one of the roles")
     if "bind" in given:
@@ -105,7 +123,9 @@ def _spec(name: str, role: Role, given: Mapping[str, Any]) -> RoleSpec:
         check_together(settings)
     except ConfigError as error:
         raise ConfigError(f"role {name!r}: {error}") from None
-    return RoleSpec(name, role.app, settings, is_named=True)
+    return RoleSpec(
+        name, role.app, settings, frozenset(given.keys() | role.settings.keys()), is_named=True
+    )
 
 
 def check_together(settings: Settings) -> None:

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError
 from aiocluster.ipc.messages import BootFailed, Bound, Endpoint
 from aiocluster.metrics.ledgers import LedgersState
 from aiocluster.metrics.snapshot import Dispatch
 
 # Changes when a program with this file could not read the estate of one with another.
-RECORD = 4
+RECORD = 5
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,6 +181,7 @@ class RoleState(_Record, frozen=True):
 
     bind: list[str]  # what the listeners were asked for
     workers: str  # how many were asked for
+    call: RunAppCall | None  # what the code gave to aiohttp's run_app
     listeners: list[ListenerState]
     generations: GenerationsState
     crew: CrewState

@@ -20,7 +20,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     # A SyntaxError first shows its code, indented; after the message may come notes.
     lines = "".join(tracebacks.format_exception_only(error)).splitlines()
     cause = next(line for line in lines if line[:1].strip())
-    text = "".join(tracebacks.format_exception(type(error), error, _users_part(error)))
+    text = "".join(tracebacks.format_exception(type(error), error, users_part(error)))
     return sendable(cause)[:MAX_CAUSE_CHARS], sendable(text)[-MAX_TRACEBACK_CHARS:]
 
 
@@ -29,7 +29,7 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _users_part(error: BaseException) -> TracebackType | None:
+def users_part(error: BaseException) -> TracebackType | None:
     """Skip the frames on top that are ours and the import system's."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

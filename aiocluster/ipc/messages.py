@@ -19,11 +19,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 7
+PROTOCOL = 8
 
 # What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
 MAX_BACKLOG = 2**31 - 1
@@ -243,11 +244,20 @@ class Watch(_Wire, frozen=True, tag=61):
 
 
 class Prepared(_Wire, frozen=True, tag=80):
-    """The app is imported (or must be imported in each worker: see `note`)."""
+    """The app is imported (or must be imported in each worker: see `note`).
+
+    `call` is what the code gave to aiohttp's run_app, if it has called that.
+    """
 
     preloaded: bool
     note: str
     folder: str = ""  # the real path of the one it was imported from
+    call: RunAppCall | None = None
+
+
+# Why code did not come up: it failed; it asks for what cannot be had; or, given as a script, it
+# calls aiocluster.run, and so is the program itself.
+FailureKind = Literal["failed", "refused", "calls_run"]
 
 
 class PrepareFailed(_Wire, frozen=True, tag=81):
@@ -255,6 +265,7 @@ class PrepareFailed(_Wire, frozen=True, tag=81):
 
     cause: str
     traceback: str
+    kind: FailureKind = "failed"
 
 
 class Forked(_Wire, frozen=True, tag=82):

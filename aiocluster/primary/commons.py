@@ -1,11 +1,15 @@
 """What all roles of a cluster share."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.holding import Holding
 from aiocluster.primary.listeners import Listeners
 from aiocluster.primary.reporting import Reporter
+
+log = logging.getLogger("aiocluster")
 
 
 class Ids:
@@ -29,3 +33,4 @@ class Commons:
     ids: Ids = field(default_factory=Ids)
     listeners: list[Listeners] = field(default_factory=list)  # of each role
     holding: Holding = field(default_factory=Holding)
+    say: Callable[[str], None] = log.info  # what the one who starts the program should read

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.ipc.estate import GenerationsState, GenerationState, ZygoteState
 from aiocluster.primary.process import Process
 from aiocluster.primary.spawner import Spawner
@@ -18,6 +19,8 @@ from aiocluster.primary.tasks import start_task
 class GenerationSpawner(Spawner, Protocol):
     """A spawner with a life of its own: what a generation is forked by."""
 
+    @property
+    def call(self) -> RunAppCall | None: ...
     @property
     def zygote_pids(self) -> set[int]: ...
     @property
@@ -51,8 +54,18 @@ class Generation:
 class Generations:
     """All generations that have workers or may get some; `current` is what serves."""
 
-    def __init__(self, new_spawner: Callable[[], GenerationSpawner], boot_timeout: float) -> None:
+    def __init__(
+        self,
+        new_spawner: Callable[[], GenerationSpawner],
+        boot_timeout: float,
+        on_imported: Callable[[RunAppCall | None], None] = lambda call: None,
+    ) -> None:
+        """`on_imported` hears what each generation's code has given to aiohttp's run_app.
+
+        What it raises ends the generation before it has begun.
+        """
         self._new_spawner = new_spawner
+        self._on_imported = on_imported
         self._boot_timeout = boot_timeout
         self._begun = 0
         self._living: dict[int, Generation] = {}
@@ -84,6 +97,7 @@ class Generations:
         self._living[generation.number] = generation
         try:
             await generation.spawner.start(self._boot_timeout)
+            self._on_imported(generation.spawner.call)
         except BaseException:
             await self._ended(generation)
             raise

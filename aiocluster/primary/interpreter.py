@@ -36,6 +36,9 @@ ZYGOTE_STDERR = "AIOCLUSTER_ZYGOTE_STDERR"
 # Set beside them when the zygote must not import the app: why, for the log.
 NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
 
+# What the code has given to aiohttp's run_app, where that is so.
+ZYGOTE_CALLED = "AIOCLUSTER_ZYGOTE_CALLED"
+
 # Seconds that a zygote has to end, once its socket is closed, while it still imports: a little more
 # than it takes at most to end what the import has started (zygote/ends.py). It may be deep in C,
 # where it hears nothing, and is killed then.

@@ -1,6 +1,8 @@
 """What a cluster starts from: the apps to import, or what another program left."""
 
+import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiocluster.ipc.estate import Estate
@@ -9,6 +11,8 @@ from aiocluster.primary.generations import GenerationSpawner
 from aiocluster.primary.interpreter import Interpreter, StartedZygote
 from aiocluster.primary.spawner import ZygoteSpawner
 from aiocluster.primary.upgrade import Successor
+
+log = logging.getLogger("aiocluster")
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +24,7 @@ class Origin:
     estate: Estate | None = None  # what another program left to us, its workers among it
     successor: Successor | None = None  # the program that may take our place
     inherited: list[socket.socket] = field(default_factory=list)  # served in the place of `bind`
+    say: Callable[[str], None] = log.info  # what the one who starts the program should read
 
     @property
     def own_group(self) -> bool:

@@ -44,7 +44,7 @@ class Parts:
         self.reporter = Reporter(
             origin.scoreboard(), lambda: self.workers.values(), plan.roles, self._dispatch
         )
-        self._commons = commons = Commons(bus, self.reporter)
+        self._commons = commons = Commons(bus, self.reporter, say=origin.say)
         self.roles = {
             name: RoleParts(spec, choosing[name], commons, partial(origin.new_spawner, name))
             for name, spec in plan.roles.items()
@@ -77,6 +77,11 @@ class Parts:
         return tuple(
             address for role in self.roles.values() for address in role.supervisor.addresses
         )
+
+    @property
+    def graceful_timeout(self) -> float:
+        """Seconds that the role which takes longest may take to stop."""
+        return max(role.settings.graceful_timeout for role in self.roles.values())
 
     @property
     def zygote_pids(self) -> set[int]:
@@ -186,8 +191,11 @@ class Parts:
         # are let in last, when there are workers to serve them.
         inherited = self._take_inherited()
         for role in self.roles.values():
-            role.bind(inherited if role.settings.bind else ())
-        check_overlap([sock for role in self.roles.values() for sock in role.sockets])
+            mine = inherited if role.settings.bind else ()
+            # Where others listen is known when they are imported.
+            if mine or not role.may_call_run_app:
+                role.bind(mine)
+        self._check_overlap()
         try:
             async with asyncio.TaskGroup() as starting:
                 for role in self.roles.values():
@@ -196,8 +204,12 @@ class Parts:
             error = _first(group)
             if not self._stopping or not isinstance(error, BootError):
                 raise error from None
+        self._check_overlap()
         if self._stopping:
             raise BootError("the cluster was stopped while it started")
+
+    def _check_overlap(self) -> None:
+        check_overlap([sock for role in self.roles.values() for sock in role.sockets])
 
     def _take_inherited(self) -> list[socket.socket]:
         inherited = self._origin.inherited or take_inherited(os.environ)

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiocluster.config.cpus import available_cpus
 from aiocluster.config.roles import ONLY_ROLE, Plan, RoleSpec
+from aiocluster.config.run_app import RunAppCall
+from aiocluster.config.script import Script
 from aiocluster.config.settings import Settings
 from aiocluster.config.worker_count import too_many_workers_warning, worker_count
 from aiocluster.errors import BootError, ConfigError
@@ -35,6 +37,9 @@ log = logging.getLogger("aiocluster")
 # a worker gives one that has just connected as many for its request.
 _SILENCE_PATIENCE = 1.0
 
+# What a reload cannot change, though the code may give it to run_app: workers have all else.
+_ONLY_AT_A_START = ("bind", "backlog", "graceful_timeout", "tcp_keepalive")
+
 
 class RoleParts:
     """Those of one role; `Parts` starts and stops them, step by step with those of the others."""
@@ -49,7 +54,11 @@ class RoleParts:
         """`policy_for` is of `policies`."""
         self.name = spec.name
         self.settings = settings = spec.settings
-        self.generations = Generations(new_spawner, settings.boot_timeout)
+        self._spec = spec
+        self._say = commons.say
+        self._call: RunAppCall | None = None
+        self._is_imported = False
+        self.generations = Generations(new_spawner, settings.boot_timeout, self._on_imported)
         self.doors = Doors(policy_for, DoorSettings.of(settings, commons.holding))
         commons.listeners.append(self.doors.listeners)
         self.servers = Servers(
@@ -75,6 +84,33 @@ class RoleParts:
         self._loop = asyncio.get_running_loop()
 
     # ---- start
+
+    @property
+    def may_call_run_app(self) -> bool:
+        """Is it known only after the import where to listen, since the code itself may say so?"""
+        return isinstance(self._spec.app, str | Script) and "bind" not in self._spec.given
+
+    def _on_imported(self, call: RunAppCall | None) -> None:
+        """Take what the code gave to run_app: all at the start, later what a reload can change."""
+        if self._is_imported:
+            self._warn_of_what_a_reload_leaves(self._spec.settings_with(call))
+            return
+        if call is not None:
+            self._say(call.words_of(str(self._spec.app), self._spec.given))
+        self._use(call)
+        if not self.sockets:
+            self.bind(())
+
+    def _use(self, call: RunAppCall | None) -> None:
+        self._call, self._is_imported = call, True
+        self.settings = self._spec.settings_with(call)
+        self.supervisor.give_time(self.settings.graceful_timeout)
+
+    def _warn_of_what_a_reload_leaves(self, new: Settings) -> None:
+        for name in _ONLY_AT_A_START:
+            before, now = (_as_text(getattr(one, name)) for one in (self.settings, new))
+            if before != now:
+                self._warn_that_it_stays(name, before, now)
 
     def bind(self, inherited: Sequence[socket.socket]) -> None:
         """Bind what it was asked to, or serve these sockets in the place of that."""
@@ -149,6 +185,7 @@ class RoleParts:
         self.generations.drop_unready()
         return RoleState(
             **self.asked_for(),
+            call=self._call,
             listeners=self.doors.listeners.state(),
             generations=self.generations.state(),
             crew=self.supervisor.state(),
@@ -160,6 +197,7 @@ class RoleParts:
 
     async def adopt(self, state: RoleState) -> None:
         """Go on with what another program left."""
+        self._use(state.call)
         self._warn_of_what_stays(state)
         self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
         if state.listeners and (said := self._without_socket()):
@@ -181,10 +219,11 @@ class RoleParts:
     def _warn_of_what_stays(self, state: RoleState) -> None:
         for name, value in self.asked_for().items():
             if (before := getattr(state, name)) != value:
-                what = name if self.name == ONLY_ROLE else f"{name} of role {self.name}"
-                log.warning(
-                    "%s stays %s: to make it %s takes a stop and a start", what, before, value
-                )
+                self._warn_that_it_stays(name, before, value)
+
+    def _warn_that_it_stays(self, name: str, before: object, wanted: object) -> None:
+        what = name if self.name == ONLY_ROLE else f"{name} of role {self.name}"
+        log.warning("%s stays %s: to make it %s takes a stop and a start", what, before, wanted)
 
     # ---- stop
 
@@ -211,6 +250,10 @@ class RoleParts:
         if unserved:
             log.warning("%d connections closed unserved: no worker had room", len(unserved))
         return [*cut, "the primary"] if unserved else cut
+
+
+def _as_text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _restarts(settings: Settings) -> RestartPolicy:

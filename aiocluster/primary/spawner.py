@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError, ChannelClosed, WorkerGone
 from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.messages import Fork
@@ -73,6 +74,7 @@ class ZygoteSpawner:
         self._retired = False
         self._never_again: CannotStart | None = None  # why there will be no zygote any more
         self.zygote_pids: set[int] = set()  # of all there ever were
+        self.call: RunAppCall | None = None  # what its code has given to aiohttp's run_app
 
     async def start(self, boot_timeout: float) -> None:
         """Start the zygote and let it import the app; BootError when it cannot."""
@@ -179,6 +181,7 @@ class ZygoteSpawner:
         self.zygote_pids.add(started.pid)
         self._zygote = zygote = ZygoteHandle(started, self._on_forked, self._on_exited)
         prepared = await zygote.prepare(boot_timeout)
+        self.call = prepared.call
         for line in prepared.note.splitlines():
             log.warning("%s", line)
         if first is None and prepared.folder:

@@ -95,6 +95,10 @@ class Supervisor:
         """From here the workers' connections will come."""
         self._workers.listen_on(doors)
 
+    def give_time(self, graceful_timeout: float) -> None:
+        """Let a drain take so many seconds, where nothing else is said."""
+        self._workers.graceful_timeout = graceful_timeout
+
     def begin_accepting(self) -> None:
         """Clients may connect now: workers that share the listeners accept from them."""
         self._workers.begin_accepting()

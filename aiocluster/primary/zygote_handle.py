@@ -37,7 +37,7 @@ _ANSWER_TIMEOUT = 10.0
 
 # A zygote ends with its socket: it runs the exit hooks of the import and ends what that has
 # started, for which it has a little less than this; after so many seconds it is killed.
-_EXIT_TIMEOUT = 5.0
+EXIT_TIMEOUT = 5.0
 
 
 class ZygoteHandle:
@@ -128,7 +128,7 @@ class ZygoteHandle:
         importing = not self._prepared.done()
         self._disconnect()
         if self._pidfd >= 0:
-            await self._reap(STOP_IMPORT_TIMEOUT if importing else _EXIT_TIMEOUT)
+            await self._reap(STOP_IMPORT_TIMEOUT if importing else EXIT_TIMEOUT)
             os.close(self._pidfd)
             self._pidfd = -1
 
@@ -138,7 +138,7 @@ class ZygoteHandle:
         try:
             if not await _is_set(dead, patience):
                 self._signal(signal.SIGKILL)
-                await _is_set(dead, _EXIT_TIMEOUT)
+                await _is_set(dead, EXIT_TIMEOUT)
         finally:
             self._loop.remove_reader(self._pidfd)
         with contextlib.suppress(ChildProcessError):
@@ -194,7 +194,8 @@ class ZygoteHandle:
         if isinstance(outcome, Prepared):
             self._prepared.set_result(outcome)
         else:
-            self._prepared.set_exception(BootError(outcome.cause, outcome.traceback))
+            error = BootError(outcome.cause, outcome.traceback, kind=outcome.kind)
+            self._prepared.set_exception(error)
 
     def _answered(self, worker_id: int) -> "asyncio.Future[WorkerProcess]":
         if (forked := self._forks.pop(worker_id, None)) is None or forked.done():

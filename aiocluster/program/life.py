@@ -20,6 +20,7 @@ log = logging.getLogger("aiocluster")
 
 EXIT_OK = 0
 EXIT_CUT = 1  # something had to be killed or given up
+EXIT_REFUSED = 2  # the code asks for what cannot be had
 EXIT_BOOT_FAILED = 3
 
 # One Ctrl-C often arrives twice: from the terminal, and passed on by whatever started us.
@@ -49,7 +50,6 @@ class Life:
         self._serving = False
         self._wanted: list[Callable[[], Awaitable[object]]] = []
         self._replacements: set[asyncio.Task[None]] = set()
-        self._timeout = cluster.plan.graceful_timeout
         self._hurried = False
         self._interrupted_at: float | None = None
         self._exit_code = EXIT_OK
@@ -68,17 +68,18 @@ class Life:
             "SIGTTOU": partial(self._on_scale, "-1"),
         }
         handle_signals({number: meanings[name] for name in meanings for number in signals_of(name)})
-        whole = self._whole_stop()
-        times = {"SIGTERM": whole, "SIGINT": whole, "SIGQUIT": _OVERTIME}
-        self._guard.listen({number: times[name] for name in times for number in signals_of(name)})
+        self._be_guarded()
         try:
             if not await self._start():
                 return self._code_after(await self._cluster.stop(0.0))
+            self._be_guarded()  # the code may have given itself another time
             if not self._cluster.is_heir:
                 say_where(self._cluster)
                 warn_of_loopback(self._cluster, os.getpid())
             return await self._serve()
         except (BootError, ConfigError) as error:
+            if isinstance(error, BootError) and error.kind == "calls_run":
+                raise  # it is the program itself
             return boot_failed(error)
         except BaseException:
             await self._cluster.stop(0.0)
@@ -128,7 +129,7 @@ class Life:
         await self._stop.wait()
         emptied.cancel()
         self._guard.watch(self._whole_stop())
-        log.info("stopping, within %g s", self._timeout)
+        log.info("stopping, within %g s", 0.0 if self._hurried else self._cluster.graceful_timeout)
         cut = await self._cluster.stop(0.0 if self._hurried else None)
         hook.cancel()
         await asyncio.wait({hook, emptied}, timeout=_HOOK_TIMEOUT)
@@ -144,7 +145,13 @@ class Life:
 
     def _whole_stop(self) -> float:
         """The seconds that a stop may take from the first signal to the end."""
-        return self._cluster.settings.pre_drain_wait + self._timeout + _OVERTIME
+        timeout = 0.0 if self._hurried else self._cluster.graceful_timeout
+        return self._cluster.settings.pre_drain_wait + timeout + _OVERTIME
+
+    def _be_guarded(self) -> None:
+        whole = self._whole_stop()
+        times = {"SIGTERM": whole, "SIGINT": whole, "SIGQUIT": _OVERTIME}
+        self._guard.listen({number: times[name] for name in times for number in signals_of(name)})
 
     def _code_after(self, cut: list[str]) -> int:
         for name in cut:
@@ -220,7 +227,7 @@ class Life:
             self._cluster.kill()
 
     def _on_quit(self) -> None:
-        self._timeout, self._hurried = 0.0, True
+        self._hurried = True
         self._cluster.hurry()
         self._stop.set()
 
@@ -239,7 +246,8 @@ def boot_failed(error: BootError | ConfigError) -> int:
     if isinstance(error, BootError) and error.traceback and not error.is_shown:
         log.error("%s", error.traceback.rstrip())
     log.error("could not start: %s", error)
-    return EXIT_BOOT_FAILED
+    is_refused = isinstance(error, BootError) and error.kind == "refused"
+    return EXIT_REFUSED if is_refused else EXIT_BOOT_FAILED
 
 
 def close(runner: asyncio.Runner) -> None:

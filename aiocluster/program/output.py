@@ -69,19 +69,23 @@ def _is_heard(name: str) -> bool:
     return False
 
 
+def say(line: str) -> None:
+    """Print a line for the one who has started the program."""
+    try:
+        click.echo(line)
+    except OSError as error:
+        log.warning("cannot print (%s): %s", error, line)
+
+
 def say_where(cluster: Cluster) -> None:
     """Print where it serves, if it does, how many workers, and how to stop it."""
     urls = " and ".join(_urls(cluster))
     count = len(cluster.workers)
     serving = f"serving on {urls} with " if urls else ""
-    line = (
+    say(
         f"aiocluster: {serving}{count} worker{'s' if count != 1 else ''}"
         f" (pid {os.getpid()}); stop with Ctrl-C or `kill {os.getpid()}`"
     )
-    try:
-        click.echo(line)
-    except OSError as error:
-        log.warning("cannot print (%s): %s", error, line)
 
 
 def warn_of_loopback(cluster: Cluster, pid: int) -> None:

@@ -10,18 +10,19 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
 
 from aiocluster.children import (
     become_zygote,
     fork_zygote,
+    try_app,
     zygote_call_from_environment,
     zygote_from_environment,
 )
 from aiocluster.cluster import Cluster, refuse_in_child
 from aiocluster.config.elsewhere import on_linux
-from aiocluster.config.kinds import check_app, kind_of
+from aiocluster.config.kinds import check_app
 from aiocluster.config.roles import Plan, Role, RoleSpec, plan_from
 from aiocluster.config.target import import_target
 from aiocluster.errors import BootError, ConfigError
@@ -48,6 +49,7 @@ from aiocluster.program.life import (
 from aiocluster.program.output import (
     discard_unwritable_output,
     open_standard_files,
+    say,
     set_up_logging,
 )
 from aiocluster.program.signals import (
@@ -65,6 +67,7 @@ from aiocluster.program.succession import (
     summons_from_environment,
 )
 from aiocluster.shortage import shortage
+from aiocluster.zygote.run_app import note_call_of_run
 
 log = logging.getLogger("aiocluster")
 
@@ -73,6 +76,17 @@ _NEW_ZYGOTE = "aiocluster.program.new_zygote:zygote_of_a_program"
 
 # The program's calls of `run` so far: its zygote may have to be the same one.
 _calls = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Typed:
+    """What was typed for a program that the command runs: it comes before what that gives."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    on_start: str | None = None
+
+
+typed = Typed()
 
 
 def run(
@@ -98,12 +112,14 @@ def run(
 
     Blocks until stopped by a signal, by `sys.exit` in `on_start`, or when no worker is left
     that `restart` would replace. Returns when all went well; otherwise raises SystemExit:
-    1 when something had to be cut, 3 when nothing came up. Raises ConfigError for a setting
+    1 when something had to be cut, 2 when the code calls aiohttp's run_app with what cannot be
+    had, 3 when nothing came up. Raises ConfigError for a setting
     that makes no sense.
     """
     given = {"workers": workers, **settings} | ({} if bind is None else {"bind": bind})
+    first = typed.on_start or on_start
     try:
-        code = main_run(app, roles=roles, on_start=on_start, settings=given)
+        code = main_run(app, roles=roles, on_start=first, settings={**given, **typed.settings})
     finally:
         if inspect.iscoroutine(app):
             app.close()  # it is the workers who await it, and Python would warn of it here
@@ -125,6 +141,7 @@ def main_run(
     Once it has run, the signals it handled stay blocked, so that a late one cannot turn a
     clean end into another.
     """
+    note_call_of_run()
     refuse_in_child("aiocluster.run was called")
     call = next(_calls)
     plan = _planned(app, roles, settings, call)
@@ -208,7 +225,9 @@ def _begin(
     except BaseException as error:
         _drop(zygotes.values(), inherited, interpreters)
         return boot_failed(error if isinstance(error, BootError) else BootError(*describe(error)))
-    origin = Origin(interpreters, zygotes, successor=Heir(again, plan.roles), inherited=inherited)
+    origin = Origin(
+        interpreters, zygotes, successor=Heir(again, plan.roles), inherited=inherited, say=say
+    )
     return _live(runner, Cluster.of_program(plan, origin), hook)
 
 
@@ -260,8 +279,7 @@ def _check(plan: Plan, on_start: OnStart | str | None) -> None:
     """Find out what a start would: raise what it would end with."""
     _check_apps(plan)
     for spec in plan.roles.values():
-        if isinstance(spec.app, str):
-            kind_of(import_target(spec.app), is_role=spec.is_named)
+        try_app(spec)
     _on_start_from(on_start)
 
 

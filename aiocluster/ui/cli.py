@@ -1,4 +1,4 @@
-"""The command line: `aiocluster run pkg.module:name`.
+"""The command line: `aiocluster run server.py`, or `aiocluster run pkg.module:name`.
 
 The options of `run` are made from the settings, so every setting has one, of the same name and
 with the same help. Only what was typed is passed on: the defaults are the record's alone.
@@ -8,12 +8,16 @@ What serves is imported only when a command needs it, so that `--help` answers a
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 import click
 
+from aiocluster.config.script import Script
+from aiocluster.config.script_file import check_script, is_script, put_on_path
 from aiocluster.config.setting_texts import (
     SettingHelp,
     setting_help,
@@ -22,7 +26,7 @@ from aiocluster.config.setting_texts import (
 )
 from aiocluster.config.settings import settings_from
 from aiocluster.config.target import check_target
-from aiocluster.errors import ConfigError
+from aiocluster.errors import BootError, ConfigError
 
 SHORT_OPTIONS = {"workers": "-w", "bind": "-b"}
 
@@ -54,15 +58,32 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-def _check_target(_ctx: click.Context, param: click.Parameter, target: str | None) -> str | None:
+def _check_on_start(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
     """Check the form only: to see more, the user's code would have to run."""
-    if target is None:
-        return None
+    if name is not None:
+        with _usage_errors():
+            check_target(name, "on_start")
+    return name
+
+
+def _check_target(_ctx: click.Context, _param: click.Parameter, target: str) -> str:
+    """Check that it is a script that is there, or has the form of an import string."""
+    if os.path.isfile(f"{target}.py"):
+        raise click.BadParameter(f"{target!r}: did you mean {target}.py, or {target}:name?")
+    with _usage_errors():
+        if not is_script(target):
+            check_target(target)
+        else:
+            check_script(target)
+    return target
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
     try:
-        check_target(target, "on_start" if param.name == "on_start" else "app")
+        yield
     except ConfigError as error:
         raise click.BadParameter(str(error)) from error
-    return target
 
 
 def _read_value(_ctx: click.Context, param: click.Parameter, text: Any) -> Any:
@@ -105,26 +126,49 @@ def _with_setting_options(command: click.Command) -> click.Command:
 @_with_setting_options
 @main.command()
 @click.argument("target", callback=_check_target)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
 @click.option(
     "--on-start",
     metavar="pkg.module:name",
-    callback=_check_target,
+    callback=_check_on_start,
     help="A coroutine function that runs beside the cluster and is given it, say to subscribe.",
 )
-def run(target: str, on_start: str | None, **options: Any) -> None:
-    """Serve TARGET, pkg.module:name, until a signal stops it.
+@click.option("--as-program", is_flag=True, hidden=True)
+def run(
+    target: str, arguments: tuple[str, ...], on_start: str | None, as_program: bool, **options: Any
+) -> None:
+    """Serve TARGET until a signal stops it.
 
-    The name is an aiohttp Application, or a function, sync or async, that makes one: for
-    example my_shop.web:make_app.
+    TARGET is a script, say server.py, that ends in a call of aiohttp's web.run_app, with its
+    ARGUMENTS; or pkg.module:name, an aiohttp Application or a function, sync or async, that
+    makes one: for example my_shop.web:make_app. What a script gives to run_app (host, port, ...)
+    counts where no option says otherwise.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    _import_from(given.get("chdir") or ".")
+    app = _app(target, arguments, given.get("chdir") or ".")
     try:
         settings_from(given)  # before the slow import: a mistake is told at once
-        exit_code = _main_run()(target, on_start=on_start, settings=given)
+        if as_program and isinstance(app, Script):
+            _program().run_program(app, on_start, given)
+            return
+        exit_code = _main_run()(app, on_start=on_start, settings=given)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
+    except BootError:  # the script calls aiocluster.run: it is the program
+        _program().start_over()
     sys.exit(exit_code)
+
+
+def _app(target: str, arguments: tuple[str, ...], folder: str) -> str | Script:
+    """Return what is to be served, and let it import what lies beside it, or in this folder."""
+    if is_script(target):
+        script = Script(target, arguments)
+        put_on_path(script)
+        return script
+    if arguments:
+        raise click.UsageError(f"only a script has arguments, not {target}: {' '.join(arguments)}")
+    _import_from(folder)
+    return target
 
 
 def _import_from(folder: str) -> None:
@@ -145,3 +189,9 @@ def _main_run() -> Callable[..., int]:
     from aiocluster.program.run import main_run
 
     return main_run
+
+
+def _program() -> ModuleType:
+    from aiocluster.program import script
+
+    return script

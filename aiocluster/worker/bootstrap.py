@@ -9,18 +9,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.settings import Settings
-from aiocluster.ipc.hangup import ImportStopped, die_of, stopped_by_hangup
+from aiocluster.ipc.hangup import die_of, stopped_by_hangup
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.worker.context import WorkerContext, enter
-from aiocluster.worker.ending import end_tasks, end_threads, run_exit_hooks, run_to_the_end
+from aiocluster.worker.ending import end_tasks, end_threads, run_to_the_end
 from aiocluster.worker.exits import exit_code, is_exit
 from aiocluster.worker.runtime import EXIT_CUT, Runtime
 from aiocluster.worker.stacks import show_stacks_on_request
@@ -34,75 +33,77 @@ log = logging.getLogger("aiocluster.worker")
 _TERM_GRACE = 1.0
 
 
-def run_worker(  # noqa: PLR0913 (what a worker is given)
-    fork: Fork,
-    sockets: tuple[socket.socket, socket.socket],
-    files: tuple[int, int],
-    load: Callable[[], object],
-    settings: Settings,
-    shared: Sequence[socket.socket] = (),
-    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
-) -> int:
-    """Run the worker `fork` asks for until it is drained; return its exit code.
+class Worker:
+    """A worker from its fork until it is drained: first without a loop, then in its own."""
 
-    `sockets` are its handoff and its channel, `files` the scoreboard and where it writes its
-    stacks when it is asked, `shared` the listening sockets from which it may accept by itself.
-    `load()` returns the app or its factory; what it raises is why the worker cannot boot. It is
-    called before there is a loop, so that the module may run some of its own. `new_loop()` is
-    called after it, and returns the one to run on; without it that is a new one.
-    """
-    os.environ.update(fork.env)
-    _run_on(fork.cpu)
-    # Those of the module that the zygote imported are the zygote's, not ours to end.
-    multiprocessing.process._children.clear()  # type: ignore[attr-defined]
-    board, stacks = files
-    row = open_row(board, fork.row)
-    os.close(board)
-    doors = [*zip(fork.shared, shared, strict=True)]
-    worker = _Worker(fork, (row, stacks), settings, doors)
-    loop: asyncio.AbstractEventLoop | None = None
-    try:
-        loaded = _loaded(load, sockets[1])
-        seed_generators()
-        loop = (new_loop or uvloop.new_event_loop)()
-        code = run_to_the_end(loop, worker.live(loaded, sockets), worker.leave)
-    except BaseException as error:
-        if not is_exit(error):
-            log.exception("worker %d crashed", fork.worker_id)
-        code = exit_code(error)
-    # It is ending already, and its loop is closed.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
-    if loop is not None:
-        loop.close()
-    for sock in sockets:
-        sock.close()  # the handoff of one that never came to use it
-    if not end_threads(worker.time_left):
-        code = code or EXIT_CUT
-    run_exit_hooks()
-    return code
+    def __init__(
+        self,
+        fork: Fork,
+        sockets: tuple[socket.socket, socket.socket],
+        files: tuple[int, int],
+        shared: Sequence[socket.socket] = (),
+    ) -> None:
+        """`fork` says what it is to be.
 
+        `sockets` are its handoff and its channel, `files` the scoreboard and where it writes its
+        stacks when it is asked, `shared` the listening sockets from which it may accept by
+        itself.
+        """
+        os.environ.update(fork.env)
+        _run_on(fork.cpu)
+        # Those of the module that the zygote imported are the zygote's, not ours to end.
+        multiprocessing.process._children.clear()  # type: ignore[attr-defined]
+        # One that comes before there is a loop waits for it; while it imports, see `importing`.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        board, stacks = files
+        self._files = open_row(board, fork.row), stacks
+        os.close(board)
+        self._fork = fork
+        self._sockets = sockets
+        self._doors = [*zip(fork.shared, shared, strict=True)]
 
-def _loaded(load: Callable[[], object], channel: socket.socket) -> Callable[[], object]:
-    """Call `load` now; return what returns its result, or raises what it raised.
+    @contextmanager
+    def importing(self) -> Iterator[None]:
+        """Raise ImportStopped inside when it is told to go, or the primary is gone.
 
-    That is told to the primary, which takes a loop. ImportStopped: the worker was told to go, or
-    the primary is gone, and nothing has begun.
-    """
-    with stopped_by_hangup(channel, term=True):
+        Nothing has begun then.
+        """
+        with stopped_by_hangup(self._sockets[1], term=True):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            try:
+                yield
+            finally:
+                # From here on it waits for the handler that asks for a drain.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def run(
+        self,
+        load: Callable[[], object],
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> int:
+        """Serve until drained, in this loop or a new one; return the exit code.
+
+        `load()` returns the app or its factory; what it raises is why the worker cannot boot.
+        """
+        life = _Life(self._fork, self._files, settings, self._doors)
         try:
-            app = load()
-        except ImportStopped:
-            raise
+            seed_generators()
+            loop = loop or uvloop.new_event_loop()
+            code = run_to_the_end(loop, life.live(load, self._sockets), life.leave)
         except BaseException as error:
-            return partial(_raise, error)
-        finally:
-            # From here on it waits for the handler that asks for a drain.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    return lambda: app
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error
+            if not is_exit(error):
+                log.exception("worker %d crashed", self._fork.worker_id)
+            code = exit_code(error)
+        # It is ending already, and its loop is closed.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        if loop is not None:
+            loop.close()
+        for sock in self._sockets:
+            sock.close()  # the handoff of one that never came to use it
+        if not end_threads(life.time_left):
+            code = code or EXIT_CUT
+        return code
 
 
 def seed_generators() -> None:
@@ -114,7 +115,7 @@ def seed_generators() -> None:
         seed()
 
 
-class _Worker:
+class _Life:
     """A worker's life in its loop."""
 
     def __init__(

@@ -15,8 +15,13 @@ if on_linux():
     import uvloop
 
 
-def loop_after_import() -> asyncio.AbstractEventLoop:
-    """Return the loop that the import left, or a new one; ConfigError if it cannot be run on."""
+def loop_after_import(given: object = None) -> asyncio.AbstractEventLoop:
+    """Return the loop that was given or that the import left, or a new one.
+
+    ConfigError if it cannot be run on.
+    """
+    if isinstance(given, asyncio.AbstractEventLoop):
+        return _checked(given)
     if not _open_loops():
         return uvloop.new_event_loop()
     gc.collect()  # what only the collector still has is none
@@ -31,13 +36,19 @@ def loop_after_import() -> asyncio.AbstractEventLoop:
             " current one: a worker runs on one loop; close the others, or name it with"
             " asyncio.set_event_loop"
         )
-    if not isinstance(loops[0], uvloop.Loop):
+    return _checked(loops[0])
+
+
+def _checked(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+    if loop.is_closed():
+        raise ConfigError("web.run_app was given a loop that is closed")
+    if not isinstance(loop, uvloop.Loop):
         raise ConfigError(
-            f"importing the app left an open event loop of type {type(loops[0]).__name__}, and a"
+            f"importing the app left an open event loop of type {type(loop).__name__}, and a"
             " worker runs on uvloop's: close it, or make it with asyncio.new_event_loop, which"
             " gives one of uvloop's here"
         )
-    return loops[0]
+    return loop
 
 
 def _open_loops() -> list[asyncio.AbstractEventLoop]:

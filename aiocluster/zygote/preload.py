@@ -8,15 +8,14 @@ import asyncio
 import gc
 import os
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiocluster.config.elsewhere import on_linux
-from aiocluster.ipc.failures import describe
-from aiocluster.ipc.hangup import ImportStopped
-from aiocluster.ipc.messages import PrepareFailed
 from aiocluster.zygote import generators
 from aiocluster.zygote.holdings import anonymous_bytes, inherited, look, open_descriptors
 from aiocluster.zygote.leftovers import Holdings, left_behind
@@ -61,17 +60,6 @@ class Imported:
     by_program: bool = False  # before it called run
 
 
-def import_once(load: Callable[[], object], before: Before) -> Imported | PrepareFailed:
-    """Return what `load` imports, or why it cannot be. ImportStopped: nobody waits for it."""
-    try:
-        app = load()
-    except ImportStopped:
-        raise
-    except BaseException as error:
-        return PrepareFailed(*describe(error))
-    return inspected(app, before)
-
-
 def inspected(app: object, before: Before) -> Imported:
     """Compare with what there was before: the import is over."""
     gc.collect()  # what only the collector still has is not held
@@ -93,7 +81,20 @@ def prefer_uvloop() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         # The program may have chosen another.
         if type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy:
-            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+            asyncio.set_event_loop_policy(_policy())
+
+
+def _policy() -> Any:
+    class Policy(uvloop.EventLoopPolicy):  # type: ignore[misc]
+        """uvloop's, but its main thread gets a loop wherever Python's own policy would make one."""
+
+        def get_event_loop(self) -> Any:
+            is_main = threading.current_thread() is threading.main_thread()
+            if is_main and self._local._loop is None and sys.version_info < (3, 14):
+                self.set_event_loop(self.new_event_loop())
+            return super().get_event_loop()
+
+    return Policy()
 
 
 def _folder() -> int:

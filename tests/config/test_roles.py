@@ -8,6 +8,8 @@ from aiohttp import web
 
 from aiocluster.config.addresses import Address
 from aiocluster.config.roles import ONLY_ROLE, Plan, Role, plan_from
+from aiocluster.config.run_app import RunAppCall
+from aiocluster.config.script import Script
 from aiocluster.config.settings import OF_THE_CLUSTER, settings_from
 from aiocluster.errors import ConfigError
 
@@ -182,3 +184,32 @@ def test_what_does_not_go_together_is_refused(given: dict[str, Any], reason: str
         plan_from(factory, None, given)
     with pytest.raises(ConfigError, match=f"^role 'web': {reason}"):
         plan_from(None, {"web": Role(factory, **given)}, {})
+
+
+def test_what_code_gives_to_run_app_is_a_default() -> None:
+    """What was given to the cluster comes first, what was not has the default as before."""
+    (spec,) = plan_from("server:app", None, {"workers": 3, "backlog": 5}).roles.values()
+    call = RunAppCall({"bind": ["127.0.0.1:9000"], "backlog": 7, "graceful_timeout": 2.0}, "")
+
+    settings = spec.settings_with(call)
+
+    assert settings.bind == (Address("127.0.0.1", 9000),)
+    assert (settings.backlog, settings.graceful_timeout, settings.workers) == (5, 2.0, 3)
+    assert spec.settings_with(None) == spec.settings
+
+
+def test_a_role_without_bind_listens_where_its_code_says() -> None:
+    """A module that calls run_app has said so, and nothing else has."""
+    spec = plan_of(web=Role("server:app", backlog=5)).roles["web"]
+    settings = spec.settings_with(RunAppCall({"bind": [":8080"], "backlog": 7}, ""))
+    assert (settings.bind, settings.backlog) == ((Address("", 8080),), 5)
+
+
+def test_the_policy_of_an_address_waits_for_what_a_script_gives() -> None:
+    """Where a script listens is not known before it has run; then the check is made."""
+    plan = plan_from(Script("server.py"), None, {"policy": {"127.0.0.1:9000": "least_loaded"}})
+    (spec,) = plan.roles.values()
+
+    spec.settings_with(RunAppCall({"bind": ["127.0.0.1:9000"]}, ""))
+    with pytest.raises(ConfigError, match="is not among the addresses of bind"):
+        spec.settings_with(RunAppCall({"bind": ["127.0.0.1:1"]}, ""))

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from aiocluster.config.addresses import Address
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.events import Reloaded, RoleDegraded
 from aiocluster.ipc.estate import ListenerState
@@ -57,6 +58,63 @@ async def replacement(worker: FakeWorker, spawner: FakeSpawner) -> FakeWorker:
     worker.exit(1)
     (new,) = await spawner.ready(1)
     return new
+
+
+# ---- what the code gives to run_app
+
+
+def call(**settings: object) -> RunAppCall:
+    return RunAppCall({"bind": [LOOPBACK], **settings}, "host 127.0.0.1, port 0")
+
+
+async def started_unbound(role: RoleParts, roles: Roles) -> FakeWorker:
+    """Start a role that is bound when its code is imported; return its worker."""
+    starting = asyncio.create_task(role.start())
+    await turns()
+    (worker,) = await roles.spawner().ready(1)
+    await soon(starting)
+    return worker
+
+
+async def test_it_listens_where_its_code_says(roles: Roles) -> None:
+    """Bound once that is imported; all that was given counts, and one line says it."""
+    roles.call = call(graceful_timeout=2.0, backlog=7)
+    role = roles.add(workers=1)
+    assert role.may_call_run_app
+    worker = await started_unbound(role, roles)
+
+    assert roles.said == ["pkg.module:name: web.run_app gave host 127.0.0.1, port 0"]
+    assert role.supervisor.addresses[0][0] == "127.0.0.1"
+    assert (role.settings.graceful_timeout, role.settings.backlog) == (2.0, 7)
+    role.supervisor.workers[worker.fork.worker_id].begin_drain("drain")
+    assert (await drained(worker)).timeout == 2.0
+
+
+async def test_with_a_bind_of_its_own_it_is_bound_before_the_import(roles: Roles) -> None:
+    """A port that is taken is told at once; what the code gives beside it counts all the same."""
+    roles.call = RunAppCall({"backlog": 7}, "host 0.0.0.0, port 8080, backlog 7")
+    role = roles.add(bind=LOOPBACK, workers=1)
+    assert not role.may_call_run_app
+    await roles.start()
+
+    assert role.settings.backlog == 7
+    assert "(given to aiocluster, which comes first: bind)" in roles.said[0]
+
+
+async def test_a_reload_says_what_it_cannot_change(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Listeners stay, and so does the time of a drain; workers have the rest."""
+    roles.call = call()
+    role = roles.add(workers=1)
+    await started_unbound(role, roles)
+    roles.call = RunAppCall({"bind": ["127.0.0.1:1"], "graceful_timeout": 2.0}, "")
+
+    await role.generations.begin()
+
+    assert "bind stays 127.0.0.1:0: to make it 127.0.0.1:1 takes a stop" in caplog.text
+    assert "graceful_timeout stays 30.0: to make it 2.0 takes a stop" in caplog.text
+    assert len(roles.said) == 1
 
 
 # ---- start

@@ -471,7 +471,7 @@ async def test_close_may_meet_the_end_of_the_zygote(stage: Stage) -> None:
 
 async def test_a_zygote_that_does_not_go_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wait has an end."""
-    monkeypatch.setattr("aiocluster.primary.zygote_handle._EXIT_TIMEOUT", 0.01)
+    monkeypatch.setattr("aiocluster.primary.zygote_handle.EXIT_TIMEOUT", 0.01)
     zygote = FakeZygote("exec sleep 1000")
     spawner = ZygoteSpawner(Starter(), zygote.started)
     zygote.say(Prepared(True, ""))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError, WorkerGone
 from aiocluster.ipc.messages import (
     Exited,
@@ -63,11 +64,12 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def test_it_is_prepared_when_it_says_so(stage: Stage) -> None:
-    """With what it says of that; said again, it changes nothing."""
-    stage.zygote.say(Prepared(False, "a note"))
+    """With its note, and what the code gave to run_app; said again, it changes nothing."""
+    prepared = Prepared(False, "a note", call=RunAppCall({"backlog": 7}, "backlog 7"))
+    stage.zygote.say(prepared)
     stage.zygote.say(Prepared(True, ""))
 
-    assert await soon(stage.handle.prepare(60.0)) == Prepared(False, "a note")
+    assert await soon(stage.handle.prepare(60.0)) == prepared
     await turns(20)
     assert not stage.handle.lost.is_set()
 
@@ -234,7 +236,7 @@ async def test_close_kills_one_that_does_not_go(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every wait has an end."""
-    monkeypatch.setattr("aiocluster.primary.zygote_handle._EXIT_TIMEOUT", 0.01)
+    monkeypatch.setattr("aiocluster.primary.zygote_handle.EXIT_TIMEOUT", 0.01)
     stage.zygote.say(Prepared(True, ""))
     await soon(stage.handle.prepare(60.0))
 

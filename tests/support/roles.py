@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Literal
 
 from aiocluster.config.roles import Role, plan_from
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError
 from aiocluster.events import Event
 from aiocluster.ipc.scoreboard import Scoreboard
@@ -26,9 +27,11 @@ class Roles:
         self.bus.on(Event, self.heard.append)
         self.scoreboard = Scoreboard()
         self.reporter = Reporter(self.scoreboard, lambda: self.workers.values(), ["web", "jobs"])
-        self.commons = Commons(self.bus, self.reporter)
+        self.commons = Commons(self.bus, self.reporter, say=lambda line: self.said.append(line))
         self.all: dict[str, RoleParts] = {}
         self.boot_error: BootError | None = None  # of the next generation
+        self.call: RunAppCall | None = None  # what its code gives to run_app
+        self.said: list[str] = []
         self._spawners: dict[str, list[FakeSpawner]] = {}
 
     @property
@@ -48,6 +51,7 @@ class Roles:
         def new_spawner() -> FakeSpawner:
             spawners.append(FakeSpawner())
             spawners[-1].boot_error = self.boot_error
+            spawners[-1].call = self.call
             return spawners[-1]
 
         policy_for = policies(spec.settings.policy)

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 
+from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError, ProtocolError, WorkerGone
 from aiocluster.events import Event
 from aiocluster.ipc.channel import Channel, open_channel
@@ -167,6 +168,7 @@ class FakeSpawner:
         self.is_killed = False
         self.closed = asyncio.Event()
         self.zygote_pids: set[int] = set()
+        self.call: RunAppCall | None = None
         self.is_forking = False
         self.zygote: ZygoteState | None = None
         self.adopted: GenerationState | None = None

@@ -87,6 +87,7 @@ def test_version_without_an_installation_is_no_error(monkeypatch: pytest.MonkeyP
 def test_every_setting_has_an_option_of_the_same_name() -> None:
     """What Python can set the command line can set, under the same word, and nothing else."""
     options = {option.name: option for option in run.params if isinstance(option, click.Option)}
+    assert options.pop("as_program").hidden  # the command gives it to itself
     assert set(options) == {*Settings.__struct_fields__, "on_start"}
     for name, option in options.items():
         assert flag(name) in option.opts

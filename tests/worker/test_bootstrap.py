@@ -23,8 +23,9 @@ import asyncio, atexit, os, random, signal, socket, sys, time
 import uvloop
 from aiohttp import web
 from aiocluster.config.settings import settings_from
+from aiocluster.ipc.hangup import ImportStopped
 from aiocluster.ipc.messages import Fork
-from aiocluster.worker.bootstrap import run_worker
+from aiocluster.worker.bootstrap import Worker, run_exit_hooks
 from aiocluster.worker.context import current_worker, is_worker
 from aiocluster.zygote.server import flush_output
 
@@ -33,7 +34,21 @@ handoff, channel, board, stacks, row = map(int, sys.argv[1:6])
 fork = Fork(7, 2, "web", 1, row, [2], {{"ROLE": "cron"}})
 sockets = (socket.socket(fileno=handoff), socket.socket(fileno=channel))
 atexit.register(lambda: print("atexit"))
-code = run_worker(fork, sockets, (board, stacks), {load}, settings_from({settings}), (), {loop})
+worker, code = Worker(fork, sockets, (board, stacks)), 0
+try:
+    with worker.importing():
+        try:
+            app = ({load})()
+            given = lambda: app
+        except ImportStopped:
+            raise
+        except BaseException as raised:
+            error = raised
+            def given(): raise error
+    code = worker.run(given, settings_from({settings}), ({loop})())
+except ImportStopped:
+    pass
+run_exit_hooks()
 flush_output()
 os._exit(code)
 """

@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from aiocluster.errors import ConfigError
-from aiocluster.ipc.hangup import ImportStopped
-from aiocluster.ipc.messages import PrepareFailed
-from aiocluster.zygote.preload import Before, Imported, import_once, prefer_uvloop
+from aiocluster.zygote.preload import Before, Imported, inspected, prefer_uvloop
 
 Load = Callable[[], object]
 
@@ -38,9 +35,8 @@ def starts_a_thread() -> Iterator[Load]:
 
 
 def imported(load: Load) -> Imported:
-    outcome = import_once(load, Before())
-    assert isinstance(outcome, Imported)
-    return outcome
+    before = Before()
+    return inspected(load(), before)
 
 
 def test_what_was_loaded_is_returned() -> None:
@@ -111,67 +107,12 @@ def test_an_import_that_takes_memory_says_how_much() -> None:
     assert imported(lambda: b"x" * 2**25).grown > 2**24
 
 
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (ValueError("no database"), "ValueError: no database"),
-        (SystemExit(3), "SystemExit: 3"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (ModuleNotFoundError("No module named 'x'"), "ModuleNotFoundError: No module named 'x'"),
-    ],
-    ids=repr,
-)
-def test_an_import_that_fails_is_told(error: BaseException, cause: str) -> None:
-    """Whatever it raised, also what means to end the program: the primary shall say why."""
-
-    def load() -> object:
-        raise error
-
-    failed = import_once(load, Before())
-
-    assert isinstance(failed, PrepareFailed)
-    assert failed.cause == cause
-    assert "in load" in failed.traceback
-
-
-def test_an_import_that_is_stopped_has_not_failed() -> None:
-    """Nobody waits for it any more, so there is nobody to be told."""
-
-    def load() -> object:
-        raise ImportStopped(0)
-
-    with pytest.raises(ImportStopped):
-        import_once(load, Before())
-
-
-def test_a_failure_counts_more_than_a_thread(starts_a_thread: Load) -> None:
-    """It would fail in every worker as well."""
-
-    def load() -> object:
-        starts_a_thread()
-        raise ValueError("no database")
-
-    assert isinstance(import_once(load, Before()), PrepareFailed)
-
-
-def test_an_app_that_is_not_there_needs_no_traceback() -> None:
-    """The text of a ConfigError says it all."""
-
-    def load() -> object:
-        raise ConfigError("app 'web:ap': module 'web' has no 'ap'")
-
-    assert import_once(load, Before()) == PrepareFailed(
-        "app 'web:ap': module 'web' has no 'ap'", ""
-    )
-
-
 def test_what_the_program_has_opened_counts_where_it_made_the_app() -> None:
     """It was there before, and still is shared; but no import of ours brought it."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        outcome = import_once(lambda: "the app", Before.the_program([theirs.fileno()]))
+        outcome = inspected("the app", Before.the_program([theirs.fileno()]))
 
-        assert isinstance(outcome, Imported)
         assert outcome.by_program
         named = ", ".join(outcome.left)
         assert str(ours.fileno()) in named

@@ -1,0 +1,162 @@
+"""Takes the place of aiohttp's run_app, so that what would serve by itself is served by workers.
+
+In the zygote the call does not return before the generation ends: workers are forked inside it. In
+a worker it returns when the worker has drained. So the lines after it run once in each process, as
+they would under aiohttp.
+"""
+
+import asyncio
+import inspect
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from aiocluster.config.elsewhere import on_linux
+from aiocluster.errors import ConfigError
+
+if on_linux():
+    import uvloop
+
+log = logging.getLogger("aiocluster")
+
+# Serves an app with the other arguments of the call; returns when this process has served.
+Serve = Callable[[object, Mapping[str, Any]], None]
+
+
+class CallsRun(BaseException):
+    """A script has called `aiocluster.run`, which no process but the primary can do."""
+
+
+class RunApp:
+    """The one call of run_app that this process serves; what else would serve is refused."""
+
+    installed: "RunApp | None" = None
+
+    def __init__(self, serve: Serve, name: str, *, for_script: bool) -> None:
+        """`name` is what the user calls the code that may call it."""
+        self._serve = serve
+        self._name = name
+        self._for_script = for_script
+        self._pid = os.getpid()
+        self._original = web.run_app
+        self._guarded: list[tuple[Any, str, Any]] = []
+        self.was_called = self._is_ending = False
+        # Why the code cannot be served, also where it has caught the error that said so.
+        self.refusal: BaseException | None = None
+
+    def install(self) -> None:
+        """Be there in the place of aiohttp's, before any of the user's code is imported."""
+        RunApp.installed = self
+        web.run_app = self._run_app
+        self._guard(web.BaseSite, "start")
+        for loop in (asyncio.SelectorEventLoop, uvloop.Loop):
+            self._guard(loop, "create_server")
+            self._guard(loop, "create_unix_server")
+
+    def imported(self) -> None:
+        """The user's code is imported: from here on the app may start servers of its own."""
+        while self._guarded:
+            owner, name, own = self._guarded.pop()
+            delattr(owner, name)
+            if own is not None:  # else it is inherited
+                setattr(owner, name, own)
+
+    def forked(self) -> None:
+        """This process is a worker from now on."""
+        self._pid = os.getpid()
+
+    def refuse(self, error: BaseException) -> NoReturn:
+        """Raise this error, and remember it."""
+        self.refusal = self.refusal or error
+        raise error
+
+    @property
+    def _is_ours(self) -> bool:
+        """Is this the thread in which a process is a zygote or a worker?"""
+        return os.getpid() == self._pid and threading.current_thread() is threading.main_thread()
+
+    def _run_app(self, app: Any, **arguments: Any) -> None:
+        """Serve `app`: see aiohttp.web.run_app."""
+        if not self._is_ours:  # a program of its own, in a process or thread of its own
+            return self._original(app, **arguments)
+        try:
+            if self.was_called:
+                self._end_program()
+            self._check(app)
+            self.was_called = True
+            self.imported()
+            return self._serve(app, arguments)
+        except ConfigError as error:
+            self.refuse(error)
+        finally:
+            _close_unused(app)
+
+    def _end_program(self) -> NoReturn:
+        """A process serves once. What calls again, say in a loop, is to end now."""
+        if not self._is_ending:
+            self._is_ending = True
+            log.info("%s calls web.run_app again: a process serves once, and ends", self._name)
+            sys.exit()
+        # It has caught that, and would spin.
+        logging.shutdown()
+        os._exit(0)
+
+    def _check(self, app: object) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise ConfigError(
+                f"{self._name} calls web.run_app in a running event loop, say in the factory of"
+                " the app: name what makes the app, in the place of what serves it"
+            )
+        if not isinstance(app, web.Application) and not inspect.isawaitable(app):
+            raise ConfigError(
+                f"{self._name}: web.run_app was given {app!r:.80}, a {type(app).__name__}; give"
+                " an Application or an awaitable of one"
+            )
+
+    def _guard(self, owner: Any, method: str) -> None:
+        """Refuse servers that are started while the code is imported: they would serve here."""
+        original = getattr(owner, method)
+
+        async def guarded(starter: Any, *args: Any, **options: Any) -> Any:
+            if self._is_ours:
+                self.refuse(self._serves_by_itself(f"{type(starter).__name__}.{method}"))
+            return await original(starter, *args, **options)
+
+        self._guarded.append((owner, method, vars(owner).get(method)))
+        setattr(owner, method, guarded)
+
+    def _serves_by_itself(self, how: str) -> ConfigError:
+        return ConfigError(
+            f"{self._name} starts a server by itself ({how}) and has not called web.run_app: that"
+            " would serve in one process, and not in the workers. Let it give its app to"
+            " web.run_app, or name a function that makes the app (pkg.module:make_app)"
+        )
+
+
+def note_call_of_run() -> None:
+    """`aiocluster.run` was called: raise CallsRun where a script is run to be served."""
+    running = RunApp.installed
+    if running is not None and running._for_script and running._is_ours and not running.was_called:
+        running.refuse(CallsRun())
+
+
+def end_imports_under_way() -> None:
+    """Let the modules that are being imported count as imported: they serve, and may be used.
+
+    Otherwise whatever imports one of them in another thread would wait until the service ends.
+    """
+    for module in [*sys.modules.values()]:
+        spec = getattr(module, "__spec__", None)
+        if getattr(spec, "_initializing", False):
+            spec._initializing = False  # type: ignore[union-attr]
+
+
+def _close_unused(app: object) -> None:
+    """Let a coroutine that only other processes have awaited end without a warning."""
+    if inspect.iscoroutine(app) and inspect.getcoroutinestate(app) == inspect.CORO_CREATED:
+        app.close()
