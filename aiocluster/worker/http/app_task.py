@@ -6,6 +6,7 @@ scope that spans the `yield` of a clean-up context. Between two steps the task w
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
@@ -13,6 +14,11 @@ from typing import Any
 # How often a step that must end is cancelled: its hooks run one after the other, and each of
 # them has to be cancelled to let the next one have its turn.
 _CANCELS = 5
+
+# A scope of anyio that is cancelled cancels its task in each turn of the loop until the task leaves
+# it, which is when the drain is over: the loop would use a core for all that time. So each such
+# turn takes so many seconds, in which the kernel has the core. It is enough for a drain's requests.
+_TURN = 0.001
 
 Step = Callable[[], Awaitable[Any]]
 
@@ -96,12 +102,16 @@ class AppTask:
                 await self._perform(task, step, result)
 
     async def _wait(self) -> None:
+        cancelled = 0
         while self._next is None:
             self._wake = self._loop.create_future()
             try:
                 await self._wake
             except asyncio.CancelledError:
                 self._note_cancelled()
+                cancelled += 1
+                if cancelled > 1:
+                    _pause(_TURN)
 
     async def _perform(
         self, task: "asyncio.Task[None]", step: Step, result: "asyncio.Future[Any]"
@@ -127,6 +137,10 @@ class AppTask:
         if self._on_cancelled is None:
             raise asyncio.CancelledError
         self._on_cancelled()
+
+
+# Blocks the loop, which is what its turns are to be slowed down by.
+_pause = time.sleep  # noqa: TID251
 
 
 def _settle(result: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:

@@ -221,3 +221,27 @@ async def test_without_anyone_to_tell_a_cancellation_ends_it() -> None:
 
     await soon(asyncio.wait({task}))
     assert task.cancelled()
+
+
+async def test_a_scope_that_cancels_in_each_turn_does_not_spin(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each turn but the first takes a moment, until the next step begins."""
+    pauses: list[float] = []
+    monkeypatch.setattr("aiocluster.worker.http.app_task._pause", pauses.append)
+
+    async def begin() -> Any:
+        return asyncio.current_task()
+
+    task = await stage.run(begin)
+    await turns()
+    task.cancel()
+    await turns()
+    assert stage.cancelled == 1
+    assert pauses == []
+
+    for _ in range(3):
+        task.cancel()
+        await turns()
+    assert stage.cancelled == 4
+    assert pauses == [0.001] * 3
