@@ -257,6 +257,23 @@ def refused_options(options: dict[str, Any]) -> list[str]:
     return refused
 
 
+def each_context(app: web.Application) -> Iterator[Any]:
+    """Yield the hooks of `on_cleanup`; that of `cleanup_ctx` once for each context, the last first.
+
+    aiohttp's own loop over the contexts ends at the first one that raises an exit. The other hooks
+    are left out if the app's start has failed, as aiohttp does.
+    """
+    exits = getattr(app.cleanup_ctx, "_exits", None)
+    for hook in app.on_cleanup:
+        is_of_contexts = getattr(hook, "__self__", None) is app.cleanup_ctx
+        if is_of_contexts and isinstance(exits, list):
+            for context in reversed([*exits]):
+                exits[:] = [context]
+                yield hook
+        elif is_of_contexts or app.on_cleanup.frozen:
+            yield hook
+
+
 def shown_version() -> str:
     """Return the version of aiohttp, for the log."""
     return f"aiohttp {getattr(aiohttp, '__version__', '(of no version)')}"

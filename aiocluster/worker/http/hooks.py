@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from aiocluster.worker.http.aiohttp_internals import each_context
+
 # All that a hook may raise; GeneratorExit is for the coroutine itself.
 _RAISED = (Exception, asyncio.CancelledError, BaseExceptionGroup, SystemExit, KeyboardInterrupt)
 
@@ -20,12 +22,12 @@ async def shut_down(app: web.Application) -> None:
 async def clean_up(app: web.Application) -> None:
     """Run the clean-up contexts and what is registered in `on_cleanup`, as `shut_down` does.
 
-    An app that did not get to its end of the start has only its contexts cleaned up.
+    An app whose start failed has only its contexts cleaned up.
     """
-    if type(app).cleanup is not web.Application.cleanup or not app.on_cleanup.frozen:
+    if type(app).cleanup is not web.Application.cleanup:  # the app has its own way
         await app.cleanup()
     else:
-        await _run_each(app, app.on_cleanup)
+        await _run_each(app, each_context(app))
 
 
 def faults(error: BaseException) -> list[BaseException]:

@@ -59,6 +59,34 @@ async def test_several_errors_come_out_together() -> None:
     assert [type(error) for error in faults(raised.value)] == [LookupError, SystemExit]
 
 
+@pytest.mark.parametrize("is_started", [True, False])
+async def test_each_context_has_its_turn_whatever_another_raises(is_started: bool) -> None:
+    """In the reverse order, after an exit too; every error comes out."""
+    app, cleaned = App("on_cleanup"), list[int]()
+
+    def context(number: int, error: BaseException | None) -> Any:
+        async def run(application: web.Application) -> AsyncIterator[None]:
+            yield
+            cleaned.append(number)
+            if error is not None:
+                raise error
+
+        return run
+
+    for number, error in enumerate([None, SystemExit(3), None, LookupError("x"), None]):
+        app.application.cleanup_ctx.append(context(number, error))
+    if is_started:
+        app.application.freeze()
+    app.application.on_startup.freeze()
+    await app.application.startup()
+
+    with pytest.raises(web.CleanupError) as raised:
+        await clean_up(app.application)
+
+    assert cleaned == [4, 3, 2, 1, 0]
+    assert [type(error) for error in faults(raised.value)] == [LookupError, SystemExit]
+
+
 async def test_an_app_that_did_not_start_has_its_contexts_cleaned_up() -> None:
     """Those that have begun; its other clean-up hooks have nothing to clean up."""
     app, cleaned = App("on_cleanup", None), list[str]()
