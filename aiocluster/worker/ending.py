@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from aiocluster.worker.exits import expect_exits
+
 log = logging.getLogger("aiocluster.worker")
 
 # Seconds that tasks and threads get to end when nothing is left of the drain's time.
@@ -31,6 +33,7 @@ def run_to_the_end(
     What the app's code raises through the loop meanwhile, GracefulExit say, is given to `leave`,
     which sees to it that `main` comes to its end.
     """
+    expect_exits(loop)
     task = loop.create_task(main, name="the worker")
     while True:
         try:

@@ -4,8 +4,9 @@ GracefulExit, SystemExit and KeyboardInterrupt come through the event loop where
 raised, and end `web.run_app`: it drains, runs the hooks and exits. So does a worker.
 """
 
+import asyncio
 import logging
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from aiohttp import web
 
@@ -17,6 +18,22 @@ Exit = SystemExit | KeyboardInterrupt
 def is_exit(error: BaseException | None) -> TypeGuard[Exit]:
     """Is `error` one that a loop lets through, to end the process?"""
     return isinstance(error, SystemExit | KeyboardInterrupt)
+
+
+def expect_exits(loop: asyncio.AbstractEventLoop) -> None:
+    """Let `loop` log no exit as an error of the task in which it was raised.
+
+    An app's own exception handler of the loop takes the place of this one.
+    """
+    if loop.get_exception_handler() is None:
+        loop.set_exception_handler(_handle)
+
+
+def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # asyncio does not know that the loop has let it through.
+    is_unread = "never retrieved" in context.get("message", "")
+    if not (is_unread and is_exit(context.get("exception"))):
+        loop.default_exception_handler(context)
 
 
 def exit_code(error: BaseException) -> int:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from aiocluster.worker.exits import exit_code, is_exit
+from aiocluster.worker.exits import exit_code, expect_exits, is_exit
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,35 @@ def test_an_exit_is_what_a_loop_lets_through() -> None:
     assert is_exit(KeyboardInterrupt())
     assert not is_exit(asyncio.CancelledError())
     assert not is_exit(None)
+
+
+async def test_an_exit_is_no_error_of_its_task(caplog: pytest.LogCaptureFixture) -> None:
+    """What a task raises otherwise, and nothing reads, is logged as ever."""
+    loop = asyncio.get_running_loop()
+    expect_exits(loop)
+
+    for error in (SystemExit(3), KeyboardInterrupt(), web.GracefulExit(), LookupError("x")):
+        loop.call_exception_handler(
+            {"message": "Task exception was never retrieved", "exception": error}
+        )
+    loop.call_exception_handler({"message": "a callback raised", "exception": SystemExit(4)})
+
+    assert [record.message.splitlines()[0] for record in caplog.records] == [
+        "Task exception was never retrieved",
+        "a callback raised",
+    ]
+
+
+async def test_an_exception_handler_of_the_app_stays() -> None:
+    """It hears of an exit too, as under `web.run_app`."""
+    heard: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: heard.append(context["exception"]))
+    expect_exits(loop)
+    error = SystemExit(3)
+
+    loop.call_exception_handler(
+        {"message": "Task exception was never retrieved", "exception": error}
+    )
+
+    assert heard == [error]
