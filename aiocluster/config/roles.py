@@ -54,7 +54,7 @@ class RoleSpec(Struct, frozen=True):
     is_named: bool = False
 
     def settings_with(self, call: RunAppCall | None) -> Settings:
-        """Return the settings when the code itself has called `run_app`, whose are defaults.
+        """Return the settings when the code has called `run_app`: its arguments are defaults.
 
         ConfigError when they make no sense together.
         """

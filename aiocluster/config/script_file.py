@@ -47,5 +47,5 @@ def put_on_path(script: Script) -> None:
 
 
 def has_main_inside(path: str) -> bool:
-    """Is it a folder or a zip file, whose __main__.py is run?"""
+    """Is it a folder or a zip file, of which __main__.py is run?"""
     return os.path.isdir(path) or path.endswith(_ARCHIVES)

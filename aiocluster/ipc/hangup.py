@@ -1,4 +1,4 @@
-"""Stops an import that nobody waits for any more, in the zygote or in a worker.
+"""Stops an import that is not needed any more, in the zygote or in a worker.
 
 While a module is imported no loop runs and no socket is read. So the kernel is asked to send a
 signal when the primary has closed its end of a socket, or is dead, and the handler raises into
@@ -15,7 +15,7 @@ from types import FrameType
 
 
 class ImportStopped(SystemExit):
-    """Nobody waits for the import any more.
+    """The error that ends an import which is not needed any more.
 
     A SystemExit: loops let that through, and code that catches every Exception.
     """

@@ -1,7 +1,7 @@
-"""The two ends of a channel in one process: no socket lies between them.
+"""The two ends of a channel in one process, without a socket between them.
 
 Where the program serves in one process, its worker and its primary are both in it. What one
-sends the other hears by the same codec and the same window as over a socket, so a message that
+sends passes the same codec and the same window as over a socket, so a message that
 could not be sent on Linux cannot be sent there either.
 """
 
@@ -12,14 +12,14 @@ from aiocluster.ipc.channel import Channel
 
 
 def connect(one: Channel, other: Channel) -> None:
-    """Open both ends: each hears, one turn of the loop later, what the other sends."""
+    """Open both ends: each gets, one turn of the loop later, what the other sends."""
     pair = _Pair(one, other)
     one.connection_made(_End(pair, other))
     other.connection_made(_End(pair, one))
 
 
 class _Pair:
-    """What both ends share. What one of them hears, it hears in the context of `connect`."""
+    """The state that both ends share. All data arrives in the context of `connect`."""
 
     def __init__(self, *channels: Channel) -> None:
         self._channels = channels
@@ -46,7 +46,7 @@ class _Pair:
 
 
 class _End(asyncio.Transport):
-    """The transport of one end: what a channel needs of one."""
+    """The transport of one end, with what a channel needs of one."""
 
     def __init__(self, pair: _Pair, reader: Channel) -> None:
         super().__init__()

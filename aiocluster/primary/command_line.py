@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Source(Enum):
-    """Where the program came from."""
+    """The place that the program came from."""
 
     SCRIPT = "a file, a folder or an archive"
     MODULE = "-m"
@@ -15,13 +15,13 @@ class Source(Enum):
 
 
 class Started(NamedTuple):
-    """What was run, and the place among the arguments of what names it (-1: nothing does)."""
+    """The kind of what was run, and which argument names it (-1: none does)."""
 
     source: Source
     place: int
 
 
-# Options whose value may be the next argument, -c and -m aside, which end the options.
+# Options that may have the next argument as their value. -c and -m end the options.
 _WITH_VALUE = "WX"
 _LONG_WITH_VALUE = "--check-hash-based-pycs"
 

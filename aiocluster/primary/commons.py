@@ -33,4 +33,4 @@ class Commons:
     ids: Ids = field(default_factory=Ids)
     listeners: list[Listeners] = field(default_factory=list)  # of each role
     holding: Holding = field(default_factory=Holding)
-    say: Callable[[str], None] = log.info  # what the one who starts the program should read
+    say: Callable[[str], None] = log.info  # for what the user who starts the program should read

@@ -20,7 +20,7 @@ _RESERVE = 10
 
 
 class RoleNeeds(NamedTuple):
-    """What a role is to have: so many workers, and listening sockets."""
+    """The numbers of workers and of listening sockets that a role is to have."""
 
     workers: int
     listeners: int

@@ -60,7 +60,7 @@ class Generations:
         boot_timeout: float,
         on_imported: Callable[[RunAppCall | None], None] = lambda call: None,
     ) -> None:
-        """`on_imported` hears what each generation's code has given to aiohttp's run_app.
+        """`on_imported` is called with what each generation's code has given to aiohttp's run_app.
 
         What it raises ends the generation before it has begun.
         """

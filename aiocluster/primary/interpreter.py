@@ -1,6 +1,6 @@
-"""New interpreters that become zygotes: how one is started, and what it is told.
+"""New interpreters that become zygotes: how one is started, and with which variables.
 
-Either it runs this program again, whose call of `run` then becomes the zygote
+Either it runs this program again, and the call of `run` in it becomes the zygote
 (this_program.py), or it imports or unpickles the app (pickled_app.py).
 """
 
@@ -41,7 +41,7 @@ ZYGOTE_CALLED = "AIOCLUSTER_ZYGOTE_CALLED"
 
 # Seconds that a zygote has to end, once its socket is closed, while it still imports: a little more
 # than it takes at most to end what the import has started (zygote/ends.py). It may be deep in C,
-# where it hears nothing, and is killed then.
+# where no signal interrupts it, and is killed then.
 STOP_IMPORT_TIMEOUT = 3.5
 
 
@@ -200,7 +200,7 @@ def _stderr_pipe(
     """
     try:
         real = os.dup(2)
-    except OSError:  # somebody has closed it
+    except OSError:  # it is closed
         return {}, -1
     opened.callback(os.close, real)
     tail, pipe = os.pipe2(os.O_CLOEXEC)

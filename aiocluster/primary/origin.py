@@ -24,7 +24,7 @@ class Origin:
     estate: Estate | None = None  # what another program left to us, its workers among it
     successor: Successor | None = None  # the program that may take our place
     inherited: list[socket.socket] = field(default_factory=list)  # served in the place of `bind`
-    say: Callable[[str], None] = log.info  # what the one who starts the program should read
+    say: Callable[[str], None] = log.info  # for what the user who starts the program should read
 
     @property
     def own_group(self) -> bool:

@@ -1,6 +1,6 @@
 """New interpreters that import or unpickle the app, and need no program for it.
 
-What they are to do lies in a file without a name, whose descriptor they are given.
+A file without a name says what they are to do; they inherit its descriptor.
 """
 
 import io
@@ -29,15 +29,15 @@ from aiocluster.shortage import shortage
 # What such an interpreter calls with its descriptor, where the cluster is no program of its own.
 OF_A_CLUSTER = "aiocluster.children:unpickled_zygote"
 
-# The keys of what multiprocessing tells its children that say how to find the main module.
+# The keys, among what multiprocessing passes to its children, that say where the main module is.
 _MAIN = ("init_main_from_name", "init_main_from_path")
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a new interpreter does before it loads the app: its folder, sys.path, sys.argv, main."""
+    """The folder, sys.path, sys.argv and main module that a new interpreter needs for the app."""
 
-    data: dict[str, Any]  # as multiprocessing tells it
+    data: dict[str, Any]  # as multiprocessing passes it to its children
     links: list[Link]
     python: tuple[int, int]
 
@@ -81,7 +81,7 @@ def unpickling(spec: RoleSpec, main: str = OF_A_CLUSTER) -> Interpreter:
     pickled = _pickled(spec.app)
     of_main = b"__main__" in pickled or b"__mp_main__" in pickled
     preparation = _preparation(spec.settings.chdir, with_main=of_main or main == OF_A_CLUSTER)
-    # What only the primary goes by may be an object that nobody else can make.
+    # A policy or an autoscale function is for the primary only, and need not be picklable.
     chdir = preparation.data["dir"] if spec.settings.chdir else None
     settings = msgspec.structs.replace(
         spec.settings, policy="round_robin", autoscale=None, chdir=chdir
@@ -115,7 +115,7 @@ def _command(fd: int, main: str, found: list[Link]) -> list[str]:
 
 
 def _preparation(chdir: str | None, *, with_main: bool) -> Preparation:
-    """What multiprocessing tells its children: sys.path, sys.argv, the folder, __main__."""
+    """Return what multiprocessing passes to its children: sys.path, sys.argv, folder, __main__."""
     try:
         data = multiprocessing.spawn.get_preparation_data("aiocluster-zygote")
         here = current_folder()

@@ -22,7 +22,7 @@ _FORKED = 0x40
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """How this process was started, as far as it is known."""
+    """The way this process was started, as far as it is known."""
 
     arguments: list[str]
     executable: str
@@ -30,7 +30,9 @@ class Beginning:
     main_module: str  # its name, when it was run with -m
     folder: str  # the real path of the current folder when aiocluster was imported
     first_of_path: str
-    shell_folder: str  # $PWD: the same folder, as the shell calls it, unless somebody has left it
+    shell_folder: (
+        str  # $PWD: the same folder, as the shell calls it, unless the program has left it
+    )
     parents: str = ""  # why the command line is not its own, or ""
 
     @classmethod
@@ -138,7 +140,7 @@ def _executable(began: Beginning) -> str:
 
 
 def _no_file(arguments: list[str]) -> str:
-    return f"it was read from what is no file: {' '.join(arguments[1:])}"
+    return f"it was read from something that is not a file: {' '.join(arguments[1:])}"
 
 
 def _refusal(began: Beginning, started: Started) -> str:

@@ -54,7 +54,7 @@ class FallbackHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, unless another handler hears of it."""
+        """Write the record, unless it goes to another handler."""
         if not _is_heard(record.name):
             super().emit(record)
 
@@ -70,7 +70,7 @@ def _is_heard(name: str) -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line for the one who has started the program."""
+    """Print a line for the user who has started the program."""
     try:
         click.echo(line)
     except OSError as error:

@@ -73,7 +73,7 @@ def holding_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_from_new_threads() -> Iterator[None]:
-    """A thread that is started inside hears none: all are the main thread's, also while held."""
+    """Let a thread that is started inside get no signal: all are the main thread's."""
     if not _CAN_WAIT:
         yield
         return

@@ -47,14 +47,14 @@ _CUT = "what it was doing"
 
 
 def run_in_one_process(plan: Plan, on_start: OnStart | None) -> int:
-    """Serve until the program is told to stop; return its exit code."""
+    """Serve until the program is to stop; return its exit code."""
     log.warning("%s", one_process_warning(system_name(), plan))
     for note in {note for spec in plan.roles.values() for note in setting_notes(spec.settings)}:
         log.warning("%s", note)
     try:
         given = _imported(plan)
     except KeyboardInterrupt:
-        return EXIT_OK  # told to stop before it was up
+        return EXIT_OK  # it was stopped before it was up
     except BaseException as error:
         return boot_failed(BootError(*describe(error)))
     try:
@@ -107,7 +107,7 @@ def _until_over(loop: asyncio.AbstractEventLoop, living: "asyncio.Task[int]", li
 
 
 class SingleCluster(Cluster):
-    """A cluster whose workers, one of each role, are in this process. `given` are their apps."""
+    """A cluster with its workers, one of each role, in this process. `given` are their apps."""
 
     def __init__(self, plan: Plan, given: Mapping[str, object]) -> None:
         self._begin_with(plan, Origin({}))
@@ -186,7 +186,7 @@ class SingleCluster(Cluster):
         """See Cluster: there is no child."""
 
     def publish_message(self, handle: "_Handle", message: Any, size: int) -> None:
-        """Let all who asked hear what a worker sends; pay for it once they keep up."""
+        """Give what a worker sends to all subscribers; pay for it once they keep up."""
         self._bus.publish(WorkerMessage(handle, message))
         if self._bus.congested:
             self._bus.when_relieved(lambda: handle.channel.consumed(size))
@@ -261,7 +261,7 @@ class _Handle:
 
     @property
     def is_leader(self) -> bool:
-        """True while it leads its role, whose only worker it is."""
+        """True while it leads its role, as the only worker."""
         return self.worker.context.is_leader
 
     async def up(self) -> None:

@@ -144,7 +144,7 @@ class LoneWorker:
         self.failed = service.code != 0
 
     def _begin(self) -> None:
-        """It is up: it is ready, and it leads its role, whose only worker it is."""
+        """Become ready, and lead the role: it has no other worker."""
         self._row[LEADS] = 1
         self._leading.hear()
         self._standing.serve()

@@ -64,7 +64,7 @@ class Worker:
 
     @contextmanager
     def importing(self) -> Iterator[None]:
-        """Raise ImportStopped inside when it is told to go, or the primary is gone.
+        """Raise ImportStopped inside at a TERM, or when the primary is gone.
 
         Nothing has begun then.
         """

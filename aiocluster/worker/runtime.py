@@ -214,7 +214,7 @@ class Runtime:
             await service.start()
             keep_loggers()
         except (SystemExit, KeyboardInterrupt) as error:
-            # A loop lets them through, past everybody who waits for the task that raised them.
+            # A loop lets them through, past all that waits for the task which raised them.
             raise _Exited from error
         return service
 

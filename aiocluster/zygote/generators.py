@@ -1,6 +1,6 @@
 """Random generators that the app made when it was imported: a fork copies them with their state.
 
-The generators that everybody shares (of `random` and of `numpy.random`) are seeded anew in each
+The global generators (of `random` and of `numpy.random`) are seeded anew in each
 worker. One that a module made for itself is the module's, so it is only named.
 """
 

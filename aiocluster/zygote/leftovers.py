@@ -5,10 +5,11 @@ comes; the epoll of a loop wakes the wrong process; a thread does not exist in t
 it had locked stays locked; a child process has one parent. So an app that has any of these must
 be imported by each worker.
 
-Not looked for: datagram sockets (syslog, statsd), of which each message is whole; pipes, whose
-other end is a child that is found itself, or the same process; signalfds, which read the signals
-of the process that asks; and threads that Python does not know (numpy's), whose libraries
-register what a fork needs. inotify and timerfd count: what one process reads the others miss.
+It does not look for datagram sockets (syslog, statsd): each message is whole; for pipes: the
+other end is a child that is found itself, or the same process; for signalfds: they read the
+signals of the process that asks; nor for threads that Python does not know (numpy's): their
+libraries register what a fork needs. inotify and timerfd count: what one process reads the others
+miss.
 """
 
 from collections.abc import Mapping
@@ -143,7 +144,7 @@ def _new_descriptors(before: Holdings, after: Holdings) -> dict[int, Descriptor]
     return {
         fd: one
         for fd, one in after.descriptors.items()
-        # What has no inode of its own can be told by its number only.
+        # What has no inode of its own is known by its number only.
         if before.descriptors.get(fd) is None or before.descriptors[fd].target != one.target
         if one.target not in sockets
     }

@@ -140,8 +140,16 @@ def test_a_folder_and_an_archive_can_be_run_again(deployed: Deployed) -> None:
     [
         (["-"], {}, "it was read from standard input"),
         ([], {"main_file": ""}, "it was read from standard input"),
-        (["pipe"], {"main_file": "/srv/pipe"}, "it was read from what is no file: pipe"),
-        (["gone.py"], {"main_file": "/gone.py"}, "it was read from what is no file: gone.py"),
+        (
+            ["pipe"],
+            {"main_file": "/srv/pipe"},
+            "it was read from something that is not a file: pipe",
+        ),
+        (
+            ["gone.py"],
+            {"main_file": "/gone.py"},
+            "it was read from something that is not a file: gone.py",
+        ),
         (["app.py"], {"parents": "it was forked"}, "it was forked"),
         (["app.py"], {"executable": ""}, "its interpreter is part of another program"),
     ],

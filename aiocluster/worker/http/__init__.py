@@ -13,6 +13,6 @@ migration.py         moves idle connections to another worker
 websockets.py        WebSockets in a drain
 closing_handshake.py ends a WebSocket's connection after both close frames
 lingering_close.py   closes so that the client can read all
-client_transport.py  the address of the client that a proxy told
+client_transport.py  the address of the client, as a proxy has named it
 limiting.py          requests in flight at a time
 """

@@ -152,4 +152,4 @@ def _settle(result: "asyncio.Future[Any]", value: Any, error: BaseException | No
         result.cancel()
     else:
         result.set_exception(error)
-        result.exception()  # the one who waits for it reads it, if anyone still does
+        result.exception()  # it may have no reader any more

@@ -1,4 +1,4 @@
-"""A transport that gives, as the peer's address, that of the client that a proxy told."""
+"""A transport whose peer's address is that of the client which a proxy has named."""
 
 import asyncio
 from typing import Any, cast
@@ -12,7 +12,7 @@ def with_client(transport: asyncio.BaseTransport, client: Client) -> asyncio.Tra
 
 
 class _ClientTransport:
-    """All but the peer's address goes to the real transport."""
+    """A transport that passes on all but the question for the peer's address."""
 
     def __init__(self, transport: asyncio.BaseTransport, client: Client) -> None:
         self._transport = transport

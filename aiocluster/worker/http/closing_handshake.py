@@ -25,7 +25,7 @@ _ANSWER_TIME = 1.0
 
 
 class Patience:
-    """How long a client has to answer a close frame that was written at `now`."""
+    """The time that a client has to answer a close frame that was written at `now`."""
 
     def __init__(self, now: float) -> None:
         self._begun = now

@@ -1,7 +1,7 @@
 """An app on an aiohttp whose private parts are not known: with public API only.
 
 It stands in for a MeteredServer. aiohttp's own class handles each connection, behind a protocol
-of ours that passes all on and hears the end. A request begins when aiohttp calls its handler, and
+of ours that passes all on and notes the end. A request begins when aiohttp calls its handler, and
 is done when aiohttp writes its access log. So connections and requests are counted and drained as
 ever, and WebSockets get their close code. What is lost: nothing shows whether aiohttp's parser
 holds a part of a request. So no connection moves; in a drain each closes after its next response,
@@ -96,7 +96,7 @@ class DegradedServer:
             self._forget(connection)
 
     def _forget(self, connection: "_Connection") -> None:
-        """Its last request is over, too; it has neither status nor latency if it was given up."""
+        """Drop a connection; a request that was given up with it has no status or latency."""
         if connection.begun_ns:
             connection.begun_ns = 0
             self._count_done()
@@ -107,7 +107,7 @@ class DegradedServer:
 
     @property
     def connections(self) -> "list[_Connection]":
-        """Every connection that is open, or has a handler that runs on."""
+        """The connections that are open, or have a handler that runs on."""
         return [*self._connections.values()]
 
     async def wait_empty(self) -> None:
@@ -211,7 +211,7 @@ class _WebSockets(WebSockets):
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: aiohttp's handler behind what hears of its data and its end.
+    """A connection: aiohttp's handler, and in front of it what notes its data and its end.
 
     `begun_ns` is when its current request began, 0 when it has none; `has_returned` is True when
     that request's handler has.
@@ -232,13 +232,13 @@ class _Connection(asyncio.Protocol):
         self._was_idle = False
 
     def begin(self, request: web.BaseRequest) -> None:
-        """Its next request has begun."""
+        """Begin its next request."""
         self._request = request
         self.begun_ns = perf_counter_ns()
         self.has_returned = self._has_unasked = self._was_idle = False
 
     def end(self) -> int:
-        """Its request is done; return when that began."""
+        """End its request; return when that began."""
         begun_ns, self.begun_ns = self.begun_ns, 0
         self._has_unasked = False  # what came since was its body, or is in aiohttp's queue
         return begun_ns

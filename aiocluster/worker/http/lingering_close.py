@@ -45,7 +45,7 @@ class LingeringTransport:
         return self.is_lingering or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close it, now or when the client has heard all. Idempotent."""
+        """Close it, now or when the client has read all. Idempotent."""
         if self.close_instead is not None:
             self.is_lingering = True
             self.close_instead()
@@ -66,12 +66,12 @@ class LingeringTransport:
         self._handler._close = True  # it drops what comes
         self._transport.write_eof()
         self._transport.resume_reading()
-        # The client's end closes it before.
+        # If the client closes its half before, the connection ends then.
         asyncio.get_running_loop().call_later(_LINGER, self._transport.close)
 
 
 def let_linger(handler: FollowedHandler) -> LingeringTransport | None:
-    """When this connection is closed, let its client hear all. None: it is closed already."""
+    """Let the client read all when this connection is closed; None if it is closed already."""
     transport: object = handler.transport
     if handler.transport is None:
         return None

@@ -28,7 +28,7 @@ from aiocluster.worker.services.deadline import Deadline
 log = logging.getLogger("aiocluster.worker")
 
 # When connections move, this share of a drain's time goes by before those that still have not
-# are told to go with their next response, and this before they are closed; the rest is for the
+# close with their next response, and this before they are closed; the rest is for the
 # app's own shutdown.
 _MOVING_SHARE = 0.5
 _PATIENT_SHARE = 0.9
@@ -45,11 +45,11 @@ _HOOK_GRACE = 0.5
 _CLOSE_GRACE = 0.25
 
 # When the service stops, an app may close its WebSockets in on_shutdown, in its own words. After
-# this share of the drain's time those that it has not come to are told by us.
+# this share of the drain's time we close those that it has not come to.
 _OWN_WORDS_SHARE = 0.25
 
 # A client that has just connected is about to send its request: at a stop it has these seconds
-# for that, and so has one of whom nobody can tell whether it has begun.
+# for that, and so has a connection that may hold the begin of one.
 _FIRST_REQUEST_GRACE = 1.0
 
 # Seconds between two looks for connections that have become idle during a drain.
@@ -222,7 +222,7 @@ class AiohttpService:
         self._hooks.close()
 
     async def _say_farewell(self) -> None:
-        """Let the app say goodbye, then tell its WebSockets, which takes its time."""
+        """Let the app say goodbye, then close its WebSockets one after the other."""
         await self._run_hooks("on_drain", self._say_goodbye)
         delay = self._own_words_time()
         self._telling = self._loop.call_later(delay, self._tell_websockets)
@@ -314,9 +314,9 @@ async def _say_nothing() -> None:
 
 
 def _ends_in_doubt(handler: MeteredHandler) -> bool:
-    """Will nobody know, after this response, whether the next request has begun to arrive?
+    """Is it unknown, after this response, whether the next request has begun to arrive?
 
-    Where it surely has, its end will come, and tell.
+    Where it surely has, its end will come, and show it.
     """
     return handler.in_doubt and not handler._messages and not handler.is_within_head
 

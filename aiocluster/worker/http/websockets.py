@@ -1,7 +1,7 @@
-"""WebSockets in a drain. They never end by themselves, so each is told, with a close code.
+"""The WebSockets of a worker in a drain: they never end by themselves, so each is closed.
 
-Their clients come back at once when they are told, so they are told one after the other. An
-ordinary request pays nothing for this.
+A client connects again as soon as it has its close code, so WebSockets are closed one after the
+other. An ordinary request pays nothing for this.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from aiocluster.worker.http.request_boundary import FollowedHandler
 
 log = logging.getLogger("aiocluster.worker")
 
-# Seconds that each client which is told leaves to those that come back before it. So that two
-# do not hold up a Ctrl-C, and a hundred do not arrive as one.
+# Seconds between two closes, each a client that connects again. So two WebSockets do not hold up a
+# Ctrl-C, and a hundred clients do not arrive as one.
 _GAP = 0.1
 
-# The share of a drain's time in which all are told: the rest is for their answers.
+# The share of a drain's time in which all are closed: the rest is for the clients' answers.
 _TELLING_SHARE = 0.5
 
 # What a close that is given up takes at most, seconds: nothing, unless the app has its own.
@@ -38,12 +38,12 @@ _WORDS = {
 
 
 def close_code(*, stopping: bool) -> WSCloseCode:
-    """Return what to tell a client: that there will be nobody to come back to, or come back."""
+    """Return 1001 when the service stops, or 1012: the client should connect again at once."""
     return WSCloseCode.GOING_AWAY if stopping else WSCloseCode.SERVICE_RESTART
 
 
 def telling_times(count: int, seconds: float) -> list[float]:
-    """Return when to tell each of `count`, in a drain that may take `seconds`."""
+    """Return when to close each of `count`, in a drain that may take `seconds`."""
     span = min(seconds * _TELLING_SHARE, count * _GAP)
     return [span * index / count for index in range(count)]
 
@@ -72,7 +72,7 @@ def when_opened(opened: Opened) -> None:
 
 
 class WebSockets:
-    """Those of one worker. `code` is what the next one is told."""
+    """The WebSockets of one worker. `code` is the close code of the next one."""
 
     def __init__(self) -> None:
         self.code = WSCloseCode.GOING_AWAY
@@ -87,7 +87,7 @@ class WebSockets:
         self._closing: set[asyncio.Task[None]] = set()
 
     def note(self, websocket: web.WebSocketResponse, handler: FollowedHandler) -> None:
-        """It is open. One that comes after the others were told is told at once."""
+        """Note one that has opened; close it at once if the others are closed already."""
         self._open[websocket] = handler
         if self._completing:
             self._complete(websocket, handler)
@@ -95,23 +95,23 @@ class WebSockets:
             self._tell(websocket, handler)
 
     def complete_handshakes(self) -> None:
-        """From now on keep the connection of a closed WebSocket until its client has answered."""
+        """Keep, from now on, the connection of a closed one until its client has answered."""
         self._completing = True
         for websocket, handler in [*self._open.items()]:
             self._complete(websocket, handler)
 
     def begin_telling(self, seconds: float) -> None:
-        """Tell all that are open, in a drain that may take `seconds` from now. Idempotent."""
+        """Close all that are open, in a drain that may take `seconds` from now. Idempotent."""
         if self._telling is None:
             self._telling = self._loop.create_task(self._tell_all(seconds))
 
     def hurry(self) -> None:
-        """Whoever is still to be told is told now. Idempotent."""
+        """Close those that are still open now. Idempotent."""
         if self._telling is not None:
             self._hurried.set()
 
     async def give_up(self) -> None:
-        """Wait for nobody's answer any more. Idempotent."""
+        """Wait for no client's answer any more. Idempotent."""
         tasks = {*self._closing, *([self._telling] if self._telling else [])}
         for task in tasks:
             task.cancel()

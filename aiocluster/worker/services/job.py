@@ -98,7 +98,7 @@ class JobService:
         return {}
 
     async def drain(self) -> None:
-        """Wait for the job, which has been told; cancel it when there is no time left."""
+        """Wait for the job, which knows of the drain; cancel it when there is no time left."""
         assert self._task is not None
         # The callbacks see what the job has put into its context.
         goodbye = self._loop.create_task(self._goodbye(), context=self.context)
@@ -131,7 +131,7 @@ class JobService:
             self.over.set_result(None)
         else:
             self.over.set_exception(error)
-            self.over.exception()  # whoever asks is told; nobody need
+            self.over.exception()  # it may have no reader
 
     @property
     def _name(self) -> str:

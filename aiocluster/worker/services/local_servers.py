@@ -21,7 +21,7 @@ log = logging.getLogger("aiocluster.worker")
 
 
 class LocalServers(Servers):
-    """All of one worker. `row` counts as its row of the scoreboard would."""
+    """The servers of one worker. `row` counts as its row of the scoreboard would."""
 
     def __init__(self, row: memoryview) -> None:
         super().__init__(row, lambda message: None, lambda fd, listener, client: False, _nothing)
@@ -49,7 +49,7 @@ class LocalServers(Servers):
             listening.close()
             raise ClusterStopping("cannot listen: this worker is draining")
         server = ClusterServer(protocol_factory, options, _bound(listening), self)
-        made.append(server)  # nobody connects before it serves
+        made.append(server)  # it has no connections before it serves
         self._open[server] = connections
         self._listening[server] = listening
         if options.start_serving:
