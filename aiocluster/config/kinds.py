@@ -105,14 +105,32 @@ def refused_result(job: object, result: object) -> ConfigError | None:
     else:
         return None
     return ConfigError(
-        f"the app: {name_of(job)} was called as a job, with the worker, and returned a"
-        f" {type(result).__name__}. It is {reason}"
+        f"the app: {name_of(job)} was called as a job, with the worker, and returned"
+        f" {kind_name(result)}. It is {reason}"
+    )
+
+
+def returned_at_once(job: object) -> ConfigError:
+    """Return why a job that `restart="always"` calls again and again may not end so soon."""
+    return ConfigError(
+        f"the app: {name_of(job)} was called as a job, with the worker, and returned at once. It"
+        " would be called again and again: give a job that runs until `await worker.stopping()`"
+        " returns, or restart='on_failure' for one that is done when it returns. If it is no job,"
+        f" give {_A_FACTORY}"
     )
 
 
 def name_of(given: object) -> str:
     """Return what to call a target in a message."""
+    while isinstance(given, partial):
+        given = given.func
     return f"{getattr(given, '__qualname__', None) or repr(given):.80}"
+
+
+def kind_name(given: object) -> str:
+    """Return the name of an object's class with its article, as in "an AppRunner"."""
+    name = type(given).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 # ---- what cannot be a target, whatever its parameters
@@ -123,11 +141,11 @@ def _no_target(given: object) -> str:
     if isinstance(given, type):
         return _no_factory_class(given)
     if (reason := _part_of_aiohttp(given)) is not None:
-        return f"{name_of(given)} is a {reason}"
+        return f"{name_of(given)} is {reason}"
     if isinstance(given, ModuleType):
         return f"{given.__name__!r} is a module; give '{given.__name__}:name', the name in it"
     if not callable(given) and not inspect.isawaitable(given):
-        return f"{given!r:.80} is a {type(given).__name__}; {_EXPECTED}"
+        return f"{given!r:.80} is {kind_name(given)}; {_EXPECTED}"
     function = _function_of(given)
     if inspect.isasyncgenfunction(function) or _is_plain_generator(function):
         return (
@@ -158,10 +176,10 @@ def _first_with(name: str, bases: tuple[type, ...]) -> type:
 
 def _part_of_aiohttp(given: object) -> str | None:
     if hasattr(given, "__middleware_version__"):
-        return "middleware; give a factory that has it in web.Application(middlewares=[...])"
+        return "a middleware; give a factory that has it in web.Application(middlewares=[...])"
     found = (text for kind, text in _PARTS_OF_AIOHTTP.items() if isinstance(given, kind))
     instead = next(found, None)
-    return instead and f"{type(given).__name__}; {instead}"
+    return instead and f"{kind_name(given)}; {instead}"
 
 
 def _is_plain_generator(function: object) -> bool:

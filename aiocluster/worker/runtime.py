@@ -223,7 +223,8 @@ class Runtime:
         if is_job(given):
             worker = current_worker()
             assert worker is not None
-            return JobService(given, worker, self._row, goodbye)
+            repeated = self._settings.restart == "always"
+            return JobService(given, worker, self._row, goodbye, is_repeated=repeated)
         upstream = Upstream(self._room, self._intake.give_back)
         fail = partial(self.ask_to_drain, "crash")
         return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye, fail)

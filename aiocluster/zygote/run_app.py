@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from aiocluster.config.elsewhere import on_linux
+from aiocluster.config.kinds import kind_name
 from aiocluster.errors import ConfigError
 
 if on_linux():
@@ -80,10 +81,17 @@ class RunApp:
         """Is this the thread in which a process is a zygote or a worker?"""
         return os.getpid() == self._pid and threading.current_thread() is threading.main_thread()
 
+    @property
+    def _is_importing(self) -> bool:
+        """Is the user's code being imported, in this process?"""
+        return os.getpid() == self._pid and bool(self._guarded)
+
     def _run_app(self, app: Any, **arguments: Any) -> None:
         """Serve `app`: see aiohttp.web.run_app."""
-        if not self._is_ours:  # a program of its own, in a process or thread of its own
-            return self._original(app, **arguments)
+        if not self._is_ours:
+            if self._is_importing:
+                self._end_thread()
+            return self._original(app, **arguments)  # a program of its own
         try:
             if self.was_called:
                 self._end_program()
@@ -114,8 +122,8 @@ class RunApp:
             )
         if not isinstance(app, web.Application) and not inspect.isawaitable(app):
             raise ConfigError(
-                f"{self._name}: web.run_app was given {app!r:.80}, a {type(app).__name__}; give"
-                " an Application or an awaitable of one"
+                f"{self._name}: web.run_app was given {app!r:.80}, {kind_name(app)}; give an"
+                " Application or an awaitable of one"
             )
 
     def _guard(self, owner: Any, method: str) -> None:
@@ -129,6 +137,15 @@ class RunApp:
 
         self._guarded.append((owner, method, vars(owner).get(method)))
         setattr(owner, method, guarded)
+
+    def _end_thread(self) -> NoReturn:
+        """Refuse the start, and end this thread: an error in it would only be shown twice."""
+        self.refusal = self.refusal or ConfigError(
+            f"{self._name} calls web.run_app in the thread {threading.current_thread().name!r},"
+            " while it is imported: that would serve in one process, and not in the workers. Let"
+            " it call web.run_app in the main thread, or start the thread in the app's on_startup"
+        )
+        sys.exit()
 
     def _serves_by_itself(self, how: str) -> ConfigError:
         return ConfigError(

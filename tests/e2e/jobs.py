@@ -54,6 +54,11 @@ async def short_job(worker: aiocluster.WorkerContext) -> None:
     """Returns at once."""
 
 
+async def hasty_job(worker: aiocluster.WorkerContext) -> None:
+    """Returns after its first wait."""
+    await asyncio.sleep(0.01)
+
+
 async def init(loop: object) -> object:
     """A factory that needs an argument: as a role it is taken for a job."""
     return web.Application()

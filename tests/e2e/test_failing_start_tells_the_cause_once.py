@@ -66,7 +66,7 @@ def make_app():
         "def make_app():\n    return 42\n",
         "make_app() returned 42, a int; expected an aiohttp.web.Application",
     ),
-    "nothing to call": Failure("make_app = 42\n", "is a int; expected an aiohttp.web.Application"),
+    "nothing to call": Failure("make_app = 42\n", "is an int; expected an aiohttp.web.Application"),
     "request handler": Failure(
         "async def make_app(request):\n    pass\n",
         "make_app is a request handler, for it takes 'request'; give a function without parameters",

@@ -124,9 +124,9 @@ async def test_a_reload_replaces_jobs() -> None:
 
 
 async def test_a_reload_is_not_failed_by_jobs_that_return() -> None:
-    """Not even by those that do so at once."""
+    """Not even by those that do so soon."""
     settings = {"min_uptime": 1000.0, "max_failures": 1000.0, "workers": 1}
-    async with serving("tests.e2e.jobs:short_job", **settings) as (cluster, heard):
+    async with serving("tests.e2e.jobs:hasty_job", **settings) as (cluster, heard):
         await cluster.reload()
         await heard.next(WorkerForked, lambda event: event.worker.generation == 2, nth=2)
 
@@ -151,9 +151,18 @@ async def test_a_program_ends_when_its_jobs_have_finished(tmp_path: Path) -> Non
         assert "Traceback" not in output
 
 
-async def test_a_job_that_returns_at_once_does_not_spin(tmp_path: Path) -> None:
+async def test_a_job_that_returns_at_once_is_refused(tmp_path: Path) -> None:
+    """The line says what to give in its place."""
+    async with program(tmp_path, "short_job", workers=1) as running:
+        assert await running.exit_code() == 3
+        output = await running.all_output()
+        assert "short_job was called as a job, with the worker, and returned at once" in output
+        assert "finished" not in output
+
+
+async def test_a_job_that_returns_soon_does_not_spin(tmp_path: Path) -> None:
     """It is started again and again, more and more slowly."""
-    async with program(tmp_path, "short_job", workers=1, max_failures=1) as running:
+    async with program(tmp_path, "hasty_job", workers=1, max_failures=1) as running:
         await running.line("its job returns as soon as it has begun, .* next start in")
         assert await running.stop() == 0
 

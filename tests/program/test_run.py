@@ -64,7 +64,7 @@ def test_an_app_of_any_role_that_is_none_ends_the_program_with_3(
         run(roles={"web": Role("pkg.module:name", bind="127.0.0.1:0"), "jobs": Role(17)})
 
     assert caught.value.code == 3
-    assert "17 is a int; expected an aiohttp.web.Application" in caplog.text
+    assert "17 is an int; expected an aiohttp.web.Application" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_an_app_of_any_role_that_is_none_ends_the_program_with_3(
     [
         (
             17,
-            "17 is a int; expected an aiohttp.web.Application, a factory of one, a job, or an",
+            "17 is an int; expected an aiohttp.web.Application, a factory of one, a job, or an",
         ),
         ({"a": 1}, "{'a': 1} is a dict"),
         (handler, "handler is a request handler, for it takes 'request'; give a function"),

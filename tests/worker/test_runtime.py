@@ -297,7 +297,7 @@ async def test_it_serves_the_connections_it_is_given(stage: Stage) -> None:
     [
         (
             17,
-            "the app: 17 is a int; expected an aiohttp.web.Application, a factory of one or a job",
+            "the app: 17 is an int; expected an aiohttp.web.Application, a factory of one or a job",
         ),
         (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
     ],
@@ -620,7 +620,8 @@ async def test_a_job_is_ready_when_it_has_begun(stage: Stage) -> None:
 async def test_a_job_that_has_returned_asks_to_go(stage: Stage) -> None:
     """Ready comes first, so that it counts as one that came up; the primary says when to go."""
 
-    async def job(worker: context.WorkerContext) -> None: ...
+    async def job(worker: context.WorkerContext) -> None:
+        await turns(3)
 
     await stage.run(job)
 

@@ -114,6 +114,7 @@ def test_why_it_cannot_be_served_is_remembered() -> None:
 def test_other_threads_and_processes_have_aiohttps_own(original: list[str]) -> None:
     """What an app starts beside itself serves as before."""
     stage = Stage()
+    stage.run_app.imported()
     thread = threading.Thread(target=web.run_app, args=(web.Application(),))
     thread.start()
     thread.join()
@@ -122,6 +123,18 @@ def test_other_threads_and_processes_have_aiohttps_own(original: list[str]) -> N
     web.run_app(web.Application())
 
     assert (original, stage.calls) == (["aiohttp", "aiohttp"], [])
+
+
+def test_a_call_in_a_thread_is_refused_while_the_code_is_imported(original: list[str]) -> None:
+    """It would serve in the zygote, and the service would never start."""
+    stage = Stage()
+    thread = threading.Thread(target=web.run_app, args=(web.Application(),), name="server")
+    thread.start()
+    thread.join()
+
+    refusal = str(stage.run_app.refusal)
+    assert refusal.startswith("server.py calls web.run_app in the thread 'server', while it is")
+    assert (original, stage.calls) == ([], [])
 
 
 async def start_a_site() -> None:

@@ -4,7 +4,7 @@ import inspect
 
 from aiohttp import web
 
-from aiocluster.config.kinds import name_of
+from aiocluster.config.kinds import kind_name, name_of
 from aiocluster.errors import ConfigError
 
 
@@ -24,8 +24,8 @@ async def application_from(given: object) -> web.Application:
 
 
 def _found(given: object, made: object) -> str:
-    kind = type(made).__name__
+    kind = kind_name(made)
     if made is given:
-        return f"{name_of(given)} is a {kind}"
+        return f"{name_of(given)} is {kind}"
     call = "()" if callable(given) else ""
-    return f"{name_of(given)}{call} returned {made!r:.80}, a {kind}"
+    return f"{name_of(given)}{call} returned {made!r:.80}, {kind}"

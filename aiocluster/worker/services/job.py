@@ -8,7 +8,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from aiocluster.config.kinds import refused_result
+from aiocluster.config.kinds import refused_result, returned_at_once
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.context import WorkerContext
@@ -22,6 +22,9 @@ Job = Callable[[WorkerContext], Coroutine[Any, Any, object]]
 
 # What a job, and the on_drain hooks, get when there is no time left: they may be about to end.
 _END_GRACE = 0.25
+
+# A job that has worked for so long without a wait has not returned at once, seconds.
+_MOMENT = 1.0
 
 # What a cancelled job gets to clean up after itself, seconds: as much as a request's handler.
 _CANCEL_GRACE = 0.25
@@ -38,11 +41,15 @@ class JobService:
         worker: WorkerContext,
         row: memoryview,
         say_goodbye: Callable[[], Awaitable[None]],
+        *,
+        is_repeated: bool = False,
     ) -> None:
+        """`is_repeated`: is it called again when it has returned?"""
         self._job = job
         self._worker = worker
         self._row = row
         self._say_goodbye = say_goodbye
+        self._is_repeated = is_repeated
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline()
         self._task: asyncio.Task[object] | None = None
@@ -54,15 +61,20 @@ class JobService:
     async def start(self) -> None:
         """Begin the job, and let it run to its first wait.
 
-        Raises ConfigError for one that has returned by then, and what it returned shows that it
-        is no job.
+        Raises ConfigError for one that has returned by then, if what it returned shows that it
+        is no job, or if it would only be called again and again.
         """
+        began = self._loop.time()
         job = self._job(self._worker)
         self._task = self._loop.create_task(job, name=self._name, context=self.context)
         self._task.add_done_callback(self._on_end)
         await asyncio.sleep(0)
-        if _is_done(self._task) and (refused := refused_result(self._job, self._task.result())):
-            raise refused
+        if _is_done(self._task):
+            if refused := refused_result(self._job, self._task.result()):
+                raise refused
+            is_soon = self._loop.time() - began < _MOMENT
+            if self._is_repeated and is_soon and not self._worker.is_stopping:
+                raise returned_at_once(self._job)
 
     def give_back(self, count: int) -> None:
         """See Service: it has none."""

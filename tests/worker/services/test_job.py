@@ -30,13 +30,19 @@ class Jobs:
 class Stage:
     """A job service, and its worker."""
 
-    def __init__(self, given: Any, goodbye: Any = None) -> None:
+    def __init__(self, given: Any, goodbye: Any = None, *, is_repeated: bool = False) -> None:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.standing = Standing()
         worker = WorkerContext(
             7, 2, "jobs", 1, FakeLink(), self.standing, no_servers(), leads_nobody()
         )
-        self.service = JobService(given, worker, self.row, goodbye or self.standing.say_goodbye)
+        self.service = JobService(
+            given,
+            worker,
+            self.row,
+            goodbye or self.standing.say_goodbye,
+            is_repeated=is_repeated,
+        )
 
     async def drain(self, seconds: float = 1000.0) -> None:
         """Tell it, and wait for its end."""
@@ -132,7 +138,7 @@ async def test_a_job_that_raises_is_over_with_that() -> None:
     [
         (
             web.Application(),
-            r"init was called as a job, .* returned a Application. It is a factory",
+            r"init was called as a job, .* returned an Application. It is a factory",
         ),
         (web.Response(), r"init was called as a job, .* returned a Response. It is a request han"),
     ],
@@ -155,6 +161,42 @@ async def test_a_job_that_returns_what_no_job_makes_is_refused(
 
     with pytest.raises(ConfigError, match=found):
         await soon(life())
+
+
+async def test_a_job_that_returns_at_once_is_refused_if_it_would_be_called_again() -> None:
+    """With what to give in its place: it would be called for ever, and do nothing."""
+    service = Stage(job, is_repeated=True).service
+
+    with pytest.raises(ConfigError, match=r"job was called as a job, .* returned at once.* give a"):
+        await service.start()
+
+
+async def test_a_job_that_returns_as_it_is_to_stop_is_not_refused() -> None:
+    """It has nothing to do any more."""
+    stage = Stage(job, is_repeated=True)
+    stage.standing.stop()
+
+    await stage.service.start()
+
+    await soon(stage.service.over)
+
+
+async def test_a_job_that_works_before_its_first_wait_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does something each time that it is called."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+
+    async def work(worker: WorkerContext) -> None:
+        monkeypatch.setattr(loop, "time", lambda: now + 2.0)
+
+    stage = Stage(work, is_repeated=True)
+    monkeypatch.setattr(loop, "time", lambda: now)
+    await stage.service.start()
+    monkeypatch.undo()
+
+    await soon(stage.service.over)
 
 
 async def test_a_job_that_cancels_itself_has_not_returned() -> None:
