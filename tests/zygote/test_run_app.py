@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,13 @@ def test_other_threads_and_processes_have_aiohttps_own(original: list[str]) -> N
 def test_a_call_in_a_thread_is_refused_while_the_code_is_imported(original: list[str]) -> None:
     """It would serve in the zygote, and the service would never start."""
     stage = Stage()
-    thread = threading.Thread(target=web.run_app, args=(web.Application(),), name="server")
+
+    def serve() -> None:
+        with suppress(SystemExit):  # which ends a thread in silence, but not under pytest
+            web.run_app(web.Application())
+        assert stage.run_app.refusal is not None
+
+    thread = threading.Thread(target=serve, name="server")
     thread.start()
     thread.join()
 
