@@ -38,6 +38,10 @@ class FakeCluster:
         self.may_start.set()
         self.may_stop.set()
 
+    @property
+    def graceful_timeout(self) -> float:
+        return self.plan.graceful_timeout
+
     async def start(self) -> None:
         await self.may_start.wait()
         if self.start_error is not None:
