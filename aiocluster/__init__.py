@@ -8,7 +8,7 @@ Where things are. Imports point down, and the folder says in which process a lin
     ui/           the command line
     program/      run(): a program that is a cluster; signals and exit codes
     cluster.py    Cluster: what a program can ask of it. Start reading here
-    children.py   how the zygote and the workers begin
+    children/     how the zygote and the workers begin
     primary/      the process that accepts, dispatches and supervises
     zygote/       the process that imports the app once and forks workers
     worker/       the processes that serve

@@ -27,7 +27,7 @@ from aiocluster.primary.this_program import current_folder, is_same, links
 from aiocluster.shortage import shortage
 
 # What such an interpreter calls with its descriptor, where the cluster is no program of its own.
-OF_A_CLUSTER = "aiocluster.children:unpickled_zygote"
+OF_A_CLUSTER = "aiocluster.children.start:unpickled_zygote"
 
 # The keys, among what multiprocessing passes to its children, that say where the main module is.
 _MAIN = ("init_main_from_name", "init_main_from_path")

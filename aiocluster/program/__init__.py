@@ -1,6 +1,9 @@
 """A whole program that is a cluster.
 
-run.py        run(): what is checked, who is forked, in which order
+run.py        run(): what is forked and started, in which order
+checks.py     what is checked before anything starts
+again.py      how the zygotes of the program start again
+script.py     a script that calls aiocluster.run: the command runs it as the program
 life.py       from the start to the exit code
 signals.py    which signals mean what
 guard.py      ends what was told to stop and is blocked

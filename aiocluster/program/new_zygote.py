@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from aiocluster.children import unpickled_zygote
+from aiocluster.children.start import unpickled_zygote
 from aiocluster.config.roles import Plan, RoleSpec
 from aiocluster.program.output import open_standard_files, set_up_logging
 

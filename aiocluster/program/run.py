@@ -1,4 +1,4 @@
-"""run(): what is checked, who is forked, and in which order."""
+"""run(): what is forked and started, and in which order."""
 
 import asyncio
 import inspect
@@ -8,34 +8,32 @@ import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
-from aiocluster.children import (
+from aiocluster.children.call import try_app
+from aiocluster.children.start import (
     become_zygote,
     fork_zygote,
-    try_app,
     zygote_call_from_environment,
     zygote_from_environment,
 )
 from aiocluster.cluster import Cluster, refuse_in_child
 from aiocluster.config.elsewhere import on_linux
-from aiocluster.config.kinds import check_app
-from aiocluster.config.roles import Plan, Role, RoleSpec, plan_from
-from aiocluster.config.target import import_target
+from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.failures import describe
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote
 from aiocluster.primary.origin import Origin
-from aiocluster.primary.pickled_app import unpickling
 from aiocluster.primary.role import check_fds
 from aiocluster.primary.scheduling import workers_preferred
 from aiocluster.primary.this_program import this_program
 from aiocluster.primary.trial import check_roles
+from aiocluster.program.again import interpreters_of, log_what_will_not_work
+from aiocluster.program.checks import check_apps, check_place, on_start_from, warn_of_threads
 from aiocluster.program.guard import Guard, leave
 from aiocluster.program.life import (
     EXIT_BOOT_FAILED,
@@ -70,9 +68,6 @@ from aiocluster.shortage import shortage
 from aiocluster.zygote.run_app import note_call_of_run
 
 log = logging.getLogger("aiocluster")
-
-# What a zygote that needs no program calls.
-_NEW_ZYGOTE = "aiocluster.program.new_zygote:zygote_of_a_program"
 
 # The program's calls of `run` so far: its zygote may have to be the same one.
 _calls = itertools.count(1)
@@ -145,7 +140,7 @@ def main_run(
     refuse_in_child("aiocluster.run was called")
     call = next(_calls)
     plan = _planned(app, roles, settings, call)
-    _check_place()
+    check_place()
     open_standard_files()
     set_up_logging(plan)
     if not on_linux():
@@ -158,7 +153,7 @@ def main_run(
     if summons := summons_from_environment():
         return _succeed(summons, plan, on_start, again)
     try:
-        _check_apps(plan)
+        check_apps(plan)
         inherited = take_inherited(os.environ)
     except ConfigError as error:
         return boot_failed(error)
@@ -167,8 +162,8 @@ def main_run(
 
 def _run_in_one_process(plan: Plan, on_start: OnStart | str | None) -> int:
     try:
-        _check_apps(plan)
-        hook = _on_start_from(on_start)
+        check_apps(plan)
+        hook = on_start_from(on_start)
     except ConfigError as error:
         return boot_failed(error)
     except Exception as error:
@@ -207,17 +202,17 @@ def _begin(
     _set_up_process()
     try:
         check_fds(plan)
-        interpreters = _interpreters(plan, again)
+        interpreters = interpreters_of(plan, again)
     except BootError as error:
         return boot_failed(error)
-    _tell_what_will_not_work(interpreters.values(), again)
+    log_what_will_not_work(interpreters.values(), again)
     zygotes: dict[str, StartedZygote] = {}
     try:
         _fork_zygotes(zygotes, plan, interpreters, inherited)
         # Imported here, after the fork, which no thread may precede, and before the loop,
         # which must not wait.
         with interruptible():
-            hook = _on_start_from(on_start)
+            hook = on_start_from(on_start)
         runner = _new_runner()
     except Interrupted:
         _drop(zygotes.values(), inherited, interpreters)
@@ -244,43 +239,12 @@ def _fork_zygotes(
         zygotes[name] = fork_zygote(spec, interpreters[name], [*inherited, *sockets, *others])
 
 
-def _interpreters(plan: Plan, again: Interpreter) -> dict[str, Interpreter]:
-    return {name: _interpreter(spec, again) for name, spec in plan.roles.items()}
-
-
-def _interpreter(spec: RoleSpec, again: Interpreter) -> Interpreter:
-    """Return what starts the next zygote of a role.
-
-    An import string needs no program. An object is made by the program, run again; where that
-    is not possible it is unpickled.
-    """
-    is_frozen = getattr(sys, "frozen", False)  # then there is no interpreter but the program
-    if is_frozen or (not again.refusal and not isinstance(spec.app, str)):
-        return again.of(spec.name)
-    try:
-        return unpickling(spec, _NEW_ZYGOTE)
-    except ConfigError as error:
-        return replace(again.of(spec.name), refusal=f"{again.refusal}; {error}")
-
-
-def _tell_what_will_not_work(interpreters: Iterable[Interpreter], again: Interpreter) -> None:
-    if refusals := [one.refusal for one in interpreters if one.refusal]:
-        log.warning(
-            "this program cannot be run again: %s. So a reload and an upgrade will fail, and when"
-            " the zygote dies, workers that end are not replaced. Put the app into a module and"
-            " give its name, 'pkg.module:name'",
-            refusals[0],
-        )
-    elif again.refusal:
-        log.info("an upgrade is not possible: this program cannot be run again: %s", again.refusal)
-
-
 def _check(plan: Plan, on_start: OnStart | str | None) -> None:
     """Find out what a start would: raise what it would end with."""
-    _check_apps(plan)
+    check_apps(plan)
     for spec in plan.roles.values():
         try_app(spec)
-    _on_start_from(on_start)
+    on_start_from(on_start)
 
 
 def _succeed(
@@ -302,9 +266,9 @@ def _inherit(
     try:
         estate = inherit(summons)
         check_roles(plan.roles, estate.roles)  # it may have changed since it was tried
-        hook = _on_start_from(on_start)
+        hook = on_start_from(on_start)
         origin = Origin(
-            _interpreters(plan, again), estate=estate, successor=Heir(again, plan.roles)
+            interpreters_of(plan, again), estate=estate, successor=Heir(again, plan.roles)
         )
         cluster = Cluster.of_program(plan, origin)
         runner = _new_runner()
@@ -318,7 +282,7 @@ def _inherit(
 def _set_up_process() -> None:
     """What holds for the primary and for all that is forked from it."""
     raise_fd_limit()
-    _warn_of_threads()
+    warn_of_threads()
     # A child's end must reach us, whatever the one who started us has ignored.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
@@ -365,51 +329,3 @@ def _drop(
         interpreter.close()
     for zygote in zygotes:
         zygote.end_import()
-
-
-def _check_place() -> None:
-    if threading.current_thread() is not threading.main_thread():
-        raise ConfigError("aiocluster.run must be called in the main thread: it handles signals")
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise ConfigError(
-        "aiocluster.run was called inside a running event loop; there, use"
-        " `async with aiocluster.Cluster(...)`"
-    )
-
-
-def _check_apps(plan: Plan) -> None:
-    for spec in plan.roles.values():
-        check_app(spec)
-
-
-def _warn_of_threads() -> None:
-    others = [thread.name for thread in threading.enumerate()][1:]
-    if others:
-        log.warning(
-            "threads run already (%s): they do not exist in the workers, and what they have"
-            " locked stays locked there; start them in the app's start-up or in on_start",
-            ", ".join(others),
-        )
-
-
-def _on_start_from(given: OnStart | str | None) -> OnStart | None:
-    """Return the hook itself; import it when it is named by an import string."""
-    hook: Any = import_target(given, "on_start") if isinstance(given, str) else given
-    if hook is not None and not callable(hook):
-        raise ConfigError(f"on_start: {given!r:.80} is not a function that takes the cluster")
-    if hook is not None and not _takes_one_argument(hook):
-        raise ConfigError(f"on_start: {given!r:.80} must take one argument, the cluster")
-    return cast(OnStart | None, hook)
-
-
-def _takes_one_argument(function: Callable[..., object]) -> bool:
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # it has no signature to look at
-        return True
-    return True

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,13 @@ from typing import Any
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.zygote import generators
 from aiocluster.zygote.holdings import anonymous_bytes, inherited, look, open_descriptors
-from aiocluster.zygote.leftovers import Holdings, left_behind
+from aiocluster.zygote.leftovers import (
+    Holdings,
+    generators_note,
+    insistence_note,
+    left_behind,
+    program_note,
+)
 
 if on_linux():
     import uvloop
@@ -58,6 +64,15 @@ class Imported:
     generators: list[str] = field(default_factory=list)  # random ones, with one state
     grown: int = 0  # bytes
     by_program: bool = False  # before it called run
+
+    def notes(self, name: str) -> Iterator[str]:
+        """Yield what the user should know when all workers share this import of `name`."""
+        if self.left and self.by_program:
+            yield program_note(self.left)
+        elif self.left:
+            yield insistence_note(name, self.left)
+        if self.generators:
+            yield generators_note(self.generators)
 
 
 def inspected(app: object, before: Before) -> Imported:

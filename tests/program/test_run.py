@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from aiocluster.config.roles import Role, plan_from
+from aiocluster.config.roles import Role
 from aiocluster.errors import ConfigError
-from aiocluster.primary.interpreter import Interpreter
-from aiocluster.program.run import _interpreters, _tell_what_will_not_work, main_run, run
+from aiocluster.program.run import main_run, run
 from tests.support.connections import open_fds
 
 
@@ -99,41 +98,6 @@ def test_run_in_an_imported_module_of_a_child_says_what_to_do(
 
     with pytest.raises(ConfigError, match='under `if __name__ == "__main__":`'):
         run("pkg.module:name")
-
-
-def interpreters(again: Interpreter, app: object) -> list[Interpreter]:
-    """Return what would start the next zygote of a program, closed."""
-    plan = plan_from(app, None, {})
-    found = [*_interpreters(plan, again).values()]
-    _tell_what_will_not_work(found, again)
-    for one in found:
-        one.close()
-    return found
-
-
-def test_an_object_is_made_by_the_program_and_an_import_string_needs_none(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """While the program can be run again."""
-    again = Interpreter(["python", "app.py"])
-    assert [one.arguments for one in interpreters(again, lambda: None)] == [["python", "app.py"]]
-    assert "zygote_of_a_program" in interpreters(again, "pkg:name")[0].arguments[-1]
-    assert "again" not in caplog.text
-
-
-def test_what_a_program_that_cannot_be_run_again_cannot_do_is_said(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """An upgrade; and where the app cannot be had without it, a reload and a new zygote."""
-    again = Interpreter(["python"], refusal="it was typed")
-    assert [one.refusal for one in interpreters(again, "pkg:name")] == [""]
-    assert [one.refusal for one in interpreters(again, print_nothing)] == [""]
-    assert "an upgrade is not possible" in caplog.text
-    assert "WARNING" not in caplog.text
-
-    (one,) = interpreters(again, lambda: None)
-    assert one.refusal.startswith("it was typed; other processes cannot import <function")
-    assert "a reload and an upgrade will fail" in caplog.text
 
 
 @pytest.mark.parametrize(

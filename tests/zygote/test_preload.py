@@ -6,13 +6,15 @@ import random
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
-from aiocluster.zygote.preload import Before, Imported, inspected, prefer_uvloop
+from aiocluster.zygote.preload import Before, Imported, _policy, inspected, prefer_uvloop
 
 Load = Callable[[], object]
 
@@ -166,3 +168,62 @@ def test_a_policy_that_the_program_chose_stays() -> None:
     prefer_uvloop()
 
     assert asyncio.get_event_loop_policy() is own
+
+
+def test_what_a_shared_import_left_is_told() -> None:
+    """Where the program left it, preload has no say; else it is what was insisted on."""
+    left = Imported(None, ["a thread"], ["own.RNG"])
+    first, second = left.notes("shop:app")
+    assert "shop:app" in first
+    assert "a thread" in first
+    assert "own.RNG" in second
+    (note,) = Imported(None, ["a thread"], by_program=True).notes("shop:app")
+    assert "shop:app" not in note
+    assert [*Imported(None).notes("shop:app")] == []
+
+
+@pytest.fixture
+def own_policy() -> Iterator[Any]:
+    """The policy of a zygote, whose loop is closed afterwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        policy = _policy()
+        yield policy
+        if (loop := policy._local._loop) is not None:
+            loop.close()
+
+
+def test_the_main_thread_gets_a_loop_where_pythons_policy_would_make_one(own_policy: Any) -> None:
+    """Each time the same, one of uvloop's; from Python 3.14 on none is made."""
+    if sys.version_info >= (3, 14):
+        with pytest.raises(RuntimeError):
+            own_policy.get_event_loop()
+        return
+    loop = own_policy.get_event_loop()
+    assert isinstance(loop, uvloop.Loop)
+    assert own_policy.get_event_loop() is loop
+
+
+def test_a_loop_taken_away_is_made_anew(own_policy: Any) -> None:
+    """As after asyncio.run, which leaves none: an import may run several loops."""
+    own_policy.set_event_loop(own_policy.new_event_loop())
+    own_policy.get_event_loop().close()
+    own_policy.set_event_loop(None)
+    if sys.version_info < (3, 14):
+        assert not own_policy.get_event_loop().is_closed()
+
+
+def test_another_thread_gets_no_loop(own_policy: Any) -> None:
+    """As with Python's own policy."""
+    raised: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            own_policy.get_event_loop()
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert len(raised) == 1

@@ -1,0 +1,283 @@
+"""The life of a process from its start as a zygote, and from its fork on as a worker."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+import msgspec
+
+from aiocluster.children.app import (
+    enter_folder,
+    imported_from,
+    is_here,
+    is_preloaded,
+    load_app,
+    name_of,
+)
+from aiocluster.children.call import call_from_environment, log_access_by, settings_of
+from aiocluster.children.imported import Import, OwnImport
+from aiocluster.config.kinds import is_job, kind_of
+from aiocluster.config.roles import RoleSpec
+from aiocluster.config.script import Script
+from aiocluster.config.target import import_target
+from aiocluster.errors import ChannelClosed, ConfigError
+from aiocluster.ipc.failures import describe, users_part
+from aiocluster.ipc.hangup import ImportStopped, stopped_by_hangup
+from aiocluster.ipc.messages import FailureKind, Prepared, PrepareFailed
+from aiocluster.ipc.packets import send_packet
+from aiocluster.primary.handle import KILL_GRACE
+from aiocluster.primary.interpreter import (
+    NO_PRELOAD,
+    ZYGOTE_CALLED,
+    Interpreter,
+)
+from aiocluster.primary.orphans import become_subreaper
+from aiocluster.primary.zygote_handle import EXIT_TIMEOUT
+from aiocluster.worker.bootstrap import Worker
+from aiocluster.worker.context import enter
+from aiocluster.worker.ending import run_exit_hooks
+from aiocluster.worker.exits import exit_code
+from aiocluster.worker.http.runner import notes as aiohttp_notes
+from aiocluster.zygote.ends import end_import
+from aiocluster.zygote.leftovers import (
+    fallback_note,
+)
+from aiocluster.zygote.preload import Before, Imported, inspected, prefer_uvloop
+from aiocluster.zygote.run_app import CallsRun, RunApp, end_imports_under_way
+from aiocluster.zygote.server import ZygoteServer, freeze, take_signals
+
+
+class Offspring:
+    """A process from its start as a zygote, and from its fork on as a worker.
+
+    It forks when the app is imported; or, when the import calls aiohttp's run_app, inside of that
+    call, which returns in each process when that has served.
+    """
+
+    def __init__(self, sock: socket.socket, spec: RoleSpec, again: Interpreter) -> None:
+        self._sock = sock
+        self._spec = spec
+        self._settings = spec.settings
+        self._again = again
+        self._run_app = RunApp(
+            self._serve_call, name_of(spec.app), for_script=isinstance(spec.app, Script)
+        )
+        # Why it was started again to import nothing by itself, and what an import then gave.
+        self._why_not_preloaded = os.environ.pop(NO_PRELOAD, None)
+        self._call = call_from_environment()
+        self._before: Before | None = None  # there is an import of its own, which workers share
+        self._worker: Worker | None = None  # the one that it is
+        self._own_import = OwnImport()  # of a worker for which no other process imports
+        self._importing = ExitStack()
+        self._code: int | None = None  # once it has served
+        self._served_call = False  # it did so inside of run_app
+
+    def live(self) -> int:
+        """Return the exit code of the zygote; in each process that it forks, of the worker."""
+        enter("zygote")
+        try:
+            enter_folder(self._spec)
+        except ConfigError as error:
+            send_packet(self._sock, PrepareFailed(*describe(error)))
+            return 1
+        # What its workers leave behind is reaped here, where nothing of the user's waits for it.
+        become_subreaper()
+        prefer_uvloop()
+        self._run_app.install()
+        try:
+            return self._end(self._imported())
+        except (ChannelClosed, ImportStopped):
+            # The primary ended while the app was imported: there is nobody to serve.
+            return self._end(Import())
+
+    def _imported(self) -> Import:
+        """Import and serve, or serve and import; return what the import gave or raised."""
+        if self._imports_first:
+            self._before = self._state_before()
+            # A TERM was sent to all processes, and is for the primary alone.
+            imported = self._import(stopped_by_hangup(self._sock, term=False))
+            if self._code is None:
+                self._serve_import(imported)
+        elif self._fork():
+            assert self._worker is not None
+            imported = self._import(self._worker.importing())
+            if self._code is None:
+                self._work(imported.load)
+        else:
+            imported = Import()
+        return imported
+
+    @property
+    def _imports_first(self) -> bool:
+        # What a script gives to run_app must be known before there is a place to listen at.
+        wanted = is_preloaded(self._spec.app, self._settings) or isinstance(self._spec.app, Script)
+        return wanted and self._why_not_preloaded is None
+
+    def _state_before(self) -> Before:
+        return Before.the_program([self._sock.fileno()]) if is_here(self._spec.app) else Before()
+
+    def _import(self, importing: AbstractContextManager[None]) -> Import:
+        """Import the app, inside `importing` until that is over or has called run_app."""
+        imported = Import()
+        with self._importing:
+            self._importing.enter_context(importing)
+            try:
+                imported.app = load_app(self._spec, self._run_app)
+            except ImportStopped:
+                raise
+            except BaseException as error:
+                imported.error = error
+        self._run_app.imported()
+        if self._code is None and (refusal := self._run_app.refusal) is not None:
+            imported.error, imported.is_refused = refusal, True
+        return imported
+
+    def _serve_import(self, imported: Import) -> None:
+        """Serve an app whose import has not called run_app."""
+        if imported.error is not None:
+            send_packet(self._sock, self._failure(imported))
+            self._code = 1
+        elif self._fork(target=imported.app):
+            self._work(imported.load)
+
+    def _failure(self, imported: Import) -> PrepareFailed:
+        match imported.error:
+            case CallsRun():
+                text = f"{self._spec.app} calls aiocluster.run: that takes a stop and a start"
+                return PrepareFailed(text, "", "calls_run")
+            case BaseException() as error:
+                kind: FailureKind = "refused" if imported.is_refused else "failed"
+                return PrepareFailed(*describe(error), kind)
+        raise AssertionError("an import that has not failed")
+
+    # ---- run_app
+
+    def _serve_call(self, app: object, arguments: Mapping[str, Any]) -> None:
+        """Serve in the place of aiohttp's run_app: return once this process has served."""
+        self._importing.close()
+        self._settings, call = settings_of(self._spec, arguments)
+        served = self._named(app)
+        log_access_by(arguments.get("access_log"))
+        loop = arguments.get("loop")
+        if self._worker is None:
+            self._call = call
+            if not self._fork(loop):
+                self._served_call = True
+                _end_soon()
+                return
+        elif self._call is None and "bind" not in self._spec.given:
+            raise ConfigError(
+                f"{name_of(self._spec.app)}: the import calls web.run_app, and preload=False leaves"
+                " it to the workers: too late to say where to listen. Give bind, or serve the"
+                " file as a script"
+            )
+        self._work(lambda: served, loop)
+        self._served_call = True
+        if self._code not in (0, 1):  # 1: it has served, and something was cut
+            sys.exit(self._code)
+
+    def _named(self, app: object) -> object:
+        """Return what an import string names, where one was given; else the app of the call."""
+        if not isinstance(self._spec.app, str):
+            return app
+        end_imports_under_way()
+        try:
+            target = import_target(self._spec.app)
+        except ConfigError as error:
+            raise ConfigError(f"{error} yet, where the import calls web.run_app") from None
+        kind_of(target, is_role=self._spec.is_named)
+        return target
+
+    # ---- to fork, and to be what was forked
+
+    def _fork(self, loop: object = None, target: object = None) -> bool:
+        """Fork workers until the primary is gone, and return False; in each worker, True."""
+        # The module may have set handlers of its own, which would end the zygote.
+        take_signals()
+        note = self._why_not_preloaded or ""
+        if self._before is not None:
+            note = self._note_of(inspected(None, self._before), self._before)
+            if loop is not None:
+                raise ConfigError(
+                    f"{name_of(self._spec.app)}: web.run_app was given a loop, and workers cannot"
+                    " share one: leave it out, or let each worker import for itself (preload=False)"
+                )
+        if not is_job(target):
+            note = "\n".join([*note.splitlines(), *aiohttp_notes(self._settings)])
+        freeze()
+        self._again.close()  # no worker needs what starts the next zygote
+        is_preloaded = self._before is not None
+        folder = imported_from(self._spec.app) if is_preloaded else os.getcwd()
+        send_packet(self._sock, Prepared(is_preloaded, note, folder, self._call))
+        grace = self._settings.graceful_timeout + KILL_GRACE
+        order = ZygoteServer(self._sock, grace).serve()
+        if order is None:
+            self._code = 0
+            return False
+        sockets, files = (order.handoff, order.channel), (order.scoreboard_fd, order.stacks_fd)
+        self._worker = Worker(order.fork, sockets, files, order.shared)
+        self._run_app.forked()
+        return True
+
+    def _note_of(self, imported: Imported, before: Before) -> str:
+        """Return what to tell of an import; where no fork survives it, start anew without it."""
+        name, note = name_of(self._spec.app), ""
+        if imported.left and self._settings.preload == "auto" and not imported.by_program:
+            note = fallback_note(name, imported.left, imported.grown)
+        elif is_preloaded(self._spec.app, self._settings):
+            return "\n".join(imported.notes(name))
+        end_import(run_exit_hooks)
+        before.prepare_exec()
+        environ = {**before.environ, **self._call_text()}
+        return self._again.replace_this_process(self._sock, note, environ)
+
+    def _call_text(self) -> dict[str, str]:
+        if self._call is None:
+            return {}
+        return {ZYGOTE_CALLED: msgspec.json.encode(self._call).decode()}
+
+    def _work(self, load: Callable[[], object], loop: object = None) -> None:
+        """Be a worker until it is drained."""
+        assert self._worker is not None
+        if self._before is not None:  # another process has imported it
+            self._code = self._worker.run(load, self._settings)
+            return
+        try:
+            own_loop: asyncio.AbstractEventLoop | None = self._own_import.over(loop)
+        except ConfigError as error:
+            load, own_loop = Import(error=error).load, None
+        self._code = self._worker.run(load, self._settings, own_loop)
+
+    def _end(self, imported: Import) -> int:
+        """End what the import has started; return the exit code."""
+        code = self._code or 0
+        if self._served_call and imported.error is not None:
+            code = _code_of_end(imported.error) or code
+        if self._worker is None:
+            end_import(run_exit_hooks)
+        else:
+            run_exit_hooks()
+            self._own_import.end()
+        return code
+
+
+def _code_of_end(error: BaseException) -> int:
+    """Return the exit code of code that has ended so, after it had served."""
+    if isinstance(error, SystemExit):
+        return exit_code(error)
+    sys.excepthook(type(error), error, users_part(error))
+    return 1
+
+
+def _end_soon() -> None:
+    """Let the rest of the program end, in the seconds that the primary waits for a zygote."""
+    gc.enable()
+    # The primary may be gone, and with it what would end this process if it does not.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, EXIT_TIMEOUT)

@@ -1,0 +1,84 @@
+"""A zygote up to its fork, in a process of its own; its workers are tested end to end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiocluster.children.offspring import _code_of_end
+
+ZYGOTE = """
+import os
+from aiocluster.children.start import fork_zygote
+from aiocluster.config.roles import RoleSpec
+from aiocluster.config.script import Script
+from aiocluster.config.settings import settings_from
+from aiocluster.ipc.messages import Prepared, PrepareFailed
+from aiocluster.ipc.packets import receive_packet
+from aiocluster.primary.interpreter import Interpreter
+
+spec = RoleSpec("web", {app}, settings_from({settings}))
+zygote = fork_zygote(spec, Interpreter(["false"]))
+answer, _ = receive_packet(zygote.sock, Prepared | PrepareFailed)
+print(answer)
+zygote.sock.close()
+print("code", os.waitstatus_to_exitcode(os.waitpid(zygote.pid, 0)[1]))
+"""
+
+SCRIPT = """
+from aiohttp import web
+async def make_app():
+    return web.Application()
+"""
+
+
+def said(
+    folder: Path, app: str, script: str = "", settings: dict[str, object] | None = None
+) -> str:
+    """Return what this zygote answers, and its exit code once the primary is gone."""
+    (folder / "server.py").write_text(f"{SCRIPT}{script}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", ZYGOTE.format(app=app, settings=settings or {})],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def test_it_imports_the_app_and_ends_with_the_primary(tmp_path: Path) -> None:
+    """It answers once workers can be forked."""
+    text = said(tmp_path, "'server:make_app'")
+    assert "Prepared(preloaded=True" in text
+    assert text.endswith("code 0\n")
+
+
+def test_without_preload_it_imports_nothing(tmp_path: Path) -> None:
+    """The import would fail; its workers are to find that."""
+    text = said(tmp_path, "'server:make_app'", "1 / 0", {"preload": False})
+    assert "Prepared(preloaded=False" in text
+
+
+def test_an_import_that_fails_is_answered(tmp_path: Path) -> None:
+    """With the error; the zygote ends with 1."""
+    text = said(tmp_path, "'server:make_app'", "1 / 0")
+    assert "ZeroDivisionError" in text
+    assert "kind='failed'" in text
+    assert text.endswith("code 1\n")
+
+
+def test_a_call_of_run_app_is_answered_with_what_it_gave(tmp_path: Path) -> None:
+    """It is known before there is a worker."""
+    text = said(tmp_path, "Script('server.py')", "web.run_app(make_app(), port=7)")
+    assert "port 7" in text
+    assert text.endswith("code 0\n")
+
+
+def test_what_follows_the_call_gives_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error is shown, as Python shows it."""
+    assert _code_of_end(SystemExit(4)) == 4
+    assert _code_of_end(ValueError("too late")) == 1
+    assert "too late" in capsys.readouterr().err
