@@ -25,6 +25,7 @@ from aiocluster.primary.pickled_app import unpickling
 from aiocluster.primary.role import check_fds
 from aiocluster.shortage import is_shortage, shortage
 from aiocluster.worker.context import is_primary
+from aiocluster.zygote.run_app import note_cluster
 
 E = TypeVar("E", bound=Event)
 
@@ -43,6 +44,7 @@ class Cluster:
     def __init__(
         self, app: object = None, *, roles: Mapping[str, Role] | None = None, **settings: Any
     ) -> None:
+        note_cluster()
         refuse_in_child("a Cluster was made")
         plan = plan_from(app, roles, settings)
         self._begin_with(plan, Origin(_interpreters(plan) if on_linux() else {}))

@@ -38,7 +38,8 @@ def enter_folder(spec: RoleSpec) -> None:
             spec.app.preparation.enter()
         if spec.settings.chdir is not None:
             os.chdir(spec.settings.chdir)
-            sys.path.insert(0, os.getcwd())
+            # What lies beside a script comes first, as without chdir.
+            sys.path.insert(1 if isinstance(spec.app, Script) else 0, os.getcwd())
     except OSError as error:
         raise ConfigError(f"the app's folder {error.filename!r}: {error.strerror}") from None
 
@@ -47,14 +48,14 @@ def load_app(spec: RoleSpec, run_app: RunApp) -> object:
     """Return the object to be served, unless run_app has served it; ConfigError if it is none."""
     app = spec.app.load() if isinstance(spec.app, UnpickledApp) else spec.app
     if isinstance(app, Script):
-        _run_script(app, run_app)
+        run_to_serve(app, run_app)
         return None
     target = import_target(app) if isinstance(app, str) else app
     kind_of(target, is_role=spec.is_named)
     return target
 
 
-def _run_script(script: Script, run_app: RunApp) -> None:
+def run_to_serve(script: Script, run_app: RunApp) -> None:
     """Run a script; it must call run_app, wherever it ends."""
     try:
         run_script(script)

@@ -8,6 +8,7 @@ class Script(Struct, frozen=True):
 
     path: str
     arguments: tuple[str, ...] = ()
+    folder: str = ""  # in which the command was typed; "" is the current one
 
     def __str__(self) -> str:
         """Return the path, as it was typed."""

@@ -37,10 +37,15 @@ def check_script(path: str) -> None:
         raise ConfigError(f"{path!r} is a folder, and has no __main__.py to run")
 
 
+def path_of(script: Script) -> str:
+    """Return the absolute path, also where the process has entered another folder since."""
+    return os.path.abspath(os.path.join(script.folder, script.path))
+
+
 def put_on_path(script: Script) -> None:
     """Let this process import what lies beside the script, as Python does. Idempotent."""
-    path = os.path.realpath(script.path)
-    folder = path if has_main_inside(script.path) else os.path.dirname(path)
+    path = os.path.realpath(path_of(script))
+    folder = path if has_main_inside(path) else os.path.dirname(path)
     if sys.path[:1] != [folder]:
         # The first entry is the folder of what runs now; in safe mode there is none.
         sys.path[: 0 if sys.flags.safe_path else 1] = [folder]

@@ -9,5 +9,6 @@ signals.py    which signals mean what
 guard.py      ends what was told to stop and is blocked
 succession.py the next program in the same process: a trial, then an exec
 single_process.py  run() elsewhere than on Linux: the cluster is this one process
+lone_script.py  a script there: its call of run_app serves in this process
 output.py     what it prints and logs, also where nobody reads it
 """

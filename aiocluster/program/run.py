@@ -22,6 +22,7 @@ from aiocluster.children.start import (
 from aiocluster.cluster import Cluster, refuse_in_child
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.roles import Plan, Role, plan_from
+from aiocluster.config.script import Script
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.failures import describe
@@ -44,6 +45,7 @@ from aiocluster.program.life import (
     boot_failed,
     close,
 )
+from aiocluster.program.lone_script import serve_script
 from aiocluster.program.output import (
     discard_unwritable_output,
     open_standard_files,
@@ -78,7 +80,7 @@ class Typed:
     """What was typed for a program that the command runs: it comes before what that gives."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    on_start: str | None = None
+    on_start: OnStart | str | None = None
 
 
 typed = Typed()
@@ -144,7 +146,7 @@ def main_run(
     open_standard_files()
     set_up_logging(plan)
     if not on_linux():
-        return _run_in_one_process(plan, on_start)
+        return _run_in_one_process(plan, on_start, settings)
     again = this_program(call)
     if wanted := zygote_call_from_environment():
         if again.call < wanted:
@@ -160,7 +162,9 @@ def main_run(
     return _begin(plan, on_start, again, inherited)
 
 
-def _run_in_one_process(plan: Plan, on_start: OnStart | str | None) -> int:
+def _run_in_one_process(
+    plan: Plan, on_start: OnStart | str | None, settings: Mapping[str, Any]
+) -> int:
     try:
         check_apps(plan)
         hook = on_start_from(on_start)
@@ -168,6 +172,10 @@ def _run_in_one_process(plan: Plan, on_start: OnStart | str | None) -> int:
         return boot_failed(error)
     except Exception as error:
         return boot_failed(BootError(*describe(error)))
+    for spec in plan.roles.values():
+        if isinstance(spec.app, Script):
+            typed.settings, typed.on_start = settings, on_start  # it may call `run` itself
+            return serve_script(spec.app, spec, hook)
     return run_in_one_process(plan, hook)
 
 

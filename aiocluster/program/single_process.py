@@ -46,8 +46,10 @@ _CUT_GRACE = 0.25
 _CUT = "what it was doing"
 
 
-def run_in_one_process(plan: Plan, on_start: OnStart | None) -> int:
-    """Serve until the program is to stop; return its exit code."""
+def run_in_one_process(
+    plan: Plan, on_start: OnStart | None, loop: asyncio.AbstractEventLoop | None = None
+) -> int:
+    """Serve until the program is to stop, on `loop` or a new one; return its exit code."""
     log.warning("%s", one_process_warning(system_name(), plan))
     for note in {note for spec in plan.roles.values() for note in setting_notes(spec.settings)}:
         log.warning("%s", note)
@@ -58,7 +60,7 @@ def run_in_one_process(plan: Plan, on_start: OnStart | None) -> int:
     except BaseException as error:
         return boot_failed(BootError(*describe(error)))
     try:
-        return _live(SingleCluster(plan, given), on_start)
+        return _live(SingleCluster(plan, given), on_start, loop)
     finally:
         enter("primary")
 
@@ -77,7 +79,9 @@ def _target_of(spec: RoleSpec) -> object:
     return target
 
 
-def _live(cluster: "SingleCluster", on_start: OnStart | None) -> int:
+def _live(
+    cluster: "SingleCluster", on_start: OnStart | None, own: asyncio.AbstractEventLoop | None
+) -> int:
     guard = Guard(lambda: leave(cluster.abandon, EXIT_CUT))
     life = Life(cluster, on_start, guard)
 
@@ -85,7 +89,7 @@ def _live(cluster: "SingleCluster", on_start: OnStart | None) -> int:
         share_process(None)
         return await life.live()
 
-    runner = asyncio.Runner()
+    runner = asyncio.Runner(loop_factory=None if own is None else lambda: own)
     try:
         loop = runner.get_loop()
         return _until_over(loop, loop.create_task(live()), life)

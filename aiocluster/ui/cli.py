@@ -162,13 +162,20 @@ def run(
 def _app(target: str, arguments: tuple[str, ...], folder: str) -> str | Script:
     """Return what is to be served, and let it import what lies beside it, or in this folder."""
     if is_script(target):
-        script = Script(target, arguments)
+        script = Script(target, arguments, _current_folder())
         put_on_path(script)
         return script
     if arguments:
         raise click.UsageError(f"only a script has arguments, not {target}: {' '.join(arguments)}")
     _import_from(folder)
     return target
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed, and the script's path is absolute
+        return ""
 
 
 def _import_from(folder: str) -> None:

@@ -20,8 +20,11 @@ from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.kinds import kind_name
 from aiocluster.errors import ConfigError
 
+_LOOPS: list[type[asyncio.AbstractEventLoop]] = [asyncio.SelectorEventLoop]
 if on_linux():
     import uvloop
+
+    _LOOPS.append(uvloop.Loop)
 
 log = logging.getLogger("aiocluster")
 
@@ -55,7 +58,7 @@ class RunApp:
         RunApp.installed = self
         web.run_app = self._run_app
         self._guard(web.BaseSite, "start")
-        for loop in (asyncio.SelectorEventLoop, uvloop.Loop):
+        for loop in _LOOPS:
             self._guard(loop, "create_server")
             self._guard(loop, "create_unix_server")
 
@@ -158,8 +161,27 @@ class RunApp:
 def note_call_of_run() -> None:
     """`aiocluster.run` was called: raise CallsRun where a script is run to be served."""
     running = RunApp.installed
-    if running is not None and running._for_script and running._is_ours and not running.was_called:
+    if running is None or not running._is_ours or running.was_called:
+        return
+    if running._for_script:
         running.refuse(CallsRun())
+    # In one process it serves here.
+    running.was_called = True
+    running.imported()
+
+
+def note_cluster() -> None:
+    """A Cluster is made: refuse that where a script is run to be served."""
+    running = RunApp.installed
+    if running is None or not running._is_ours or running.was_called or not running._for_script:
+        return
+    name = running._name
+    running.refuse(
+        ConfigError(
+            f"{name} makes a Cluster itself, so it is the program that serves: run it with python,"
+            f" `python {name}`, in the place of `aiocluster run {name}`"
+        )
+    )
 
 
 def end_imports_under_way() -> None:

@@ -11,13 +11,13 @@ from types import ModuleType
 from aiohttp import web
 
 from aiocluster.config.script import Script
-from aiocluster.config.script_file import check_script, has_main_inside, put_on_path
+from aiocluster.config.script_file import check_script, has_main_inside, path_of, put_on_path
 from aiocluster.errors import ConfigError
 
 
 def run_script(script: Script) -> None:
     """Run it to its end as the program's main module; what it raises comes through."""
-    path = os.path.abspath(script.path)
+    path = path_of(script)
     check_script(path)
     sys.argv = [script.path, *script.arguments]
     put_on_path(script)

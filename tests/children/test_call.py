@@ -49,6 +49,22 @@ def test_a_trial_ends_at_the_call(tmp_path: Path) -> None:
     [
         ("web.run_app(web.Application(), path='x')", "server.py: web.run_app was given path"),
         ("import aiocluster; aiocluster.run('a:b')", "server.py calls aiocluster.run"),
+        (
+            "import aiocluster; aiocluster.Cluster('a:b')",
+            "server.py makes a Cluster itself, so it is the program that serves: run it with"
+            " python, `python server.py`",
+        ),
+        (
+            "import aiocluster, asyncio\n"
+            "async def main():\n"
+            "    async with aiocluster.Cluster('a:b'): pass\n"
+            "asyncio.run(main())",
+            "server.py makes a Cluster itself",
+        ),
+        (
+            "import aiocluster\ntry: aiocluster.Cluster('a:b')\nexcept Exception: pass",
+            "server.py makes a Cluster itself",
+        ),
         ("raise ValueError('no database')", "no database"),
         ("", "server.py ended without a call of web.run_app"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aiocluster.config.script import Script
-from aiocluster.config.script_file import check_script, is_script, put_on_path
+from aiocluster.config.script_file import check_script, is_script, path_of, put_on_path
 from aiocluster.errors import ConfigError
 
 
@@ -77,3 +77,10 @@ def test_a_link_is_followed(folder: Path) -> None:
     (folder / "bin" / "start.py").symlink_to(folder / "server.py")
     put_on_path(Script("bin/start.py"))
     assert sys.path[0] == str(folder)
+
+
+def test_a_relative_path_is_of_the_folder_in_which_it_was_typed() -> None:
+    """The process may enter another; an absolute path needs none."""
+    assert path_of(Script("bin/start.py", folder="/srv/shop")) == "/srv/shop/bin/start.py"
+    assert path_of(Script("/opt/start.py", folder="/srv/shop")) == "/opt/start.py"
+    assert path_of(Script("start.py")) == os.path.abspath("start.py")

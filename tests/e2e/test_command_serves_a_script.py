@@ -80,6 +80,22 @@ async def test_an_import_string_of_it_is_served_the_same_way(tmp_path: Path) -> 
     assert "Traceback" not in output
 
 
+async def test_it_enters_a_folder_and_is_found_where_it_was_typed(tmp_path: Path) -> None:
+    """By a relative path, also when it runs anew; what lies in either folder can be imported."""
+    (data := tmp_path / "data").mkdir()
+    (data / "there.py").write_text("text = 'there'")
+    (tmp_path / "beside.py").write_text("import os\ntext = os.path.basename(os.getcwd())")
+    source = script("{beside.text} {there.text}", first="import beside, there")
+    source = source.replace('text="{', 'text=f"{')
+    async with program(tmp_path, source, "server.py -w 1 --chdir data") as served:
+        url = await served.url()
+        assert await answer(url) == "data there"
+        served.send_signal(signal.SIGHUP)
+        await served.line("generation 2 serves")
+        assert await answer(url) == "data there"
+        assert await served.stop() == 0
+
+
 async def test_a_reload_runs_the_script_anew(tmp_path: Path) -> None:
     """As it is now; one that fails changes nothing, and a new port takes a new start."""
     async with program(tmp_path, script(), "server.py -w 1") as served:

@@ -94,6 +94,48 @@ async def test_the_command_serves_in_one_process(tmp_path: Path) -> None:
         assert await program.exit_code() == 0
 
 
+SCRIPT = """
+import sys
+from aiohttp import web
+async def hello(request):
+    return web.Response(text=" ".join([__name__, *sys.argv]))
+async def init():
+    app = web.Application()
+    app.router.add_get("/", hello)
+    return app
+web.run_app(init(), port=1, shutdown_timeout=7)
+print("goes on", flush=True)
+"""
+
+
+async def test_the_command_serves_a_script_in_one_process(tmp_path: Path) -> None:
+    """As the main module, with its arguments; options count, or the warning names them."""
+    (tmp_path / "server.py").write_text(SCRIPT)
+    (tmp_path / "command.py").write_text(COMMAND)
+    command = [
+        "command.py",
+        "run",
+        "server.py",
+        "-w",
+        "2",
+        "-b",
+        "127.0.0.1:0",
+        "--",
+        "--config",
+        "x",
+    ]
+    async with Program(tmp_path, command=[sys.executable, *command], env=ON_THE_PATH) as program:
+        assert await fetch(await program.url()) == "__main__ server.py --config x"
+        assert program.descendants() == []
+        assert await program.stop() == 0
+        output = await program.all_output()
+    warnings = re.findall(r"WARNING .*", output)
+    assert len(warnings) == 1
+    assert "without effect here: workers=2" in warnings[0]
+    assert "stopping, within 7 s" in output
+    assert "goes on" in program.lines
+
+
 async def test_a_cluster_of_ones_own_needs_linux(tmp_path: Path) -> None:
     """It can be made, so that its module can be imported; its start says what to do instead."""
     start = """import asyncio
