@@ -137,6 +137,11 @@ async def test_what_no_fork_survives_is_run_in_each_worker(tmp_path: Path) -> No
             "from aiohttp import web\napp = web.Application()\n",
             "server.py ended without a call of web.run_app; it has app: give server:app",
         ),
+        (
+            "import aiocluster, asyncio\nasync def main():\n    aiocluster.Cluster('a:b')\n"
+            "asyncio.run(main())\n",
+            "server.py makes a Cluster itself, so it is the program that serves: run it with python",
+        ),
     ],
 )
 async def test_what_cannot_be_served_ends_the_start(
