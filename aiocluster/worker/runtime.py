@@ -184,7 +184,7 @@ class Runtime:
         starting = asyncio.ensure_future(self._started(load))
         is_over = await self._unless_drained(starting)
         self._starting = None
-        if not is_over:
+        if not is_over and (starting.cancelled() or starting.exception() is not None):
             return True
         if (failure := self._failure_of(starting)) is not None:
             self._channel.post(failure)

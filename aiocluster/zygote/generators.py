@@ -4,11 +4,16 @@ The global generators (of `random` and of `numpy.random`) are seeded anew in eac
 worker. One that a module made for itself is the module's, so it is only named.
 """
 
+import os
 import random
 import sys
-import sysconfig
 from collections.abc import Collection, Iterator
 from types import ModuleType
+
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+
+# The folders of installed packages, Debian's among them.
+_PACKAGES = frozenset({"site-packages", "dist-packages"})
 
 
 def made_by(modules: Collection[str]) -> list[str]:
@@ -28,12 +33,11 @@ def made_by(modules: Collection[str]) -> list[str]:
 
 
 def _is_of_the_app(module: ModuleType) -> bool:
+    # By the path alone: at the limit of descriptors, or as another user, no file can be read.
     file = vars(module).get("__file__")
-    return isinstance(file, str) and not file.startswith(_folders_of_packages())
-
-
-def _folders_of_packages() -> tuple[str, ...]:
-    return tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+    if not isinstance(file, str) or file.startswith(_STANDARD_LIBRARY):
+        return False
+    return _PACKAGES.isdisjoint(file.split(os.sep))
 
 
 def _kinds() -> tuple[type, ...]:

@@ -140,7 +140,8 @@ async def test_what_no_fork_survives_is_run_in_each_worker(tmp_path: Path) -> No
         (
             "import aiocluster, asyncio\nasync def main():\n    aiocluster.Cluster('a:b')\n"
             "asyncio.run(main())\n",
-            "server.py makes a Cluster itself, so it is the program that serves: run it with python",
+            "server.py makes a Cluster itself, so it is the program that serves: run it with "
+            "python",
         ),
     ],
 )

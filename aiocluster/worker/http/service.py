@@ -103,14 +103,18 @@ class AiohttpService:
         return self._server
 
     async def start(self) -> None:
-        """Call the factory, run the app's start-up hooks."""
+        """Call the factory, run the app's start-up hooks.
+
+        If this is cancelled when the app has just started, it returns: the app is to be drained.
+        """
         starting = self._hooks.begin(self._start)
         try:
-            await asyncio.wait({starting})  # which leaves it alone when we are cancelled
+            await asyncio.wait({starting})  # which leaves it alone when this is cancelled
         except asyncio.CancelledError:
             self._hooks.cancel()
             await asyncio.wait({starting})
-            raise
+            if self._server is None:
+                raise
         finally:
             if self._server is None:
                 self._hooks.close()

@@ -708,3 +708,22 @@ async def test_a_start_that_swallows_its_cancellation_is_cleaned_up() -> None:
     await soon(asyncio.wait({starting}))
     assert starting.cancelled()
     assert app.hooks == ["on_startup", "on_cleanup"]
+
+
+async def test_an_app_that_has_started_is_cleaned_up_whenever_its_start_is_cancelled() -> None:
+    """A stop may come in any turn of a start, the last one too; no task of the app is left."""
+    for turn in range(1, 12):
+        app = App()
+        stage = Stage(app.application)
+        starting = asyncio.create_task(stage.service.start())
+        await turns(turn)
+
+        starting.cancel()
+        await soon(asyncio.wait({starting}))
+        if not starting.cancelled():
+            await stage.drain(0.0)
+        await turns()
+
+        assert ("on_startup" in app.hooks) == ("on_cleanup" in app.hooks), turn
+        left = [task for task in asyncio.all_tasks() if task.get_name() == "the app's hooks"]
+        assert left == [], turn
