@@ -5,11 +5,14 @@ Any of them would leave the workers behind, so each has a meaning or is logged.
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from aiocluster.ipc.signals import signals_of
 
@@ -25,6 +28,12 @@ _LEFT_ALONE = {
 }
 
 _STOPS = signals_of("SIGTERM", "SIGINT", "SIGQUIT")
+
+# The process whose loop hears signals, while it does.
+_hearing: set[int] = set()
+
+# The masks from before a fork that is under way, by thread.
+_masks: dict[int, set[signal.Signals]] = {}
 
 
 # On Windows there is no mask of signals.
@@ -43,6 +52,7 @@ def handled_signals() -> set[int]:
 
 def hold_signals() -> None:
     """Let them wait from now on; where a signal cannot wait (Windows) it is ignored."""
+    _hearing.discard(os.getpid())
     if _CAN_WAIT:
         signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
         return
@@ -85,8 +95,13 @@ def held_from_new_threads() -> Iterator[None]:
 
 
 def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
-    """Let the running loop hear them from now on; one without a meaning is logged."""
+    """Let the running loop hear them from now on; one without a meaning is logged.
+
+    Processes that are forked meanwhile do not inherit that.
+    """
     loop = asyncio.get_running_loop()
+    _hearing.add(os.getpid())
+    _keep_handlers_from_children()
     for number in handled_signals():
         meaning = meanings.get(number) or partial(ignore, number)
         try:
@@ -95,6 +110,44 @@ def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
             signal.signal(number, partial(_hear_in, loop, meaning))
     if _CAN_WAIT:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
+
+
+@functools.cache
+def _keep_handlers_from_children() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_hold_at_fork,
+            after_in_parent=_release_after_fork,
+            after_in_child=_forget_handlers,
+        )
+
+
+def _hold_at_fork() -> None:
+    """Let signals wait until the child has no handler of its parent any more."""
+    if os.getpid() in _hearing:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+        _masks[threading.get_ident()] = cast(set[signal.Signals], mask)
+
+
+def _release_after_fork() -> None:
+    if (mask := _masks.pop(threading.get_ident(), None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _forget_handlers() -> None:
+    """Let a process that was forked from one that hears signals, say by multiprocessing, hear none.
+
+    The handlers that it inherits write to the descriptor that wakes its parent's loop: what ends
+    the child would be heard there, and would not end it.
+    """
+    if threading.get_ident() not in _masks:
+        return
+    _hearing.clear()
+    signal.set_wakeup_fd(-1)
+    for number in handled_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, _usual_handler(number))
+    _release_after_fork()
 
 
 def _hear_in(

@@ -9,7 +9,7 @@ from tests.e2e.wire import Wire
 from tests.support.program import Program
 
 SOURCE = """
-import asyncio, sys, time
+import asyncio, multiprocessing, sys, time
 from aiohttp import web
 import aiocluster
 
@@ -29,6 +29,13 @@ async def leave(cluster):
 
 async def leave_from_callback(cluster):
     cluster.on(aiocluster.WorkerMessage, lambda event: sys.exit(4))
+
+async def fork(cluster):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+    child.start()
+    child.terminate()
+    await asyncio.to_thread(child.join)
+    print("the child ended with", child.exitcode, flush=True)
 
 async def hello(request):
     await aiocluster.current_worker().send("asked")
@@ -104,3 +111,12 @@ async def test_one_that_is_imported_for_ever_can_be_interrupted(
         assert await running.stop(number) == 0
         assert "Traceback" not in await running.all_output()
         assert running.left_behind() == []
+
+
+async def test_a_child_that_on_start_forks_ends_alone(tmp_path: Path) -> None:
+    """TERM ends it, and not the program, which serves on."""
+    async with program(tmp_path, "fork") as running:
+        await running.line("the child ended with -15")
+        async with Wire(await running.url()) as wire:
+            assert (await wire.get()).body == b"hello"
+        assert await running.stop() == 0

@@ -1,9 +1,11 @@
 """Which signals are handled, in this process itself."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import threading
+from functools import partial
 
 import pytest
 
@@ -19,6 +21,7 @@ from aiocluster.program.signals import (
     interruptible,
     release_signals,
 )
+from tests.support.waiting import turns
 
 UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
@@ -113,5 +116,26 @@ async def test_a_loop_without_signal_handlers_hears_them_too(
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def test_a_forked_child_hears_nothing_for_its_parent() -> None:
+    """What ends it ends it alone, and its parent's loop does not hear of it."""
+    heard: list[str] = []
+    before = {number: signal.getsignal(number) for number in handled_signals()}
+    handle_signals({signal.SIGTERM: partial(heard.append, "TERM")})
+    try:
+        child = multiprocessing.get_context("fork").Process(target=signal.pause)
+        child.start()
+        child.terminate()
+        await asyncio.to_thread(child.join, 30)
+        await turns(20)
+        assert (child.exitcode, heard) == (-signal.SIGTERM, [])
+    finally:
+        hold_signals()
+        for number in before:
+            asyncio.get_running_loop().remove_signal_handler(number)
+        release_signals()
         for number, handler in before.items():
             signal.signal(number, handler)
