@@ -104,7 +104,7 @@ def test_a_service_that_fails_ends_it_with_its_code(tmp_path: Path) -> None:
             2,
             "server.py starts a server by itself (TCPSite.start)",
         ),
-        ("try: web.run_app(7)\nexcept Exception: pass", 2, "was given 7, a int"),
+        ("try: web.run_app(7)\nexcept Exception: pass", 2, "was given 7, an int"),
     ],
 )
 def test_one_that_cannot_be_served_ends_with_the_code_that_linux_gives(

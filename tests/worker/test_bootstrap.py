@@ -440,7 +440,7 @@ async def test_a_job_that_raises_ends_its_worker_with_1(stage: Stage) -> None:
 
 async def test_a_job_that_returns_ends_its_worker_with_0(stage: Stage) -> None:
     """Once the primary, who was asked, has said so."""
-    process = await stage.start(JOB.format(ends=""))
+    process = await stage.start(JOB.format(ends="await asyncio.sleep(0)"))
     assert await stage.hear(DrainRequest) == DrainRequest("finished")
     stage.primary.channel.post(Drain(10.0, moving=False))
 

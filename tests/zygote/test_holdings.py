@@ -144,10 +144,20 @@ def test_a_thread_is_named_also_one_that_threading_does_not_know() -> None:
     assert set(found) == {"thread 'flusher'", "thread '(without a name)'"}
 
 
+def _wait_until_it_runs(cat: "subprocess.Popen[bytes]") -> None:
+    """Popen returns while the kernel has not yet set the command line of the new process."""
+    assert cat.stdin is not None
+    assert cat.stdout is not None
+    cat.stdin.write(b"\n")
+    cat.stdin.flush()
+    assert cat.stdout.read(1) == b"\n"
+
+
 def test_a_child_is_named_by_its_command_while_it_runs() -> None:
     """A zombie that the module has not asked for is over."""
     before = look()
-    with subprocess.Popen(["sleep", "1000"]) as child:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        _wait_until_it_runs(child)
         running = left_behind(before, look())
         assert child.pid in running_children()
         child.kill()
@@ -155,7 +165,7 @@ def test_a_child_is_named_by_its_command_while_it_runs() -> None:
         dead = left_behind(before, look())
         assert child.pid in children()
 
-    assert running == [f"child process {child.pid} (sleep 1000)"]
+    assert running == [f"child process {child.pid} (cat)"]
     assert dead == []
 
 
