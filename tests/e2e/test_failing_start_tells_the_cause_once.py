@@ -64,7 +64,7 @@ def make_app():
     ),
     "not a web app": Failure(
         "def make_app():\n    return 42\n",
-        "make_app() returned 42, a int; expected an aiohttp.web.Application",
+        "make_app() returned 42, an int; expected an aiohttp.web.Application",
     ),
     "nothing to call": Failure("make_app = 42\n", "is an int; expected an aiohttp.web.Application"),
     "request handler": Failure(
