@@ -62,7 +62,6 @@ class Reloader:
         self.turn = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._done: set[asyncio.Task[None] | None] = set()  # their generation serves
         self._closed = False
 
     async def reload(self) -> None:
@@ -95,7 +94,7 @@ class Reloader:
 
     def close(self) -> None:
         """Give up what is under way; the workers are another's to end. Idempotent."""
-        if self._tasks - self._done and not self._closed:
+        if self._tasks and not self._closed:
             log.warning("%s: given up, for the cluster is stopping", self._name)
         self._closed = True
         for task in self._tasks:
@@ -108,7 +107,6 @@ class Reloader:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._done.discard(task)
         if not task.cancelled():
             task.exception()  # perhaps nobody waits for it any more
 
@@ -128,7 +126,6 @@ class Reloader:
             "%s: generation %d serves, after %.1f s", self._name, number, self._loop.time() - began
         )
         self._bus.publish(Reloaded(number, self._role))
-        self._done.add(asyncio.current_task())
         await self._until_only(number)
 
     async def _replace_generation(self) -> None:
