@@ -61,7 +61,8 @@ class Reloader:
         self._loop = asyncio.get_running_loop()
         self.turn = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # At a stop: those whose generation does not serve yet.
+        self._to_give_up: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def reload(self) -> None:
@@ -88,16 +89,16 @@ class Reloader:
         """Let one follow; return the task that is it."""
         if self._next is None:
             self._next = self._loop.create_task(self._in_turn())
-            self._tasks.add(self._next)
+            self._to_give_up.add(self._next)
             self._next.add_done_callback(self._over)
         return self._next
 
     def close(self) -> None:
         """Give up what is under way; the workers are another's to end. Idempotent."""
-        if self._tasks and not self._closed:
+        if self._to_give_up and not self._closed:
             log.warning("%s: given up, for the cluster is stopping", self._name)
         self._closed = True
-        for task in self._tasks:
+        for task in self._to_give_up:
             task.cancel()
 
     async def _in_turn(self) -> None:
@@ -106,7 +107,7 @@ class Reloader:
             await self._reload()
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._to_give_up.discard(task)
         if not task.cancelled():
             task.exception()  # perhaps nobody waits for it any more
 
@@ -126,6 +127,8 @@ class Reloader:
             "%s: generation %d serves, after %.1f s", self._name, number, self._loop.time() - began
         )
         self._bus.publish(Reloaded(number, self._role))
+        if task := asyncio.current_task():
+            self._to_give_up.discard(task)
         await self._until_only(number)
 
     async def _replace_generation(self) -> None:

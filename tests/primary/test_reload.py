@@ -512,3 +512,22 @@ async def test_who_asked_may_stop_waiting(make_stage: MakeStage) -> None:
     await end_drained([old])
 
     assert (await stage.event(Reloaded)).generation == 2
+
+
+async def test_a_stop_does_not_give_up_a_reload_whose_generation_serves(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The old workers that it still waits for end with all the others."""
+    caplog.set_level("INFO")
+    stage = await make_stage(min_uptime=0)
+    (old,) = await stage.start(1)
+    reloading, spawner = await begin(stage)
+    (new,) = await spawner.ready(1)
+    await stage.event(Reloaded)
+
+    stopping = asyncio.create_task(stage.supervisor.stop(5.0))
+    await end_drained([old, new])
+    await soon(stopping)
+
+    await soon(reloading)
+    assert "given up" not in caplog.text
