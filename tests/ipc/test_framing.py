@@ -1,7 +1,7 @@
 import math
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -165,16 +165,15 @@ def test_what_belongs_into_a_channel_is_no_message_for_the_zygote(
 # ---- what is no message
 
 
-@pytest.mark.parametrize("filler", [0x00, 0x41, 0xC0, 0xC1, 0xD9, 0xFF])
-@pytest.mark.parametrize("first", range(256))
-def test_garbage_is_never_a_message(first: int, filler: int) -> None:
+def test_garbage_is_never_a_message() -> None:
     """Whatever byte comes first: it is refused, or the rest of its frame is waited for."""
-    garbage = bytes([first]) + bytes([filler]) * 40
-    try:
-        messages = received(garbage)
-    except ProtocolError:
-        return
-    assert messages == []
+    for first, filler in product(range(256), [0x00, 0x41, 0xC0, 0xC1, 0xD9, 0xFF]):
+        garbage = bytes([first]) + bytes([filler]) * 40
+        try:
+            messages = received(garbage)
+        except ProtocolError:
+            continue
+        assert messages == [], garbage
 
 
 @slow_machine

@@ -157,13 +157,12 @@ def test_garbage_is_refused(pair: Pair, packet: bytes) -> None:
         receive_packet(pair[1], ToZygote)
 
 
-@pytest.mark.parametrize("first", range(256))
-def test_no_first_byte_does_harm(pair: Pair, first: int) -> None:
-    """Whatever a packet begins with, it is a message or a ProtocolError."""
-    send_raw(pair[0], bytes([first]) + b"\xc0" * 30, [0])
-
-    with pytest.raises(ProtocolError):
-        receive_packet(pair[1], ToZygote)
+def test_no_first_byte_makes_garbage_a_message(pair: Pair) -> None:
+    """And none raises anything but a ProtocolError."""
+    for first in range(256):
+        send_raw(pair[0], bytes([first]) + b"\xc0" * 30, [0])
+        with pytest.raises(ProtocolError):
+            pytest.fail(f"{first:#x}: {receive_packet(pair[1], ToZygote)}")
 
 
 def test_a_packet_that_was_cut_is_refused(pair: Pair) -> None:

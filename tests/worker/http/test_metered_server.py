@@ -200,10 +200,10 @@ async def test_each_request_is_counted_once(stage: Stage) -> None:
 async def test_who_wants_room_hears_of_each_end_once_it_is_counted(stage: Stage) -> None:
     """Of a request and of a connection; else it would look too early, and find none."""
     stage.row[ROOM_WANTED] = 1
-    async with stage.client.get(f"http://127.0.0.1:{stage.port}/") as response:
-        await response.read()
+    async with ClientSession() as client:
+        async with client.get(f"http://127.0.0.1:{stage.port}/") as response:
+            await response.read()
         assert stage.told == [(2, 1)]
-        response.close()
     await turns_until(lambda: stage.open == 0)
     assert stage.told == [(2, 1), (2, 0)]
 
