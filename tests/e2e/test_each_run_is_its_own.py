@@ -33,7 +33,7 @@ async def test_a_new_zygote_of_the_second_serves_the_second(tmp_path: Path) -> N
         await program.url()
         program.send_signal(15)
         await program.line("next: second")
-        begun = len(program.lines)
+        begun = program.lines.index("next: second")
         url = (await program.line("serving on", after=begun)).split()[3]
         kill(program.zygote().pid)
         await program.line("starting a new one")

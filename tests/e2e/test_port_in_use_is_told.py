@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.support.ports import unused_port
-from tests.support.program import Program
+from tests.support.program import Program, until
 
 SOURCE = """
 from aiohttp import web
@@ -40,7 +40,7 @@ async def test_a_port_in_use_ends_it_with_3_and_the_cause(tmp_path: Path) -> Non
         async with Program(tmp_path, SOURCE.format(port=port)) as program:
             assert await program.exit_code() == 3
             output = await program.all_output()
-            assert program.left_behind() == []
+            await until(lambda: program.left_behind() == [], "its zygote is gone")
 
     assert output.count(f"cannot bind 127.0.0.1:{port}: Address already in use") == 1
     assert "Traceback" not in output
