@@ -116,6 +116,7 @@ class Upgradable(Program):
         self.settings: dict[str, Any] = {"workers": 2, "bind": "127.0.0.1:0", "min_uptime": 0.1}
         self.settings |= settings
         self.app, self.on_start = '"app:make_app"', '"hook:on_start"'
+        self._told: dict[str, tuple[int, list[Any]]] = {}  # by file: the bytes read, the lines
         super().__init__(folder, " ")
         self.write("app.py", APP)
         self.write("hook.py", HOOK)
@@ -156,6 +157,11 @@ class Upgradable(Program):
 
     def told(self, name: str) -> list[Any]:
         """Return what the hook has written to a file."""
-        path = self.folder / name
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        read, lines = self._told.get(name, (0, []))
+        if (self.folder / name).exists():
+            with open(self.folder / name, "rb") as file:
+                file.seek(read)
+                # The hook writes whole lines.
+                lines += [json.loads(line) for line in file]
+                self._told[name] = file.tell(), lines
+        return lines
