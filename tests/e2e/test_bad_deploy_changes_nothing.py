@@ -104,6 +104,7 @@ async def test_a_failure_half_way_puts_the_old_code_back(tmp_path: Path) -> None
 
 
 # node: E5 (adapted: no command ends with a code, reload() raises)
+@pytest.mark.real_start
 async def test_the_caller_hears_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`reload()` raises it, with the traceback, and the event carries both."""
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -22,6 +22,7 @@ def children() -> set[psutil.Process]:
 # ---- what it takes
 
 
+@pytest.mark.real_start
 async def test_a_factory_at_the_top_level_of_a_module_is_served() -> None:
     """The function itself may be given: the workers import its module."""
     async with serving(make_app) as (cluster, _):
@@ -173,6 +174,7 @@ async def test_an_exception_in_the_block_stops_the_cluster_and_comes_through() -
     assert children() <= before
 
 
+@pytest.mark.real_start
 async def test_a_cancelled_start_leaves_nothing() -> None:
     """Cancelled at any step of it, a start takes back what it had begun."""
     before = children()
@@ -236,6 +238,7 @@ FAILURES = [
 ]
 
 
+@pytest.mark.real_start
 @pytest.mark.parametrize(("app", "cause", "traceback"), FAILURES)
 async def test_an_app_that_cannot_be_had_is_a_boot_error(
     app: str, cause: str, traceback: bool, caplog: pytest.LogCaptureFixture

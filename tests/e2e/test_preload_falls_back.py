@@ -7,6 +7,8 @@ import pytest
 from tests.support.cluster import HTTP_APP, ask, first, kill, serving, who_answers
 from tests.support.program import Program
 
+pytestmark = pytest.mark.real_start
+
 THREADED_APP = "tests.e2e.threaded_app:make_app"
 
 NOTE = "importing the app left what no fork survives: thread 'Thread-1 (wait)'"
