@@ -10,6 +10,7 @@ when each mode has had N further answers, and `some N` when all of them together
     connections   by mode (modes.py): how many
     rounds        a mode ends after so many, 0: never; one is a request, or those of one write
     lives         rounds that a connection lasts at most
+    pause         seconds between two rounds of a connection, at most; half of them have none
     timeout       seconds that a round may take, its connecting included
 """
 
@@ -33,8 +34,6 @@ from tests.chaos.tally import Failure, Tally
 
 # After a failure: a server that refuses is not asked as fast as we can.
 _PAUSE_AFTER_FAILURE = 0.01
-# Of an idle connection, at most, between two rounds.
-_PAUSE_BETWEEN_ROUNDS = 0.003
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,7 @@ class Config:
     connections: dict[str, int]
     rounds: int = 0
     lives: int = 1000
+    pause: float = 0.003
     timeout: float = 60.0
 
 
@@ -104,6 +104,7 @@ class Load:
         client = Client(dice, self._tallies[name], self._now)
         conversation = Conversation(MODES[name], client, place, self._config.lives)
         while self._goes_on(name):
+            await client.pause(self._config.pause)
             await conversation.go_on(self._config.timeout)
         conversation.close()
 
@@ -143,7 +144,6 @@ class Conversation:
     async def _ready(self) -> Connection:
         """Return the connection, a new one if there is none, or none any more."""
         if self._connection is not None:
-            await self._client.pause(_PAUSE_BETWEEN_ROUNDS)
             if self._connection.is_upgraded or not self._connection.was_closed():
                 return self._connection
             self._client.tally.tell("closed between two requests, unannounced")

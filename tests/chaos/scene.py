@@ -27,6 +27,10 @@ _REPOSITORY = Path(__file__).parents[2]
 # How long a soak is, as a multiple of what every run of the tests does.
 SCALE = int(os.environ.get("AIOCLUSTER_CHAOS_SCALE", "1"))
 
+# Seconds at most of a client between two rounds. A soak asks as fast as it can; other runs leave
+# the machine to the tests beside them.
+PAUSE = 0.003 if SCALE > 1 else 0.1
+
 WORKERS = 3
 CONNECTIONS = {"keepalive": 6, "close": 4, "post": 3, "pipeline": 3, "slow": 3, "websocket": 3}
 # Answers that each mode has had between two harms.
@@ -148,7 +152,8 @@ async def under_load(
     given = program or program_of(folder, **settings)
     async with given as running:
         url = await _address(folder)
-        async with load_on(url, connections, dice.getrandbits(32), lives=lives) as load:
+        seed = dice.getrandbits(32)
+        async with load_on(url, connections, seed, lives=lives, pause=PAUSE) as load:
             scene = Scene(running, load, dice, url)
             await scene.go_on()
             yield scene

@@ -2,20 +2,22 @@
 
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
 from tests.chaos.deploys import deploy, deployed, shop, versions
 
 # Long enough for a good version on a busy machine, and the time that a bad one is waited for.
-BOOT_TIMEOUT = 20.0
+BOOT_TIMEOUT = 12.0
 
-BAD = {
+# By when they fail.
+BAD_AT_IMPORT = {
     "cannot be parsed": shop(2, before="def"),
     "raises when imported": shop(2, before="raise RuntimeError('bad deploy')"),
     "ends when imported": shop(2, before="import os; os._exit(0)"),
     "has no factory": shop(2, before="").replace("def make_app", "def make_nothing"),
+}
+BAD_IN_WORKERS = {
     "raises in its factory": shop(2, in_factory="raise RuntimeError('bad deploy')"),
     "crashes in its factory": shop(2, in_factory="os._exit(7)"),
     "crashes once it has started": shop(
@@ -25,20 +27,23 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("what", BAD)
-async def test_a_bad_deploy_changes_nothing(tmp_path: Path, dice: Random, what: str) -> None:
+@pytest.mark.parametrize("bad", [BAD_AT_IMPORT, BAD_IN_WORKERS], ids=["import", "workers"])
+async def test_bad_deploys_change_nothing(
+    tmp_path: Path, dice: Random, bad: dict[str, str]
+) -> None:
     """The same workers serve before and after, reload() says why, and a good deploy follows."""
-    settings: dict[str, Any] = {"boot_timeout": BOOT_TIMEOUT} if what == "never gets ready" else {}
-    async with deployed(tmp_path, dice, **settings) as scene:
+    async with deployed(tmp_path, dice, boot_timeout=BOOT_TIMEOUT) as scene:
         before = {worker.pid for worker in scene.workers()}
-        outcome = await deploy(scene, BAD[what])
-        assert outcome != "ok"
-        if "bad deploy" in BAD[what]:
-            assert "bad deploy" in outcome
-            await scene.program.line("bad deploy")
-        await scene.go_on()
-        assert {worker.pid for worker in scene.workers()} == before
-        assert await versions(scene) == {"1"}
+        for what, source in bad.items():
+            begun = len(scene.program.lines)
+            outcome = await deploy(scene, source)
+            assert outcome != "ok", what
+            if "bad deploy" in source:
+                assert "bad deploy" in outcome
+                await scene.program.line("bad deploy", after=begun)
+            await scene.go_on()
+            assert {worker.pid for worker in scene.workers()} == before, what
+            assert await versions(scene) == {"1"}, what
         assert await deploy(scene, shop(3)) == "ok"
         await scene.go_on()
         assert await versions(scene) == {"3"}
