@@ -6,6 +6,7 @@ they would under aiohttp.
 """
 
 import asyncio
+import functools
 import inspect
 import logging
 import os
@@ -56,7 +57,12 @@ class RunApp:
     def install(self) -> None:
         """Be there in the place of aiohttp's, before any of the user's code is imported."""
         RunApp.installed = self
-        web.run_app = self._run_app
+
+        @functools.wraps(self._original)  # also where Python says that it was called wrongly
+        def run_app(app: Any, **arguments: Any) -> None:
+            self._run_app(app, arguments)
+
+        web.run_app = run_app
         self._guard(web.BaseSite, "start")
         for loop in _LOOPS:
             self._guard(loop, "create_server")
@@ -89,7 +95,7 @@ class RunApp:
         """Is the user's code being imported, in this process?"""
         return os.getpid() == self._pid and bool(self._guarded)
 
-    def _run_app(self, app: Any, **arguments: Any) -> None:
+    def _run_app(self, app: Any, arguments: Mapping[str, Any]) -> None:
         """Serve `app`: see aiohttp.web.run_app."""
         if not self._is_ours:
             if self._is_importing:

@@ -1,6 +1,7 @@
 """What stands in the place of aiohttp's run_app, with the test as what serves."""
 
 import asyncio
+import inspect
 import os
 import sys
 import threading
@@ -16,6 +17,8 @@ from aiohttp import web
 
 from aiocluster.errors import ConfigError
 from aiocluster.zygote.run_app import CallsRun, RunApp, end_imports_under_way, note_call_of_run
+
+AIOHTTPS = web.run_app
 
 
 class Stage:
@@ -68,6 +71,20 @@ def test_a_second_call_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert codes == [0]
     assert len(stage.calls) >= 1
+
+
+def test_a_wrong_call_is_told_as_by_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names run_app, which the user has called, and nothing of ours."""
+    monkeypatch.setattr(web, "run_app", AIOHTTPS)
+    Stage()
+    wrong: Any = web.run_app
+
+    with pytest.raises(TypeError, match=r"^run_app\(\) takes 1 positional argument but 2 were"):
+        wrong(web.Application(), "127.0.0.1")
+    with pytest.raises(TypeError, match=r"^run_app\(\) missing 1 required positional argument"):
+        wrong(port=9000)
+
+    assert inspect.signature(web.run_app) == inspect.signature(AIOHTTPS)
 
 
 @pytest.mark.parametrize("app", [None, web.Application, lambda: web.Application(), "server:app"])
