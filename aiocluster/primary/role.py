@@ -155,11 +155,11 @@ class RoleParts:
     def listen(self) -> None:
         """Let clients in, now that there are workers to serve them; jobs do not."""
         if self.supervisor.take_connections is False and self.settings.bind:
-            if self.settings.bind != Settings().bind:
+            if "bind" in self._spec.given or self._call is not None:
                 bind = ", ".join(map(str, self.settings.bind))
                 log.warning(
-                    "role %s: a job takes no connections, so nobody listens on %s (bind);"
-                    " see worker.start_server",
+                    "role %s runs a job, which takes no connections: the cluster does not listen"
+                    " on %s (bind); a job listens with worker.start_server",
                     self.name,
                     bind,
                 )

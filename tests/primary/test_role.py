@@ -388,9 +388,27 @@ async def test_a_job_may_have_the_port_for_which_it_has_no_use(
     bound = (await answer(worker, where)).bound
     role.listen()
 
-    assert f"role jobs: a job takes no connections, so nobody listens on {LOOPBACK}" in caplog.text
+    assert f"the cluster does not listen on {LOOPBACK} (bind)" in caplog.text
     assert bound == [Bound(254, where)]
     socket.create_connection((where.host, where.port)).close()
+
+
+async def test_a_job_is_told_of_no_address_that_it_was_not_given(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default is for apps: whoever starts a job alone did not mean to listen."""
+    role = roles.add("jobs", bind=LOOPBACK, workers=1)
+    role._spec = msgspec.structs.replace(role._spec, given=frozenset())
+    role.bind([])
+    starting = asyncio.create_task(role.start())
+    await turns()
+    (await roles.spawner("jobs").next()).say(Online(), Ready(serves=False))
+    await soon(starting)
+
+    role.listen()
+
+    assert "does not listen" not in caplog.text
+    assert role.sockets == []
 
 
 async def test_what_servers_there_are_is_left_to_the_next_program(roles: Roles) -> None:
