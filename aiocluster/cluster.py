@@ -212,6 +212,14 @@ class Cluster:
         supervisors = [role.supervisor for role in self._started("all_finished").roles.values()]
         return all(one.empty.is_set() and one.all_finished for one in supervisors)
 
+    @property
+    def exit_code(self) -> int:
+        """The code with which the app's own code has ended a worker in the stop (`sys.exit`), or 0.
+
+        Codes 0 and 1 do not count: 1 means that something was cut, and `stop` returns that.
+        """
+        return self._parts.exit_code if self._parts else 0
+
     def kill(self) -> None:
         """Kill every worker now; a `stop` that waits for them ends at once."""
         if self._parts is not None:

@@ -26,15 +26,23 @@ class BootError(ClusterError):
     `cause` is one line; `traceback` is the text of the first failure's traceback, or ""
     when there was none (a worker that was killed has none); `is_shown` when that stands on
     standard error already. `kind` is "failed"; "refused" when the code asks for what cannot be
-    had; "calls_run" when it is a script that calls `aiocluster.run`.
+    had; "calls_run" when it is a script that calls `aiocluster.run`. `exit_code` is the code with
+    which the app's own code has exited before it served (`sys.exit`), None where it has not.
     """
 
     def __init__(
-        self, cause: str, traceback: str = "", *, is_shown: bool = False, kind: str = "failed"
+        self,
+        cause: str,
+        traceback: str = "",
+        exit_code: int | None = None,
+        *,
+        is_shown: bool = False,
+        kind: str = "failed",
     ) -> None:
         super().__init__(cause)
         self.cause = cause
         self.traceback = traceback
+        self.exit_code = exit_code
         self.is_shown = is_shown
         self.kind = kind
 

@@ -11,7 +11,6 @@ from aiocluster.config.script import Script
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import ConfigError
-from aiocluster.ipc.hangup import ImportStopped
 from aiocluster.primary.pickled_app import Preparation
 from aiocluster.zygote.run_app import RunApp
 from aiocluster.zygote.script import no_call, run_script
@@ -56,13 +55,8 @@ def load_app(spec: RoleSpec, run_app: RunApp) -> object:
 
 
 def run_to_serve(script: Script, run_app: RunApp) -> None:
-    """Run a script; it must call run_app, wherever it ends."""
-    try:
-        run_script(script)
-    except SystemExit as error:
-        if run_app.was_called or isinstance(error, ImportStopped):
-            raise
-        run_app.refuse(no_call(script, f" with {error.code!r}" if error.code else ""))
+    """Run a script; it must call run_app, unless it raises something, SystemExit say."""
+    run_script(script)
     if not run_app.was_called:
         run_app.refuse(no_call(script))
 

@@ -42,7 +42,7 @@ from aiocluster.primary.zygote_handle import EXIT_TIMEOUT
 from aiocluster.worker.bootstrap import Worker
 from aiocluster.worker.context import enter
 from aiocluster.worker.ending import run_exit_hooks
-from aiocluster.worker.exits import exit_code
+from aiocluster.worker.exits import describe_start, exit_code
 from aiocluster.worker.http.runner import notes as aiohttp_notes
 from aiocluster.zygote.ends import end_import
 from aiocluster.zygote.leftovers import (
@@ -150,10 +150,11 @@ class Offspring:
         match imported.error:
             case CallsRun():
                 text = f"{self._spec.app} calls aiocluster.run: that takes a stop and a start"
-                return PrepareFailed(text, "", "calls_run")
+                return PrepareFailed(text, "", kind="calls_run")
             case BaseException() as error:
                 kind: FailureKind = "refused" if imported.is_refused else "failed"
-                return PrepareFailed(*describe(error), kind)
+                told = describe_start(error, name_of(self._spec.app))
+                return PrepareFailed(*told, kind=kind)
         raise AssertionError("an import that has not failed")
 
     # ---- run_app

@@ -16,7 +16,7 @@ from aiocluster.metrics.ledgers import LedgersState
 from aiocluster.metrics.snapshot import Dispatch
 
 # Changes when a program with this file could not read the estate of one with another.
-RECORD = 5
+RECORD = 6
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +63,7 @@ class WorkerState(_Record, frozen=True):
     was_ready: bool
     serves: bool
     boot_failure: BootFailed | None
+    has_drained: bool
     cut: list[str]
     killed: bool
     reason: str | None

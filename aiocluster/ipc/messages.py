@@ -24,7 +24,7 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 8
+PROTOCOL = 9
 
 # What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
 MAX_BACKLOG = 2**31 - 1
@@ -50,10 +50,11 @@ class Ready(_Wire, frozen=True, tag=2):
 
 
 class BootFailed(_Wire, frozen=True, tag=3):
-    """My app could not be started; I am about to exit."""
+    """My app could not be started; I am about to exit. See BootError for the fields."""
 
     cause: str
     traceback: str
+    exit_code: int | None = None
 
 
 class ReportMetrics(_Wire, frozen=True, tag=4):
@@ -261,10 +262,11 @@ FailureKind = Literal["failed", "refused", "calls_run"]
 
 
 class PrepareFailed(_Wire, frozen=True, tag=81):
-    """The app cannot be imported; I am about to exit."""
+    """The app cannot be imported; I am about to exit. See BootError for the fields."""
 
     cause: str
     traceback: str
+    exit_code: int | None = None
     kind: FailureKind = "failed"
 
 

@@ -2,7 +2,14 @@
 
 from aiocluster.events import WorkerExited, WorkerView
 from aiocluster.ipc.estate import WorkerState
-from aiocluster.primary.exits import OUR_KILLS, ExitStatus, finished_all, is_voluntary, reason_of
+from aiocluster.primary.exits import (
+    OUR_KILLS,
+    ExitStatus,
+    finished_all,
+    is_own_code,
+    is_voluntary,
+    reason_of,
+)
 
 
 class Ending:
@@ -13,7 +20,8 @@ class Ending:
         self.sent_signal: int | None = None  # by our user
         self.killed = False  # by us
         self.stack = ""  # what it did then
-        self.cut: list[str] = []  # what it gave up
+        self.has_drained = False  # it has said what it gave up
+        self.cut: list[str] = []  # and that was this
 
     def ask(self, reason: str) -> None:
         """It is told to go; the first reason is the one that counts."""
@@ -30,11 +38,16 @@ class Ending:
         """Was it told to go, or did it die of our user's signal?"""
         return is_voluntary(self.reason, self.sent_signal, died_of, killed=self.killed)
 
+    def drained(self, cut: list[str]) -> None:
+        """It has finished all that it had begun, but for what is `cut`."""
+        self.has_drained, self.cut = True, cut
+
     def is_clean(self, exited: WorkerExited) -> bool:
         """Was nothing killed or given up?"""
         if self.killed or self.cut:
             return False
-        return finished_all(ExitStatus(exited.code, exited.signal))
+        status = ExitStatus(exited.code, exited.signal)
+        return finished_all(status) or (self.has_drained and is_own_code(status))
 
     def event(self, worker: WorkerView, status: ExitStatus, *, boot_failed: bool) -> WorkerExited:
         """Return what is told of it, now that its process is gone."""
@@ -45,4 +58,5 @@ class Ending:
     def adopt(self, state: WorkerState) -> None:
         """Go on with what another program knew."""
         self.reason, self.sent_signal = state.reason, state.sent_signal
-        self.killed, self.cut, self.stack = state.killed, state.cut, state.stack
+        self.killed, self.stack = state.killed, state.stack
+        self.has_drained, self.cut = state.has_drained, state.cut

@@ -49,8 +49,8 @@ class ExitLog:
 
     def why_not_ready(self, worker: WorkerHandle) -> BootError:
         """Return why it did not come up, or did not stay."""
-        if worker.boot_failure is not None:
-            return BootError(worker.boot_failure.cause, worker.boot_failure.traceback)
+        if (failure := worker.boot_failure) is not None:
+            return BootError(failure.cause, failure.traceback, failure.exit_code)
         if not worker.exited.done():
             return BootError(f"{worker} died before it was ready")
         exited = worker.exited.result()

@@ -66,6 +66,11 @@ def finished_all(status: ExitStatus) -> bool:
     return status.signal is None and status.code in (0, None)
 
 
+def is_own_code(status: ExitStatus) -> bool:
+    """Does only the app's own code end a process so? A worker that had to cut something gives 1."""
+    return status.code not in (None, 0, 1)
+
+
 def is_replaced(exited: WorkerExited, restart: Restart) -> bool:
     """Does another worker take its slot?"""
     match restart:

@@ -318,6 +318,7 @@ class WorkerHandle:
             was_ready=self.was_ready,
             serves=self.serves,
             boot_failure=self.boot_failure,
+            has_drained=self.ending.has_drained,
             cut=self.ending.cut,
             killed=self.ending.killed,
             reason=self.ending.reason,
@@ -394,7 +395,7 @@ class WorkerHandle:
             case DrainRequest(reason=reason):
                 self._owner.on_drain_request(self, reason)
             case Drained(cut=cut):
-                self.ending.cut = cut
+                self.ending.drained(cut)
             case _:
                 raise ProtocolError(f"a worker may not send {message!r}")
 

@@ -119,6 +119,12 @@ class Parts:
             for event in empty:
                 await event.wait()
 
+    @property
+    def exit_code(self) -> int:
+        """See Cluster.exit_code."""
+        codes = (role.supervisor.exit_code for role in self.roles.values())
+        return next(filter(None, codes), 0)
+
     def hurry(self) -> None:
         """Let a stop wait for nothing more."""
         for role in self.roles.values():
@@ -297,5 +303,9 @@ async def _start(role: RoleParts, *, alone: bool) -> None:
         if alone:
             raise
         raise BootError(
-            f"role {role.name}: {error.cause}", error.traceback, is_shown=error.is_shown
+            f"role {role.name}: {error.cause}",
+            error.traceback,
+            error.exit_code,
+            is_shown=error.is_shown,
+            kind=error.kind,
         ) from error

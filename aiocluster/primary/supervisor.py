@@ -150,6 +150,11 @@ class Supervisor:
         self._stop_hiring()
         return await self._workers.drain(timeout)
 
+    @property
+    def exit_code(self) -> int:
+        """See Cluster.exit_code."""
+        return self._workers.exit_code
+
     def hurry(self) -> None:
         """Let no worker that drains wait any longer."""
         self._stop_hiring()

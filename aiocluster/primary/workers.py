@@ -79,6 +79,7 @@ class Workers:
         self.stop_is_announced = False
         self._is_ending = False
         self._unwell: list[str] = []  # those that ended badly since then
+        self.exit_code = 0  # of the first that ended well since then, with a code of its own
         self.take_connections: bool | None = None  # do those that came up? None: none has
         self._stopping = False
         self._boot_timeout = settings.boot_timeout
@@ -384,11 +385,18 @@ class Workers:
         del self.all[worker.id]
         self._held.discard(worker.id)
         exited = worker.ended(status)
-        if self._is_ending and not worker.ended_well:
-            self._unwell.append(str(worker))
+        if self._is_ending:
+            self._note_end(worker, exited.code)
         self.exit_log.tell(worker, exited)
         self.publish(exited)
         self._generations.left(worker.generation)
+
+    def _note_end(self, worker: WorkerHandle, code: int | None) -> None:
+        """It has ended in the stop, with this exit code."""
+        if not worker.ended_well:
+            self._unwell.append(str(worker))
+        elif worker.was_ready:
+            self.exit_code = self.exit_code or code or 0
 
     def _choose_leader(self) -> None:
         # In a stop nobody takes over from who goes first.

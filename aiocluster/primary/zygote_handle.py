@@ -194,7 +194,9 @@ class ZygoteHandle:
         if isinstance(outcome, Prepared):
             self._prepared.set_result(outcome)
         else:
-            error = BootError(outcome.cause, outcome.traceback, kind=outcome.kind)
+            error = BootError(
+                outcome.cause, outcome.traceback, outcome.exit_code, kind=outcome.kind
+            )
             self._prepared.set_exception(error)
 
     def _answered(self, worker_id: int) -> "asyncio.Future[WorkerProcess]":

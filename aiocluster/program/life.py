@@ -156,7 +156,7 @@ class Life:
     def _code_after(self, cut: list[str]) -> int:
         for name in cut:
             log.warning("%s could not finish what it had begun", name)
-        return EXIT_CUT if cut else self._exit_code
+        return EXIT_CUT if cut else self._exit_code or self._cluster.exit_code
 
     async def _run_on_start(self) -> None:
         if self._on_start is None:
@@ -243,11 +243,23 @@ async def _without_failure(replace: Callable[[], Awaitable[object]]) -> None:
 
 def boot_failed(error: BootError | ConfigError) -> int:
     """Tell why nothing came up, and return the exit code that says so."""
+    code = _code_of_failure(error)
+    if code == EXIT_OK:  # it has done what it was to do
+        log.info("%s", error)
+        return code
     if isinstance(error, BootError) and error.traceback and not error.is_shown:
         log.error("%s", error.traceback.rstrip())
     log.error("could not start: %s", error)
-    is_refused = isinstance(error, BootError) and error.kind == "refused"
-    return EXIT_REFUSED if is_refused else EXIT_BOOT_FAILED
+    return code
+
+
+def _code_of_failure(error: BootError | ConfigError) -> int:
+    match error:
+        case BootError(exit_code=int(code)):
+            return code
+        case BootError(kind="refused"):
+            return EXIT_REFUSED
+    return EXIT_BOOT_FAILED
 
 
 def close(runner: asyncio.Runner) -> None:

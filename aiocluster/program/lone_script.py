@@ -17,6 +17,7 @@ from aiocluster.program.output import say
 from aiocluster.program.signals import release_signals
 from aiocluster.program.single_process import run_in_one_process
 from aiocluster.worker.alone import set_environment
+from aiocluster.worker.exits import describe_start
 from aiocluster.zygote.run_app import RunApp, Serve
 
 
@@ -42,7 +43,7 @@ def serve_script(script: Script, spec: RoleSpec, on_start: OnStart | None) -> in
         return boot_failed(BootError(*describe(run_app.refusal), kind="refused"))
     if error is None or isinstance(error, KeyboardInterrupt):
         return EXIT_OK
-    return boot_failed(BootError(*describe(error)))
+    return boot_failed(BootError(*describe_start(error, str(script))))
 
 
 def _serving(spec: RoleSpec, on_start: OnStart | None) -> Serve:

@@ -67,6 +67,7 @@ from aiocluster.program.succession import (
     summons_from_environment,
 )
 from aiocluster.shortage import shortage
+from aiocluster.worker.exits import describe_start
 from aiocluster.zygote.run_app import note_call_of_run
 
 log = logging.getLogger("aiocluster")
@@ -110,8 +111,8 @@ def run(
     Blocks until stopped by a signal, by `sys.exit` in `on_start`, or when no worker is left
     that `restart` would replace. Returns when all went well; otherwise raises SystemExit:
     1 when something had to be cut, 2 when the code calls aiohttp's run_app with what cannot be
-    had, 3 when nothing came up. Raises ConfigError for a setting
-    that makes no sense.
+    had, 3 when nothing came up; the app's own code when that exits while nothing serves yet, or at
+    the end of a worker in the stop. Raises ConfigError for a setting that makes no sense.
     """
     given = {"workers": workers, **settings} | ({} if bind is None else {"bind": bind})
     first = typed.on_start or on_start
@@ -227,7 +228,9 @@ def _begin(
         return EXIT_OK
     except BaseException as error:
         _drop(zygotes.values(), inherited, interpreters)
-        return boot_failed(error if isinstance(error, BootError) else BootError(*describe(error)))
+        if not isinstance(error, BootError):
+            error = BootError(*describe_start(error, "the module of on_start"))
+        return boot_failed(error)
     origin = Origin(
         interpreters, zygotes, successor=Heir(again, plan.roles), inherited=inherited, say=say
     )

@@ -21,7 +21,6 @@ from aiocluster.config.target import import_target
 from aiocluster.errors import BootError, ChannelClosed, ClusterError, ConfigError, WorkerGone
 from aiocluster.events import StopBegan, WorkerExited, WorkerMessage
 from aiocluster.ipc.channel import Channel
-from aiocluster.ipc.failures import describe
 from aiocluster.ipc.loopback import connect
 from aiocluster.ipc.messages import DrainRequest, FromWorker, Message, UserMessage
 from aiocluster.metrics.feed import check_interval
@@ -34,7 +33,7 @@ from aiocluster.program.life import EXIT_CUT, EXIT_OK, Life, OnStart, boot_faile
 from aiocluster.program.output import discard_unwritable_output
 from aiocluster.worker.alone import LoneWorker, set_environment
 from aiocluster.worker.context import enter, share_process
-from aiocluster.worker.exits import exit_code
+from aiocluster.worker.exits import describe_start, exit_code
 from aiocluster.worker.http.runner import setting_notes
 
 log = logging.getLogger("aiocluster")
@@ -58,7 +57,7 @@ def run_in_one_process(
     except KeyboardInterrupt:
         return EXIT_OK  # it was stopped before it was up
     except BaseException as error:
-        return boot_failed(BootError(*describe(error)))
+        return boot_failed(BootError(*describe_start(error, "the app")))
     try:
         return _live(SingleCluster(plan, given), on_start, loop)
     finally:
@@ -280,7 +279,7 @@ class _Handle:
         except asyncio.CancelledError:
             raise BootError("CancelledError: the app cancelled its own start") from None
         except BaseException as error:
-            raise BootError(*describe(error)) from error
+            raise BootError(*describe_start(error, "the app")) from error
 
     async def send(self, message: Any) -> None:
         """See WorkerHandle.send."""

@@ -18,10 +18,10 @@ from aiocluster.config.kinds import is_job
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ProtocolError
 from aiocluster.ipc.channel import Channel
-from aiocluster.ipc.failures import describe
 from aiocluster.ipc.messages import Message, ToWorker, UserMessage
 from aiocluster.ipc.scoreboard import LEADS, private_row
 from aiocluster.worker.context import WorkerContext, share_process
+from aiocluster.worker.exits import describe_start
 from aiocluster.worker.http.application import application_from
 from aiocluster.worker.http.runner import runner_options
 from aiocluster.worker.leading import Leading
@@ -163,7 +163,7 @@ class LoneWorker:
             raise BootError(f"not ready after {seconds:g} s (boot_timeout)") from error
         except (SystemExit, KeyboardInterrupt) as error:
             # The app ended the process while it started, which is a failure like any other.
-            raise BootError(*describe(error)) from error
+            raise BootError(*describe_start(error, "the app")) from error
 
     async def _say_goodbye(self) -> None:
         with contextlib.suppress(TimeoutError):

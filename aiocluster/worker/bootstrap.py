@@ -147,7 +147,10 @@ class _Life:
         except BaseException:
             await end_tasks(0.0)
             raise
-        return code if await end_tasks(self.time_left) else code or EXIT_CUT
+        ended = await end_tasks(self.time_left)
+        # One of them may have exited, as it may under aiohttp.
+        code = code or runtime.exit_code
+        return code if ended else code or EXIT_CUT
 
     def leave(self, error: BaseException) -> None:
         """See Runtime.leave."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from aiocluster.worker.exits import expect_exits
+from aiocluster.worker.exits import expect_exits, is_exit
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -125,7 +125,10 @@ async def _end_generators(loop: asyncio.AbstractEventLoop, seconds: float) -> bo
 
 def _tell_errors(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]]") -> None:
     for task in tasks:
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        if not task.done() or task.cancelled():
+            continue
+        error = task.exception()
+        if error is not None and not is_exit(error):  # an exit has come through the loop
             message = "a task that was left running raised when it was cancelled"
             loop.call_exception_handler({"message": message, "exception": error, "task": task})
 

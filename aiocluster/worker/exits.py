@@ -10,6 +10,8 @@ from typing import Any, TypeGuard
 
 from aiohttp import web
 
+from aiocluster.ipc.failures import MAX_CAUSE_CHARS, describe, sendable
+
 log = logging.getLogger("aiocluster.worker")
 
 Exit = SystemExit | KeyboardInterrupt
@@ -41,13 +43,30 @@ def exit_code(error: BaseException) -> int:
 
     0 for GracefulExit and KeyboardInterrupt, that of `sys.exit` for SystemExit, 1 for the rest.
     """
+    code, text = _code_and_text(error)
+    if text:
+        log.error("%s", text)
+    return code
+
+
+def describe_start(error: BaseException, what: str) -> tuple[str, str, int | None]:
+    """Return why `what` did not start: see `describe`; and the exit code, if `error` is an exit.
+
+    An exit is told without a traceback, as under `web.run_app`: it was meant.
+    """
+    if not is_exit(error):
+        return *describe(error), None
+    code, text = _code_and_text(error)
+    said = f"{what} exited with code {code} before it served"
+    return sendable(f"{said}: {text}" if text else said)[:MAX_CAUSE_CHARS], "", code
+
+
+def _code_and_text(error: BaseException) -> tuple[int, str]:
     match error:
-        case web.GracefulExit() | KeyboardInterrupt():
-            return 0
-        case SystemExit(code=None):
-            return 0
+        case web.GracefulExit() | KeyboardInterrupt() | SystemExit(code=None):
+            return 0, ""
         case SystemExit(code=int(code)):
-            return code & 0xFF
+            return code & 0xFF, ""
         case SystemExit(code=text):
-            log.error("%s", text)
-    return 1
+            return 1, str(text)
+    return 1, ""

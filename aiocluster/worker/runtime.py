@@ -19,7 +19,7 @@ from aiocluster.config.kinds import is_job
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError, ProtocolError
 from aiocluster.ipc.channel import Channel, open_channel
-from aiocluster.ipc.failures import describe, sendable
+from aiocluster.ipc.failures import sendable
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.messages import (
     Accept,
@@ -43,7 +43,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
 from aiocluster.worker.acceptor import Acceptor
 from aiocluster.worker.context import current_worker
-from aiocluster.worker.exits import exit_code, is_exit
+from aiocluster.worker.exits import describe_start, exit_code, is_exit
 from aiocluster.worker.gate import Accepted
 from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.intake import Intake
@@ -64,6 +64,9 @@ EXIT_OK = 0
 EXIT_CUT = 1  # something had to be given up
 EXIT_CRASHED = 1  # the job raised
 EXIT_BOOT_FAILED = 3
+
+# What the user's code is called that has not started.
+_THE_APP = "the app"
 
 # Seconds between two looks at whether max_requests is reached.
 _LIMIT_INTERVAL = 0.05
@@ -98,7 +101,7 @@ class Runtime:
         self._drain: Drain | None = None
         self._drained_by = float("inf")  # on the monotonic clock
         self._exit: BaseException | None = None  # by which the app's code ends this worker,
-        self._exit_code = EXIT_OK  # and the code that it asks for
+        self.exit_code = EXIT_OK  # and the code that it asks for
         self._starting: asyncio.Task[Any] | None = None  # of an app; what an exit cancels
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
@@ -133,7 +136,7 @@ class Runtime:
         declared = self.standing.is_declared
         if declared or await self._unless_drained(self._until_declared(service)):
             if not self.standing.is_declared and (error := service.over.exception()) is not None:
-                self._channel.post(BootFailed(*describe(error)))
+                self._channel.post(BootFailed(*describe_start(error, _THE_APP)))
                 return EXIT_BOOT_FAILED
             self.standing.serve()
             self._channel.post(Ready(service.serves))
@@ -157,15 +160,15 @@ class Runtime:
         The first one decides. An app that does so while it starts has failed to start.
         """
         if self._exit is None:
-            self._exit, self._exit_code = error, exit_code(error)
-            log.info("the app's code exits (%r): draining, to exit with %d", error, self._exit_code)
+            self._exit, self.exit_code = error, exit_code(error)
+            log.info("the app's code exits (%r): draining, to exit with %d", error, self.exit_code)
         if self._starting is not None:
             self._starting.cancel()
         else:
             self._ask_to_exit()
 
     def _ask_to_exit(self) -> None:
-        self.ask_to_drain("crash" if self._exit_code else "exit")
+        self.ask_to_drain("crash" if self.exit_code else "exit")
 
     @property
     def time_left(self) -> float:
@@ -202,7 +205,7 @@ class Runtime:
             return BootFailed("CancelledError: the app cancelled its own start", "")
         else:
             cause = self._exit
-        return None if cause is None else BootFailed(*describe(cause))
+        return None if cause is None else BootFailed(*describe_start(cause, _THE_APP))
 
     async def _started(self, load: Callable[[], object]) -> Service:
         try:
@@ -387,7 +390,7 @@ class Runtime:
         self._reports.send()
         cut = [sendable(name) for name in (*service.cut, *self.servers.cut)]
         self._channel.post(Drained(cut))
-        return self._exit_code or service.code or (EXIT_CUT if cut else EXIT_OK)
+        return self.exit_code or service.code or (EXIT_CUT if cut else EXIT_OK)
 
     async def _leave(self, code: int) -> int:
         """Close the channel after all that was sent has been read, or nobody reads it."""

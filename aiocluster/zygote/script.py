@@ -32,8 +32,8 @@ def run_script(script: Script) -> None:
         exec(loader.source_to_code(loader.get_data(path), path), main.__dict__)
 
 
-def no_call(script: Script, how: str = "") -> ConfigError:
-    """Return the error of a script that has ended, and `how`, and has given nothing to serve."""
+def no_call(script: Script) -> ConfigError:
+    """Return the error of a script that has ended, and has given nothing to serve."""
     seen = _seen(vars(sys.modules["__main__"]))
     module = os.path.splitext(os.path.basename(script.path))[0]
     if seen and module.isidentifier():
@@ -41,7 +41,7 @@ def no_call(script: Script, how: str = "") -> ConfigError:
         hint = f"; it has {', '.join(seen)}: give {names}, or let it call web.run_app"
     else:
         hint = "; no app and no factory of one was seen in it"
-    return ConfigError(f"{script} ended{how} without a call of web.run_app{hint}")
+    return ConfigError(f"{script} ended without a call of web.run_app{hint}")
 
 
 def _seen(names: dict[str, object]) -> list[str]:

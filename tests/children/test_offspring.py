@@ -70,6 +70,16 @@ def test_an_import_that_fails_is_answered(tmp_path: Path) -> None:
     assert text.endswith("code 1\n")
 
 
+@pytest.mark.parametrize(
+    ("app", "name"), [("Script('server.py')", "server.py"), ("'server:app'", "server:app")]
+)
+def test_code_that_exits_is_answered_with_its_code(tmp_path: Path, app: str, name: str) -> None:
+    """Whatever it was given as; without a traceback, since it was meant."""
+    text = said(tmp_path, app, "raise SystemExit('no database')")
+    assert f"'{name} exited with code 1 before it served: no database', traceback=''" in text
+    assert "exit_code=1" in text
+
+
 def test_a_call_of_run_app_is_answered_with_what_it_gave(tmp_path: Path) -> None:
     """It is known before there is a worker."""
     text = said(tmp_path, "Script('server.py')", "web.run_app(make_app(), port=7)")

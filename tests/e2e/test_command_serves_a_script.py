@@ -11,7 +11,8 @@ from tests.support.program import Program
 
 COMMAND = [sys.executable, "-m", "aiocluster", "run"]
 
-# Unguarded, as aiohttp's own examples are; `{first}` is run before the app is made.
+# Unguarded, as aiohttp's own examples are; `{first}` is run before the app is made. Several
+# processes write at the same time, so each writes its lines whole.
 SERVER = """
 import os, sys
 from aiohttp import web
@@ -31,6 +32,7 @@ say("runs as", __name__, *sys.argv)
 try:
     web.run_app(init(), {arguments})
     say("line after in", os.getpid())
+    sys.exit({code})
 finally:
     say("clean-up in", os.getpid())
 """
@@ -38,8 +40,8 @@ finally:
 HERE = "host='127.0.0.1', port=0, shutdown_timeout=7"
 
 
-def script(text: str = "hello", arguments: str = HERE, first: str = "") -> str:
-    return SERVER.format(text=text, arguments=arguments, first=first)
+def script(text: str = "hello", arguments: str = HERE, first: str = "", code: int = 0) -> str:
+    return SERVER.format(text=text, arguments=arguments, first=first, code=code)
 
 
 def program(folder: Path, source: str, line: str) -> Program:
@@ -53,12 +55,15 @@ async def answer(url: str) -> str:
 
 
 async def test_it_is_served_by_workers_and_ends_in_each(tmp_path: Path) -> None:
-    """It runs once; what it gives counts, and the lines after run_app run once a process."""
-    async with program(tmp_path, script(), "server.py -w 2 -- --config prod.yml") as served:
+    """It runs once; what it gives counts, and the lines after run_app run once a process.
+
+    The code with which they end is the program's, as under aiohttp.
+    """
+    async with program(tmp_path, script(code=7), "server.py -w 2 -- --config prod.yml") as served:
         assert await answer(await served.url()) == "hello"
         workers = [str(worker.pid) for worker in served.workers()]
         zygote = str(served.zygote().pid)
-        assert await served.stop() == 0
+        assert await served.stop() == 7
         lines = (await served.all_output()).splitlines()
 
     assert lines.count("runs as __main__ server.py --config prod.yml") == 1
@@ -158,6 +163,21 @@ async def test_what_cannot_be_served_ends_the_start(
 
     assert error in output
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("--help", 0), ("--prot 1", 2)])
+async def test_a_script_may_exit_before_it_serves(
+    tmp_path: Path, arguments: str, code: int
+) -> None:
+    """With its own code and its own words, beside one line of ours."""
+    first = "import argparse\nargparse.ArgumentParser().parse_args()"
+    async with program(tmp_path, script(first=first), f"server.py -- {arguments}") as served:
+        assert await served.exit_code() == code
+        output = await served.all_output()
+
+    assert output.count("usage: server.py") == 1
+    assert output.count(f"server.py exited with code {code} before it served") == 1
+    assert "Traceback" not in output
 
 
 async def test_a_script_that_calls_run_is_the_program(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Failure:
     cause: str
     place: str = ""  # of the traceback; without one there is to be no traceback
     options: str = ""
+    code: int = 3
 
 
 FAILURES = {
@@ -37,7 +38,9 @@ FAILURES = {
     ),
     "import raises": Failure("1 / 0\n", "ZeroDivisionError: division by zero", 'shop.py", line 1'),
     "import exits": Failure(
-        "import sys\nsys.exit('no licence')\n", "SystemExit: no licence", "line 2"
+        "import sys\nsys.exit('no licence')\n",
+        "shop:make_app exited with code 1 before it served: no licence",
+        code=1,
     ),
     "factory raises": Failure(
         APP + "    raise LookupError('no database')\n",
@@ -87,9 +90,9 @@ def make_app():
         "import os\ndef make_app():\n    os._exit(7)\n", "exited with code 7 before it was ready"
     ),
     "factory exits": Failure(
-        "import sys\ndef make_app():\n    sys.exit('no config file')\n",
-        "SystemExit: no config file",
-        'shop.py", line 3, in make_app',
+        "import sys\ndef make_app():\n    sys.exit(7)\n",
+        "the app exited with code 7 before it served",
+        code=7,
     ),
     "factory hangs": Failure(
         "import asyncio\nasync def make_app():\n    await asyncio.Event().wait()\n",
@@ -111,14 +114,14 @@ def make_app():
 
 @pytest.mark.parametrize("name", FAILURES)
 async def test_a_failing_start_tells_the_cause_once(tmp_path: Path, name: str) -> None:
-    """Exit code 3, the cause and its traceback once for four workers, and no process left."""
+    """The exit code, the cause and its traceback once for four workers, and no process left."""
     failure = FAILURES[name]
     line = f"-m aiocluster run shop:make_app -w 4 -b 127.0.0.1:0 {failure.options}"
     program = Program(tmp_path, command=[sys.executable, *line.split()])
     if failure.module:
         program.write("shop.py", failure.module)
     async with program:
-        assert await program.exit_code() == 3
+        assert await program.exit_code() == failure.code
         output = await program.all_output()
         assert program.left_behind() == []
 

@@ -75,3 +75,15 @@ def test_an_end_is_clean_when_nothing_was_given_up(
     ending = Ending()
     ending.killed, ending.cut = killed, cut
     assert ending.is_clean(WorkerExited(WORKER, code, None, True, "stop", "")) is clean
+
+
+@pytest.mark.parametrize(
+    ("cut", "code", "clean"),
+    [(None, 7, False), ([], 7, True), (["GET /"], 7, False), ([], 1, False), ([], 0, True)],
+)
+def test_a_code_of_the_apps_own_is_no_cut(cut: list[str] | None, code: int, clean: bool) -> None:
+    """Once the worker has said that all it had begun is finished; 1 may be of ours."""
+    ending = Ending()
+    if cut is not None:
+        ending.drained(cut)
+    assert ending.is_clean(WorkerExited(WORKER, code, None, True, "stop", "")) is clean

@@ -75,6 +75,14 @@ async def test_an_end_is_told_as_loudly_as_it_deserves(
     assert text in record.message
 
 
+async def test_the_code_of_an_app_that_exits_is_passed_on(
+    worker: WorkerHandle, exit_log: ExitLog
+) -> None:
+    """The first start ends the program with it."""
+    worker.boot_failure = BootFailed("the app exited with code 7 before it served", "", 7)
+    assert exit_log.why_not_ready(worker).exit_code == 7
+
+
 async def test_what_was_cut_is_named(
     worker: WorkerHandle, exit_log: ExitLog, caplog: pytest.LogCaptureFixture
 ) -> None:

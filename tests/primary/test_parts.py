@@ -438,7 +438,9 @@ async def test_clients_of_any_role_are_let_in_when_all_are_up(make_stage: MakeSt
 async def test_a_role_that_cannot_be_imported_ends_the_start(make_stage: MakeStage) -> None:
     """It is named, and the others are not waited for."""
     stage = make_stage(roles=two_roles())
-    stage.origin.spawner("jobs").boot_error = BootError("ImportError: nope", "the traceback")
+    stage.origin.spawner("jobs").boot_error = BootError(
+        "ImportError: nope", "the traceback", 7, kind="refused"
+    )
 
     with pytest.raises(BootError) as caught:
         await soon(stage.parts.start())
@@ -447,6 +449,7 @@ async def test_a_role_that_cannot_be_imported_ends_the_start(make_stage: MakeSta
         "role jobs: ImportError: nope",
         "the traceback",
     )
+    assert (caught.value.exit_code, caught.value.kind) == (7, "refused")
     with pytest.raises(ConnectionRefusedError):
         await knock(stage.address)
     stopping = stage.stop()

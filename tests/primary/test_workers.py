@@ -210,6 +210,21 @@ async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> 
     assert close_taken(first) + close_taken(second) == 1
 
 
+@pytest.mark.parametrize("codes", [(0, 7), (7, 1)])
+async def test_a_code_of_the_apps_own_is_no_cut(stage: Stage, codes: tuple[int, int]) -> None:
+    """In a stop, once the worker has said that it finished all; 1 is one."""
+    workers = await stage.start(2)
+    stage.supervisor.begin_to_end()
+    stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
+    cut = [str(stage.handle(one)) for one, code in zip(workers, codes, strict=True) if code == 1]
+    for worker, code in zip(workers, codes, strict=True):
+        worker.say(Drained([]))
+        worker.exit(code)
+
+    assert await soon(stopping) == cut
+    assert stage.supervisor.exit_code == 7
+
+
 async def test_who_came_to_a_closed_server_is_not_idle(stage: Stage) -> None:
     """A worker gives it back unserved: in a stop, too, it goes to one that has the server still."""
     stage.supervisor._workers._hiring.families = [socket.AF_INET]

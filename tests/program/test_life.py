@@ -27,6 +27,7 @@ class FakeCluster:
         self.workers = {1: object()}
         self.done: list[str] = []
         self.cut: list[str] = []
+        self.exit_code = 0
         self.start_error: Exception | None = None
         self.is_heir = False
         self.announced = asyncio.Event()
@@ -522,6 +523,41 @@ async def test_an_on_start_that_does_not_end_is_left(
     await stage.ends_with(0)
     assert "on_start does not end though it was cancelled" in caplog.text
     release.set()
+
+
+# ---- the app exits
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "said"),
+    [
+        (0, "INFO", "server.py exited with code 0 before it served"),
+        (7, "ERROR", "could not start: server.py exited with code 7 before it served"),
+    ],
+)
+async def test_an_app_that_exits_while_it_starts_gives_the_exit_code(
+    stage: Stage, code: int, level: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In one line: an exit with 0 is none that failed."""
+    told = f"server.py exited with code {code} before it served"
+    stage.cluster.start_error = BootError(told, "", code)
+
+    await stage.ends_with(code)
+
+    assert (caplog.records[-1].levelname, caplog.records[-1].message) == (level, said)
+
+
+@pytest.mark.parametrize(("cut", "code"), [([], 7), (["worker 1"], 1)])
+async def test_workers_that_exit_with_a_code_of_their_own_give_the_exit_code(
+    stage: Stage, cut: list[str], code: int
+) -> None:
+    """Unless something was cut, which counts more."""
+    stage.cluster.exit_code, stage.cluster.cut = 7, cut
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGTERM)
+
+    assert await soon(living) == code
 
 
 # ---- no worker is left

@@ -96,6 +96,8 @@ def test_a_service_that_fails_ends_it_with_its_code(tmp_path: Path) -> None:
     [
         ("", 2, "server.py ended without a call of web.run_app"),
         ("1 / 0", 3, "could not start: ZeroDivisionError"),
+        ("sys.exit(5)", 5, "could not start: server.py exited with code 5 before it served"),
+        ("sys.exit()", 0, "INFO server.py exited with code 0 before it served"),
         ("web.run_app(init(), path='x')", 2, "server.py: web.run_app was given path"),
         (
             "import asyncio\nasync def main():\n    runner = web.AppRunner(web.Application())\n"

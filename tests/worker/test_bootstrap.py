@@ -218,24 +218,24 @@ async def test_a_blocked_worker_that_is_to_drain_does_not_die_of_term(stage: Sta
 
 
 @pytest.mark.parametrize(
-    ("raised", "cause"),
+    ("raised", "code", "said"),
     [
-        ("sys.exit(7)", "SystemExit: 7"),
-        ("sys.exit()", "SystemExit"),
-        ("sys.exit('no database')", "SystemExit: no database"),
-        ("exec('raise KeyboardInterrupt')", "KeyboardInterrupt"),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('no database')", 1, ": no database"),
+        ("exec('raise KeyboardInterrupt')", 0, ""),
+        ("exec('raise web.GracefulExit')", 0, ""),
     ],
 )
 async def test_a_factory_that_exits_has_failed_to_start(
-    stage: Stage, raised: str, cause: str
+    stage: Stage, raised: str, code: int, said: str
 ) -> None:
-    """Told to the primary like any other failure, so that it is told once."""
+    """Told to the primary, with the code that run_app would end with, so that it is told once."""
     process = await stage.start(f"def make_app(): {raised}")
 
     failed = await stage.hear(BootFailed)
 
-    assert failed.cause.startswith(cause)
-    assert "in make_app" in failed.traceback
+    assert failed == BootFailed(f"the app exited with code {code} before it served{said}", "", code)
     stage.primary.channel.abort()
     assert await end(process) == (3, "atexit\n", "")
 
@@ -482,6 +482,19 @@ async def test_tasks_and_threads_that_are_left_end_before_the_exit_hooks(stage: 
     assert (code, errors) == (0, "")
     assert sorted(output.splitlines()[:-1]) == ["flushed", "task ended"]
     assert output.endswith("atexit\n")
+
+
+async def test_a_task_that_is_left_may_exit_when_it_is_cancelled(stage: Stage) -> None:
+    """With the code that `web.run_app` would end with."""
+    left = LEFT.replace('print("task ended")', "sys.exit(9)")
+    process = await stage.start(left.format(target="lambda: None"))
+    await stage.hear(Ready)
+    stage.primary.channel.post(Drain(1000.0, moving=False))
+
+    code, output, errors = await end(process)
+
+    assert (code, output) == (9, "atexit\n")
+    assert "Traceback" not in errors
 
 
 async def test_a_thread_that_does_not_end_is_left_and_named(stage: Stage) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from aiocluster.worker.exits import exit_code, expect_exits, is_exit
+from aiocluster.worker.exits import describe_start, exit_code, expect_exits, is_exit
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,21 @@ def test_the_code_is_that_of_run_app(
     """And a text is logged, as the interpreter would print it."""
     assert exit_code(error) == code
     assert said in caplog.text
+
+
+def test_an_exit_before_it_served_is_told_in_one_line() -> None:
+    """With its code; what fails otherwise has a traceback, and no code."""
+    assert describe_start(SystemExit("no\udcff"), "server.py") == (
+        "server.py exited with code 1 before it served: no\\udcff",
+        "",
+        1,
+    )
+    assert describe_start(web.GracefulExit(), "the app")[2] == 0
+    assert describe_start(LookupError("x"), "the app") == (
+        "LookupError: x",
+        "LookupError: x\n",
+        None,
+    )
 
 
 def test_an_exit_is_what_a_loop_lets_through() -> None:

@@ -1090,7 +1090,9 @@ async def test_an_exit_while_it_starts_is_a_failure_to_start(stage: Stage) -> No
 
     stage.runtime.leave(SystemExit("no database"))
 
-    assert (await stage.hear(BootFailed)).cause == "SystemExit: no database"
+    assert (await stage.hear(BootFailed)).cause == (
+        "the app exited with code 1 before it served: no database"
+    )
     assert await stage.code() == 3
 
 
