@@ -21,6 +21,17 @@ def raise_fd_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def check_fds_left(count: int, any_fd: int) -> None:
+    """Raise OSError unless this process may have `count` more; `any_fd` is one that it has."""
+    spare: list[int] = []
+    try:
+        for _ in range(count):
+            spare.append(os.dup(any_fd))  # noqa: PERF401 (an error leaves those before it)
+    finally:
+        for fd in spare:
+            os.close(fd)
+
+
 def open_fd_count() -> int:
     """Return how many descriptors this process has open; where that is not to be seen, 3."""
     try:

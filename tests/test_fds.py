@@ -3,7 +3,7 @@ import resource
 
 import pytest
 
-from aiocluster.fds import fd_limit, open_fd_count, raise_fd_limit
+from aiocluster.fds import check_fds_left, fd_limit, open_fd_count, raise_fd_limit
 
 
 def test_the_soft_limit_becomes_the_hard_one() -> None:
@@ -35,3 +35,19 @@ def test_where_they_cannot_be_seen_there_are_the_standard_ones(
 
     monkeypatch.setattr(os, "listdir", hide)
     assert open_fd_count() == 3
+
+
+def test_whether_there_is_room_for_more_can_be_asked() -> None:
+    """It leaves nothing open, whatever the answer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = open_fd_count()
+    check_fds_left(3, 2)
+    # The lowest free numbers are below that.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            check_fds_left(256, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert open_fd_count() == before

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ from aiocluster.config.kinds import is_job, kind_of
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.script import Script
 from aiocluster.config.target import import_target
-from aiocluster.errors import ChannelClosed, ConfigError
+from aiocluster.errors import BootError, ChannelClosed, ConfigError
 from aiocluster.ipc.failures import describe, users_part
 from aiocluster.ipc.hangup import ImportStopped, stopped_by_hangup
 from aiocluster.ipc.messages import FailureKind, Prepared, PrepareFailed
@@ -39,6 +40,7 @@ from aiocluster.primary.interpreter import (
 )
 from aiocluster.primary.orphans import become_subreaper
 from aiocluster.primary.zygote_handle import EXIT_TIMEOUT
+from aiocluster.shortage import is_shortage, shortage
 from aiocluster.worker.bootstrap import Worker
 from aiocluster.worker.context import enter
 from aiocluster.worker.ending import run_exit_hooks
@@ -51,6 +53,8 @@ from aiocluster.zygote.leftovers import (
 from aiocluster.zygote.preload import Before, Imported, inspected, prefer_uvloop
 from aiocluster.zygote.run_app import CallsRun, RunApp, end_imports_under_way
 from aiocluster.zygote.server import ZygoteServer, freeze, take_signals
+
+log = logging.getLogger("aiocluster.spawner")
 
 
 class Offspring:
@@ -75,6 +79,8 @@ class Offspring:
         self._worker: Worker | None = None  # the one that it is
         self._own_import = OwnImport()  # of a worker for which no other process imports
         self._importing = ExitStack()
+        self._is_prepared = False  # it has told the primary that it forks
+        self._has_failed = False  # and why it does not, or not any more
         self._code: int | None = None  # once it has served
         self._served_call = False  # it did so inside of run_app
 
@@ -95,6 +101,9 @@ class Offspring:
         except (ChannelClosed, ImportStopped):
             # The primary ended while the app was imported: there is nobody to serve.
             return self._end(Import())
+        except (BootError, OSError) as error:
+            self._tell_failure(PrepareFailed(*describe(_as_refusal(error))))
+            return 1
 
     def _imported(self) -> Import:
         """Import and serve, or serve and import; return what the import gave or raised."""
@@ -135,13 +144,13 @@ class Offspring:
                 imported.error = error
         self._run_app.imported()
         if self._code is None and (refusal := self._run_app.refusal) is not None:
-            imported.error, imported.is_refused = refusal, True
+            imported.error, imported.is_refused = refusal, isinstance(refusal, ConfigError)
         return imported
 
     def _serve_import(self, imported: Import) -> None:
         """Serve an app whose import has not called run_app."""
         if imported.error is not None:
-            send_packet(self._sock, self._failure(imported))
+            self._tell_failure(self._failure(imported))
             self._code = 1
         elif self._fork(target=imported.app):
             self._work(imported.load)
@@ -156,6 +165,16 @@ class Offspring:
                 told = describe_start(error, name_of(self._spec.app))
                 return PrepareFailed(*told, kind=kind)
         raise AssertionError("an import that has not failed")
+
+    def _tell_failure(self, failed: PrepareFailed) -> None:
+        """Tell the primary, or the log once the primary waits no more; the first failure only."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        if self._is_prepared:
+            log.error("process %d ends: %s", os.getpid(), failed.cause)
+        else:
+            send_packet(self._sock, failed)
 
     # ---- run_app
 
@@ -198,7 +217,17 @@ class Offspring:
     # ---- to fork, and to be what was forked
 
     def _fork(self, loop: object = None, target: object = None) -> bool:
-        """Fork workers until the primary is gone, and return False; in each worker, True."""
+        """Fork workers until the primary is gone, and return False; in each worker, True.
+
+        BootError where the kernel refuses what that needs.
+        """
+        try:
+            return self._fork_on_request(loop, target)
+        except OSError as error:
+            # A script must not take it for one of its own.
+            raise _as_refusal(error) from None
+
+    def _fork_on_request(self, loop: object, target: object) -> bool:
         # The module may have set handlers of its own, which would end the zygote.
         take_signals()
         note = self._why_not_preloaded or ""
@@ -215,9 +244,10 @@ class Offspring:
         self._again.close()  # no worker needs what starts the next zygote
         is_preloaded = self._before is not None
         folder = imported_from(self._spec.app) if is_preloaded else os.getcwd()
+        server = ZygoteServer(self._sock, self._settings.graceful_timeout + KILL_GRACE)
         send_packet(self._sock, Prepared(is_preloaded, note, folder, self._call))
-        grace = self._settings.graceful_timeout + KILL_GRACE
-        order = ZygoteServer(self._sock, grace).serve()
+        self._is_prepared = True
+        order = server.serve()
         if order is None:
             self._code = 0
             return False
@@ -266,6 +296,15 @@ class Offspring:
             run_exit_hooks()
             self._own_import.end()
         return code
+
+
+def _as_refusal(error: BootError | OSError) -> BootError:
+    """Return the error of a start that the kernel refuses; raise any other one."""
+    if isinstance(error, BootError):
+        return error
+    if not is_shortage(error):
+        raise error
+    return BootError(shortage(error, "what a zygote needs"))
 
 
 def _code_of_end(error: BaseException) -> int:

@@ -3,7 +3,7 @@
 import traceback as tracebacks
 from types import TracebackType
 
-from aiocluster.errors import ConfigError
+from aiocluster.errors import BootError, ConfigError
 
 # A traceback longer than this has said it all; a packet must hold it.
 MAX_TRACEBACK_CHARS = 30_000
@@ -14,7 +14,7 @@ MAX_CAUSE_CHARS = 2_000
 
 def describe(error: BaseException) -> tuple[str, str]:
     """Return what happened in one line, and the traceback ("" where it would not help)."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | BootError):
         # Ours, and it says all there is to say: where we noticed does not help anybody.
         return sendable(str(error))[:MAX_CAUSE_CHARS], ""
     # A SyntaxError first shows its code, indented; after the message may come notes.

@@ -10,24 +10,31 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.settings import Settings
+from aiocluster.fds import check_fds_left
+from aiocluster.ipc.framing import encode
 from aiocluster.ipc.hangup import die_of, stopped_by_hangup
-from aiocluster.ipc.messages import Fork
+from aiocluster.ipc.messages import BootFailed, Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
+from aiocluster.shortage import is_shortage, shortage
 from aiocluster.worker.context import WorkerContext, enter
 from aiocluster.worker.ending import end_tasks, end_threads, run_to_the_end
 from aiocluster.worker.exits import exit_code, is_exit
-from aiocluster.worker.runtime import EXIT_CUT, Runtime
+from aiocluster.worker.runtime import EXIT_BOOT_FAILED, EXIT_CUT, Runtime
 from aiocluster.worker.stacks import show_stacks_on_request
 
 if on_linux():  # imported before the fork: once for all workers
     import uvloop
 
 log = logging.getLogger("aiocluster.worker")
+
+# What a loop opens when it is made, when it starts, and to accept and resolve. Where libuv is
+# refused one of them it prints and ends the process.
+_LOOP_FDS = 12
 
 # Seconds that a worker told to TERM may leave the signal unheard before it dies of it.
 _TERM_GRACE = 1.0
@@ -55,9 +62,7 @@ class Worker:
         multiprocessing.process._children.clear()  # type: ignore[attr-defined]
         # One that comes before there is a loop waits for it; while it imports, see `importing`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        board, stacks = files
-        self._files = open_row(board, fork.row), stacks
-        os.close(board)
+        self._files = files
         self._fork = fork
         self._sockets = sockets
         self._doors = [*zip(fork.shared, shared, strict=True)]
@@ -86,24 +91,38 @@ class Worker:
 
         `load()` returns the app or its factory; what it raises is why the worker cannot boot.
         """
-        life = _Life(self._fork, self._files, settings, self._doors)
+        life = _Life(self._fork, settings, self._doors)
         try:
             seed_generators()
+            life.open_files(*self._files)
+            check_fds_left(_LOOP_FDS, self._files[1])
             loop = loop or uvloop.new_event_loop()
             code = run_to_the_end(loop, life.live(load, self._sockets), life.leave)
         except BaseException as error:
-            if not is_exit(error):
-                log.exception("worker %d crashed", self._fork.worker_id)
-            code = exit_code(error)
+            code = self._code_after(error, life)
         # It is ending already, and its loop is closed.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-        if loop is not None:
+        if loop is not None and not loop.is_running():  # as one does whose start was refused
             loop.close()
         for sock in self._sockets:
             sock.close()  # the handoff of one that never came to use it
         if not end_threads(life.time_left):
             code = code or EXIT_CUT
         return code
+
+    def _code_after(self, error: BaseException, life: "_Life") -> int:
+        """Tell what has ended its life, and return the exit code."""
+        if is_exit(error):
+            return exit_code(error)
+        if not life.is_booting or not isinstance(error, OSError) or not is_shortage(error):
+            log.exception("worker %d crashed", self._fork.worker_id)
+            return exit_code(error)
+        # The primary tells it once for all workers. There may be no loop that could send it.
+        failed = BootFailed(shortage(error, "what a worker needs"), "")
+        self._sockets[1].setblocking(False)
+        with suppress(OSError):  # the primary is gone
+            self._sockets[1].send(encode(failed))
+        return EXIT_BOOT_FAILED
 
 
 def seed_generators() -> None:
@@ -121,15 +140,18 @@ class _Life:
     def __init__(
         self,
         fork: Fork,
-        files: tuple[memoryview, int],
         settings: Settings,
         doors: Sequence[tuple[int, socket.socket]],
     ) -> None:
         self._fork = fork
-        self._files = files
         self._settings = settings
         self._doors = doors
         self._runtime: Runtime | None = None
+
+    def open_files(self, board: int, stacks: int) -> None:
+        """Map its row of the scoreboard; OSError if the kernel refuses that."""
+        self._files = open_row(board, self._fork.row), stacks
+        os.close(board)
 
     async def live(
         self, load: Callable[[], object], sockets: tuple[socket.socket, socket.socket]
@@ -157,6 +179,11 @@ class _Life:
         if self._runtime is None:
             raise error
         self._runtime.leave(error)
+
+    @property
+    def is_booting(self) -> bool:
+        """True until its app or job has started."""
+        return self._runtime is None or self._runtime.is_booting
 
     @property
     def time_left(self) -> float:
@@ -212,7 +239,8 @@ class _TermHandler:
             return
         self._unheard = threading.Timer(_TERM_GRACE, os.kill, (os.getpid(), number))
         self._unheard.daemon = True
-        self._unheard.start()
+        with suppress(RuntimeError):  # at the limit of tasks there is no thread to have
+            self._unheard.start()
         self._loop.call_soon_threadsafe(self._hear)
 
     def _hear(self) -> None:

@@ -178,6 +178,11 @@ class Runtime:
         return self._drained_by - time.monotonic()
 
     @property
+    def is_booting(self) -> bool:
+        """True until its app or job has started."""
+        return self._service is None
+
+    @property
     def is_draining(self) -> bool:
         """True once a Drain was read."""
         return self._drain is not None

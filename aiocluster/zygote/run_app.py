@@ -19,7 +19,7 @@ from aiohttp import web
 
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.kinds import kind_name
-from aiocluster.errors import ConfigError
+from aiocluster.errors import BootError, ConfigError
 
 _LOOPS: list[type[asyncio.AbstractEventLoop]] = [asyncio.SelectorEventLoop]
 if on_linux():
@@ -108,7 +108,7 @@ class RunApp:
             self.was_called = True
             self.imported()
             return self._serve(app, arguments)
-        except ConfigError as error:
+        except (BootError, ConfigError) as error:
             self.refuse(error)
         finally:
             _close_unused(app)

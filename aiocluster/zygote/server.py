@@ -6,6 +6,7 @@ cluster. That holds also for workers that an earlier zygote forked (see Watch).
 """
 
 import contextlib
+import errno
 import gc
 import multiprocessing.process
 import os
@@ -88,7 +89,8 @@ class ZygoteServer:
                     )
                 )
             case Fork(worker_id=worker_id), []:
-                self._send(ForkFailed(worker_id, "too many open files in the zygote"))
+                lost = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                self._send(ForkFailed(worker_id, shortage(lost, "what a worker is given")))
                 return None
             case Watch(worker_id=worker_id), [pidfd]:
                 self._watched[worker_id] = pidfd
@@ -119,7 +121,14 @@ class ZygoteServer:
         _close(order)
         self._workers[pid] = order.fork.worker_id
         # Nobody reaps but we, so the pid still means this worker.
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            # The primary would never hear of its death.
+            del self._workers[pid]
+            os.kill(pid, signal.SIGKILL)
+            self._send(ForkFailed(order.fork.worker_id, shortage(error, "a pidfd")))
+            return None
         self._send(Forked(order.fork.worker_id, pid), pidfd)
         os.close(pidfd)
         return None

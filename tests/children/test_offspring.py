@@ -10,6 +10,7 @@ from aiocluster.children.offspring import _code_of_end
 
 ZYGOTE = """
 import os
+{prelude}
 from aiocluster.children.start import fork_zygote
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.script import Script
@@ -34,18 +35,23 @@ async def make_app():
 
 
 def said(
-    folder: Path, app: str, script: str = "", settings: dict[str, object] | None = None
+    folder: Path,
+    app: str,
+    script: str = "",
+    settings: dict[str, object] | None = None,
+    prelude: str = "",
 ) -> str:
     """Return what this zygote answers, and its exit code once the primary is gone."""
     (folder / "server.py").write_text(f"{SCRIPT}{script}\n")
     done = subprocess.run(
-        [sys.executable, "-c", ZYGOTE.format(app=app, settings=settings or {})],
+        [sys.executable, "-c", ZYGOTE.format(app=app, settings=settings or {}, prelude=prelude)],
         cwd=folder,
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
     )
+    assert "Traceback" not in done.stderr
     return done.stdout
 
 
@@ -66,6 +72,28 @@ def test_an_import_that_fails_is_answered(tmp_path: Path) -> None:
     """With the error; the zygote ends with 1."""
     text = said(tmp_path, "'server:make_app'", "1 / 0")
     assert "ZeroDivisionError" in text
+    assert "kind='failed'" in text
+    assert text.endswith("code 1\n")
+
+
+@pytest.mark.parametrize("app", ["'server:make_app'", "Script('server.py')"])
+@pytest.mark.parametrize(
+    "refused", ["os.pipe2", "aiocluster.zygote.preload.look", "aiocluster.ipc.hangup._stop_on"]
+)
+def test_what_the_kernel_refuses_it_is_answered_in_one_line(
+    tmp_path: Path, app: str, refused: str
+) -> None:
+    """Wherever it needs it; a script must not take it for an error of its own."""
+    prelude = f"""
+import aiocluster.zygote.preload, aiocluster.ipc.hangup
+def refuse(*_):
+    raise OSError(23, "Too many open files in system")
+{refused} = refuse
+"""
+    call = "try: web.run_app(make_app(), port=7)\nexcept Exception: pass"
+    text = said(tmp_path, app, call if "Script" in app else "", prelude=prelude)
+    assert "the kernel refused what a zygote needs: Too many open files in system; look" in text
+    assert "traceback=''" in text
     assert "kind='failed'" in text
     assert text.endswith("code 1\n")
 

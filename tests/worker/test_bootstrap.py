@@ -256,6 +256,43 @@ async def test_sys_exit_in_a_running_app_is_the_exit_code(
     assert await end(process) == (code, "atexit\n", error)
 
 
+REFUSED = """
+import aiocluster.ipc.scoreboard
+import aiocluster.worker.bootstrap
+import aiocluster.worker.runtime
+
+def refuse(*_):
+    raise OSError(24, "Too many open files")
+
+{} = refuse
+"""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "aiocluster.ipc.scoreboard.mmap.mmap",
+        "aiocluster.worker.bootstrap.check_fds_left",
+        "uvloop.new_event_loop",
+        "aiocluster.worker.runtime.Acceptor",
+        "aiocluster.worker.runtime.open_channel",
+        "aiocluster.worker.bootstrap.show_stacks_on_request",
+    ],
+)
+async def test_what_the_kernel_refuses_a_worker_is_told_to_the_primary(
+    stage: Stage, what: str
+) -> None:
+    """Which says it once for all workers, whether there is a loop or not."""
+    process = await stage.start(PLAIN + REFUSED.format(what), loop="type(None)")
+
+    failed = await stage.hear(BootFailed)
+
+    assert failed.cause.startswith("the kernel refused what a worker needs: Too many open files; l")
+    assert failed.traceback == ""
+    stage.primary.channel.abort()
+    assert await end(process) == (3, "atexit\n", "")
+
+
 async def test_a_boot_failure_ends_with_3(stage: Stage) -> None:
     """The code that says: another try will not help."""
     process = await stage.start("def make_app(): return 17")
