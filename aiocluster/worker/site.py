@@ -1,5 +1,7 @@
 """A second aiohttp server in a worker, beside the app or a job."""
 
+from functools import partial
+
 from aiohttp import web
 
 from aiocluster.errors import ConfigError
@@ -40,10 +42,20 @@ class TCPSite(web.TCPSite):
         self._server = server
         # Not aiohttp's `_bound_port`, which it has from 3.14 only.
         self._port = server.addresses[0][1]
-        self._off_drain = worker.on_drain(web_server.pre_shutdown)
+        self._off_drain = worker.on_drain(partial(_end_soon, web_server))
 
     async def stop(self) -> None:
         """Listen no more, in this worker."""
         if self._server is not None:
             self._off_drain()
         await super().stop()
+
+
+def _end_soon(server: web.Server) -> None:
+    """Close the connections that wait for a request, and let the others end with their response."""
+    for handler in server.connections:
+        # aiohttp's own close() ends the task of one that waits, and leaves its transport open.
+        if getattr(handler, "_waiter", None) is not None:
+            handler.force_close()
+        else:
+            handler.close()

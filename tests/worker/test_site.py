@@ -12,6 +12,7 @@ from aiocluster.errors import ConfigError
 from aiocluster.ipc.messages import Unlisten
 from aiocluster.worker import context
 from aiocluster.worker.standing import Standing
+from tests.e2e.wire import Wire
 from tests.support.waiting import soon, turns_until
 from tests.worker.services.test_streams import Stage
 from tests.worker.test_context import FakeLink, leads_nobody
@@ -74,14 +75,15 @@ async def test_a_drain_closes_its_idle_connections(stage: Stage, runner: web.App
     """They would hold it up until its deadline: nobody else knows that they are idle."""
     site = aiocluster.TCPSite(runner, "127.0.0.1", 0)
     await soon(site.start())
-    async with aiohttp.ClientSession() as session:
-        async with session.get(site.name) as response:
-            await response.read()
+    # A client that would not close it by itself.
+    async with Wire(site.name) as wire:
+        assert (await wire.get()).status == 200
         draining = asyncio.create_task(stage.drain())
 
         await stage.standing.say_goodbye()  # type: ignore[attr-defined]
 
         assert await soon(draining) == []
+        assert await soon(wire.rest()) == b""
 
 
 async def test_one_that_never_started_may_be_stopped(stage: Stage, runner: web.AppRunner) -> None:
