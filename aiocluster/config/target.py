@@ -4,6 +4,7 @@
 """
 
 import importlib
+import importlib.util
 import re
 from functools import reduce
 
@@ -20,6 +21,17 @@ def check_target(text: str, what: str = "app") -> tuple[str, str]:
     return match["module"], match["name"]
 
 
+def check_module(text: str, what: str = "app") -> None:
+    """Raise ConfigError when there is no such module, as far as that is seen without an import."""
+    top = check_target(text, what)[0].partition(".")[0]
+    try:
+        is_there = importlib.util.find_spec(top) is not None
+    except ValueError:  # it is imported, and nobody knows from where
+        return
+    if not is_there:
+        raise _no_module(text, top, what)
+
+
 def import_target(text: str, what: str = "app") -> object:
     """Import the module and return the object.
 
@@ -32,13 +44,15 @@ def import_target(text: str, what: str = "app") -> object:
     except ModuleNotFoundError as error:
         if not _is_part_of(error.name, module_name):
             raise
-        raise ConfigError(
-            f"{what} {text!r}: there is no module {error.name!r} on the path"
-        ) from None
+        raise _no_module(text, error.name, what) from None
     try:
         return reduce(getattr, name.split("."), module)
     except AttributeError:
         raise ConfigError(f"{what} {text!r}: module {module_name!r} has no {name!r}") from None
+
+
+def _no_module(text: str, name: str | None, what: str) -> ConfigError:
+    return ConfigError(f"{what} {text!r}: there is no module {name!r} on the path")
 
 
 def _is_part_of(missing: str | None, module_name: str) -> bool:

@@ -25,8 +25,11 @@ from aiocluster.config.setting_texts import (
     value_from_texts,
 )
 from aiocluster.config.settings import settings_from
-from aiocluster.config.target import check_target
+from aiocluster.config.target import check_module, check_target
 from aiocluster.errors import BootError, ConfigError
+
+# What a start that fails ends with (program/life.py, which is slow to import).
+_EXIT_BOOT_FAILED = 3
 
 SHORT_OPTIONS = {"workers": "-w", "bind": "-b"}
 
@@ -151,12 +154,24 @@ def run(
         if as_program and isinstance(app, Script):
             _program().run_program(app, on_start, given)
             return
+        _check_modules(app, on_start)
         exit_code = _main_run()(app, on_start=on_start, settings=given)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except BootError:  # the script calls aiocluster.run: it is the program
         _program().start_over()
     sys.exit(exit_code)
+
+
+def _check_modules(app: str | Script, on_start: str | None) -> None:
+    """End as a start does that fails, before the slow import, when there is no such module."""
+    try:
+        for text, what in ((app, "app"), (on_start, "on_start")):
+            if isinstance(text, str):
+                check_module(text, what)
+    except ConfigError as error:
+        click.echo(f"could not start: {error}", err=True)
+        sys.exit(_EXIT_BOOT_FAILED)
 
 
 def _app(target: str, arguments: tuple[str, ...], folder: str) -> str | Script:

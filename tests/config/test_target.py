@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aiocluster.config.target import check_target, import_target
+from aiocluster.config.target import check_module, check_target, import_target
 from aiocluster.errors import ConfigError
 
 Write = Callable[[str, str], None]
@@ -26,6 +26,16 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     yield write
     for name in set(sys.modules) - known:
         del sys.modules[name]
+
+
+def test_whether_there_is_a_module_is_seen_without_an_import(write: Write) -> None:
+    """As far as that goes: a package is not imported to look into it."""
+    write("shop/__init__.py", "1 / 0")
+    check_module("shop.web:app")
+    check_module("__main__:app")
+
+    with pytest.raises(ConfigError, match=r"^on_start 'nix.web:f': there is no module 'nix' on th"):
+        check_module("nix.web:f", "on_start")
 
 
 @pytest.mark.parametrize(

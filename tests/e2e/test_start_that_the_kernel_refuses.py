@@ -55,6 +55,7 @@ async def test_without_processes(tmp_path: Path, limit: int, what: str) -> None:
 @pytest.mark.parametrize("limit", [12, 28])
 async def test_with_too_few_descriptors(tmp_path: Path, limit: int) -> None:
     """It is refused before anything is begun, with the numbers."""
+    (tmp_path / "app.py").touch()
     run = "python -m aiocluster run app:app -w 2 -b 127.0.0.1:0"
     command = ["sh", "-c", f"ulimit -n {limit}; exec {run}".replace("python", PYTHON)]
     told = await ending(Program(tmp_path, command=command))

@@ -45,10 +45,14 @@ class FakeProgram(ModuleType):
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> FakeProgram:
+def program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> FakeProgram:
+    """What serves, and a module `shop` that is only looked for."""
     fake = FakeProgram()
+    (folder := tmp_path_factory.mktemp("modules")).joinpath("shop.py").write_text("1 / 0")
     monkeypatch.setitem(sys.modules, "aiocluster.program.run", fake)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
     return fake
 
 
@@ -215,6 +219,22 @@ def test_the_exit_code_is_what_serving_gave(program: FakeProgram) -> None:
     """A service manager sees how it ended."""
     program.exit_code = 3
     assert invoke("run", "shop:app").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nix:app"], "could not start: app 'nix:app': there is no module 'nix' on the path"),
+        (["shop:app", "--on-start", "nix:f"], "could not start: on_start 'nix:f': there is no"),
+    ],
+)
+def test_a_module_that_is_not_there_is_told_before_the_slow_import(
+    program: FakeProgram, arguments: list[str], said: str
+) -> None:
+    """With the code of any start that fails."""
+    result = invoke("run", *arguments)
+    assert (result.exit_code, program.calls) == (3, [])
+    assert result.output.startswith(said)
 
 
 def test_an_app_that_makes_no_sense_is_a_usage_error(program: FakeProgram) -> None:
