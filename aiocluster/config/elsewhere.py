@@ -21,6 +21,7 @@ KEPT = frozenset(
         "backlog",
         "bind",
         "boot_timeout",
+        "chdir",
         "env",
         "graceful_timeout",
         "handler_cancellation",

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from aiocluster.children.app import run_to_serve
+from aiocluster.children.app import enter_folder, run_to_serve
 from aiocluster.children.call import log_access_by, settings_of
 from aiocluster.config.roles import Plan, RoleSpec
 from aiocluster.config.script import Script
@@ -32,6 +32,7 @@ def serve_script(script: Script, spec: RoleSpec, on_start: OnStart | None) -> in
     run_app.install()
     error: BaseException | None = None
     try:
+        enter_folder(spec)
         run_to_serve(script, run_app)
     except BaseException as raised:
         if run_app.was_called and run_app.refusal is None:

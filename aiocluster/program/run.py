@@ -175,7 +175,9 @@ def _run_in_one_process(
         return boot_failed(BootError(*describe(error)))
     for spec in plan.roles.values():
         if isinstance(spec.app, Script):
-            typed.settings, typed.on_start = settings, on_start  # it may call `run` itself
+            # It may call `run` itself, and is in its folder by then.
+            typed.settings = {name: value for name, value in settings.items() if name != "chdir"}
+            typed.on_start = on_start
             return serve_script(spec.app, spec, hook)
     return run_in_one_process(plan, hook)
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn, cast
 
+from aiocluster.children.app import enter_folder
 from aiocluster.cluster import Cluster
 from aiocluster.config.elsewhere import one_process_warning, system_name
 from aiocluster.config.kinds import kind_of
@@ -67,8 +68,12 @@ def run_in_one_process(
 def _imported(plan: Plan) -> dict[str, object]:
     """Import the apps, before there is a loop: a module may run one of its own."""
     specs = [*enumerate(plan.roles.values(), 1)]
+    here = os.getcwd() if any(spec.settings.chdir for _, spec in specs) else ""
     for worker_id, spec in reversed(specs):  # of what they share, the first role has its way
         set_environment(spec, worker_id)
+        if spec.settings.chdir is not None:
+            os.chdir(here)  # in which each one was given
+            enter_folder(spec)
     return {spec.name: _target_of(spec) for _, spec in specs}
 
 

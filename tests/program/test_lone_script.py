@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = f"""
-import sys
+import os, sys
 sys.path.append({str(ROOT)!r})
 from tests.support.elsewhere import pretend
 pretend("darwin")
@@ -23,7 +23,7 @@ def serve(plan, on_start, loop=None):
     return {{code}}
 
 lone_script.run_in_one_process = run.run_in_one_process = serve
-print("code", run.main_run(Script("server.py", ("x",)), settings={{given}}))
+print("code", run.main_run(Script("server.py", ("x",), os.getcwd()), settings={{given}}))
 """
 
 SERVER = """
@@ -67,6 +67,25 @@ def test_what_was_typed_comes_before_what_it_gives(tmp_path: Path) -> None:
     done = said(tmp_path, "web.run_app(init(), port=9, shutdown_timeout=7)", given)
     assert "(given to aiocluster, which comes first: bind, graceful_timeout)" in done.stdout
     assert "serves coroutine ['127.0.0.1:5'] 2.0 False" in done.stdout
+
+
+@pytest.mark.parametrize("call", ["web.run_app(init())", "import aiocluster; aiocluster.run(init)"])
+def test_it_runs_in_the_folder_that_was_typed(tmp_path: Path, call: str) -> None:
+    """It is found where the command was typed, and can import what lies in the other folder."""
+    (data := tmp_path / "data").mkdir()
+    (data / "there.py").write_text("text = 'found there'")
+    script = f"import os, there\nprint(there.text, os.path.basename(os.getcwd()))\n{call}"
+    done = said(tmp_path, script, {"chdir": "data", "bind": "127.0.0.1:5"})
+    assert "found there data\n" in done.stdout
+    assert "code 0" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_folder_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+    """As on Linux."""
+    done = said(tmp_path, "web.run_app(init())", {"chdir": "gone"})
+    assert "code 3" in done.stdout
+    assert "could not start: the app's folder 'gone': No such file" in done.stderr
 
 
 def test_its_loop_is_served_on(tmp_path: Path) -> None:

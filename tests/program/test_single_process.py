@@ -4,7 +4,9 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,7 +18,7 @@ import aiocluster
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import BootError, ConfigError, MessageError, WorkerGone
 from aiocluster.program.signals import release_signals
-from aiocluster.program.single_process import SingleCluster, run_in_one_process
+from aiocluster.program.single_process import SingleCluster, _imported, run_in_one_process
 from aiocluster.worker.context import enter, share_process
 
 
@@ -31,6 +33,32 @@ async def make_app() -> web.Application:
     app = web.Application()
     app.router.add_get("/", hello)
     return app
+
+
+@pytest.mark.parametrize("given", ["of the cluster", "of the roles"])
+def test_the_apps_are_imported_in_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """Each relative to where the program was started; the process stays in the first one."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"app_{name}.py").write_text(
+            "from aiohttp import web\ndef make_app(): return web.Application()\n"
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    if given == "of the cluster":
+        plan = plan_from("app_one:make_app", None, {"chdir": "one"})
+    else:
+        names = ("one", "two")
+        plan = plan_from(None, {n: Role(f"app_{n}:make_app", chdir=n) for n in names}, {})
+
+    apps = _imported(plan)
+
+    assert len(apps) == len(plan.roles)
+    assert os.getcwd() == str(tmp_path / "one")
+    for name in ("app_one", "app_two"):
+        sys.modules.pop(name, None)
 
 
 @contextlib.asynccontextmanager
