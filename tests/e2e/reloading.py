@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 from pathlib import Path
 
 from tests.e2e.wire import Wire
@@ -87,6 +88,12 @@ class Deployment(Program):
     async def reloaded(self, generation: int) -> None:
         """Wait until this generation serves."""
         await self.line(f"generation {generation} serves")
+
+    async def fails_to_reload(self) -> str:
+        """Reload, which must change nothing; return the line that says why."""
+        after = len(self.lines)
+        self.send_signal(signal.SIGHUP)
+        return await self.line("is given up, nothing has changed", after=after)
 
     def pids(self, pattern: str) -> list[int]:
         """Return the pids in the lines of output that match."""

@@ -227,7 +227,7 @@ def program_of(
     source = (
         "import aiocluster\n"
         f"from tests.e2e.apps import {app}\n"
-        "from tests.support.cluster import print_events\n"
+        "from tests.support.printing import print_events\n"
         "on_start = print_events\n"
         'if __name__ == "__main__":\n'
         f"    {more or 'pass'}\n"
@@ -237,22 +237,6 @@ def program_of(
     if command:
         program._command = ["sh", "-c", f"{command}; exec {' '.join(program._command)}"]
     return program
-
-
-async def print_events(cluster: Cluster) -> None:
-    """Print each event in one line; an `on_start` for programs."""
-    cluster.on(WorkerEvent, _print_event)
-
-
-def _print_event(event: WorkerEvent) -> None:
-    worker = event.worker
-    text = f"event {type(event).__name__} id={worker.id} slot={worker.slot} pid={worker.pid}"
-    match event:
-        case WorkerExited():
-            text += f" code={event.code} signal={event.signal} reason={event.reason}"
-        case WorkerMessage():
-            text += f" message={event.message!r}"
-    os.write(1, f"{text}\n".encode())
 
 
 async def gone(processes: Iterable[psutil.Process]) -> None:
