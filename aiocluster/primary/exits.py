@@ -12,8 +12,8 @@ from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 # A worker told to go for one of these did not want to, nor did anybody want it to.
 _INVOLUNTARY = (None, "boot_timeout", "crash", "disconnected", "hang")
 
-# Ends that we bring about in the ordinary course of things.
-_OUR_WISH = ("max_age", "max_requests", "memory_limit", "reload", "stop")
+# Ends that we, or the program itself ("kill"), bring about: they say nothing against the code.
+_WANTED = ("kill", "max_age", "max_requests", "memory_limit", "reload", "stop")
 
 # Killed by us, and its code's own fault.
 OUR_KILLS = ("hang", "memory_limit")
@@ -96,7 +96,7 @@ def weight_of(exited: WorkerExited, *, was_ready: bool, lived: float) -> float:
         return CRASH_WEIGHT
     if exited.reason in OUR_KILLS and not exited.voluntary:
         return CRASH_WEIGHT
-    if exited.reason in _OUR_WISH:
+    if exited.reason in _WANTED:
         return 0.0
     # One that asks to go as soon as it has come must not spin either.
     from_outside = exited.voluntary or exited.signal in _SIGNALS_FROM_OUTSIDE

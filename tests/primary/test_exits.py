@@ -128,12 +128,15 @@ def test_who_is_replaced(
         ("exit", None, True, True, KILLED_WEIGHT),
         ("exit", None, False, True, CRASH_WEIGHT),
         ("drain", None, True, False, CRASH_WEIGHT),
+        ("kill", 9, True, True, 0.0),
+        ("kill", 9, True, False, 0.0),
+        ("kill", None, True, True, 0.0),
     ],
 )
 def test_how_much_an_end_says_against_the_code(
     reason: str, signal: int | None, voluntary: bool, was_ready: bool, weight: float
 ) -> None:
-    """A crash much, a kill from outside little, what was planned nothing."""
+    """A crash much, a kill from outside little, what was planned or asked for nothing."""
     exited = WorkerExited(WORKER, None, signal, voluntary, reason)
 
     assert weight_of(exited, was_ready=was_ready, lived=0.0) == weight
