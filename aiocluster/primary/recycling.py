@@ -1,11 +1,13 @@
 """Replaces workers that are due, one at a time, the new one before the old.
 
 One at a time, since workers that started together are due together: each has served as many
-requests, grown as much, and is as old as its neighbour.
+requests, grown as much, and is as old as its neighbour. A turn may be long in coming, so whether
+it is still due is asked when it has come.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from aiocluster.errors import BootError
@@ -22,15 +24,20 @@ class Place(Protocol):
     """What the recycler needs of a slot."""
 
     def holds(self, worker: WorkerHandle) -> bool: ...
-    async def replace(self, worker: WorkerHandle, reason: str) -> None: ...
+    async def replace(
+        self, worker: WorkerHandle, reason: str, is_still_due: Callable[[], bool]
+    ) -> None: ...
     async def pause(self, weight: float) -> None: ...
 
 
 class Recycler:
     """Takes the workers that are due, in the order in which it heard of them."""
 
-    def __init__(self, boot_timeout: float) -> None:
+    def __init__(
+        self, boot_timeout: float, is_still_due: Callable[[WorkerHandle, str], bool]
+    ) -> None:
         self._limit = boot_timeout + FORK_PATIENCE
+        self._is_still_due = is_still_due
         self.turn = asyncio.Lock()
         self._due: dict[int, asyncio.Task[None]] = {}
         self._reasons: dict[int, str] = {}
@@ -41,7 +48,6 @@ class Recycler:
             return
         recycling = start_task(self._recycle(place, worker, reason), f"replacing {worker}")
         self._due[worker.id], self._reasons[worker.id] = recycling, reason
-        recycling.add_done_callback(lambda _: self._forget(worker.id))
 
     @property
     def due(self) -> list[tuple[int, str]]:
@@ -54,22 +60,24 @@ class Recycler:
             recycling.cancel()
 
     async def _recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
-        while place.holds(worker):
-            try:
-                async with self.turn:
-                    await self._replace(place, worker, reason)
-            except BootError as error:
-                log.error("%s is due (%s), and goes on: %s", worker, reason, error)
-                # Others may have their turn meanwhile.
-                await place.pause(CRASH_WEIGHT)
+        try:
+            while place.holds(worker):
+                try:
+                    async with self.turn:
+                        await self._replace(place, worker, reason)
+                    return
+                except BootError as error:
+                    log.error("%s is due (%s), and goes on: %s", worker, reason, error)
+                    # Others may have their turn meanwhile.
+                    await place.pause(CRASH_WEIGHT)
+        finally:
+            # At once: one that was found not to be due may be so again in the next moment.
+            self._due.pop(worker.id, None)
+            self._reasons.pop(worker.id, None)
 
     async def _replace(self, place: Place, worker: WorkerHandle, reason: str) -> None:
         try:
             async with patience(self._limit):
-                await place.replace(worker, reason)
+                await place.replace(worker, reason, lambda: self._is_still_due(worker, reason))
         except TimeoutError:
             raise BootError(f"no other could be started in {self._limit:g} s") from None
-
-    def _forget(self, worker_id: int) -> None:
-        self._due.pop(worker_id, None)
-        self._reasons.pop(worker_id, None)

@@ -194,10 +194,12 @@ class Slot:
         async with self._renewing:
             await self._renew(generation, reason, hold)
 
-    async def replace(self, worker: WorkerHandle, reason: str) -> None:
-        """Renew the slot if this worker still serves in it. See `renew`."""
+    async def replace(
+        self, worker: WorkerHandle, reason: str, is_still_due: Callable[[], bool]
+    ) -> None:
+        """Renew the slot if this worker serves in it, and is due, when that can begin."""
         async with self._renewing:
-            if self.holds(worker):
+            if self.holds(worker) and is_still_due():
                 await self._renew(self.generation, reason, 0.0)
 
     def holds(self, worker: WorkerHandle) -> bool:

@@ -55,8 +55,8 @@ class Supervisor:
         self._breaker = Breaker(self._role, restarts, bus.publish)
         self._first_start_over = asyncio.Event()
         self._stopping = False
-        self._recycler = Recycler(settings.boot_timeout)
         self._upkeep = Upkeep(settings, self.on_due)
+        self._recycler = Recycler(settings.boot_timeout, self._upkeep.is_still_due)
         self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
         self._sizing = Sizing(spec, self, commons, dispatcher, self._workers.serving)
         self._reloader = Reloader(spec, generations, self, bus, self._workers.exit_log)
@@ -258,7 +258,7 @@ class Supervisor:
         """Replace it in its turn, or let it end when nobody would take its place."""
         if (slot := self._slots.place_of(worker)) is not None:
             self._recycler.recycle(slot, worker, reason)
-        elif not worker.is_leaving:
+        elif not worker.is_leaving and self._upkeep.is_still_due(worker, reason):
             worker.begin_drain(reason)
 
     # ---- Positions

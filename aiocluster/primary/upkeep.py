@@ -1,7 +1,8 @@
 """When a worker is due to be replaced: it has grown too large, or too old.
 
-The soft limits have it replaced in its turn, the new one first. The hard one kills: it is read
-by the primary itself, since a worker that grows in a blocked loop reports nothing.
+The soft limits have it replaced in its turn, the new one first; when that turn comes the primary
+looks again, since a peak may be over by then. The hard one kills: it is read by the primary
+itself, since a worker that grows in a blocked loop reports nothing.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from pathlib import Path
 from aiocluster.config.settings import Settings
 from aiocluster.metrics.process import pss_of
 from aiocluster.metrics.snapshot import Report
+from aiocluster.patience import Countdown
 from aiocluster.primary.handle import WorkerHandle
 
 log = logging.getLogger("aiocluster.supervisor")
@@ -25,7 +27,7 @@ _LOOK_INTERVAL = 0.5
 # A worker that is too large within so many seconds of its start was not made so by a leak.
 _YOUNG = 10.0
 
-# Seconds that the last of many such workers in a row goes on.
+# Seconds after which the last of many such workers in a row is looked at again.
 _LONGEST_WAIT = 300.0
 
 Measure = Callable[[int], int | None]
@@ -46,24 +48,42 @@ class Upkeep:
         self._measure = measure or (rss_bytes if settings.memory_measure == "rss" else pss_bytes)
         self._loop = asyncio.get_running_loop()
         self._too_large: weakref.WeakSet[WorkerHandle] = weakref.WeakSet()
+        self._once_fit: weakref.WeakSet[WorkerHandle] = weakref.WeakSet()
         self._outgrown: dict[int, int] = {}  # slot: how many in a row that were young were so
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """It serves from now on."""
         if self._settings.max_age:
-            at = worker.ready_at + self._settings.max_age
-            due = self._loop.call_at(at, self._recycle, worker, "max_age")
+            left = worker.ready_at + self._settings.max_age - self._loop.time()
+            # The time in which everything was paused makes no worker older.
+            due = Countdown(left, lambda: self._recycle(worker, "max_age"))
             worker.exited.add_done_callback(lambda _: due.cancel())
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """It has said how large it is."""
         by_rss = self._settings.memory_measure == "rss"
         size = report.rss_bytes if by_rss else report.pss_bytes
-        is_known = worker in self._too_large or worker.is_leaving
-        if 0 < self._settings.max_memory < size and worker.was_ready and not is_known:
+        if not self._settings.max_memory:
+            return
+        if size <= self._settings.max_memory:
+            self._once_fit.add(worker)
+        elif worker.was_ready and not worker.is_leaving and worker not in self._too_large:
             self._too_large.add(worker)
             log.warning("%s has %d bytes, more than max_memory", worker, size)
             self._replace_in(self._wait_for(worker), worker)
+
+    def is_still_due(self, worker: WorkerHandle, reason: str) -> bool:
+        """Look again when its turn has come: one that has shrunk stays, and may be due later."""
+        if reason != "memory_limit":  # nothing makes it younger, or its requests fewer
+            return True
+        # Some kernels do not tell the PSS: the worker, too, reported its RSS then.
+        size = self._measure(worker.pid) or self._rss(worker.pid)
+        if size is None or size > self._settings.max_memory:
+            return size is not None
+        log.info("%s has %d bytes again, not more than max_memory: it stays", worker, size)
+        self._too_large.discard(worker)
+        self._outgrown.pop(worker.slot, None)
+        return False
 
     def _wait_for(self, worker: WorkerHandle) -> float:
         """Return the seconds until it may go: one that is large from the start is no leak."""
@@ -72,19 +92,21 @@ class Upkeep:
             return 0.0
         count = self._outgrown.get(worker.slot, 0)
         self._outgrown[worker.slot] = count + 1
+        if worker not in self._once_fit:  # its successor would start as large
+            count += 1
         return min(_YOUNG * 2.0 ** min(count - 1, 20), _LONGEST_WAIT) if count else 0.0
 
     def _replace_in(self, seconds: float, worker: WorkerHandle) -> None:
         if not seconds:
             self._recycle(worker, "memory_limit")
             return
-        log.error(
-            "slot %d: workers outgrow max_memory as soon as they serve: is it too low for this"
-            " app? the next is replaced in %g s",
+        log.warning(
+            "slot %d: a worker outgrows max_memory as soon as it serves: is it too low for this"
+            " app? It is looked at again in %g s",
             worker.slot,
             seconds,
         )
-        due = self._loop.call_later(seconds, self._recycle, worker, "memory_limit")
+        due = Countdown(seconds, lambda: self._recycle(worker, "memory_limit"))
         worker.exited.add_done_callback(lambda _: due.cancel())
 
     async def watch(self, workers: Callable[[], Iterable[WorkerHandle]]) -> None:

@@ -1,6 +1,7 @@
 """Workers that are due, in places that the test plays."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiocluster.errors import BootError
@@ -13,6 +14,12 @@ from tests.support.waiting import soon, turns
 class FakeHandle:
     def __init__(self, worker_id: int) -> None:
         self.id = worker_id
+
+
+def recycler_of(
+    boot_timeout: float = 60.0, is_still_due: Callable[[Any, str], bool] = lambda *_: True
+) -> Recycler:
+    return Recycler(boot_timeout, is_still_due)
 
 
 class FakePlace:
@@ -29,7 +36,9 @@ class FakePlace:
     def holds(self, worker: Any) -> bool:
         return worker is self.worker
 
-    async def replace(self, worker: Any, reason: str) -> None:
+    async def replace(self, worker: Any, reason: str, is_still_due: Callable[[], bool]) -> None:
+        if not is_still_due():
+            return
         self.done.append(reason)
         self.begun.set()
         if self.failures:
@@ -46,7 +55,7 @@ class FakePlace:
 
 async def test_one_that_does_not_come_ends_its_turn() -> None:
     """Or nobody else would be replaced, and no upgrade come."""
-    recycler, places = Recycler(-FORK_PATIENCE), [FakePlace(1), FakePlace(2)]
+    recycler, places = recycler_of(-FORK_PATIENCE), [FakePlace(1), FakePlace(2)]
     for place in places:
         place.may_go_on = asyncio.Event()
         recycler.recycle(place, place.worker, "max_age")
@@ -57,7 +66,7 @@ async def test_one_that_does_not_come_ends_its_turn() -> None:
 
 async def test_one_at_a_time() -> None:
     """Workers that started together are due together, and must not go together."""
-    recycler, places = Recycler(60.0), [FakePlace(1), FakePlace(2)]
+    recycler, places = recycler_of(), [FakePlace(1), FakePlace(2)]
     for place in places:
         recycler.recycle(place, place.worker, "max_requests")
     await soon(places[0].begun.wait())
@@ -72,7 +81,7 @@ async def test_one_at_a_time() -> None:
 
 async def test_asked_twice_it_is_replaced_once() -> None:
     """A worker may be due for two reasons; the first counts."""
-    recycler, place = Recycler(60.0), FakePlace()
+    recycler, place = recycler_of(), FakePlace()
     recycler.recycle(place, place.worker, "max_requests")
     recycler.recycle(place, place.worker, "max_age")
     place.may_end.set()
@@ -83,7 +92,7 @@ async def test_asked_twice_it_is_replaced_once() -> None:
 
 async def test_one_that_has_gone_meanwhile_is_nobodys_concern() -> None:
     """Its turn has come too late."""
-    recycler, place = Recycler(60.0), FakePlace()
+    recycler, place = recycler_of(), FakePlace()
     gone = cast(WorkerHandle, FakeHandle(7))
     recycler.recycle(place, gone, "max_requests")
     await turns(20)
@@ -91,9 +100,28 @@ async def test_one_that_has_gone_meanwhile_is_nobodys_concern() -> None:
     assert place.done == []
 
 
+async def test_one_that_is_not_due_any_more_when_its_turn_comes_stays() -> None:
+    """The figure was that of another time. It may be due again at once."""
+    due = {"memory_limit": True}
+    recycler = recycler_of(is_still_due=lambda worker, reason: due[reason])
+    place = FakePlace()
+    async with recycler.turn:
+        recycler.recycle(place, place.worker, "memory_limit")
+        await turns()
+        due["memory_limit"] = False
+    await turns(20)
+    assert (place.done, recycler.due) == ([], [])
+
+    due["memory_limit"] = True
+    recycler.recycle(place, place.worker, "memory_limit")
+    await turns(20)
+    assert place.done == ["memory_limit"]
+    recycler.close()
+
+
 async def test_a_successor_that_fails_is_tried_again_as_slowly_as_a_crash() -> None:
     """The old one goes on meanwhile."""
-    recycler, place = Recycler(60.0), FakePlace()
+    recycler, place = recycler_of(), FakePlace()
     place.failures = 2
     place.may_end.set()
     recycler.recycle(place, place.worker, "max_age")
@@ -104,7 +132,7 @@ async def test_a_successor_that_fails_is_tried_again_as_slowly_as_a_crash() -> N
 
 async def test_one_whose_successors_fail_does_not_hold_up_the_others() -> None:
     """It waits as slowly as a crash demands, and its turn goes on."""
-    recycler, failing, other = Recycler(60.0), FakePlace(1), FakePlace(2)
+    recycler, failing, other = recycler_of(), FakePlace(1), FakePlace(2)
     failing.failures, failing.may_go_on = 1, asyncio.Event()
     recycler.recycle(failing, failing.worker, "max_age")
     recycler.recycle(other, other.worker, "max_age")
@@ -116,7 +144,7 @@ async def test_one_whose_successors_fail_does_not_hold_up_the_others() -> None:
 
 async def test_closed_it_replaces_nobody() -> None:
     """What is under way is given up, and what waited does not begin."""
-    recycler, places = Recycler(60.0), [FakePlace(1), FakePlace(2)]
+    recycler, places = recycler_of(), [FakePlace(1), FakePlace(2)]
     for place in places:
         recycler.recycle(place, place.worker, "max_requests")
     await soon(places[0].begun.wait())
@@ -129,7 +157,7 @@ async def test_closed_it_replaces_nobody() -> None:
 
 async def test_who_is_due_is_known_until_it_is_replaced() -> None:
     """So that the next program can go on with it."""
-    recycler, places = Recycler(60.0), [FakePlace(1), FakePlace(2)]
+    recycler, places = recycler_of(), [FakePlace(1), FakePlace(2)]
     async with recycler.turn:
         for place, reason in zip(places, ("max_age", "max_requests"), strict=True):
             recycler.recycle(place, place.worker, reason)

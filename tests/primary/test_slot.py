@@ -272,7 +272,7 @@ async def test_who_is_replaced_is_the_users_choice(
         ("SIGKILL", KILLED_WEIGHT),
         ("SIGTERM", KILLED_WEIGHT),
         ("SIGKILL before it was ready", CRASH_WEIGHT),
-        ("kill(KILL)", KILLED_WEIGHT),
+        ("kill(KILL)", 0.0),
         ("drain", 0.25),
         ("max_requests", 0.0),
     ],
@@ -377,7 +377,7 @@ async def test_the_old_one_goes_only_when_the_new_one_is_ready(make_stage: MakeS
     stage = await make_stage()
     old, old_worker = await stage.crew.next_ready()
 
-    renewing = asyncio.create_task(stage.slot.replace(old, "max_requests"))
+    renewing = asyncio.create_task(stage.slot.replace(old, "max_requests", lambda: True))
     new, new_worker = await stage.crew.next()
     await turns(20)
     assert old_worker.said_to_it.empty()
@@ -390,15 +390,27 @@ async def test_the_old_one_goes_only_when_the_new_one_is_ready(make_stage: MakeS
     assert stage.slot.restarts == new.restarts == 1
 
 
+async def test_one_that_is_not_due_any_more_stays(make_stage: MakeStage) -> None:
+    """What was found may be long ago: it had to wait for another renewal of the slot."""
+    stage = await make_stage()
+    old, _ = await stage.crew.next_ready()
+    await soon(stage.slot.first)
+
+    await soon(stage.slot.replace(old, "memory_limit", lambda: False))
+
+    assert stage.slot.incumbent is old
+    assert not old.is_leaving
+
+
 async def test_the_end_of_the_old_one_starts_nobody(make_stage: MakeStage) -> None:
     """Its successor is there already, and holds the slot from then on."""
     stage = await make_stage()
     old, old_worker = await stage.crew.next_ready()
-    renewing = asyncio.create_task(stage.slot.replace(old, "max_requests"))
+    renewing = asyncio.create_task(stage.slot.replace(old, "max_requests", lambda: True))
     new, new_worker = await stage.crew.next_ready()
     await soon(renewing)
     assert not stage.slot.holds(old)
-    await soon(stage.slot.replace(old, "max_requests"))  # it is gone already: nothing
+    await soon(stage.slot.replace(old, "max_requests", lambda: True))  # it is gone: nothing
 
     old_worker.exit(0)
     exited = await soon(asyncio.shield(old.exited))
@@ -415,7 +427,7 @@ async def test_the_new_one_may_die_while_the_old_one_still_drains(make_stage: Ma
     """It is replaced at once, not when the old one has ended."""
     stage = await make_stage()
     old, _ = await stage.crew.next_ready()
-    renewing = asyncio.create_task(stage.slot.replace(old, "reload"))
+    renewing = asyncio.create_task(stage.slot.replace(old, "reload", lambda: True))
     _, new_worker = await stage.crew.next_ready()
     await soon(renewing)
 
@@ -537,7 +549,7 @@ async def test_two_renewals_come_one_after_the_other(make_stage: MakeStage) -> N
     stage = await make_stage()
     old, _ = await stage.crew.next_ready()
     reloading = asyncio.create_task(stage.slot.renew(stage.generation, "reload"))
-    recycling = asyncio.create_task(stage.slot.replace(old, "max_requests"))
+    recycling = asyncio.create_task(stage.slot.replace(old, "max_requests", lambda: True))
     await stage.crew.next_ready()
 
     await soon(asyncio.gather(reloading, recycling))

@@ -36,13 +36,19 @@ class Stage:
     """An upkeep, and what it found."""
 
     def __init__(self, size: int | None = 0, **settings: Any) -> None:
+        self.size = size  # of each worker, as the kernel says
         self.due: asyncio.Queue[tuple[Any, str]] = asyncio.Queue()
         self.upkeep = Upkeep(
             settings_from(settings),
             lambda worker, reason: self.due.put_nowait((worker, reason)),
-            lambda pid: size,
+            lambda pid: self.size,
         )
         self.worker: Any = FakeHandle()
+
+    def grow(self, worker: Any) -> None:
+        """It is small first, and then too large."""
+        self.upkeep.on_report(worker, Report(rss_bytes=50))
+        self.upkeep.on_report(worker, Report(rss_bytes=200))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,7 @@ async def test_a_worker_that_reports_too_much_is_due(
     """More than the limit, by the measure that was chosen."""
     stage = Stage(max_memory=100, memory_measure=measure)
 
+    stage.upkeep.on_report(stage.worker, Report(rss_bytes=1, pss_bytes=1))
     stage.upkeep.on_report(stage.worker, Report(rss_bytes=rss, pss_bytes=pss))
 
     assert stage.due.qsize() == is_due
@@ -96,24 +103,28 @@ async def test_one_that_waits_for_its_turn_is_told_of_once(
     other: Any = FakeHandle()
     other.slot = 1
     for worker in (stage.worker, stage.worker, other, stage.worker):
-        stage.upkeep.on_report(worker, Report(rss_bytes=200))
+        stage.grow(worker)
 
     assert [stage.due.get_nowait()[0] for _ in range(stage.due.qsize())] == [stage.worker, other]
     assert caplog.text.count("more than max_memory") == 2
 
 
+def waits(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """In how many seconds workers of slot 0 are looked at again."""
+    return re.findall(r"slot 0: .* looked at again in (\d+) s", caplog.text)
+
+
 async def test_a_limit_that_is_too_low_replaces_ever_more_slowly(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fresh workers are as large: the first goes at once, the others wait, and it is told."""
+    """Fresh workers grow as large: the first goes at once, the others wait, and it is told."""
     stage = Stage(max_memory=100)
     workers: list[Any] = [FakeHandle() for _ in range(4)]
     for worker in workers:
-        stage.upkeep.on_report(worker, Report(rss_bytes=200))
+        stage.grow(worker)
 
     assert [stage.due.get_nowait()[0] for _ in range(stage.due.qsize())] == [workers[0]]
-    waits = re.findall(r"slot 0: .* is replaced in (\d+) s", caplog.text)
-    assert waits == ["10", "20", "40"]
+    assert waits(caplog) == ["10", "20", "40"]
 
     monkeypatch.setattr(upkeep, "_YOUNG", 0.0)
     leaking: Any = FakeHandle()
@@ -122,6 +133,58 @@ async def test_a_limit_that_is_too_low_replaces_ever_more_slowly(
     for worker in workers:
         worker.exited.set_result(None)
     await turns()
+
+
+async def test_one_that_was_never_small_is_not_replaced_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The next would start as large."""
+    stage = Stage(max_memory=100)
+    stage.upkeep.on_report(stage.worker, Report(rss_bytes=200))
+
+    assert stage.due.empty()
+    assert waits(caplog) == ["10"]
+    stage.worker.exited.set_result(None)
+    await turns()
+
+
+async def test_a_peak_at_the_start_replaces_nobody(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is over when the wait is, each time; a leak that comes later is none of it."""
+    monkeypatch.setattr(upkeep, "_YOUNG", 0.01)
+    stage = Stage(50, max_memory=100)
+    for _ in range(3):
+        worker: Any = FakeHandle()
+        stage.upkeep.on_report(worker, Report(rss_bytes=200))
+        assert stage.due.empty()
+        assert await soon(stage.due.get()) == (worker, "memory_limit")
+        assert not stage.upkeep.is_still_due(worker, "memory_limit")
+    assert re.findall(r"looked at again in ([\d.]+) s", caplog.text) == ["0.01"] * 3
+
+    stage.upkeep.on_report(worker, Report(rss_bytes=200))
+    stage.size = 200
+    assert stage.due.get_nowait() == (worker, "memory_limit")
+    assert stage.upkeep.is_still_due(worker, "memory_limit")
+
+
+@pytest.mark.parametrize(
+    ("reason", "size", "is_due"),
+    [
+        ("memory_limit", 101, True),
+        ("memory_limit", 100, False),
+        ("memory_limit", None, False),
+        ("max_age", 1, True),
+        ("max_requests", 1, True),
+    ],
+)
+async def test_before_it_is_replaced_it_is_looked_at_again(
+    reason: str, size: int | None, is_due: bool
+) -> None:
+    """By the kernel's figure of now; one that is gone has none. Age and requests only grow."""
+    stage = Stage(size, max_memory=100)
+
+    assert stage.upkeep.is_still_due(stage.worker, reason) == is_due
 
 
 async def test_past_the_hard_limit_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
