@@ -1,8 +1,11 @@
 """Counters that workers write and the primary reads, in shared memory.
 
-One mapping for all, one row a worker, one writer a field: the worker, but for three. A field is an
-8-byte aligned integer, which the machines we run on store at once, so nobody locks.
-Policies read it for nothing, and what it says outlives the worker that wrote it.
+One row a worker, one writer a field: the worker, but for three. A field is an 8-byte aligned
+integer, which the machines we run on store at once, so nobody locks. Policies read it for nothing,
+and what it says outlives the worker that wrote it.
+
+A row is a page of its own, and a worker maps no other: a pointer of its code that has run wild
+spoils the figures of that worker alone.
 """
 
 import mmap
@@ -12,10 +15,9 @@ from collections.abc import Callable, Collection
 from aiocluster.errors import ClusterError
 from aiocluster.metrics.snapshot import Counters
 
-# A row is whole cache lines, so that workers do not slow each other down by writing.
-_ROW_FIELDS = 16
 _FIELD_BYTES = 8
-_ROW_BYTES = _ROW_FIELDS * _FIELD_BYTES
+_ROW_BYTES = mmap.PAGESIZE
+_ROW_FIELDS = _ROW_BYTES // _FIELD_BYTES  # the most there could be
 
 # Workers alive at one time, both generations of a reload included. Untouched pages cost
 # nothing, so this can be far beyond what one machine runs.
@@ -34,6 +36,7 @@ ACCEPTED = 12  # connections that the worker accepted by itself: these were neve
 LAG = 13  # microseconds that the loop was late, lately; it fades
 LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
 ROOM_WANTED = 15  # 1 while the worker is to tell of each connection that ends; the primary writes
+_FIELDS = 16
 
 
 class Scoreboard:
@@ -83,7 +86,8 @@ class Scoreboard:
 
     def counters(self, row: int) -> Counters:
         """Return what the row says, for a snapshot."""
-        field = self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS].tolist()
+        start = row * _ROW_FIELDS
+        field = self._fields[start : start + _FIELDS].tolist()
         connections = field[CONNECTIONS_TAKEN] + field[ACCEPTED]
         return Counters(
             connections_open=max(connections - field[CONNECTIONS_CLOSED], 0),
@@ -121,7 +125,5 @@ def private_row() -> memoryview:
 
 
 def open_row(fd: int, row: int) -> memoryview:
-    """Map the scoreboard in a worker and return its row: a writable view of integers."""
-    mapping = mmap.mmap(fd, MAX_ROWS * _ROW_BYTES)
-    fields = memoryview(mapping).cast("Q")
-    return fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS]
+    """Map a worker's row, and nothing else, in the worker: a writable view of integers."""
+    return memoryview(mmap.mmap(fd, _ROW_BYTES, offset=row * _ROW_BYTES)).cast("Q")

@@ -54,6 +54,7 @@ class Outbox:
         self.has_room = True
         self.is_stuck = False  # the watchdog says so
         self.is_closed = False
+        self.leads = False
         self.sent = 0
         self._sender, self._receiver = ends
         self._scoreboard, self._row = scoreboard
@@ -186,6 +187,7 @@ class Outbox:
 
     def adopt(self, state: OutboxState) -> None:
         """Go on where another left off."""
+        self.leads = self._scoreboard.read(self._row, LEADS) == 1
         self.sent = state.sent
         self._untaken.extend(state.untaken)
 
@@ -193,13 +195,9 @@ class Outbox:
         """Say on the scoreboard that nothing more will come, and a deadline holds."""
         self._scoreboard.order_drain(self._row)
 
-    @property
-    def leads(self) -> bool:
-        """Does the scoreboard say that this worker leads?"""
-        return self._scoreboard.read(self._row, LEADS) == 1
-
     def lead(self, does: bool) -> None:
         """Say on the scoreboard whether it leads."""
+        self.leads = does
         self._scoreboard.lead(self._row, does)
 
     def close(self) -> list[Connection]:

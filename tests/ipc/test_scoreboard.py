@@ -1,3 +1,4 @@
+import mmap
 import os
 import subprocess
 import sys
@@ -51,17 +52,26 @@ def board() -> Iterator[Scoreboard]:
 
 
 def test_fields_do_not_overlap_and_fit_into_a_row(board: Scoreboard) -> None:
-    """Each of the fourteen has its own place."""
+    """Each of them has its own place."""
     assert len(FIELDS) == 14
     assert max(FIELDS) < len(open_row(board.fd, board.claim()))
 
 
-def test_a_row_is_whole_cache_lines(board: Scoreboard) -> None:
+def test_a_row_is_a_page(board: Scoreboard) -> None:
     """Workers do not slow each other down by writing, and every field is aligned."""
     row = open_row(board.fd, board.claim())
 
-    assert row.itemsize == 8
-    assert row.nbytes % 64 == 0
+    assert (row.itemsize, row.nbytes) == (8, mmap.PAGESIZE)
+
+
+def test_a_worker_maps_no_page_but_its_own(board: Scoreboard) -> None:
+    """A pointer of its code that has run wild finds no other worker's figures."""
+    rows = [board.claim() for _ in range(3)]
+    command = [sys.executable, "-c", SPOILT_PROCESS, str(board.fd), str(rows[1])]
+    subprocess.run(command, check=True, pass_fds=[board.fd])
+
+    assert [board.read(row, HEARTBEAT) for row in rows] == [0, LARGEST, 0]
+    assert board.read(rows[1], mmap.PAGESIZE // 8 - 1) == LARGEST
 
 
 def test_what_a_worker_writes_is_read_by_the_primary(board: Scoreboard) -> None:
@@ -212,6 +222,17 @@ def test_closing_twice_is_no_harm() -> None:
 
     assert board.fd == -1
 
+
+SPOILT_PROCESS = """
+import ctypes, sys
+from aiocluster.ipc.scoreboard import open_row
+
+row = open_row(int(sys.argv[1]), int(sys.argv[2]))
+for line in open("/proc/self/maps"):
+    if "aiocluster-scoreboard" in line:
+        begin, end = (int(number, 16) for number in line.split()[0].split("-"))
+        ctypes.memset(begin, 0xFF, end - begin)
+"""
 
 OTHER_PROCESS = """
 import sys
