@@ -202,6 +202,11 @@ class Cluster:
         """Let a `stop` that is in its `pre_drain_wait` go on; False when there is none."""
         return self._parts is not None and self._parts.end_wait()
 
+    def end_idle_grace(self) -> None:
+        """Close idle connections at once in a `stop`, and in one that is under way."""
+        if self._parts is not None:
+            self._parts.end_idle_grace()
+
     async def wait_empty(self) -> None:
         """Wait until no worker is left, nor one to come: each has ended and is not replaced."""
         await self._started("wait_empty").wait_empty()

@@ -133,6 +133,10 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     graceful_timeout: Annotated[
         Seconds, _about("Seconds a draining worker may take to finish what is open.")
     ] = 30.0
+    idle_grace: Annotated[
+        Seconds,
+        _about("Seconds a stop leaves idle keep-alive connections open for one more request."),
+    ] = 1.0
     reload_surge: Annotated[
         Positive, _about("Workers that a reload starts at one time, beside the old ones.")
     ] = 1

@@ -153,13 +153,14 @@ class Drain(_Wire, frozen=True, tag=40):
     """Take nothing new, finish what is open, exit; cut what is left after `timeout` seconds.
 
     If `moving`, others serve: give idle keep-alive connections back on the handoff, and they
-    go on there. Otherwise close them. If `stopping`, the whole service ends: a client that is
-    told to go need not come back.
+    go on there. Otherwise close those that are not used for `idle_grace` seconds. If `stopping`,
+    the whole service ends: a client that is told to go need not come back.
     """
 
     timeout: float
     moving: bool
     stopping: bool = False
+    idle_grace: float = 0.0
 
 
 class SnapshotFor(_Wire, frozen=True, tag=41):

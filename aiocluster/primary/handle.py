@@ -78,6 +78,7 @@ class Owner(Protocol):
 
     addresses: tuple[tuple[str, int], ...]
     graceful_timeout: float
+    idle_grace: float
 
     def publish(self, event: Event) -> None: ...
     def when_heard(self, heard: Callable[[], None]) -> None: ...
@@ -226,7 +227,7 @@ class WorkerHandle:
             self._process.send_signal(signal.SIGTERM)
         stopping = reason == "stop"
         moving = not stopping and self._owner.others_serve()
-        self.channel.post(Drain(seconds, moving, stopping))
+        self.channel.post(Drain(seconds, moving, stopping, self._owner.idle_grace))
         return asyncio.shield(self.exited)
 
     def lead(self, does: bool) -> None:

@@ -155,6 +155,10 @@ class Supervisor:
         """See Cluster.exit_code."""
         return self._workers.exit_code
 
+    def end_idle_grace(self) -> None:
+        """See Workers.end_idle_grace."""
+        self._workers.end_idle_grace()
+
     def hurry(self) -> None:
         """Let no worker that drains wait any longer."""
         self._stop_hiring()

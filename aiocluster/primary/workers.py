@@ -76,12 +76,14 @@ class Workers:
         self.exit_log = ExitLog(settings.boot_timeout)
         self.addresses: tuple[tuple[str, int], ...] = ()
         self.graceful_timeout = settings.graceful_timeout
+        self.idle_grace = settings.idle_grace
         self.stop_is_announced = False
         self._is_ending = False
         self._unwell: list[str] = []  # those that ended badly since then
         self.exit_code = 0  # of the first that ended well since then, with a code of its own
         self.take_connections: bool | None = None  # do those that came up? None: none has
         self._stopping = False
+        self._stop_timeout: float | None = None  # of a stop that drains them
         self._boot_timeout = settings.boot_timeout
         self._generations = generations
         self._dispatcher = dispatcher
@@ -202,6 +204,7 @@ class Workers:
 
     async def drain(self, seconds: float) -> list[str]:
         """Drain all for at most `seconds`; name those that had to be cut."""
+        self._stop_timeout = seconds
         workers = [*self.all.values()]
         exits = [worker.begin_drain("stop", seconds) for worker in workers]
         if exits:
@@ -210,6 +213,13 @@ class Workers:
             await _all_in(_DEATH_TIMEOUT, self._ends)
         unwell = [str(worker) for worker in workers if not worker.ended_well]
         return [*dict.fromkeys([*self._unwell, *unwell])]
+
+    def end_idle_grace(self) -> None:
+        """Close idle connections at once in a stop, and in one that is under way. Idempotent."""
+        self.idle_grace = 0.0
+        if self._stop_timeout is not None:
+            for worker in self.all.values():
+                worker.begin_drain("stop", self._stop_timeout)
 
     def hurry(self) -> None:
         """Let none that drains wait any longer."""

@@ -217,6 +217,7 @@ class Life:
     def _on_int(self) -> None:
         now = asyncio.get_running_loop().time()
         self._stop.set()
+        self._cluster.end_idle_grace()  # somebody waits for the end
         if self._interrupted_at is not None and now - self._interrupted_at <= _SAME_INT:
             return
         first, self._interrupted_at = self._interrupted_at is None, now

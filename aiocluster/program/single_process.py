@@ -176,6 +176,9 @@ class SingleCluster(Cluster):
         """See Cluster: a stop does not wait here before it begins."""
         return False
 
+    def end_idle_grace(self) -> None:
+        """See Cluster: idle connections always close at once here."""
+
     async def wait_empty(self) -> None:
         """See Cluster."""
         await self._all_over.wait()

@@ -150,7 +150,7 @@ class Runtime:
         if self.is_draining:
             return
         if self._channel.closed:
-            self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=True))
+            self._on_drain(self._own_drain(stopping=True))
         else:
             self.mail.ask_to_drain(reason)
 
@@ -332,7 +332,17 @@ class Runtime:
             log.warning("the channel to the primary is closed; finishing what is open")
         # One that sends nonsense lives, and has this worker replaced.
         gone = error is None
-        self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=gone))
+        self._on_drain(self._own_drain(stopping=gone))
+
+    def _own_drain(self, *, stopping: bool) -> Drain:
+        """Return the order that it gives itself when no primary can."""
+        settings = self._settings
+        return Drain(
+            settings.graceful_timeout,
+            moving=False,
+            stopping=stopping,
+            idle_grace=settings.idle_grace,
+        )
 
     def _watch_request_limit(self) -> None:
         if not self._request_limit:
@@ -351,6 +361,7 @@ class Runtime:
                 min(drain.timeout, self._drain.timeout),
                 moving=drain.moving and self._drain.moving,
                 stopping=drain.stopping or self._drain.stopping,
+                idle_grace=min(drain.idle_grace, self._drain.idle_grace),
             )
         self._drain = drain
         self._drained_by = min(self._drained_by, time.monotonic() + drain.timeout)
@@ -372,7 +383,12 @@ class Runtime:
         self._acceptor.close()
 
     def _hurry(self, service: Service, drain: Drain) -> None:
-        service.hurry(drain.timeout, moving=drain.moving, stopping=drain.stopping)
+        service.hurry(
+            drain.timeout,
+            moving=drain.moving,
+            stopping=drain.stopping,
+            idle_grace=drain.idle_grace,
+        )
 
     async def _end(self, service: Service) -> int:
         """It was told to drain; or its job has ended by itself, well or not."""

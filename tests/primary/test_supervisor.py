@@ -103,7 +103,7 @@ async def test_at_max_requests_the_new_one_comes_first(stage: Stage) -> None:
     assert new.fork.slot == old.fork.slot
     new.boot()
 
-    assert await old.hear() == Drain(30.0, moving=True)
+    assert await old.hear() == Drain(30.0, moving=True, idle_grace=1.0)
     await stage.dispatch(2)
     assert (close_taken(old), close_taken(new)) == (0, 2)
     old.exit(0)
@@ -119,7 +119,7 @@ async def test_at_max_requests_one_that_has_no_successor_just_ends(
 
     worker.say(DrainRequest("max_requests"))
 
-    assert await worker.hear() == Drain(30.0, moving=False)
+    assert await worker.hear() == Drain(30.0, moving=False, idle_grace=1.0)
 
 
 async def test_one_that_is_due_while_the_cluster_stops_just_ends(stage: Stage) -> None:
@@ -172,7 +172,7 @@ async def test_stop_drains_all_and_replaces_nobody(stage: Stage) -> None:
     workers = await stage.start(3)
     stopping = asyncio.create_task(stage.supervisor.stop(5.0))
     for worker in workers:
-        assert await worker.hear() == Drain(5.0, moving=False, stopping=True)
+        assert await worker.hear() == Drain(5.0, moving=False, stopping=True, idle_grace=1.0)
         worker.exit(0)
 
     assert await soon(stopping) == []
@@ -228,7 +228,7 @@ async def test_a_stop_during_the_start_ends_those_that_are_starting(stage: Stage
     starting.cancel()
     stopping = asyncio.create_task(stage.supervisor.stop(0.0))
     for worker in workers:
-        assert await worker.hear() == Drain(0.0, moving=False, stopping=True)
+        assert await worker.hear() == Drain(0.0, moving=False, stopping=True, idle_grace=1.0)
         worker.exit(0)
 
     assert await soon(stopping) == []

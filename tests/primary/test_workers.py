@@ -152,7 +152,7 @@ async def test_what_a_draining_worker_gives_back_goes_to_others(stage: Stage) ->
     """And never to itself."""
     first, second = await stage.start(2)
     stage.handle(first).drain()
-    assert await first.hear() == Drain(30.0, moving=True)
+    assert await first.hear() == Drain(30.0, moving=True, idle_grace=1.0)
 
     give_back(first, 3)
     await turns_until(lambda: stage.handle(second).outbox.queued == 3)
@@ -178,14 +178,16 @@ async def test_what_is_given_back_during_a_stop_is_closed(stage: Stage) -> None:
     stage.handle(first).drain()
     before = len(open_fds())
     stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
-    assert await second.hear() == Drain(1000.0, moving=False, stopping=True)
+    assert await second.hear() == Drain(1000.0, moving=False, stopping=True, idle_grace=1.0)
 
     give_back(first, 3)
     await turns(20)
 
     assert len(open_fds()) == before
     assert stage.dispatcher.waiting == 0
-    assert [await first.hear() for _ in range(2)][1] == Drain(1000.0, moving=False, stopping=True)
+    assert [await first.hear() for _ in range(2)][1] == Drain(
+        1000.0, moving=False, stopping=True, idle_grace=1.0
+    )
     for worker in (first, second):
         worker.exit(0)
     await soon(stopping)
@@ -257,7 +259,7 @@ async def test_connections_do_not_move_where_nobody_serves(make_stage: MakeStage
 
     stage.handle(first).drain()
 
-    assert await first.hear() == Drain(30.0, moving=False)
+    assert await first.hear() == Drain(30.0, moving=False, idle_grace=1.0)
 
 
 async def test_a_worker_that_asks_to_drain_is_told_to(stage: Stage) -> None:
@@ -265,7 +267,7 @@ async def test_a_worker_that_asks_to_drain_is_told_to(stage: Stage) -> None:
     (worker,) = await stage.start(1)
     worker.say(DrainRequest("drain"))
 
-    assert await worker.hear() == Drain(30.0, moving=False)
+    assert await worker.hear() == Drain(30.0, moving=False, idle_grace=1.0)
     worker.exit(0)
     exited = await stage.event(WorkerExited)
     assert (exited.voluntary, exited.reason) == (True, "drain")

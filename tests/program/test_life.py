@@ -36,6 +36,7 @@ class FakeCluster:
         self.may_start, self.may_stop = asyncio.Event(), asyncio.Event()
         self.empty, self.all_finished = asyncio.Event(), False
         self.waiting = False
+        self.has_idle_grace = True
         self.may_start.set()
         self.may_stop.set()
 
@@ -78,6 +79,9 @@ class FakeCluster:
 
     async def wait_empty(self) -> None:
         await self.empty.wait()
+
+    def end_idle_grace(self) -> None:
+        self.has_idle_grace = False
 
     def hurry(self) -> None:
         self.done.append("hurry")
@@ -165,6 +169,16 @@ async def test_what_was_cut_is_a_1(stage: Stage, caplog: pytest.LogCaptureFixtur
     assert "worker 7 (pid 70) could not finish what it had begun" in caplog.text
 
 
+async def test_a_term_leaves_idle_connections_their_grace(stage: Stage) -> None:
+    """An INT does not: see below."""
+    living = stage.begin()
+    await soon(stage.cluster.started.wait())
+    press(signal.SIGTERM)
+
+    assert await soon(living) == 0
+    assert stage.cluster.has_idle_grace
+
+
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 async def test_quit_hurries_a_stop_that_is_under_way(stage: Stage, first: int) -> None:
     """What runs is cut, but hooks still run: nobody is killed."""
@@ -206,6 +220,7 @@ async def test_only_a_second_int_kills(
         press(signal.SIGINT)
         await asyncio.sleep(0.01)  # as a key press and the next are apart
         assert stage.cluster.done == ["stop 30"]
+    assert not stage.cluster.has_idle_grace
     press(signal.SIGINT)
 
     await soon(living)

@@ -50,9 +50,13 @@ class Stage:
         return streams
 
     async def drain(self, seconds: float) -> None:
-        """End as in a stop."""
-        self.service.hurry(seconds, moving=False, stopping=True)
-        await soon(self.service.drain())
+        """End as in a stop without a grace."""
+        await soon(self.begin_stop(seconds))
+
+    def begin_stop(self, seconds: float, *, idle_grace: float = 0.0) -> "asyncio.Task[None]":
+        """Begin to end as in a stop; the task is done when that is over."""
+        self.service.hurry(seconds, moving=False, stopping=True, idle_grace=idle_grace)
+        return asyncio.create_task(self.service.drain())
 
     def close(self) -> None:
         for _, writer in self.clients:

@@ -272,6 +272,7 @@ class FakeOwner:
     def __init__(self) -> None:
         self.addresses: tuple[tuple[str, int], ...] = (("127.0.0.1", 8000),)
         self.graceful_timeout = 30.0
+        self.idle_grace = 0.0
         self.have_others = False
         self.returned: list[Connection] = []
         self.scoreboard = Scoreboard()

@@ -185,14 +185,13 @@ class DegradedServer:
     def on_done(self, callback: Callable[[MeteredHandler], None]) -> None:
         """Never call `callback`: it is for connections that may move."""
 
-    def close_idle(self, spared: Sign | None = None) -> None:
-        """Close connections that wait for a request; see MeteredServer.close_idle.
+    def is_idle(self, connection: "_Connection") -> bool:
+        """Does this connection wait for a request?"""
+        return not connection.begun_ns
 
-        One that has just become idle may have a request in aiohttp's queue: it gets a look more.
-        """
-        for connection in self.connections:
-            if not connection.begun_ns and (spared is None or connection.is_idle(spared)):
-                connection.transport.close()
+    def sign_of(self, connection: "_Connection") -> Sign:
+        """Return the surest sign that this idle connection's next request is on its way."""
+        return connection.sign()
 
     def unfinished(self) -> list[str]:
         """Name what is going on: the requests being handled, and other open connections."""
@@ -243,17 +242,21 @@ class _Connection(asyncio.Protocol):
         self._has_unasked = False  # what came since was its body, or is in aiohttp's queue
         return begun_ns
 
-    def is_idle(self, spared: Sign) -> bool:
-        """Has it been idle since the last look, without a sign that is spared?"""
-        was_idle, self._was_idle = self._was_idle, True
-        return was_idle and self._sign() < spared
+    def sign(self) -> Sign:
+        """Return the surest sign of its next request.
 
-    def _sign(self) -> Sign:
-        if self.transport.is_reading() and unread_bytes(self.transport):
+        One that has just become idle may have that in aiohttp's queue: it gets a look more.
+        """
+        was_idle, self._was_idle = self._was_idle, True
+        if not was_idle or (self.transport.is_reading() and unread_bytes(self.transport)):
             return Sign.UNREAD
         if self._has_unasked:
             return Sign.PART
         return Sign.PERHAPS if self._request is None else Sign.NONE
+
+    def force_close(self) -> None:
+        """Close it, once what was written is sent."""
+        self.transport.close()
 
     @property
     def name(self) -> str:

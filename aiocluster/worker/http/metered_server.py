@@ -26,7 +26,6 @@ from aiocluster.metrics.instruments import Histogram
 from aiocluster.worker.http.aiohttp_internals import (
     CACHES_PEER,
     COUNTS_COMPRESSED,
-    Handler,
     Protocol,
     StreamReader,
 )
@@ -180,16 +179,21 @@ class MeteredServer(web.Server):
         """Every open connection, as what it is."""
         return cast("list[MeteredHandler]", self.connections)
 
-    def close_idle(self, spared: Sign | None = None) -> None:
-        """Close connections that wait for a request. Unsent parts of a response still go out.
+    def is_idle(self, handler: MeteredHandler) -> bool:
+        """Does this connection wait for a request?"""
+        waiter = handler._waiter
+        return waiter is not None and not waiter.done() and not handler._messages
 
-        Those stay that show this sign of a request, or a surer one; None: none.
-
-        aiohttp's own pre_shutdown would also stop reading bodies that are on their way.
-        """
-        for handler in self.metered:
-            if _is_idle(handler) and (spared is None or _sign(handler) < spared):
-                handler.force_close()
+    def sign_of(self, handler: MeteredHandler) -> Sign:
+        """Return the surest sign that this idle connection's next request is on its way."""
+        transport = handler.transport
+        if transport is not None and transport.is_reading() and unread_bytes(transport):
+            return Sign.UNREAD
+        if handler.is_within_head:
+            return Sign.PART
+        if not handler._request_count or not handler.is_between_requests():
+            return Sign.PERHAPS
+        return Sign.NONE
 
     def unfinished(self) -> list[str]:
         """Name what is going on: the requests being handled, and other open connections."""
@@ -284,22 +288,6 @@ def _noting_compression(make: Any) -> Any:
         return make(message, payload, protocol, *rest, **more)
 
     return noting
-
-
-def _is_idle(handler: Handler) -> bool:
-    waiter = handler._waiter
-    return waiter is not None and not waiter.done() and not handler._messages
-
-
-def _sign(handler: MeteredHandler) -> Sign:
-    transport = handler.transport
-    if transport is not None and transport.is_reading() and unread_bytes(transport):
-        return Sign.UNREAD
-    if handler.is_within_head:
-        return Sign.PART
-    if not handler._request_count or not handler.is_between_requests():
-        return Sign.PERHAPS
-    return Sign.NONE
 
 
 def names_of(unfinished: Sequence[T], name: Callable[[T], str]) -> list[str]:

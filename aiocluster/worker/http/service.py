@@ -16,7 +16,8 @@ from aiocluster.worker.exits import exit_code, is_exit
 from aiocluster.worker.http.app_task import AppTask, Step
 from aiocluster.worker.http.application import application_from
 from aiocluster.worker.http.hooks import clean_up, faults, shut_down
-from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
+from aiocluster.worker.http.idle_closing import IdleClosing, turns
+from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer
 from aiocluster.worker.http.migration import Mover, Relief
 from aiocluster.worker.http.runner import start_server
 from aiocluster.worker.http.websockets import close_code
@@ -47,13 +48,6 @@ _CLOSE_GRACE = 0.25
 # When the service stops, an app may close its WebSockets in on_shutdown, in its own words. After
 # this share of the drain's time we close those that it has not come to.
 _OWN_WORDS_SHARE = 0.25
-
-# A client that has just connected is about to send its request: at a stop it has these seconds
-# for that, and so has a connection that may hold the begin of one.
-_FIRST_REQUEST_GRACE = 1.0
-
-# Seconds between two looks for connections that have become idle during a drain.
-_SWEEP_INTERVAL = 0.05
 
 
 class AiohttpService:
@@ -89,6 +83,7 @@ class AiohttpService:
         self._stopping = False
         self._moving_until, self._patient_until = Deadline(), Deadline()
         self._deadline = Deadline()
+        self._idle_closing = IdleClosing(self._deadline)
         self._telling: asyncio.TimerHandle | None = None
         self._hooks = AppTask(None if on_failure is None else self._on_cancelled)
         self.context = Context()  # of the connections, once the app has started
@@ -178,7 +173,9 @@ class AiohttpService:
         self._upstream.room.note_end()
         log.exception("a connection could not be served")
 
-    def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
+    def hurry(
+        self, timeout: float, *, moving: bool, stopping: bool = False, idle_grace: float = 0.0
+    ) -> None:
         """See Service.hurry."""
         patience = timeout if moving else 0.0
         nearer = timeout < self._deadline.left
@@ -191,6 +188,8 @@ class AiohttpService:
         self._moving_until.at_latest_in(patience * _MOVING_SHARE)
         self._patient_until.at_latest_in(patience * _PATIENT_SHARE)
         self._deadline.at_latest_in(timeout)
+        if not self._moving:
+            self._idle_closing.shorten_grace(idle_grace, timeout)
 
     def give_back(self, count: int) -> None:
         """See Service."""
@@ -208,17 +207,20 @@ class AiohttpService:
         if self._relief is not None:
             self._relief.stop()
         server.websockets.complete_handshakes()
-        await _turns()  # what was adopted last is a connection then
+        await turns()  # what was adopted last is a connection then
         farewell = asyncio.create_task(self._say_farewell())
         if self._moving:
             await self._move_connections()
         server.begin_last_responses()
-        sweeping = asyncio.create_task(self._close_idle_connections())
+        closing = self._idle_closing.begin(server)
         await farewell
+        # The app is whole for whatever is still asked of it.
+        await self._idle_closing.wait_for_last_requests()
+        self._tell_websockets_later()
         await self._run_hooks("on_shutdown", partial(shut_down, self._app))
         self._tell_websockets()
         await self._until_empty()
-        sweeping.cancel()
+        closing.cancel()
         self.cut += server.unfinished()
         await server.websockets.give_up()
         await server.shutdown(_CANCEL_GRACE)
@@ -226,10 +228,14 @@ class AiohttpService:
         self._hooks.close()
 
     async def _say_farewell(self) -> None:
-        """Let the app say goodbye, then close its WebSockets one after the other."""
+        """Let the app say goodbye, then, if connections move, close its WebSockets."""
         await self._run_hooks("on_drain", self._say_goodbye)
-        delay = self._own_words_time()
-        self._telling = self._loop.call_later(delay, self._tell_websockets)
+        if self._moving:
+            self._tell_websockets()
+
+    def _tell_websockets_later(self) -> None:
+        """Close the WebSockets one after the other, once the app had time to do so itself."""
+        self._telling = self._loop.call_later(self._own_words_time(), self._tell_websockets)
 
     def _own_words_time(self) -> float:
         """Return the seconds that the app has to close its WebSockets in its own words."""
@@ -259,22 +265,6 @@ class AiohttpService:
             empty = asyncio.ensure_future(self.server.wait_empty())
             await until.wait_for({empty}, 0.0)
             empty.cancel()
-
-    async def _close_idle_connections(self) -> None:
-        """Close what waits for a next request, and what comes to wait for one, until cancelled."""
-        await _turns()  # a request that has already arrived is begun first
-        patient_until = self._loop.time() + _FIRST_REQUEST_GRACE
-        while True:
-            self.server.close_idle(self._spared(patient_until))
-            await asyncio.sleep(_SWEEP_INTERVAL)
-
-    def _spared(self, patient_until: float) -> Sign | None:
-        """Return which sign of a request lets an idle connection stay open at this moment."""
-        if self._deadline.left <= 0:  # which may yet come nearer
-            return None
-        if self._moving:  # in vain, and for long enough
-            return Sign.UNREAD
-        return Sign.PERHAPS if self._loop.time() < patient_until else Sign.PART
 
     async def _until_empty(self) -> None:
         """Wait for the last connection, at most until the deadline, which may yet come nearer.
@@ -323,9 +313,3 @@ def _ends_in_doubt(handler: MeteredHandler) -> bool:
     Where it surely has, its end will come, and show it.
     """
     return handler.in_doubt and not handler._messages and not handler.is_within_head
-
-
-async def _turns() -> None:
-    """Let the loop do what it has ready."""
-    for _ in range(3):
-        await asyncio.sleep(0)

@@ -61,10 +61,13 @@ class Service(Protocol):
         """Finish what is open and shut the app down; its hooks run once."""
         ...
 
-    def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
+    def hurry(
+        self, timeout: float, *, moving: bool, stopping: bool = False, idle_grace: float = 0.0
+    ) -> None:
         """End `drain` within `timeout` seconds from now; may be called again, before it too.
 
-        What is idle moves to another worker if `moving` (each time), and is closed if not.
+        What is idle moves to another worker if `moving` (each time); if not, it is closed when it
+        has not been used for `idle_grace` seconds from now, or less if that is asked again.
         What is unfinished then is cut. If `stopping` (once) nobody goes on with the service.
         """
         ...

@@ -101,7 +101,9 @@ class JobService:
         self._row[CONNECTIONS_CLOSED] += 1
         log.error("%s was given a connection, which is closed", self._name)
 
-    def hurry(self, timeout: float, *, moving: bool, stopping: bool = False) -> None:
+    def hurry(
+        self, timeout: float, *, moving: bool, stopping: bool = False, idle_grace: float = 0.0
+    ) -> None:
         """See Service."""
         self._deadline.at_latest_in(timeout)
 

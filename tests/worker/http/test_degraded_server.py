@@ -213,6 +213,28 @@ async def test_half_a_head_is_read_to_its_end_at_a_stop(stage: Stage) -> None:
     await soon(draining)
 
 
+async def test_at_a_stop_an_idle_connection_is_answered_once_more(stage: Stage) -> None:
+    """Within the grace; its response says that it is the last one."""
+    streams = await get(stage)
+    await response(streams[0])
+    draining = stage.begin_stop(1000.0, idle_grace=1000.0)
+    await turns(20)
+
+    assert "Connection: close" in await again(streams)
+    await soon(draining)
+
+
+async def test_at_a_stop_one_that_is_not_used_is_closed_after_the_grace(stage: Stage) -> None:
+    """Nothing is cut."""
+    streams = await get(stage)
+    await response(streams[0])
+
+    await soon(stage.begin_stop(1000.0, idle_grace=0.01))
+
+    assert await soon(streams[0].read()) == b""
+    assert stage.service.cut == []
+
+
 async def test_a_body_that_came_behind_its_head_is_no_sign_of_a_next_request(
     stage: Stage, app: App
 ) -> None:

@@ -530,7 +530,6 @@ async def test_empty_means_no_connection_and_no_handler(stage: Stage) -> None:
     await soon(empty)
 
 
-@pytest.mark.parametrize("spared", [None, *Sign])
 @pytest.mark.parametrize(
     ("pieces", "sign"),
     [
@@ -542,10 +541,10 @@ async def test_empty_means_no_connection_and_no_handler(stage: Stage) -> None:
         ([HELLO, HELLO], Sign.NONE),
     ],
 )
-async def test_idle_connections_are_closed_but_for_some_that_show_a_sign(
-    stage: Stage, pieces: list[bytes], sign: Sign, spared: Sign | None
+async def test_an_idle_connection_may_show_a_sign_of_its_next_request(
+    stage: Stage, pieces: list[bytes], sign: Sign
 ) -> None:
-    """Of their next request; those that show none, or none that counts, are not waited for."""
+    """By what has come of that, or by having asked nothing yet."""
     client, accepted = tcp_pair()
     with client:
         stage.adopt(accepted)
@@ -553,11 +552,11 @@ async def test_idle_connections_are_closed_but_for_some_that_show_a_sign(
         for piece in pieces:
             client.sendall(piece)
             await turns(20)
+        server = stage.service.server
+        (handler,) = server.metered
 
-        stage.service.server.close_idle(spared)
-        await turns(20)
-
-        assert stage.open == (spared is not None and sign >= spared)
+        assert server.is_idle(handler)
+        assert server.sign_of(handler) == sign
 
 
 async def test_a_request_that_nobody_has_read_yet_is_a_sign_too(stage: Stage) -> None:
@@ -568,14 +567,27 @@ async def test_a_request_that_nobody_has_read_yet_is_a_sign_too(stage: Stage) ->
         client.sendall(HELLO)
         await turns_until(lambda: stage.counted == (1, 1))
         await turns(20)
+        server = stage.service.server
+        (handler,) = server.metered
         client.sendall(HELLO)
 
-        stage.service.server.close_idle(Sign.UNREAD)
+        assert server.sign_of(handler) == Sign.UNREAD
 
         await turns_until(lambda: stage.counted == (2, 2))
         await turns(20)
-        stage.service.server.close_idle(Sign.UNREAD)
-        await turns_until(lambda: stage.open == 0)
+        assert server.sign_of(handler) == Sign.NONE
+
+
+async def test_a_connection_with_a_request_is_not_idle(stage: Stage) -> None:
+    """Its response is to come."""
+    request = asyncio.create_task(stage.get("/wait"))
+    await soon(stage.begun.wait())
+    (handler,) = stage.service.server.metered
+
+    assert not stage.service.server.is_idle(handler)
+
+    stage.go.set()
+    await soon(request)
 
 
 async def test_the_unfinished_are_named(stage: Stage) -> None:

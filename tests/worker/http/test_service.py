@@ -391,7 +391,7 @@ async def test_who_does_not_ask_in_that_time_is_closed(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A browser connects ahead, for a page that may never be wanted."""
-    monkeypatch.setattr("aiocluster.worker.http.service._FIRST_REQUEST_GRACE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.idle_closing._FIRST_REQUEST_GRACE", 0.0)
     stage = await make_stage(App().application)
     reader, _ = await stage.connect()
 
@@ -414,8 +414,8 @@ async def test_half_a_head_is_waited_for_at_a_stop(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its client is answered and told to go; others that are idle go at once."""
-    monkeypatch.setattr("aiocluster.worker.http.service._FIRST_REQUEST_GRACE", 0.0)
-    monkeypatch.setattr("aiocluster.worker.http.service._SWEEP_INTERVAL", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.idle_closing._FIRST_REQUEST_GRACE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.idle_closing._SWEEP_INTERVAL", 0.0)
     stage = await make_stage(App().application)
     reader, writer = await in_part(stage)
     idle, _ = await get(stage)
@@ -495,7 +495,7 @@ async def test_one_in_doubt_is_not_waited_for_longer(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most likely there is nothing to wait for."""
-    monkeypatch.setattr("aiocluster.worker.http.service._FIRST_REQUEST_GRACE", 0.0)
+    monkeypatch.setattr("aiocluster.worker.http.idle_closing._FIRST_REQUEST_GRACE", 0.0)
     stage = await make_stage(App().application)
     reader, _ = await in_doubt(stage)
 
