@@ -14,6 +14,7 @@ import array
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from itertools import repeat
 
@@ -26,6 +27,8 @@ MAX_BATCH = 253
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, getattr(socket, "SCM_RIGHTS", 0)
 
 _FD_BYTES = array.array("i").itemsize
+
+_INT = struct.Struct("i")
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES) if _SCM_RIGHTS else 0
 
@@ -82,6 +85,15 @@ def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
             return False
         raise
     return True
+
+
+def untaken_bytes(sender: socket.socket) -> int:
+    """Return how much the other side has not taken yet, in the kernel's own count of bytes."""
+    import fcntl  # which Windows does not have
+    import termios
+
+    (count,) = _INT.unpack(fcntl.ioctl(sender.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
+    return int(count)
 
 
 def give_told(sender: socket.socket, fd: int, listener: int, client: Client) -> bool:

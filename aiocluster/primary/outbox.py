@@ -66,7 +66,7 @@ class Outbox:
         self._done = self._scoreboard.reader(self._row, REQUESTS_DONE)
         self._limits = limits
         self._on_change = on_change
-        self._returns = Returns(self._sender, lambda back: on_returned(self._from_here(back)))
+        self.returns = Returns(self._sender, lambda back: on_returned(self._from_here(back)))
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
@@ -209,7 +209,7 @@ class Outbox:
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_writer(self._sender.fileno())
-        left = self._returns.close() + take_all(self._receiver, self._on_lost)
+        left = self.returns.close() + take_all(self._receiver, self._on_lost)
         self._sender.close()
         self._receiver.close()
         self.has_room = False

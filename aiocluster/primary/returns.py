@@ -11,6 +11,9 @@ from aiocluster.ipc.handoff import Taken, TruncatedBatch, next_batch_size, take,
 
 log = logging.getLogger("aiocluster.dispatcher")
 
+# Where those that serve have enough to take: look again after this many seconds.
+_FLOOD_PAUSE = 0.002
+
 # At the limit of descriptors: look again after this many seconds. They wait in the queue.
 _FD_LIMIT_PAUSE = 0.1
 
@@ -19,6 +22,7 @@ class Returns:
     """Reads what comes back on the primary's end of one worker's handoff."""
 
     def __init__(self, sock: socket.socket, on_returned: Callable[[list[Taken]], None]):
+        self.would_flood: Callable[[], bool] = lambda: False  # have others enough to take for now?
         self._sock = sock
         self._on_returned = on_returned
         self._loop = asyncio.get_running_loop()
@@ -43,11 +47,16 @@ class Returns:
 
     def _read(self) -> None:
         count = next_batch_size(self._sock)
-        if count and not _have_room_for(count, self._sock.fileno()):
-            self._deafen()
-            self._retry = self._loop.call_later(_FD_LIMIT_PAUSE, self._listen)
+        if count and self.would_flood():
+            self._pause(_FLOOD_PAUSE)
+        elif count and not _have_room_for(count, self._sock.fileno()):
+            self._pause(_FD_LIMIT_PAUSE)
         elif count:
             self._on_returned(self._take())
+
+    def _pause(self, seconds: float) -> None:
+        self._deafen()
+        self._retry = self._loop.call_later(seconds, self._listen)
 
     def _take(self) -> list[Taken]:
         try:

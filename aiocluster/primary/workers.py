@@ -40,6 +40,10 @@ from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
 
+# With so many connections untaken at one of those that serve, no more come back from others for
+# now: a new connection would wait behind all of them, some 50 µs each.
+_MANY_UNTAKEN = 96
+
 # What a killed worker may take to be gone: only the kernel is left to wait for.
 _DEATH_TIMEOUT = 5.0
 
@@ -310,6 +314,7 @@ class Workers:
 
     def _look_after(self, worker: WorkerHandle, process: Process) -> None:
         """See to it from here to its end."""
+        worker.outbox.returns.would_flood = self._have_enough_to_take
         worker.announced()
         process.on_death(lambda: self._on_death(worker))
         if not worker.settled.done():  # one that another program had may serve for long
@@ -407,6 +412,11 @@ class Workers:
             self._unwell.append(str(worker))
         elif worker.was_ready:
             self.exit_code = self.exit_code or code or 0
+
+    def _have_enough_to_take(self) -> bool:
+        """Has one of those that serve, and whose loop turns, many connections to take?"""
+        outboxes = [worker.outbox for worker in self.serving()]
+        return any(one.queued > _MANY_UNTAKEN and not one.is_stuck for one in outboxes)
 
     def _choose_leader(self) -> None:
         # In a stop nobody takes over from who goes first.

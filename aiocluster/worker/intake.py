@@ -5,10 +5,23 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
-from aiocluster.ipc.handoff import Client, Taken, TruncatedBatch, give, give_told, take, take_all
+from aiocluster.ipc.handoff import (
+    Client,
+    Taken,
+    TruncatedBatch,
+    give,
+    give_told,
+    take,
+    take_all,
+    untaken_bytes,
+)
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN
 
 log = logging.getLogger("aiocluster.worker")
+
+# With more than this on its way to the primary, nothing more goes back for now: a connection that
+# is used would wait behind all others. The kernel counts some 800 bytes for a batch.
+_MAX_UNTAKEN_BYTES = 4096
 
 # Serves this descriptor, that came by the listener of this index, and whose client is this one
 # if a proxy has told; owns it, whatever happens.
@@ -45,7 +58,7 @@ class Intake:
 
         Each goes back as one of the listener it came by. If a client is told, it is the only one.
         """
-        if self._handoff is None:
+        if self._handoff is None or untaken_bytes(self._handoff) > _MAX_UNTAKEN_BYTES:
             return False
         if (client := clients[0]) is not None:
             return give_told(self._handoff, fds[0], listeners[0], client)

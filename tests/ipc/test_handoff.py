@@ -19,6 +19,7 @@ from aiocluster.ipc.handoff import (
     next_batch_size,
     take,
     take_all,
+    untaken_bytes,
 )
 from tests.support.connections import none_lost
 
@@ -335,3 +336,19 @@ def test_who_a_proxy_has_told_comes_with_its_connection(pair: Pair) -> None:
     assert sizes == [1, 1, 1]
     assert clients == [None, client, None]
     assert listeners == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_what_is_not_taken_yet_is_known(pair: Pair) -> None:
+    """Each batch counts, until the other side takes it."""
+    sender, receiver = pair
+    assert untaken_bytes(sender) == 0
+    with Connections(2) as connections:
+        assert give(sender, connections.fds, b"\0\0")
+        one = untaken_bytes(sender)
+        assert give(sender, connections.fds, b"\0\0")
+        assert untaken_bytes(sender) == 2 * one > 0
+
+        for _ in range(2):
+            connections.recognise(take(receiver))
+
+    assert untaken_bytes(sender) == 0

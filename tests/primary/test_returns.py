@@ -124,6 +124,26 @@ async def test_at_the_fd_limit_they_wait_in_the_queue(
     assert len(side.came) == 8
 
 
+async def test_while_others_have_enough_to_take_they_wait_in_the_queue(side: Side) -> None:
+    """Nothing is read that would only wait elsewhere."""
+    is_flooded, asked = True, asyncio.Event()
+
+    def would_flood() -> bool:
+        asked.set()
+        return is_flooded
+
+    side.returns.would_flood = would_flood
+    side.give_back(connections(3))
+    await soon(asked.wait())
+    await turns(20)
+    assert side.came == []
+    is_flooded = False
+
+    await soon(side.heard.wait())
+
+    assert len(side.came) == 3
+
+
 async def test_closed_it_hears_of_nothing_more(side: Side) -> None:
     """Whatever is done with the socket afterwards."""
     assert side.returns.close() == []

@@ -160,6 +160,25 @@ async def test_what_a_draining_worker_gives_back_goes_to_others(stage: Stage) ->
     assert (close_taken(first), close_taken(second)) == (0, 3)
 
 
+async def test_what_is_given_back_waits_while_others_have_much_to_take(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new connection does not wait behind all of it. A loop that does not turn takes nothing."""
+    monkeypatch.setattr("aiocluster.primary.workers._MANY_UNTAKEN", 3)
+    first, second = await stage.start(2)
+    outbox = stage.handle(second).outbox
+    stage.handle(first).drain()
+    await stage.dispatch(4)
+    give_back(first, 2)
+    await turns(20)
+    assert outbox.queued == 4
+
+    outbox.is_stuck = True
+    await turns_until(lambda: outbox.queued == 6)
+
+    assert close_taken(second) == 6
+
+
 async def test_what_a_dead_worker_had_given_back_goes_to_others(stage: Stage) -> None:
     """It was sent, so it is not lost."""
     first, second = await stage.start(2)

@@ -116,6 +116,20 @@ async def test_what_goes_back_has_the_listener_it_came_by(side: Side) -> None:
     assert side.returned() == [(2, None), (1, None), (1, ("::1", 5))]
 
 
+async def test_no_more_goes_back_than_the_primary_takes(side: Side) -> None:
+    """A connection that is used would wait behind thousands that are not."""
+    side.begin()
+    count = 0
+    while side.intake.give_back([0] * 32, [0] * 32, [None] * 32):
+        count += 32
+        assert count < 1000
+    assert count >= 32
+
+    assert len(side.returned()) == count
+
+    assert side.intake.give_back([0], [0], [None])
+
+
 async def test_what_is_turned_away_keeps_its_listener(side: Side) -> None:
     """For that one it came."""
     side.begin()

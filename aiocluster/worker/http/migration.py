@@ -15,6 +15,12 @@ from aiocluster.worker.services.base import GiveBack
 # Connections in one message: few enough for a primary that is short of descriptors.
 _MAX_BATCH = 32
 
+# Connections that are looked at, and may move, at one time, and the seconds until the next: a
+# millisecond or two of work and a pause, in which the requests on others are served, and the
+# primary and the next worker take what has gone.
+_SLICE = 32
+_SLICE_PAUSE = 0.001
+
 # Seconds between two looks at all connections, for those that no event tells of: a slow reader
 # has got its response, there is room in the queue again.
 _SWEEP_INTERVAL = 0.05
@@ -50,8 +56,17 @@ class Mover:
             self._sweeping.cancel()
 
     def _sweep(self) -> None:
-        self._sweeping = self._loop.call_later(_SWEEP_INTERVAL, self._sweep)
-        self._move(self._server.metered)
+        self._sweep_from(self._server.metered, 0)
+
+    def _sweep_from(self, handlers: Sequence[MeteredHandler], begin: int) -> None:
+        """Move the movable of these, slice by slice, each as soon as there is room for it."""
+        end = begin + _SLICE
+        if not self._move(handlers[begin:end]):
+            end = begin
+        if end < len(handlers):
+            self._sweeping = self._loop.call_later(_SLICE_PAUSE, self._sweep_from, handlers, end)
+        else:
+            self._sweeping = self._loop.call_later(_SWEEP_INTERVAL, self._sweep)
 
     def _on_done(self, handler: MeteredHandler) -> None:
         """A response is written: its connection will be idle in a moment."""
@@ -65,8 +80,10 @@ class Mover:
         elif turns:
             self._loop.call_soon(self._look, handler, turns - 1)
 
-    def _move(self, handlers: Iterable[MeteredHandler]) -> None:
-        move_some([handler for handler in handlers if is_movable(handler)], self._give_back)
+    def _move(self, handlers: Iterable[MeteredHandler]) -> bool:
+        """Move the movable of these; return False when there was no room for all of them."""
+        movable = [handler for handler in handlers if is_movable(handler)]
+        return move_some(movable, self._give_back) == len(movable)
 
 
 class Relief:

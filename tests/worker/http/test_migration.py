@@ -144,8 +144,35 @@ async def test_many_move_in_batches(stage: Stage) -> None:
     await stage.connect(70)
 
     stage.mover.start()
+    await turns_until(lambda: sum(stage.batches) == 70)
 
     assert stage.batches == [32, 32, 6]
+
+
+async def test_between_the_batches_requests_are_served(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on a connection that is to move does not wait for all the others."""
+    monkeypatch.setattr("aiocluster.worker.http.migration._SLICE_PAUSE", 1000.0)
+    clients = await stage.connect(70)
+    stage.mover.start()
+    assert stage.batches == [32]
+
+    assert await ask(clients[-1]) == "old"
+
+
+async def test_a_batch_that_finds_no_room_is_the_next_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as there is room, and not at the next look at all."""
+    monkeypatch.setattr("aiocluster.worker.http.migration._SWEEP_INTERVAL", 1000.0)
+    await stage.connect(40)
+    stage.has_room = False
+    stage.mover.start()
+    await turns(20)
+    stage.has_room = True
+
+    await turns_until(lambda: stage.batches == [32, 8])
 
 
 async def test_a_connection_moves_as_soon_as_its_response_is_out(stage: Stage) -> None:
