@@ -83,6 +83,8 @@ class Owner(Protocol):
     def publish(self, event: Event) -> None: ...
     def when_heard(self, heard: Callable[[], None]) -> None: ...
     def others_serve(self) -> bool: ...
+    def is_last(self, worker: "WorkerHandle") -> bool: ...
+    def let_go(self, worker: "WorkerHandle", reason: str) -> None: ...
     def on_ready(self, worker: "WorkerHandle") -> None: ...
     def on_unready(self, worker: "WorkerHandle") -> None: ...
     def on_drain_request(self, worker: "WorkerHandle", reason: str) -> None: ...
@@ -113,6 +115,7 @@ class WorkerHandle:
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
+        self.drain_timeout: float | None = None  # seconds; None: the owner's
         self.serves = True  # once it is ready: does it take connections, or run a job?
         self.ending = Ending()
         self.settled: asyncio.Future[None] = asyncio.Future()  # ready, or dead before
@@ -189,12 +192,14 @@ class WorkerHandle:
     def drain(self, timeout: float | None = None) -> "asyncio.Future[WorkerExited]":
         """Let it finish what is open and exit; await the result for its WorkerExited.
 
-        Takes effect at once, awaited or not. What is unfinished after `timeout` seconds (by
+        Takes effect at once, awaited or not; but if no other serves, and one will take its
+        place, it goes when that is ready. What is unfinished after `timeout` seconds (by
         default `graceful_timeout`) is cut. Idempotent.
         """
         if timeout is not None:
-            timeout = checked_seconds("drain: the timeout", timeout)
-        return self.begin_drain("drain", timeout)
+            self.drain_timeout = checked_seconds("drain: the timeout", timeout)
+        self._owner.let_go(self, "drain")
+        return asyncio.shield(self.exited)
 
     def kill(self, number: int = signal.SIGTERM) -> "asyncio.Future[WorkerExited]":
         """Send it a signal; await the result for its WorkerExited.
@@ -202,7 +207,9 @@ class WorkerHandle:
         TERM makes it drain, and KILL ends it at once, as from a shell.
         """
         self.ending.sent_signal = number
-        if number == signal.SIGTERM:
+        if number == signal.SIGTERM and self._owner.is_last(self):
+            self.ending.ask("kill")  # it asks to go when it hears the signal
+        elif number == signal.SIGTERM:
             self._leave("kill", self._owner.graceful_timeout)
         if self._process is not None:
             self._process.send_signal(number)
@@ -217,6 +224,7 @@ class WorkerHandle:
 
         If others serve its idle connections move to them, but for a "stop", which ends all.
         """
+        timeout = self.drain_timeout if timeout is None else timeout
         seconds = self._owner.graceful_timeout if timeout is None else timeout
         importing = self.phase is Phase.STARTING
         self._leave(reason, seconds)

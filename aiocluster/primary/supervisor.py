@@ -47,6 +47,7 @@ class Supervisor:
         settings, bus = spec.settings, commons.bus
         self._role = spec.name
         self._env = settings.env
+        self._restart = settings.restart
         self._ids = commons.ids
         self._bus = bus
         self._generations = generations
@@ -265,6 +266,14 @@ class Supervisor:
         elif not worker.is_leaving and self._upkeep.is_still_due(worker, reason):
             worker.begin_drain(reason)
 
+    def replace_first(self, worker: WorkerHandle, reason: str) -> bool:
+        """See Care."""
+        if self._workers.stop_is_announced or self._restart != "always" or not self.slots:
+            return False
+        if (slot := self._slots.place_of(worker)) is not None:
+            self._recycler.recycle(slot, worker, reason)
+        return True
+
     # ---- Positions
 
     def open_slot(self, env: dict[str, str]) -> Slot:
@@ -275,7 +284,7 @@ class Supervisor:
         """Drain its worker for `reason`; no other takes its place."""
         self._slots.give_up(slot)
         if slot.incumbent is not None:
-            slot.incumbent.begin_drain(reason)
+            self._workers.let_go(slot.incumbent, reason)
 
     def why_not_up(self, slot: Slot) -> BootError:
         """Say why the first worker of a slot is not ready."""

@@ -63,6 +63,10 @@ class Care(Protocol):
         """It says that it has served enough."""
         ...
 
+    def replace_first(self, worker: WorkerHandle, reason: str) -> bool:
+        """See to it that another serves before this one goes; False when none will."""
+        ...
+
 
 class Workers:
     """Those of all slots and generations of a role: an Owner to their handles."""
@@ -82,7 +86,7 @@ class Workers:
         self.graceful_timeout = settings.graceful_timeout
         self.idle_grace = settings.idle_grace
         self.stop_is_announced = False
-        self._is_ending = False
+        self._is_ending = self._makes_room = False
         self._unwell: list[str] = []  # those that ended badly since then
         self.exit_code = 0  # of the first that ended well since then, with a code of its own
         self.take_connections: bool | None = None  # do those that came up? None: none has
@@ -97,6 +101,7 @@ class Workers:
         self._care = care
         self._loop = asyncio.get_running_loop()
         self._held: set[int] = set()  # those that are given nothing yet
+        self._parting: dict[int, str] = {}  # those that go, and why, once another serves
         self._leadership = Leadership()
         self._sharing = Sharing(lambda: len(self.all), self.serving)
         self._ends: set[asyncio.Task[None]] = set()
@@ -183,6 +188,8 @@ class Workers:
         forked = self._generations.worker_ids
         if self._generations.is_forking or not forked <= self.all.keys():
             return "a worker is being forked"
+        if self._parting:
+            return "the last worker that serves waits for another, to go"
         return next((worker.unrest for worker in self.all.values() if worker.unrest), "")
 
     # ---- they go
@@ -194,11 +201,18 @@ class Workers:
             worker.channel.post(Unready())
 
     def begin_to_end(self) -> None:
-        """What is lost from now on is lost to the stop. Idempotent."""
+        """What is lost from now on is lost to the stop. Idempotent.
+
+        Connections move no more, and those that are on their way go to workers that still serve.
+        """
         self._is_ending = True
+        for worker in self.all.values():
+            if worker.phase is Phase.DRAINING:
+                worker.begin_drain("stop")
 
     def make_room(self, count: int) -> None:
         """Let each give up idle connections, at most so many; in a stop they are closed."""
+        self._makes_room = True
         for worker in self.serving():
             worker.channel.post(GiveBack(count))
 
@@ -252,6 +266,21 @@ class Workers:
         """See Owner."""
         return bool(self.serving())
 
+    def is_last(self, worker: WorkerHandle) -> bool:
+        """See Owner: is it the only one that is given connections, and stays?"""
+        if not worker.serves:  # a job
+            return False
+        staying = [one for one in self.serving() if one.id not in self._parting]
+        return staying == [worker] or (worker.id in self._parting and not staying)
+
+    def let_go(self, worker: WorkerHandle, reason: str) -> None:
+        """See Owner: drain it; the last one that serves goes when another does."""
+        if not self.is_last(worker) or not self._care.replace_first(worker, reason):
+            worker.begin_drain(reason)
+        elif worker.id not in self._parting:
+            log.info("%s is the last one that serves: it goes (%s) after the next", worker, reason)
+            self._parting[worker.id] = reason
+
     def serving(self) -> list[WorkerHandle]:
         """Return those that are given connections."""
         workers = self.all.values()
@@ -277,10 +306,13 @@ class Workers:
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""
-        if self._stopping:  # it crossed the Drain on its way
+        # A signal to all processes reaches it, too: it is told when it is its turn.
+        if self._stopping or (self.stop_is_announced and reason == "drain"):
             return
         if reason == "max_requests":
             self._care.on_due(worker, reason)
+        elif reason == "drain":
+            self.let_go(worker, reason)
         else:
             worker.begin_drain(reason)
 
@@ -339,6 +371,15 @@ class Workers:
         self._servers.enter(worker)
         self._choose_leader()
         self._care.on_serving(worker)
+        self._let_parting_go()
+
+    def _let_parting_go(self) -> None:
+        """Drain those that have waited for another, if one serves now."""
+        if all(one.id in self._parting for one in self.serving()):
+            return
+        parting, self._parting = self._parting, {}
+        for worker_id, reason in parting.items():
+            self.all[worker_id].begin_drain(reason)
 
     def _note_kind(self, worker: WorkerHandle) -> None:
         """It is ready: to take connections, or it runs a job."""
@@ -373,8 +414,11 @@ class Workers:
             self._dispatcher.dispatch(left, self._loop.time())
 
     def _on_returned(self, connections: list[Connection]) -> None:
-        """A worker gave them back: idle ones, which are closed in a stop, or to a closed server."""
-        if self._is_ending or self._stopping:
+        """A worker gave them back: idle ones, or to a closed server.
+
+        In a stop they are closed if nobody goes on with them, or they were given up for others.
+        """
+        if self._makes_room or self._stopping:
             connections = self._closed_but_for(connections)
         if connections:
             self._dispatcher.dispatch(connections, self._loop.time())
@@ -399,6 +443,7 @@ class Workers:
         self._reporter.scoreboard.release(worker.row)
         del self.all[worker.id]
         self._held.discard(worker.id)
+        self._parting.pop(worker.id, None)
         exited = worker.ended(status)
         if self._is_ending:
             self._note_end(worker, exited.code)

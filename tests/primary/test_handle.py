@@ -77,6 +77,18 @@ async def stage() -> AsyncIterator[Stage]:
 # ---- what is heard
 
 
+async def test_a_term_to_the_last_one_makes_it_ask(stage: Stage) -> None:
+    """Another is to serve before it goes; what it goes for is known already."""
+    stage.owner.keeps_last = True
+    await stage.ready()
+
+    stage.handle.kill()
+
+    assert stage.handle.phase is Phase.READY
+    assert await soon(stage.worker.process.signals.get()) == signal.SIGTERM
+    assert stage.handle.ending.reason == "kill"
+
+
 async def test_a_life_is_told_in_order(stage: Stage) -> None:
     """Online, listening with the addresses, its messages, disconnected, exited."""
     await stage.ready()

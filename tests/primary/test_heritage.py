@@ -35,7 +35,7 @@ async def test_all_parts_leave_what_they_have(roles: Roles) -> None:
     second.say(Subscribe(5, 0.25))
     await turns_until(lambda: bool(roles.reporter.subscriptions))
     for worker in web.supervisor.workers.values():
-        worker.drain()
+        worker.begin_drain("drain")
     web.doors.dispatch(connections(3), 0.0)
     await turns_until(lambda: not web.supervisor.unrest)
 

@@ -33,6 +33,7 @@ from aiocluster.ipc.messages import (
     Online,
     Ready,
     Serving,
+    Unready,
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
@@ -283,14 +284,102 @@ async def test_connections_do_not_move_where_nobody_serves(make_stage: MakeStage
 
 async def test_a_worker_that_asks_to_drain_is_told_to(stage: Stage) -> None:
     """Its own code, or a TERM from outside, wants it to finish."""
-    (worker,) = await stage.start(1)
+    worker, _ = await stage.start(2)
     worker.say(DrainRequest("drain"))
 
-    assert await worker.hear() == Drain(30.0, moving=False, idle_grace=1.0)
+    assert await worker.hear() == Drain(30.0, moving=True, idle_grace=1.0)
     worker.exit(0)
     exited = await stage.event(WorkerExited)
     assert (exited.voluntary, exited.reason) == (True, "drain")
     await stage.spawner.next()
+
+
+async def test_the_last_one_that_serves_goes_when_the_next_is_ready(stage: Stage) -> None:
+    """Both of two were sent a TERM: the second stays until there is another, which gets all."""
+    first, second = await stage.start(2)
+    for worker in (first, second):
+        worker.say(DrainRequest("drain"))
+    assert isinstance(await first.hear(), Drain)
+    successor = await stage.spawner.next()
+    await stage.dispatch(1)
+    assert close_taken(second) == 1
+    second.say(DrainRequest("drain"))  # a second TERM changes nothing
+
+    successor.boot()
+
+    assert await second.hear() == Drain(30.0, moving=True, idle_grace=1.0)
+    await stage.dispatch(1)
+    assert close_taken(successor) == 1
+
+
+@pytest.mark.parametrize("restart", ["never", "on_failure"])
+async def test_the_last_one_goes_at_once_where_no_other_will_come(
+    make_stage: MakeStage, restart: str
+) -> None:
+    """There is nothing to wait for."""
+    stage = await make_stage(restart=restart)
+    (worker,) = await stage.start(1)
+
+    stage.handle(worker).drain(5.0)
+
+    assert await worker.hear() == Drain(5.0, moving=False, idle_grace=1.0)
+
+
+async def test_one_that_is_not_to_be_replaced_waits_for_another_that_comes(stage: Stage) -> None:
+    """A worker drains, and at once there is to be one fewer: the other is the last that serves."""
+    first, second = await stage.start(2)
+    first.say(DrainRequest("drain"))
+    assert isinstance(await first.hear(), Drain)
+    scaling = asyncio.create_task(stage.supervisor.scale("-1", "asked"))
+    await turns_until(lambda: len(stage.supervisor.slots) == 1)
+    first.exit(0)
+    successor = await stage.spawner.next()
+    assert "waits for another" in stage.supervisor.unrest
+    await stage.dispatch(1)
+    assert close_taken(second) == 1
+
+    successor.boot()
+
+    assert isinstance(await second.hear(), Drain)
+    second.exit(0)
+    assert await soon(scaling) == 1
+
+
+async def test_with_its_own_timeout_the_last_one_drains_by_that(stage: Stage) -> None:
+    """Whenever it comes to that."""
+    (worker,) = await stage.start(1)
+    stage.handle(worker).drain(500.0)
+    await stage.spawner.ready(1)
+
+    assert await worker.hear() == Drain(500.0, moving=True, idle_grace=1.0)
+
+
+async def test_once_a_stop_is_announced_no_worker_goes_before_the_others(stage: Stage) -> None:
+    """A TERM to all processes reaches each of them: it is told to drain in its turn."""
+    (worker,) = await stage.start(1)
+    stage.supervisor.announce_stop()
+    worker.say(DrainRequest("drain"))
+    stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
+
+    heard = [await worker.hear() for _ in range(2)]
+
+    assert heard == [Unready(), Drain(1000.0, moving=False, stopping=True, idle_grace=1.0)]
+    worker.exit(0)
+    await soon(stopping)
+
+
+async def test_what_moves_as_a_stop_begins_goes_to_those_that_still_serve(stage: Stage) -> None:
+    """No more is moved from then on."""
+    first, second = await stage.start(2)
+    stage.handle(first).drain()
+    assert await first.hear() == Drain(30.0, moving=True, idle_grace=1.0)
+    give_back(first, 3)
+
+    stage.supervisor.begin_to_end()
+    await turns_until(lambda: stage.handle(second).outbox.queued == 3)
+
+    assert close_taken(second) == 3
+    assert await first.hear() == Drain(30.0, moving=False, stopping=True, idle_grace=1.0)
 
 
 async def test_a_boot_failure_is_told_with_its_traceback_once(
@@ -441,7 +530,7 @@ async def test_a_worker_that_leaves_accepts_no_more(stage: Stage) -> None:
     (worker,) = await stage.start(1)
     assert await worker.hear() == Accept(True, 1)
 
-    stage.handle(worker).drain()
+    stage.handle(worker).begin_drain("drain")
 
     assert await worker.hear() == Accept(False)
     assert isinstance(await worker.hear(), Drain)
@@ -457,7 +546,7 @@ async def test_the_primary_accepts_while_somebody_serves_who_cannot(stage: Stage
 
     stage.supervisor.begin_accepting()
     able = doors.left_to_workers[-1]
-    stage.handle(worker).drain()
+    stage.handle(worker).begin_drain("drain")
 
     assert (able, doors.left_to_workers[-1]) == (False, True)
 
@@ -589,7 +678,7 @@ async def test_what_another_program_told_to_drain_still_counts(make_stage: MakeS
     before, after = await make_stage(), await make_stage()
     (worker,) = await before.start(1)
     await before.dispatch(3)
-    before.handle(worker).drain()
+    before.handle(worker).begin_drain("drain")
     state = _with_descriptors_of_its_own(before.handle(worker).state())
     begin = await after.supervisor._workers.adopt([state])
     after.dispatcher._places = Places(lambda: [], 3)

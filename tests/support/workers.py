@@ -273,6 +273,7 @@ class FakeOwner:
         self.addresses: tuple[tuple[str, int], ...] = (("127.0.0.1", 8000),)
         self.graceful_timeout = 30.0
         self.idle_grace = 0.0
+        self.keeps_last = False
         self.have_others = False
         self.returned: list[Connection] = []
         self.scoreboard = Scoreboard()
@@ -296,6 +297,17 @@ class FakeOwner:
     def others_serve(self) -> bool:
         """See Owner."""
         return self.have_others
+
+    def is_last(self, worker: WorkerHandle) -> bool:
+        """See Owner."""
+        return self.keeps_last
+
+    def let_go(self, worker: WorkerHandle, reason: str) -> None:
+        """See Owner."""
+        if self.keeps_last:
+            self.log.append(f"let go ({reason})")
+        else:
+            worker.begin_drain(reason)
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """See Owner."""
