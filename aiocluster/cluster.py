@@ -230,11 +230,6 @@ class Cluster:
         if self._parts is not None:
             self._parts.kill(stopping=self._stopped is not None)
 
-    def abandon(self) -> None:
-        """Kill all children, from any thread, for a program that ends without its loop."""
-        if self._parts is not None:
-            self._parts.abandon()
-
     async def __aenter__(self) -> Self:
         await self.start()
         return self

@@ -37,7 +37,6 @@ class GenerationSpawner(Spawner, Protocol):
 
     def knows(self, pid: int) -> bool: ...
     def retire(self) -> None: ...
-    def kill(self) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -177,11 +176,6 @@ class Generations:
     def knows(self, pid: int) -> bool:
         """Is this a zygote, or a worker whose end is still to be told?"""
         return any(generation.spawner.knows(pid) for generation in self._living.values())
-
-    def kill(self) -> None:
-        """Kill all zygotes and workers, from any thread; nobody goes on after that."""
-        for generation in [*self._living.values()]:
-            generation.spawner.kill()
 
     async def close(self) -> None:
         """End all; their workers must be gone already. Idempotent."""

@@ -150,11 +150,6 @@ class Parts:
                 role.farewell.hurry()
             role.supervisor.kill_all()
 
-    def abandon(self) -> None:
-        """Kill all children, from any thread."""
-        for role in self.roles.values():
-            role.generations.kill()
-
     # ---- start
 
     async def start(self) -> None:

@@ -155,13 +155,6 @@ class ZygoteSpawner:
             return True
         return any(process.pid == pid for process in self._processes.values())
 
-    def kill(self) -> None:
-        """Kill the zygote, so that it forks nobody any more, then all workers. From any thread."""
-        if self._zygote is not None:
-            self._zygote.kill()
-        for process in [*self._processes.values()]:
-            process.send_signal(signal.SIGKILL)
-
     async def close(self) -> None:
         """Let the zygote go; its workers must be gone already. Idempotent."""
         self._ready.clear()

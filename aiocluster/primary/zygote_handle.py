@@ -119,10 +119,6 @@ class ZygoteHandle:
             self._signal(signal.SIGKILL)
             self._disconnect()
 
-    def kill(self) -> None:
-        """Kill its process, and nothing else. May be called from any thread."""
-        self._signal(signal.SIGKILL)
-
     async def close(self) -> None:
         """Let it go, and reap it; its workers must be gone, or it must be. Idempotent."""
         importing = not self._prepared.done()

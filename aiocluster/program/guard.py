@@ -3,44 +3,58 @@
 A log that nobody reads is enough for that: a write to a full pipe does not return, and whoever
 writes does nothing else any more, the primary included. No handler of a log can help all who
 have their own. So the signals that stop a program are heard twice: by the loop, and here, for
-Python runs its handlers also amid a write. Then a thread waits until the stop must be over.
+Python runs its handlers also amid a write. The kernel is asked for a SIGALRM when the stop must
+be over, and a loop that turns puts that off. Its default action ends the process, whatever that
+is blocked in; no thread is started, which at the limit of processes is not to be had. The zygotes
+then end the workers.
 """
 
 import asyncio
-import logging
-import os
+import math
 import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from aiocluster.program.signals import held_from_new_threads
-
-log = logging.getLogger("aiocluster")
-
-# Seconds between two looks at the time and the loop.
-_LOOK_INTERVAL = 0.1
-
 # What a loop that is well needs for a turn, on the busiest machine, seconds.
 _TURN_TIMEOUT = 1.0
 
-# What telling may take, seconds: the log may be what blocks.
-_TELL_TIMEOUT = 1.0
+# Seconds between two turns by which the loop puts its end off.
+_TURN_INTERVAL = 0.1
+
+
+def end_in(seconds: float) -> None:
+    """Let the kernel end this process in so many seconds, in the place of when it was asked before.
+
+    Not on Windows, which has no such timer.
+    """
+    if not hasattr(signal, "setitimer"):
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    # 0 would be never.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+
+
+def end_never() -> None:
+    """Take `end_in` back. Idempotent."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 class Guard:
-    """Calls `end` in a thread of its own when the loop does not turn after the deadline."""
+    """Has the process ended, by `end_in`, when its loop does not turn after the deadline."""
 
     def __init__(
-        self, end: Callable[[], object], now: Callable[[], float] = time.monotonic
+        self,
+        end_in: Callable[[float], None] = end_in,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._end = end
+        self._end_in = end_in
         self._now = now
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._deadline = float("inf")
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._deadline = math.inf
+        self._closed = False
 
     def listen(self, seconds: dict[int, float]) -> None:
         """Watch the running loop, by these deadlines, from the moment that such a signal comes.
@@ -62,45 +76,25 @@ class Guard:
 
         May be called at any moment, within itself too: so it takes no lock.
         """
+        assert self._loop is not None
+        if self._closed:
+            return
+        is_first = self._deadline == math.inf
         self._deadline = min(self._deadline, self._now() + seconds)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
-            with held_from_new_threads():
-                self._thread.start()
+        self._put_off()
+        if is_first:
+            self._loop.call_soon_threadsafe(self._turn)
 
     def close(self) -> None:
-        """Watch no more. Idempotent."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
+        """Watch no more, and take back what was asked for. Idempotent."""
+        self._closed = True
+        end_never()
 
-    def _watch(self) -> None:
-        while not self._over.wait(_LOOK_INTERVAL):
-            if self._now() >= self._deadline and not self._turns():
-                self._end()
-                return
-
-    def _turns(self) -> bool:
-        """Does the loop turn, or is all over, in a moment?"""
+    def _turn(self) -> None:
         assert self._loop is not None
-        turned = threading.Event()
-        try:
-            self._loop.call_soon_threadsafe(turned.set)
-        except RuntimeError:  # it is closed: only the last lines of the program are left
-            turned = self._over
-        return turned.wait(_TURN_TIMEOUT)
+        if not self._closed:
+            self._put_off()
+            self._loop.call_later(_TURN_INTERVAL, self._turn)
 
-
-def leave(kill: Callable[[], None], code: int) -> None:
-    """Kill the children, say so if somebody reads, and end this process without its loop."""
-    try:
-        kill()
-        _tell("told to stop, but the loop is blocked (does nobody read the log?): killed the rest")
-    finally:
-        os._exit(code)
-
-
-def _tell(message: str) -> None:
-    telling = threading.Thread(target=log.error, args=(message,), daemon=True)
-    telling.start()
-    telling.join(_TELL_TIMEOUT)
+    def _put_off(self) -> None:
+        self._end_in(max(self._deadline - self._now(), 0.0) + _TURN_TIMEOUT)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -12,7 +11,7 @@ from aiocluster.cluster import Cluster
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.ipc.signals import signals_of
 from aiocluster.primary.handle import KILL_GRACE
-from aiocluster.program.guard import Guard
+from aiocluster.program.guard import Guard, end_in
 from aiocluster.program.output import say_where, warn_of_loopback
 from aiocluster.program.signals import handle_signals, hold_signals
 
@@ -31,6 +30,9 @@ _SAME_INT = 0.1
 # running (tasks that do not end, threads of the loop's pool), seconds.
 _HOOK_TIMEOUT = 2.0
 _LEFTOVER_TIMEOUT = 5.0
+
+# What the last lines of output may take, seconds: nobody may read them.
+_LAST_LINES_TIMEOUT = 1.0
 
 # A stop in which all is well, but for workers that must be killed, is over so many seconds after
 # its time; a loop that is blocked then is not waited for.
@@ -264,15 +266,21 @@ def _code_of_failure(error: BootError | ConfigError) -> int:
 
 
 def close(runner: asyncio.Runner) -> None:
-    """Close the loop; when what runs in it or its threads does not end, end the process."""
-    watchdog = threading.Timer(_LEFTOVER_TIMEOUT, _leave)
-    watchdog.daemon = True
-    with contextlib.suppress(RuntimeError):  # at the limit of processes there is no thread to have
-        watchdog.start()
+    """Close the loop; when what runs in it or its threads does not end, end the process.
+
+    The process is ended as well if its guard is not closed soon after.
+    """
+    runner.get_loop().call_later(_LEFTOVER_TIMEOUT, _leave)
+    end_in(_LEFTOVER_TIMEOUT + _LAST_LINES_TIMEOUT)
     try:
         runner.close()
+    except RuntimeError as error:
+        # At the limit of processes it starts none to wait for the loop's threads. The interpreter
+        # waits for them at its own end.
+        if "new thread" not in str(error):
+            raise
     finally:
-        watchdog.cancel()
+        end_in(_LAST_LINES_TIMEOUT)
 
 
 def _leave() -> None:

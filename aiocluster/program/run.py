@@ -35,10 +35,9 @@ from aiocluster.primary.this_program import this_program
 from aiocluster.primary.trial import check_roles
 from aiocluster.program.again import interpreters_of, log_what_will_not_work
 from aiocluster.program.checks import check_apps, check_place, on_start_from, warn_of_threads
-from aiocluster.program.guard import Guard, leave
+from aiocluster.program.guard import Guard
 from aiocluster.program.life import (
     EXIT_BOOT_FAILED,
-    EXIT_CUT,
     EXIT_OK,
     Life,
     OnStart,
@@ -121,8 +120,8 @@ def run(
     finally:
         if inspect.iscoroutine(app):
             app.close()  # it is the workers who await it, and Python would warn of it here
-    # The program may go on, and signals mean to it again what they did before.
-    release_signals()
+        # The program may go on, and signals mean to it again what they did before.
+        release_signals()
     if code != EXIT_OK:
         sys.exit(code)
 
@@ -275,7 +274,7 @@ def _inherit(
     summons: Summons, plan: Plan, again: Interpreter, on_start: OnStart | str | None
 ) -> int:
     """Go on in the place of the program that was here before."""
-    _set_up_process()
+    _set_up_process(is_heir=True)
     try:
         estate = inherit(summons)
         check_roles(plan.roles, estate.roles)  # it may have changed since it was tried
@@ -292,7 +291,7 @@ def _inherit(
     return _live(runner, cluster, hook)
 
 
-def _set_up_process() -> None:
+def _set_up_process(*, is_heir: bool = False) -> None:
     """What holds for the primary and for all that is forked from it."""
     raise_fd_limit()
     warn_of_threads()
@@ -300,7 +299,7 @@ def _set_up_process() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
     # it unprepared.
-    hold_signals()
+    hold_signals(by_us=is_heir)
 
 
 def _new_runner() -> asyncio.Runner:
@@ -316,7 +315,7 @@ def _new_runner() -> asyncio.Runner:
 
 
 def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) -> int:
-    guard = Guard(lambda: leave(cluster.abandon, EXIT_CUT))
+    guard = Guard()
 
     async def live() -> int:
         return await Life(cluster, on_start, guard).live()

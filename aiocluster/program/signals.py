@@ -35,6 +35,8 @@ _hearing: set[int] = set()
 # The masks from before a fork that is under way, by thread.
 _masks: dict[int, set[signal.Signals]] = {}
 
+# Which of them the program lets wait by itself; known while they are held or handled.
+_waiting_anyway: list[set[int]] = []
 
 # On Windows there is no mask of signals.
 _CAN_WAIT = hasattr(signal, "pthread_sigmask")
@@ -50,47 +52,45 @@ def handled_signals() -> set[int]:
     return {int(number) for number in signal.valid_signals() - others}
 
 
-def hold_signals() -> None:
-    """Let them wait from now on; where a signal cannot wait (Windows) it is ignored."""
+def hold_signals(*, by_us: bool = False) -> None:
+    """Let them wait from now on; where a signal cannot wait (Windows) it is ignored.
+
+    `by_us`: they wait already, since the program that was here before has held them.
+    """
     _hearing.discard(os.getpid())
-    if _CAN_WAIT:
-        signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+    if not _CAN_WAIT:
+        for number in handled_signals():
+            signal.signal(number, signal.SIG_IGN)
         return
-    for number in handled_signals():
-        signal.signal(number, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+    if not _waiting_anyway:
+        _waiting_anyway.append(set() if by_us else {int(number) for number in before})
 
 
 def release_signals() -> None:
-    """They mean again what they did; those that waited are forgotten."""
+    """They mean again what they did before they were held; those that waited are forgotten."""
     if not _CAN_WAIT:
         for number in handled_signals():
             signal.signal(number, _usual_handler(number))
-        return
-    while waiting := signal.sigpending() & handled_signals():
-        signal.sigwait(waiting)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
+    elif _waiting_anyway:
+        released = handled_signals() - _waiting_anyway.pop()
+        while waiting := signal.sigpending() & released:
+            signal.sigwait(waiting)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, released)
+        signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals() - released)
 
 
 @contextlib.contextmanager
 def holding_signals() -> Iterator[None]:
     """Let them wait meanwhile; an exec inside keeps them waiting, for the next program."""
-    hold_signals()
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
-
-
-@contextlib.contextmanager
-def held_from_new_threads() -> Iterator[None]:
-    """Let a thread that is started inside get no signal: all are the main thread's."""
-    if not _CAN_WAIT:
-        yield
-        return
+    was_hearing = os.getpid() in _hearing
     before = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
+    _hearing.discard(os.getpid())
     try:
         yield
     finally:
+        if was_hearing:
+            _hearing.add(os.getpid())
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -167,17 +167,21 @@ def ignore(number: int) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While signals are held, let those that stop a program raise Interrupted inside."""
-    before = {number: signal.signal(number, _interrupt) for number in _STOPS}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    """While signals are held, let the first that stops a program raise Interrupted inside."""
+    heard: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        heard.append(number)
+        if len(heard) == 1:  # another one would cut short what the first has begun to end
+            raise Interrupted(f"got {signal.strsignal(number)}")
+
+    before = {number: signal.signal(number, interrupt) for number in _STOPS}
     try:
+        # One that waits already is heard here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         for number, handler in before.items():
             # None: it was not set from Python, and cannot be set again from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(f"got {signal.strsignal(number)}")

@@ -29,7 +29,7 @@ from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.lifecycle import Phase
 from aiocluster.primary.origin import Origin
-from aiocluster.program.guard import Guard, leave
+from aiocluster.program.guard import Guard
 from aiocluster.program.life import EXIT_CUT, EXIT_OK, Life, OnStart, boot_failed, close
 from aiocluster.program.output import discard_unwritable_output
 from aiocluster.worker.alone import LoneWorker, set_environment
@@ -86,7 +86,7 @@ def _target_of(spec: RoleSpec) -> object:
 def _live(
     cluster: "SingleCluster", on_start: OnStart | None, own: asyncio.AbstractEventLoop | None
 ) -> int:
-    guard = Guard(lambda: leave(cluster.abandon, EXIT_CUT))
+    guard = Guard()
     life = Life(cluster, on_start, guard)
 
     async def live() -> int:
@@ -192,9 +192,6 @@ class SingleCluster(Cluster):
         """See Cluster."""
         for handle in self._handles.values():
             handle.cut()
-
-    def abandon(self) -> None:
-        """See Cluster: there is no child."""
 
     def publish_message(self, handle: "_Handle", message: Any, size: int) -> None:
         """Give what a worker sends to all subscribers; pay for it once they keep up."""

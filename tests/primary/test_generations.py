@@ -95,16 +95,3 @@ async def test_all_zygotes_there_ever_were_are_known() -> None:
     assert not stage.generations.knows(4711)
     await stage.generations.close()
     assert stage.generations.zygote_pids == {100, 101}
-
-
-async def test_all_that_live_are_killed_at_once() -> None:
-    """Also those that are retired and have workers yet."""
-    stage = Stage()
-    old = await stage.generations.begin()
-    stage.generations.joined(old)
-    stage.generations.serve(await stage.generations.begin())
-    stage.generations.retire(old)
-
-    stage.generations.kill()
-
-    assert [spawner.is_killed for spawner in stage.spawners] == [True, True]

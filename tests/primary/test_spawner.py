@@ -265,28 +265,6 @@ async def test_a_worker_nobody_waits_for_any_more_is_killed(stage: Stage) -> Non
         os.close(fd)
 
 
-def _status(pid: int) -> int | None:
-    """Return of what it died, if it has, and leave it to be reaped."""
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    return ended.si_status if ended is not None else None
-
-
-async def test_all_are_killed_without_the_loop(stage: Stage) -> None:
-    """The zygote and its workers; twice is no harm."""
-    zygote = FakeZygote("exec sleep 1000")
-    stage.spawner = ZygoteSpawner(stage.starter, zygote.started)
-    zygote.say(Prepared(True, ""))
-    await soon(stage.spawner.start(60.0))
-    process = await stage.spawn(zygote, "exec sleep 1000")
-
-    await asyncio.to_thread(stage.spawner.kill)
-    await asyncio.to_thread(stage.spawner.kill)
-
-    assert await soon(process.wait()) == ExitStatus(None, signal.SIGKILL)
-    await turns_until(lambda: _status(zygote.pid) == signal.SIGKILL)
-    zygote.close()
-
-
 # ---- the zygote dies
 
 

@@ -1,42 +1,31 @@
 """Who watches that a stop is not held up by a blocked loop. Here the test blocks its own."""
 
 import asyncio
-import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from aiocluster.program import guard as module
-from aiocluster.program.guard import Guard, leave
+from aiocluster.program.guard import _TURN_TIMEOUT, Guard, end_in, end_never
 from tests.support.program import PATIENCE
+from tests.support.waiting import turns_until
 
 
 class Stage:
-    """A guard, what time it is for it, and whether it has ended all."""
+    """A guard, what time it is for it, and in how many seconds the kernel is to end all."""
 
     def __init__(self) -> None:
         self.time = 0.0
-        self.looked = threading.Semaphore(0)
-        self.ended = threading.Event()
-        self.guard = Guard(self.ended.set, self.now)
-
-    def now(self) -> float:
-        self.looked.release()
-        return self.time
-
-    async def looks(self, count: int = 3) -> None:
-        """Let it look some times, while the loop turns."""
-        loop = asyncio.get_running_loop()
-        for _ in range(count):
-            await loop.run_in_executor(None, self.looked.acquire)
+        self.asked: list[float] = []
+        self.guard = Guard(self.asked.append, lambda: self.time)
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    monkeypatch.setattr(module, "_LOOK_INTERVAL", 0.001)
+def stage() -> Iterator[Stage]:
     before = signal.getsignal(signal.SIGUSR2)
     stage = Stage()
     yield stage
@@ -44,39 +33,46 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     signal.signal(signal.SIGUSR2, before)
 
 
-async def test_a_blocked_loop_is_not_waited_for(stage: Stage) -> None:
-    """The deadline has passed, and no turn comes."""
+async def test_the_end_is_asked_for_at_once(stage: Stage) -> None:
+    """Before the loop turns, which it may never do again; with time for one turn more."""
     stage.guard.listen({})
-    stage.guard.watch(0.0)
+    stage.guard.watch(30.0)
 
-    assert stage.ended.wait(PATIENCE)  # which blocks the loop
+    assert stage.asked == [30.0 + _TURN_TIMEOUT]
 
 
-async def test_a_loop_that_turns_is_left_alone(stage: Stage) -> None:
+async def test_asked_again_the_end_only_comes_nearer(stage: Stage) -> None:
+    """A later signal gives nobody more time."""
+    stage.guard.listen({})
+    stage.guard.watch(30.0)
+    stage.time = 20.0
+    stage.guard.watch(40.0)
+    stage.guard.watch(5.0)
+
+    assert stage.asked == [left + _TURN_TIMEOUT for left in (30.0, 10.0, 5.0)]
+
+
+async def test_a_loop_that_turns_puts_the_end_off(stage: Stage) -> None:
     """However long it takes after the deadline: others have their own."""
     stage.guard.listen({})
     stage.guard.watch(0.0)
     stage.time = 1000.0
-    await stage.looks(10)
+    await turns_until(lambda: len(stage.asked) >= 3)
 
-    assert not stage.ended.is_set()
+    assert {*stage.asked} == {_TURN_TIMEOUT}
 
 
-async def test_before_the_deadline_a_loop_may_be_blocked(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And asked again the deadline only comes nearer."""
-    monkeypatch.setattr(module, "_TURN_TIMEOUT", 0.001)
+async def test_once_closed_it_asks_for_nothing(stage: Stage) -> None:
+    """Closed twice is no harm, and what was asked for is taken back."""
+    stage.guard = Guard()
     stage.guard.listen({})
-    stage.guard.watch(30.0)
-    stage.guard.watch(40.0)
-    stage.time = 29.0
-    for _ in range(10):
-        assert stage.looked.acquire(timeout=PATIENCE)
-    assert not stage.ended.is_set()
+    stage.guard.watch(1000.0)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    stage.guard.close()
+    stage.guard.close()
+    stage.guard.watch(0.0)
 
-    stage.time = 30.0
-    assert stage.ended.wait(PATIENCE)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 async def test_a_signal_is_heard_amid_a_call_that_blocks(stage: Stage) -> None:
@@ -85,64 +81,22 @@ async def test_a_signal_is_heard_amid_a_call_that_blocks(stage: Stage) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR2, heard.set)
     reader, writer = os.pipe()
-    stage.guard = Guard(lambda: os.write(writer, b"x"), stage.now)
-    stage.guard.listen({signal.SIGUSR2: 0.0})
+
+    def say(seconds: float) -> None:
+        os.write(writer, b"x")
+
+    stage.guard = Guard(say)
+    stage.guard.listen({signal.SIGUSR2: 60.0})
     threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGUSR2)).start()
 
     assert os.read(reader, 1) == b"x"
 
     async with asyncio.timeout(PATIENCE):
         await heard.wait()
+    stage.guard.close()
     loop.remove_signal_handler(signal.SIGUSR2)
     os.close(reader)
     os.close(writer)
-
-
-async def test_it_leaves_no_thread_and_may_be_closed_twice(stage: Stage) -> None:
-    """Nor has it one before a stop."""
-    before = threading.active_count()
-    stage.guard.listen({})
-    assert threading.active_count() == before
-    stage.guard.watch(0.0)
-    stage.guard.close()
-    stage.guard.close()
-    stage.guard.watch(0.0)
-
-    assert threading.active_count() == before
-
-
-class Blocked(logging.Handler):
-    """A log that nobody reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = threading.Event()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.go.wait(PATIENCE)
-
-
-def test_leaving_waits_for_no_log_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The children are killed first; whatever fails, this process ends, with the code."""
-    done: list[object] = []
-    monkeypatch.setattr(os, "_exit", done.append)
-    monkeypatch.setattr(module, "_TELL_TIMEOUT", 0.01)
-    blocked = Blocked()
-    module.log.addHandler(blocked)
-    try:
-        leave(lambda: done.append("killed"), 1)
-    finally:
-        module.log.removeHandler(blocked)
-        blocked.go.set()
-    assert done == ["killed", 1]
-
-    with pytest.raises(RuntimeError):
-        leave(_fail, 1)
-    assert done == ["killed", 1, 1]
-
-
-def _fail() -> None:
-    raise RuntimeError("no")
 
 
 async def test_the_handler_that_was_there_hears_the_signal_too(stage: Stage) -> None:
@@ -151,5 +105,33 @@ async def test_the_handler_that_was_there_hears_the_signal_too(stage: Stage) -> 
     signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
     stage.guard.listen({signal.SIGUSR2: 60.0})
     os.kill(os.getpid(), signal.SIGUSR2)
+
     assert heard == [signal.SIGUSR2]
-    stage.guard.close()
+
+
+def test_the_end_needs_no_python_no_thread_and_no_descriptor() -> None:
+    """A process that is blocked in C ends of SIGALRM, though it had blocked and ignored that."""
+    code = (
+        "import ctypes, resource, signal\n"
+        "from aiocluster.program.guard import end_in\n"
+        "mutex, lock = ctypes.create_string_buffer(64), ctypes.PyDLL(None).pthread_mutex_lock\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))\n"
+        "signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
+        "lock(mutex)\n"
+        "end_in(0.0)\n"
+        "lock(mutex)\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == (
+        -signal.SIGALRM
+    )
+
+
+def test_an_end_that_is_taken_back_does_not_come() -> None:
+    """Twice is no harm."""
+    end_in(1000.0)
+    end_never()
+    end_never()
+
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

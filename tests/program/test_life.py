@@ -103,7 +103,7 @@ class Stage:
     def __init__(self) -> None:
         self.cluster = FakeCluster()
         self.hook: Callable[[Any], Awaitable[None]] | None = None
-        self.guard = Guard(lambda: None)
+        self.guard = Guard(lambda seconds: None)
 
     def begin(self) -> "asyncio.Task[int]":
         life = Life(cast(Cluster, self.cluster), self.hook, self.guard)

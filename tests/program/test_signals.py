@@ -14,7 +14,6 @@ from aiocluster.program.signals import (
     Interrupted,
     handle_signals,
     handled_signals,
-    held_from_new_threads,
     hold_signals,
     holding_signals,
     ignore,
@@ -63,6 +62,35 @@ def test_held_signals_wait_and_can_be_forgotten() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
+def test_what_the_program_lets_wait_by_itself_waits_on() -> None:
+    """And is not forgotten; released twice, or never held, nothing changes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        release_signals()
+        hold_signals()
+        hold_signals()
+        release_signals()
+        release_signals()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        assert signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+
+def test_an_exec_that_fails_leaves_the_mask_as_it_was() -> None:
+    """Also what waited before, whoever held it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        with pytest.raises(OSError, match="no"), holding_signals():
+            raise OSError("no")
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_what_takes_long_can_be_interrupted(number: signal.Signals) -> None:
     """And what a signal means otherwise is as it was."""
@@ -75,6 +103,23 @@ def test_what_takes_long_can_be_interrupted(number: signal.Signals) -> None:
         release_signals()
 
     assert signal.getsignal(number) is meaning
+
+
+def test_a_signal_that_waits_already_interrupts_and_leaves_all_as_it_was() -> None:
+    """It is heard as soon as signals may be; a second one does not cut the end short."""
+    meaning = signal.getsignal(signal.SIGTERM)
+    hold_signals()
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.pthread_kill(threading.get_ident(), number)
+        with pytest.raises(Interrupted), interruptible():
+            pass
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == held
+    finally:
+        release_signals()
+
+    assert signal.getsignal(signal.SIGTERM) is meaning
 
 
 def test_a_signal_that_comes_while_they_are_held_is_heard_afterwards() -> None:
@@ -105,8 +150,7 @@ async def test_a_loop_without_signal_handlers_hears_them_too(
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         handle_signals({signal.SIGTERM: heard.set})
-        with held_from_new_threads():
-            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(60):
             await heard.wait()
         hold_signals()

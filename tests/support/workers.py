@@ -165,7 +165,6 @@ class FakeSpawner:
         self.refusals: list[Exception] = []
         self.boot_error: BootError | None = None
         self.is_retired = False
-        self.is_killed = False
         self.closed = asyncio.Event()
         self.zygote_pids: set[int] = set()
         self.call: RunAppCall | None = None
@@ -236,10 +235,6 @@ class FakeSpawner:
     def retire(self) -> None:
         """See GenerationSpawner."""
         self.is_retired = True
-
-    def kill(self) -> None:
-        """See GenerationSpawner."""
-        self.is_killed = True
 
     def refuse(self, times: int) -> None:
         """Fail to fork, as the kernel may."""
