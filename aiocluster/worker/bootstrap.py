@@ -8,10 +8,10 @@ import random
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.settings import Settings
@@ -220,7 +220,7 @@ class _TermHandler:
     A handler of the loop alone would make a blocked worker immune to TERM. But when the
     primary has ordered a drain, its deadline holds: a service manager sends TERM to all
     processes at a stop, and a request that blocks its loop for a while has begun like any
-    other.
+    other. The kernel's timer tells when it is time to die: a thread may not be to be had.
     """
 
     def __init__(self, runtime: Runtime, row: memoryview) -> None:
@@ -228,24 +228,30 @@ class _TermHandler:
         self._row = row
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        self._unheard: threading.Timer | None = None
+        self._is_unheard = False
+        self._apps: tuple[Any, float, float] | None = None  # the app's own use of the timer
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a process that the app forked has the handler from us
             die_of(number)
-        if self._unheard is not None:
-            if not self._row[DRAIN_ORDERED]:
-                die_of(number)
+        if self._is_unheard:
+            self._die_unheard()
             return
-        self._unheard = threading.Timer(_TERM_GRACE, os.kill, (os.getpid(), number))
-        self._unheard.daemon = True
-        with suppress(RuntimeError):  # at the limit of tasks there is no thread to have
-            self._unheard.start()
+        self._is_unheard = True
         self._loop.call_soon_threadsafe(self._hear)
+        handler = signal.signal(signal.SIGALRM, lambda number, frame: self._die_unheard())
+        self._apps = handler, *signal.setitimer(signal.ITIMER_REAL, _TERM_GRACE)
+
+    def _die_unheard(self) -> None:
+        if not self._row[DRAIN_ORDERED]:
+            die_of(signal.SIGTERM)
 
     def _hear(self) -> None:
-        if self._unheard is not None:
-            self._unheard.cancel()
-            self._unheard = None
+        self._is_unheard = False
+        if self._apps is not None:
+            handler, delay, interval = self._apps
+            signal.setitimer(signal.ITIMER_REAL, delay, interval)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+            self._apps = None
         if not self._runtime.is_draining:
             self._runtime.ask_to_drain("drain")

@@ -186,6 +186,39 @@ async def test_term_makes_a_worker_ask_to_drain(stage: Stage) -> None:
     assert (await end(process))[0] == 0
 
 
+# No thread is to be had, and the app has its own use of the timer.
+LIMITED = """
+import threading
+def no_thread(thread):
+    raise RuntimeError("can't start new thread")
+
+async def limit(app):
+    threading.Thread.start = no_thread
+    signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 1000.0, 500.0)
+    yield
+    # Heard, it is the app's again.
+    print(signal.getsignal(signal.SIGALRM) not in (None, signal.SIG_DFL))
+    print(*(int(seconds) // 100 for seconds in signal.getitimer(signal.ITIMER_REAL)))
+
+def make_app():
+    app = web.Application()
+    app.cleanup_ctx.append(limit)
+    return app
+"""
+
+
+async def test_term_is_heard_where_no_thread_is_to_be_had(stage: Stage) -> None:
+    """The kernel's timer watches that it is heard, and is then again as the app had set it."""
+    process = await stage.start(LIMITED)
+    await stage.hear(Ready)
+    process.send_signal(signal.SIGTERM)
+
+    assert await stage.hear(DrainRequest) == DrainRequest("drain")
+    stage.primary.channel.post(Drain(10.0, moving=False))
+    assert await end(process) == (0, "True\n9 5\natexit\n", "")
+
+
 async def test_a_blocked_worker_dies_of_a_second_term(stage: Stage) -> None:
     """A handler that only the loop hears would make it immune."""
     process = await stage.start(BLOCKED)
