@@ -10,5 +10,6 @@ trouble.py     what goes wrong at that: told once, and tried again
 handoff.py     accepted connections, as file descriptors, to one worker
 scoreboard.py  counters that a worker writes and the primary reads, in shared memory
 signals.py     those that all processes get, and only the primary obeys
+child_ends.py  the ends of child processes, heard of without a descriptor
 stacks.py      the stacks of a worker, on request: a signal, and a file in memory
 """

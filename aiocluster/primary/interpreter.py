@@ -6,7 +6,6 @@ Either it runs this program again, and the call of `run` in it becomes the zygot
 
 import contextlib
 import os
-import select
 import signal
 import socket
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import NoReturn
 
 from aiocluster.config.roles import ONLY_ROLE
 from aiocluster.errors import BootError
+from aiocluster.ipc.child_ends import is_reaped_within
 from aiocluster.ipc.packets import packet_pair
 from aiocluster.ipc.signals import FOR_THE_PRIMARY
 from aiocluster.primary.scheduling import spawn_options
@@ -64,13 +64,9 @@ class StartedZygote:
     def end_import(self) -> None:
         """End it while it may still import, for ever perhaps, and has no workers yet."""
         self.sock.close()
-        pidfd = os.pidfd_open(self.pid)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if not poll.poll(STOP_IMPORT_TIMEOUT * 1000):
+        if not is_reaped_within(self.pid, STOP_IMPORT_TIMEOUT):
             os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        os.close(pidfd)
+            os.waitpid(self.pid, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +137,7 @@ class Interpreter:
     def execute(self, variables: dict[str, str]) -> NoReturn:
         """Put it in the place of this process; OSError, and nothing has changed, if that fails."""
         self._command()  # which says whether it can be started
+        # By a descriptor: the folder may be gone. Where none is to be had no program could start.
         here = os.open(".", os.O_PATH)
         try:
             if self.folder is not None:

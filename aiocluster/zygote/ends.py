@@ -5,7 +5,6 @@ end of its own, and all together take less.
 """
 
 import os
-import select
 import signal
 import time
 import traceback
@@ -13,6 +12,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from types import FrameType
 
+from aiocluster.ipc.child_ends import child_ends_held, wait_for_child
 from aiocluster.zygote.holdings import children, running_children
 
 # Seconds for all exit hooks together; those that are still to come then get this much each.
@@ -59,14 +59,15 @@ def end_children(pids: Collection[int] | None = None) -> None:
     for number, timeout in ((signal.SIGTERM, _TERM_TIMEOUT), (signal.SIGKILL, _KILL_TIMEOUT)):
         deadline = time.monotonic() + timeout
         signalled: set[int] = set()
-        while left := _to_be_ended(pids):
-            for pid in left - signalled:
-                with suppress(OSError):  # a thread of the import has reaped it
-                    os.kill(pid, number)
-            signalled |= left
-            if (seconds := deadline - time.monotonic()) <= 0:
-                break
-            _wait_for_any(left, seconds)
+        with child_ends_held():
+            while left := _to_be_ended(pids):
+                for pid in left - signalled:
+                    with suppress(OSError):  # a thread of the import has reaped it
+                        os.kill(pid, number)
+                signalled |= left
+                if (seconds := deadline - time.monotonic()) <= 0:
+                    break
+                wait_for_child(seconds)
 
 
 def _to_be_ended(pids: Collection[int] | None) -> set[int]:
@@ -82,17 +83,3 @@ def _to_be_ended(pids: Collection[int] | None) -> set[int]:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
     return found
-
-
-def _wait_for_any(pids: set[int], seconds: float) -> None:
-    poll, pidfds = select.poll(), list[int]()
-    try:
-        for pid in pids:
-            pidfds.append(os.pidfd_open(pid))
-            poll.register(pidfds[-1], select.POLLIN)
-        poll.poll(seconds * 1000)
-    except ProcessLookupError:
-        return
-    finally:
-        for pidfd in pidfds:
-            os.close(pidfd)

@@ -57,9 +57,10 @@ def anonymous_bytes() -> int:
 def children() -> list[int]:
     """Return the pids of this process's children, dead ones that are not reaped included."""
     found: list[int] = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has ended
-            found += map(int, path.read_text().split())
+    # With no more than one descriptor at a time: a process at its limit may have no other.
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found += map(int, Path(f"/proc/self/task/{thread}/children").read_text().split())
     return found
 
 

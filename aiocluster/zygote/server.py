@@ -66,6 +66,8 @@ class ZygoteServer:
             if self._sock.fileno() in ready and (order := self._obey()) is not None:
                 return order
         self._outlive()
+        # What comes now may need a descriptor where this process is at its limit.
+        self._sock.close()
         return None
 
     def _obey(self) -> Order | None:
@@ -106,18 +108,19 @@ class ZygoteServer:
         # What is still buffered would be written by parent and child.
         flush_output()
         # TERM would be swallowed between the fork and the worker's own handlers.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         try:
-            pid = os.fork()
-        except OSError as error:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-            self._send(ForkFailed(order.fork.worker_id, shortage(error, "the fork")))
-            _close(order)
-            return None
-        if pid == 0:
-            self._become_worker()
-            return order
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._send(ForkFailed(order.fork.worker_id, shortage(error, "the fork")))
+                _close(order)
+                return None
+            if pid == 0:
+                self._become_worker()
+                return order
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _close(order)
         self._workers[pid] = order.fork.worker_id
         # Nobody reaps but we, so the pid still means this worker.
@@ -139,7 +142,6 @@ class ZygoteServer:
         # decides what they mean.
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         for fd in (self._wake_read, self._wake_write, *self._watched.values()):
             os.close(fd)
         self._sock.close()

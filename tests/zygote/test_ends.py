@@ -62,6 +62,22 @@ def test_children_are_ended() -> None:
     assert are_gone(said[0])
 
 
+def test_children_are_ended_at_the_limit_of_descriptors() -> None:
+    """One is to be had, for the list of children; none to wait for them by."""
+    (said,) = run(
+        "import resource\n"
+        "child = subprocess.Popen(['sleep', '1000'])\n"
+        "spare = os.dup(0)\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, hard))\n"
+        "os.close(spare)\n"
+        "end_children()\n"
+        "say(child.poll() is not None)\n"
+    )
+
+    assert said == "True"
+
+
 def test_a_daemon_stays() -> None:
     """One that has made itself a session of its own did so to be left alone."""
     (said,) = run(
