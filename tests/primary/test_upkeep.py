@@ -162,6 +162,7 @@ async def test_a_peak_at_the_start_replaces_nobody(
         assert not stage.upkeep.is_still_due(worker, "memory_limit")
     assert re.findall(r"looked at again in ([\d.]+) s", caplog.text) == ["0.01"] * 3
 
+    worker.ready_at -= 1.0  # it is young no more
     stage.upkeep.on_report(worker, Report(rss_bytes=200))
     stage.size = 200
     assert stage.due.get_nowait() == (worker, "memory_limit")

@@ -20,7 +20,7 @@ from tests.support.warm import Template
 from tests.support.warm import template as template
 
 # Of the pipe by which it tells; far above those that it has beside it.
-FD = 77
+FD = 777
 
 
 def unpickled_zygote(fd: int) -> None:
