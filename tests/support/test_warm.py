@@ -1,5 +1,6 @@
 """A zygote that is forked from the template is what a new interpreter would be."""
 
+import fcntl
 import json
 import os
 import re
@@ -19,8 +20,7 @@ from aiocluster.primary.orphans import become_subreaper
 from tests.support.warm import Template
 from tests.support.warm import template as template
 
-# Of the pipe by which it tells; far above those that it has beside it.
-FD = 777
+REPOSITORY = Path(__file__).parents[2]
 
 
 def unpickled_zygote(fd: int) -> None:
@@ -49,12 +49,16 @@ def _descriptors() -> Iterator[tuple[int, str]]:
             yield int(name), re.sub(r"\d+", "N", os.readlink(link))
 
 
-async def facts_of(interpreter: Interpreter) -> dict[str, Any]:
-    """Start it; return what it says of itself."""
-    told, its = os.pipe()
-    interpreter.fds[:] = [os.dup2(its, FD)]
+async def facts_of_one_started(*, own_group: bool) -> dict[str, Any]:
+    """Start one; return what it says of itself."""
+    told, low = os.pipe()
+    # The same number each time, far above those that it has beside it.
+    its = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 500)
+    os.close(low)
+    code = f"import sys; sys.path.append({str(REPOSITORY)!r});"
+    code += f" from tests.support.test_warm import unpickled_zygote; unpickled_zygote({its})"
+    interpreter = Interpreter([sys.executable, "-c", code], [its], own_group=own_group)
     started = await interpreter.start_zygote()
-    os.close(its)
     interpreter.close()
     with open(told, "rb") as pipe:  # noqa: ASYNC230 (it ends at once)
         facts: dict[str, Any] = json.load(pipe)
@@ -74,18 +78,18 @@ async def test_it_is_what_a_new_interpreter_is(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In everything that a process is born with, and in how it ends."""
-    code = f"import sys; sys.path.append({sys.path[0]!r});"
-    code += f" from tests.support.test_warm import unpickled_zygote; unpickled_zygote({FD})"
-    interpreter = Interpreter([sys.executable, "-c", code], own_group=own_group)
     monkeypatch.setenv("SHOP", "open")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     become_subreaper()
+    another = os.dup(0)
+    os.set_inheritable(another, True)
 
-    new = await facts_of(interpreter)
+    new = await facts_of_one_started(own_group=own_group)
     printed = capfd.readouterr()
+    monkeypatch.setattr(os, "posix_spawn", None)  # nothing else is started
     with template.in_place_of_new_ones():
-        forked = await facts_of(interpreter)
+        forked = await facts_of_one_started(own_group=own_group)
+    os.close(another)
 
     assert forked == new
     assert forked["exit code"] == 7

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from aiocluster import beginning
+from aiocluster.zygote.holdings import open_descriptors
 
 # What the interpreter of a cluster's zygote calls (primary/pickled_app.py).
 _MARK = "import unpickled_zygote; "
@@ -35,7 +36,7 @@ _MARK = "import unpickled_zygote; "
 _IMPORTED = ["aiocluster.children.start", "aiohttp.web", "asyncio", "uvloop"]
 
 _MAX_REQUEST = 128 * 1024
-_MAX_FDS = 64
+_MAX_FDS = 253  # the kernel's
 _REPOSITORY = Path(__file__).parents[2]
 
 
@@ -102,7 +103,7 @@ class Template:
         setsigmask: Sequence[int] = (),
         scheduler: tuple[int, os.sched_param] | None = None,
     ) -> int:
-        fds = {fd: fd for fd in range(3) if _is_open(fd)}
+        fds = {fd: fd for fd in open_descriptors() if _is_inheritable(fd)}
         fds |= {number: fd for _, fd, number in file_actions}
         order = _Order(
             argv=argv,
@@ -152,12 +153,11 @@ def _python_variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in environ.items() if name.startswith("PYTHON")}
 
 
-def _is_open(fd: int) -> bool:
+def _is_inheritable(fd: int) -> bool:
     try:
-        os.fstat(fd)
-    except OSError:
+        return os.get_inheritable(fd)
+    except OSError:  # the one by which they were read
         return False
-    return True
 
 
 def _place(scheduler: tuple[int, os.sched_param] | None) -> tuple[int, int]:
@@ -192,6 +192,7 @@ def be_template(fd: int) -> None:
             return
         order = pickle.loads(message)
         read, write = os.pipe()
+        gate, opener = os.pipe()
         # Forked twice: the kernel gives the child of a process that has ended to the nearest
         # subreaper, as which every cluster's process has made itself known.
         first = os.fork()
@@ -199,18 +200,21 @@ def be_template(fd: int) -> None:
             if os.fork() == 0:
                 sock.close()
                 signal.signal(signal.SIGINT, interrupted)
-                _become(order, fds, write)
+                os.close(opener)
+                _become(order, fds, write, gate)
                 return
             os._exit(0)
-        os.close(write)
         os.waitpid(first, 0)
+        for one in (write, gate, opener):
+            os.close(one)
         sock.send(os.read(read, _MAX_REQUEST) or pickle.dumps(OSError("the fork has died")))
         for one in (read, *fds):
             os.close(one)
 
 
-def _become(order: _Order, fds: list[int], answer: int) -> None:
+def _become(order: _Order, fds: list[int], answer: int, gate: int) -> None:
     """Be what `posix_spawn` would have started, once that is told."""
+    os.read(gate, 1)  # which ends when the tests' process is the parent
     above = max(order.numbers) + 1  # the numbers that are to be given
     answer, folder, *rest = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in (answer, *fds)]
     os.fchdir(folder)
