@@ -2,7 +2,8 @@
 
 Where a whole container is paused, or everything in it stopped, a deadline that passed
 meanwhile says nothing about those who were waited for: they could not run either. So time is
-counted in ticks, and a tick that comes late counts little more than one that does not.
+counted in ticks, and a tick that comes late counts little more than one that does not. It is
+never the last one: what the others did meanwhile is still to be read.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ class Countdown:
         self._loop = loop or asyncio.get_running_loop()
         self._callback = callback
         self._left = max(seconds, 0.0)
+        self._was_paused = False  # at the last tick
         self._tick()
 
     def left(self) -> float:
@@ -47,7 +49,12 @@ class Countdown:
         self._timer = self._loop.call_at(self._looked + self._due, self._on_tick)
 
     def _on_tick(self) -> None:
+        is_paused = self._loop.time() - self._looked > self._due + _LATE
         self._left -= self._passed()
+        # Once: what is late at every tick is no pause, and must end too.
+        if is_paused and not self._was_paused:
+            self._left = max(self._left, _LATE)
+        self._was_paused = is_paused
         # The clock may be a rounding short of what was asked for.
         if self._left > 1e-6:
             self._tick()

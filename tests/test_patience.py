@@ -87,6 +87,25 @@ def test_a_pause_counts_little(before: float) -> None:
     assert 3629.0 <= counted.ends[0] <= 3630.0
 
 
+@pytest.mark.parametrize("before", [29.1, 29.6, 29.99])
+def test_it_does_not_end_with_a_pause(before: float) -> None:
+    """Even if it was nearly over: what was sent meanwhile can still be read."""
+    counted = Counted(30.0)
+    counted.loop.run(before)
+    counted.loop.pause(3600.0)
+    assert counted.ends == []
+    counted.loop.run(100.0)
+    assert before + 3600.0 < counted.ends[0] <= before + 3601.0
+
+
+def test_it_ends_where_every_tick_is_late() -> None:
+    """A machine that is that busy all the time is not paused."""
+    counted = Counted(2.0)
+    for _ in range(5):
+        counted.loop.pause(10.0)
+    assert counted.ends
+
+
 def test_every_pause_is_forgiven() -> None:
     """Not only the first."""
     counted = Counted(10.0)

@@ -61,6 +61,7 @@ class Ledger:
     def __init__(self, started_at: float) -> None:
         self._started_at = started_at
         self._reports: dict[int, Report] = {}  # the last of each worker
+        self._reported_at: dict[int, float] = {}  # when that came
         self._windows: dict[int, Window] = {}
         # Every report counts here as well: a dead worker's latency just ages out of it.
         self._window = Window(LATENCY_WINDOW)
@@ -87,6 +88,7 @@ class Ledger:
         ledger._restarts = state.restarts
         ledger._restarts_of_slot = state.restarts_of_slot
         ledger._reports = state.reports
+        ledger._reported_at = dict.fromkeys(state.reports, state.started_at)  # some time ago
         return ledger
 
     def report(self, worker_id: int, report: Report, now: float) -> None:
@@ -95,6 +97,7 @@ class Ledger:
         if worker_id in self._dead:
             return
         self._reports[worker_id] = report
+        self._reported_at[worker_id] = now
         window = self._windows.setdefault(worker_id, Window(LATENCY_WINDOW))
         window.add(report.latency, now)
 
@@ -107,6 +110,7 @@ class Ledger:
         over = replace(counters, connections_open=0, requests_done=counters.requests_begun)
         self._retired = _sum([self._retired, over])
         self._reports.pop(worker_id, None)
+        self._reported_at.pop(worker_id, None)
         self._windows.pop(worker_id, None)
 
     def snapshot(
@@ -157,6 +161,7 @@ class Ledger:
             generation=facts.generation,
             pid=facts.pid,
             phase=facts.phase,
+            report_age=now - self._reported_at.get(facts.worker_id, now),
         )
 
     def _total(

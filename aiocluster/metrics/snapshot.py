@@ -86,6 +86,7 @@ class WorkerMetrics(Metrics, frozen=True, kw_only=True):
     generation: int
     pid: int
     phase: str
+    report_age: float = 0.0  # seconds since it reported its lag, CPU and memory; 0 before that
 
 
 class Dispatch(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,11 @@ class Staff(Protocol):
         """How many serve."""
         ...
 
+    @property
+    def is_changing(self) -> bool:
+        """Is that being changed now?"""
+        ...
+
     def obey(self, decision: Decision) -> None:
         """Begin to have as many as was decided; `places` says so at once."""
         ...
@@ -46,9 +51,16 @@ class Autoscaler:
 
     def _decide(self, snapshot: Snapshot) -> Decision | None:
         staff = self._staff
+        # One look may be late on a busy machine; when several were left out it was a pause.
+        if snapshot.missed > 1:
+            self._scaler.forget()
         try:
             decision = self._scaler.decide(
-                self._now(), snapshot, count=staff.places, ready=staff.ready
+                self._now(),
+                snapshot,
+                count=staff.places,
+                ready=staff.ready,
+                is_changing=staff.is_changing,
             )
         except ConfigError as error:
             self._tell(error)

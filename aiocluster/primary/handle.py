@@ -43,6 +43,7 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
+from aiocluster.patience import patience
 from aiocluster.primary.deadline import Deadline
 from aiocluster.primary.ending import Ending
 from aiocluster.primary.exits import ExitStatus
@@ -276,7 +277,7 @@ class WorkerHandle:
     async def read_last_words(self) -> None:
         """Wait until all it had sent before it died is read, and it counts as disconnected."""
         try:
-            async with asyncio.timeout(_LAST_WORDS_TIMEOUT):
+            async with patience(_LAST_WORDS_TIMEOUT):
                 await self._disconnected.wait()
         except TimeoutError:
             self.channel.abort()

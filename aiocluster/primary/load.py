@@ -1,7 +1,8 @@
 """What the workers of a role are at, by the metric their number follows.
 
-Only workers that serve and have reported count: the zeroes of one that has just begun say
-nothing about it, and one that drains takes nothing new.
+Only workers that serve and have reported lately count: the zeroes of one that has just begun say
+nothing about it, nor does what one said that reports no more, and one that drains takes nothing
+new.
 """
 
 import math
@@ -21,13 +22,16 @@ _FIGURES: dict[str, Callable[[WorkerMetrics], float]] = {
 }
 
 
-def measured(snapshot: Snapshot, role: str) -> dict[int, WorkerMetrics]:
-    """Return those workers of the role that have figures."""
+def measured(
+    snapshot: Snapshot, role: str, longest_age: float = math.inf
+) -> dict[int, WorkerMetrics]:
+    """Return those workers of the role that have figures, reported within `longest_age` seconds."""
     return {
         number: worker
         for number, worker in snapshot.workers.items()
         # No process is without memory: who has none has not reported yet.
         if worker.role == role and worker.phase == Phase.READY and worker.rss_bytes
+        if worker.report_age <= longest_age
     }
 
 

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
+from aiocluster.patience import patience
 from aiocluster.primary.exits import ExitStatus
 
 # The zygote reports a status a moment after the pidfd says that the worker is dead; after
@@ -86,7 +87,7 @@ class WorkerProcess:
         """See Process."""
         await self._dead.wait()
         try:
-            async with asyncio.timeout(_STATUS_TIMEOUT):
+            async with patience(_STATUS_TIMEOUT):
                 while not self._status.done() and not self._reaped():
                     # Either the zygote tells within a millisecond, or it died too and the
                     # kernel needs a moment to make us the parent.

@@ -9,6 +9,9 @@ they will take off the others does not call for still more of them.
 
 Between the two is a band in which nothing happens, so a load that moves about the target does
 not make workers come and go.
+
+A decision is about now: figures that are old count for nothing, and after a pause of the primary
+or the machine all that was seen before is forgotten.
 """
 
 import math
@@ -27,6 +30,10 @@ _MARGIN = 0.2
 
 # 3 workers at 0.1 are 0.30000000000000004: that calls for no fourth.
 _ROUNDING = 1e-9
+
+# What a worker has not reported again for so many times the interval of reports, and at least so
+# many seconds, is old. A loop that is late reports late, and such a worker must count.
+_OLD_AFTER = 3.0
 
 _UNITS = {"cpu": " %", "lag": " s"}
 
@@ -102,40 +109,57 @@ class Scaler:
         self._config = config
         self._role = role
         self._settle = settle
+        # Requests in flight are counted by the primary itself, at the moment of the look.
+        by_reports = config.metric != "in_flight"
+        self._longest_age = _OLD_AFTER * max(settle, 1.0) if by_reports else math.inf
         self._seen_since: dict[int, float] = {}  # by worker: ready, with figures
         self._count = 0  # as it was at the last look
         self._over = _Streak()
         self._under = _Streak()
         self._rests_until = -math.inf
 
-    def decide(self, now: float, snapshot: Snapshot, *, count: int, ready: int) -> Decision | None:
+    def decide(
+        self,
+        now: float,
+        snapshot: Snapshot,
+        *,
+        count: int,
+        ready: int,
+        is_changing: bool = False,
+    ) -> Decision | None:
         """Look at the workers at `now`; return how many there shall be, if not `count`.
 
         `count` says how many places for workers the role has, `ready` how many workers of it
-        serve; of `snapshot` only its workers count. One without figures decides nothing.
+        serve; of `snapshot` only its workers count. One without figures decides nothing, nor is
+        anything decided while the number `is_changing`: it could be carried out only later.
         ConfigError, and nothing is decided, when the user's metric fails.
         """
         sample = self._sample(now, snapshot, count, ready)
         if sample is None:
             return None
         self._weigh(sample)
-        if now < self._rests_until:
+        if is_changing or now < self._rests_until:
             return None
         decision = self._decision(sample)
         if decision is not None:
             self._rests_until = now + self._config.cooldown
         return decision
 
+    def forget(self) -> None:
+        """Nobody has looked for a while: what was seen before says nothing of now."""
+        self._forget_streaks()
+        self._seen_since.clear()  # what is reported first is about that while, too
+
     def _sample(self, now: float, snapshot: Snapshot, count: int, ready: int) -> _Sample | None:
         """Return None, and forget what was, when nothing is known."""
-        workers = self._settled(now, measured(snapshot, self._role))
+        workers = self._settled(now, measured(snapshot, self._role, self._longest_age))
         if not workers:
-            self._forget()
+            self._forget_streaks()
             return None
         try:
             value = load_of_one(self._config, replace(snapshot, workers=workers))
         except ConfigError:
-            self._forget()
+            self._forget_streaks()
             raise
         booting = is_booting(snapshot, self._role)
         return _Sample(now, count, ready, len(workers), value, booting)
@@ -148,7 +172,7 @@ class Scaler:
             if now - self._seen_since[number] >= self._settle
         }
 
-    def _forget(self) -> None:
+    def _forget_streaks(self) -> None:
         self._over, self._under = _Streak(), _Streak()
 
     def _weigh(self, sample: _Sample) -> None:
@@ -156,7 +180,7 @@ class Scaler:
         if sample.count != self._count:
             # How it was with another number of workers says nothing of this one.
             self._count = sample.count
-            self._forget()
+            self._forget_streaks()
         # Those who wait for relief suffer more and more until it comes, then less: that does
         # not say that it is not enough.
         count = sample.count

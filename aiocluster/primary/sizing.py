@@ -19,7 +19,7 @@ from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster")
 
-# Seconds between two looks at the load of a role: its workers report about as often.
+# Seconds between two looks at the load of a role, at least.
 _INTERVAL = 1.0
 
 
@@ -55,7 +55,9 @@ class Sizing:
         settings = self._spec.settings
         if settings.autoscale is not None:
             scaler = Scaler(settings.autoscale, self._spec.name, settle=settings.metrics_interval)
-            snapshots = self._reporter.subscribe(_INTERVAL)
+            # A look between two reports would only see old figures once more.
+            interval = max(_INTERVAL, settings.metrics_interval)
+            snapshots = self._reporter.subscribe(interval)
             following = Autoscaler(scaler, self, self._loop.time).follow(snapshots)
             self._begin(following, f"autoscaling {self._spec.name}")
         if settings.rebalance and self._dispatcher.evens_out:
@@ -94,9 +96,14 @@ class Sizing:
         """See Staff."""
         return len(self._serving())
 
+    @property
+    def is_changing(self) -> bool:
+        """See Staff."""
+        return self.turn.locked()
+
     def obey(self, decision: Decision) -> None:
         """See Staff."""
-        self._begin(self._obey(decision), f"scaling {self._spec.name}")
+        self._begin(self._obey(decision, self.places), f"scaling {self._spec.name}")
 
     # ---- inside
 
@@ -110,7 +117,7 @@ class Sizing:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _obey(self, decision: Decision) -> None:
+    async def _obey(self, decision: Decision, places: int) -> None:
         # Why it could not be done is logged already.
         with contextlib.suppress(BootError, ClusterStopping):
-            await self.scale(decision.count, decision.reason)
+            await self._staffing.scale(decision.count, decision.reason, if_there_are=places)

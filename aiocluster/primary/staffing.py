@@ -55,16 +55,19 @@ class Staffing:
         self._tasks: set[asyncio.Task[int]] = set()
         self._closed = False
 
-    async def scale(self, wanted: int | str, reason: str) -> int:
+    async def scale(
+        self, wanted: int | str, reason: str, *, if_there_are: int | None = None
+    ) -> int:
         """Have `wanted` workers, or so many "+1" or "-1"; return how many there are now.
 
+        Nothing changes unless there are as many, when its turn comes, as were decided about.
         Returns when the new ones are ready, or those that went are gone. Raises BootError, and
         nothing has changed, when a new one does not come up; ConfigError; ClusterStopping.
         """
         change = checked_change(wanted)
         if self._closed:
             raise ClusterStopping("cannot scale: the cluster is stopping")
-        task = asyncio.ensure_future(self._in_turn(change, reason))
+        task = asyncio.ensure_future(self._in_turn(change, reason, if_there_are))
         self._tasks.add(task)
         task.add_done_callback(self._over)
         await asyncio.wait({task})
@@ -83,11 +86,13 @@ class Staffing:
         if not task.cancelled():
             task.exception()  # perhaps nobody waits for it any more
 
-    async def _in_turn(self, change: Callable[[int], int], reason: str) -> int:
+    async def _in_turn(
+        self, change: Callable[[int], int], reason: str, if_there_are: int | None
+    ) -> int:
         leaving: list[WorkerHandle] = []
         async with self.turn:
             before = len(self._positions.slots)
-            count = change(before)
+            count = change(before) if if_there_are in (None, before) else before
             self._refuse_if_impossible(before, count)
             if count != before:
                 log.info("role %s: from %d to %d workers (%s)", self._role, before, count, reason)

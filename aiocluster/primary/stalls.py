@@ -61,12 +61,16 @@ class Pulse:
         """Was an alarm raised since its last beat?"""
         return self._raised is not None
 
+    def has_beaten(self, beat: int) -> bool:
+        """Has its heart beaten since the last look, or stopped because it leaves?"""
+        return beat != self._beat or not beat
+
     def feel(self, beat: int, passed: float) -> Alarm | None:
         """Look at its heart (0: it has stopped it, and leaves) after `passed` more seconds.
 
         Each alarm is raised once an episode; the next beat ends that.
         """
-        if beat != self._beat or not beat:
+        if self.has_beaten(beat):
             self._beat, self.stalled = beat, 0.0
             self.is_late = self.was_robbed = False
             self._raised = None

@@ -174,8 +174,9 @@ class Watchdog:
             stack or _NO_STACK,
         )
         self._publish(WorkerBlocked(worker, seconds, stack))
-        # It may just have come to itself.
-        if alarm is Alarm.HANGS and watch.pulse.stalled >= seconds:
+        # It may just have come to itself, since the last look even: so we look once more.
+        hangs = watch.pulse.stalled >= seconds and not watch.pulse.has_beaten(watch.beat())
+        if alarm is Alarm.HANGS and hangs:
             worker.kill_for("hang", stack)
 
 

@@ -59,6 +59,7 @@ def test_a_workers_figures_are_its_counters_its_report_and_its_facts() -> None:
         "generation": 1,
         "pid": 4001,
         "phase": "ready",
+        "report_age": 5.0,
         "connections_open": 3,
         "connections_total": 9,
         "requests_total": 50,

@@ -157,7 +157,8 @@ def test_a_snapshot_says_how_connections_were_given_out(ledgers: Ledgers) -> Non
 def test_others_go_on(ledgers: Ledgers) -> None:
     """Nothing goes backwards in another program, of any role; the state is plain data."""
     alive = (worker(1, "web", restarts=3), worker(3, "jobs", restarts=1))
-    ledgers.report(1, "web", Report(rss_bytes=5), now=105.0)
+    # When it was is forgotten: then it counts as old as can be.
+    ledgers.report(1, "web", Report(rss_bytes=5), now=100.0)
     ledgers.retire(2, "jobs", Counters(requests_begun=7, connections_total=4))
     before = look(ledgers, *alive)
     others = Ledgers(200.0, ["web", "jobs"])

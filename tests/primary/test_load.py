@@ -32,6 +32,14 @@ def test_only_who_serves_and_has_reported_counts() -> None:
     assert list(measured(snapshot, "jobs")) == [5]
 
 
+def test_what_was_reported_long_ago_does_not_count() -> None:
+    """It was so then: a worker whose loop is blocked reports nothing new."""
+    snapshot = snapshot_of([worker(1, report_age=3.1), worker(2, report_age=3.0)])
+
+    assert list(measured(snapshot, "web", 3.0)) == [2]
+    assert list(measured(snapshot, "web")) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("phase", "is_so"),
     [

@@ -462,3 +462,51 @@ def test_a_higher_load_ends_with_no_fewer_workers(one: float, other: float, star
         return role.count
 
     assert end(min(one, other)) <= end(max(one, other))
+
+
+# ---- figures of another time
+
+
+@pytest.mark.parametrize(("load", "after"), [(15.0, 10.0), (0.0, 60.0)])
+def test_a_pause_decides_nothing(load: float, after: float) -> None:
+    """What was seen before it does not add up with what is seen after it."""
+    role = Role(busy(), count=2)
+    role.run([2 * load] * 9)
+    role.now += 3600.0
+    role.scaler.forget()
+    role.run([2 * load] * 9)
+    assert role.decisions == []
+
+    role.run([2 * load] * 60)
+    assert role.decisions[0][0] == 9 + 3600.0 + after
+
+
+def test_what_is_reported_first_after_a_pause_does_not_count() -> None:
+    """It is about the pause, too: a loop that stood still was late by all of it."""
+    scaler = scaler_of(busy(metric="lag", target=0.1, up_after=0.0), settle=1.0)
+    quiet, late = (snapshot_of([worker(1, loop_lag_mean=lag)]) for lag in (0.0, 60.0))
+    assert scaler.decide(1000.0, quiet, count=1, ready=1) is None
+    assert scaler.decide(1001.0, quiet, count=1, ready=1) is None
+    scaler.forget()
+
+    assert scaler.decide(1061.0, late, count=1, ready=1) is None
+    assert scaler.decide(1062.0, quiet, count=1, ready=1) is None
+
+
+@pytest.mark.parametrize(("metric", "decides"), [("cpu", False), ("in_flight", True)])
+def test_figures_that_are_old_decide_nothing(metric: str, decides: bool) -> None:
+    """A worker that reports no more may be at anything by now; requests we count ourselves."""
+    scaler = scaler_of(busy(metric=metric, target=10.0, up_after=0.0), settle=1.0)
+    figures = {"cpu_percent": 90.0, "requests_in_flight": 90, "report_age": 5.0}
+    snapshot = snapshot_of([worker(1, **figures)])
+    decisions = [scaler.decide(now, snapshot, count=1, ready=1) for now in (1000.0, 1001.0)]
+
+    assert (decisions[1] is not None) == decides
+
+
+def test_while_the_number_changes_nothing_is_decided() -> None:
+    """It could be carried out only when that is over; then the load of that time decides."""
+    scaler = scaler_of(busy(up_after=0.0))
+    assert scaler.decide(1000.0, at(90.0), count=1, ready=1, is_changing=True) is None
+    assert scaler.decide(1001.0, at(5.0), count=1, ready=1) is None
+    assert scaler.decide(1002.0, at(90.0), count=1, ready=1) is not None

@@ -90,6 +90,18 @@ async def test_changes_come_one_after_the_other(stage: Stage) -> None:
     assert slots(stage) == [0, 1]
 
 
+async def test_what_was_decided_about_another_number_is_not_done(stage: Stage) -> None:
+    """Somebody else was quicker."""
+    await stage.start(1)
+    first = scaling(stage, 2)
+    staffing = stage.supervisor._sizing._staffing
+    second = asyncio.create_task(staffing.scale(5, "load", if_there_are=1))
+    await stage.spawner.ready(1)
+
+    assert [await soon(first), await soon(second)] == [2, 2]
+    assert slots(stage) == [0, 1]
+
+
 async def test_one_that_does_not_boot_changes_nothing(stage: Stage) -> None:
     """Those that came up beside it go again, and the cause is told."""
     await stage.start(1)

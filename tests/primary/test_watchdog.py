@@ -310,6 +310,21 @@ async def test_one_that_comes_to_itself_while_it_is_asked_lives(make_stage: Make
     assert stage.workers[0].process.signals.empty()
 
 
+async def test_one_that_has_beaten_since_the_last_look_lives(make_stage: MakeStage) -> None:
+    """The primary itself may have been stopped between that look and the verdict."""
+    stage = make_stage(lag_warning=0, hang_timeout=2.0)
+    await stage.add(1)
+    stage.run(2.1)
+    assert await stage.signal_of(0) == STACKS_SIGNAL
+    stage.beat(0)
+    stage.answer(0, END)
+
+    await soon(stage.heard.get())
+    await turns_until(lambda: not stage.watchdog._examinations)
+
+    assert stage.workers[0].process.signals.empty()
+
+
 async def test_one_that_dies_while_it_is_asked_is_told_of_no_more(make_stage: MakeStage) -> None:
     """After its WorkerExited there is nothing; and it died of what it died of."""
     stage = make_stage(lag_warning=0, hang_timeout=2.0)
