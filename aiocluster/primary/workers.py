@@ -40,6 +40,10 @@ from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
 
+# A signal to all processes reaches the workers and the primary in any order. So many seconds after
+# a worker has asked to go, the primary knows whether it is to stop as well.
+_SAME_SIGNAL = 0.05
+
 # With so many connections untaken at one of those that serve, no more come back from others for
 # now: a new connection would wait behind all of them, some 50 µs each.
 _MANY_UNTAKEN = 96
@@ -101,6 +105,7 @@ class Workers:
         self._care = care
         self._loop = asyncio.get_running_loop()
         self._held: set[int] = set()  # those that are given nothing yet
+        self._asking: set[int] = set()  # those that have asked to go, and have not been heard yet
         self._parting: dict[int, str] = {}  # those that go, and why, once another serves
         self._leadership = Leadership()
         self._sharing = Sharing(lambda: len(self.all), self.serving)
@@ -188,6 +193,8 @@ class Workers:
         forked = self._generations.worker_ids
         if self._generations.is_forking or not forked <= self.all.keys():
             return "a worker is being forked"
+        if self._asking:
+            return "a worker has asked to go"
         if self._parting:
             return "the last worker that serves waits for another, to go"
         return next((worker.unrest for worker in self.all.values() if worker.unrest), "")
@@ -306,15 +313,21 @@ class Workers:
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""
-        # A signal to all processes reaches it, too: it is told when it is its turn.
-        if self._stopping or (self.stop_is_announced and reason == "drain"):
+        if self._stopping:  # it crossed the Drain on its way
             return
         if reason == "max_requests":
             self._care.on_due(worker, reason)
         elif reason == "drain":
-            self.let_go(worker, reason)
+            self._asking.add(worker.id)
+            self._loop.call_later(_SAME_SIGNAL, self._hear_out, worker)
         else:
             worker.begin_drain(reason)
+
+    def _hear_out(self, worker: WorkerHandle) -> None:
+        """It has asked to go; in a stop it is told when it is its turn."""
+        self._asking.discard(worker.id)
+        if not self.stop_is_announced and not self._stopping and not worker.is_dead:
+            self.let_go(worker, "drain")
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """See Owner."""

@@ -354,17 +354,27 @@ async def test_with_its_own_timeout_the_last_one_drains_by_that(stage: Stage) ->
     assert await worker.hear() == Drain(500.0, moving=True, idle_grace=1.0)
 
 
-async def test_once_a_stop_is_announced_no_worker_goes_before_the_others(stage: Stage) -> None:
-    """A TERM to all processes reaches each of them: it is told to drain in its turn."""
-    (worker,) = await stage.start(1)
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_in_a_stop_no_worker_goes_before_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    """A TERM to all reaches workers before the primary, or after it: each drains in its turn."""
+    worker, other = await stage.start(2)
+    workers = stage.supervisor._workers
+    if is_first:
+        monkeypatch.setattr("aiocluster.primary.workers._SAME_SIGNAL", 1000.0)
+        worker.say(DrainRequest("drain"))
+        await turns_until(lambda: bool(workers._asking))
+        assert workers.unrest == "a worker has asked to go"
     stage.supervisor.announce_stop()
-    worker.say(DrainRequest("drain"))
+    if not is_first:
+        worker.say(DrainRequest("drain"))
     stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
 
-    heard = [await worker.hear() for _ in range(2)]
-
-    assert heard == [Unready(), Drain(1000.0, moving=False, stopping=True, idle_grace=1.0)]
-    worker.exit(0)
+    for one in (worker, other):
+        heard = [await one.hear() for _ in range(2)]
+        assert heard == [Unready(), Drain(1000.0, moving=False, stopping=True, idle_grace=1.0)]
+        one.exit(0)
     await soon(stopping)
 
 

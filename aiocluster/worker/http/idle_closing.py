@@ -58,7 +58,9 @@ class IdleClosing:
     def begin(self, server: MeteredServer) -> "asyncio.Task[None]":
         """Begin to close what is idle, or will be; cancel the task that this returns to end it."""
         self._begun_at = self._loop.time()
-        return self._loop.create_task(self._run(server))
+        closing = self._loop.create_task(self._run(server))
+        closing.add_done_callback(lambda _: self._last_requests_begun.set())
+        return closing
 
     async def wait_for_last_requests(self) -> None:
         """Wait until no connection is left that may still be asked something, or for the grace."""
