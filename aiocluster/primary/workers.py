@@ -42,7 +42,7 @@ log = logging.getLogger("aiocluster.supervisor")
 
 # A signal to all processes reaches the workers and the primary in any order. So many seconds after
 # a worker has asked to go, the primary knows whether it is to stop as well.
-_SAME_SIGNAL = 0.05
+_SAME_SIGNAL = 0.1
 
 # With so many connections untaken at one of those that serve, no more come back from others for
 # now: a new connection would wait behind all of them, some 50 µs each.

@@ -378,6 +378,24 @@ async def test_in_a_stop_no_worker_goes_before_the_others(
     await soon(stopping)
 
 
+async def test_a_stop_that_follows_a_workers_term_is_a_term_to_all(stage: Stage) -> None:
+    """The workers heard it first: none goes before the others, and none is replaced."""
+    first, second = await stage.start(2)
+    for worker in (first, second, first):
+        worker.say(DrainRequest("drain"))
+    await turns_until(lambda: "asked to go" in stage.supervisor.unrest)
+    stage.supervisor.announce_stop()
+    await turns_until(lambda: not stage.supervisor.unrest)
+    stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
+
+    for worker in (first, second):
+        heard = [await worker.hear() for _ in range(2)]
+        assert heard == [Unready(), Drain(1000.0, moving=False, stopping=True, idle_grace=1.0)]
+        worker.exit(0)
+    await soon(stopping)
+    assert len(stage.spawner.workers) == 2
+
+
 async def test_what_moves_as_a_stop_begins_goes_to_those_that_still_serve(stage: Stage) -> None:
     """No more is moved from then on."""
     first, second = await stage.start(2)
