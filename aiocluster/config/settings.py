@@ -61,71 +61,87 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
     workers: Annotated[
         Workers,
-        _about("How many workers; auto and cpu: one for each CPU this process may use; io: two."),
+        _about("Number of workers. auto or cpu: one for each CPU this process may use; io: two."),
     ] = "auto"
     bind: Annotated[
-        tuple[Address, ...], _about("Where to listen; give it again for a further address.")
+        tuple[Address, ...], _about("Address to listen on; may be given several times.")
     ] = (Address("127.0.0.1", 8000),)
     policy: Annotated[
-        Any, _about("How to choose the worker for a new connection; for each address, if need be.")
+        Any,
+        _about("Policy that chooses the worker for a new connection; may differ for each address."),
     ] = "round_robin"
-    env: Annotated[Environment, _about("What the workers have in their environment.")] = (
-        Environment()
-    )
+    env: Annotated[Environment, _about("Environment variables of the workers.")] = Environment()
     autoscale: Annotated[
-        Autoscale | None, _about("How the number of workers follows the load; else it stays.")
+        Autoscale | None, _about("Scale the number of workers with the load; off by default.")
     ] = None
     max_connections: Annotated[
         Count | Literal["unlimited"],
-        _about("Connections that one worker may have at a time; 0: none at all."),
+        _about("Most connections that one worker may have at a time; 0 allows none."),
     ] = "unlimited"
     max_connections_total: Annotated[
         Count | Literal["unlimited"],
-        _about("Connections that all workers of a role may have together; 0: none at all."),
+        _about("Most connections that all workers of a role may have together; 0 allows none."),
     ] = "unlimited"
     max_requests_in_flight: Annotated[
-        Positive | Literal["unlimited"], _about("Requests that one worker may handle at a time.")
+        Positive | Literal["unlimited"],
+        _about("Most requests that one worker may handle at a time."),
     ] = "unlimited"
     when_full: Annotated[
         Literal["wait", "503", "close"],
-        _about("What a client meets where no worker has room: it waits, is told 503, or closed."),
+        _about(
+            "What to do with a connection when all workers are full: wait, answer 503, or close."
+        ),
     ] = "wait"
     retry_after: Annotated[
-        Positive, _about("Seconds after which a client that was told 503 may try again.")
+        Positive, _about("Seconds after which a client that got a 503 may try again (Retry-After).")
     ] = 1
     peek_timeout: Annotated[
         PositiveSeconds,
-        _about("Seconds that a client has to send what a sticky policy goes by; then its address."),
+        _about(
+            "Seconds to wait for a PROXY header, or for what a sticky policy needs of a request."
+        ),
     ] = 1.0
     proxy_protocol: Annotated[
         bool, _about("Expect the PROXY protocol (v1 or v2) at the beginning of each connection.")
     ] = False
     trusted_proxies: Annotated[
-        tuple[str, ...], _about("Whose PROXY headers are believed; from others they are refused.")
+        tuple[str, ...],
+        _about("Networks whose PROXY headers are trusted; connections from others are closed."),
     ] = ()
     affinity: Annotated[
         Literal["none", "auto"],
-        _about("auto: pin each worker to a CPU of its own, where there are enough for all roles."),
+        _about(
+            "auto: pin each worker to a CPU of its own, if there are enough CPUs for all roles."
+        ),
     ] = "none"
     rebalance: Annotated[
         bool, _about("Move idle connections when workers have unequal numbers of them.")
     ] = False
-    restart: Annotated[Restart, _about("When a worker that exited is replaced.")] = "always"
+    restart: Annotated[
+        Restart,
+        _about("Which exited workers are replaced: always, on_failure (a crash), or never."),
+    ] = "always"
     preload: Annotated[
         bool | Literal["auto"],
-        _about("Import the app once, before forking; auto: unless no fork survives what it left."),
+        _about(
+            "Import the app once, before the fork; auto: if what the import left survives a fork."
+        ),
     ] = "auto"
     chdir: Annotated[
         str | None,
-        _about("The folder in which the app is imported, anew with each reload; else where it is."),
+        _about(
+            "Folder in which the app is imported, anew at each reload; default: the current one."
+        ),
     ] = None
     backlog: Annotated[
-        Positive, _about("Connections the kernel keeps waiting while no worker has room.")
+        Positive, _about("Connections that the kernel keeps waiting while all workers are full.")
     ] = 2048
 
     ready: Annotated[
         Literal["auto", "explicit"],
-        _about("When a worker is ready: when its app has started, or when it calls ready()."),
+        _about(
+            "When a worker is ready: once its app has started (auto), or once it calls ready()."
+        ),
     ] = "auto"
     boot_timeout: Annotated[
         PositiveSeconds, _about("Seconds a new worker may take until it is ready.")
@@ -138,33 +154,39 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         _about("Seconds a stop leaves idle keep-alive connections open for one more request."),
     ] = 1.0
     reload_surge: Annotated[
-        Positive, _about("Workers that a reload starts at one time, beside the old ones.")
+        Positive, _about("Workers that a reload starts at the same time, beside the old ones.")
     ] = 1
     min_ready_seconds: Annotated[
         Seconds, _about("Seconds a reload's new worker must be ready before the old one goes.")
     ] = 0.0
     min_uptime: Annotated[
-        Seconds, _about("Seconds a reload's new workers must live; if one does not, it fails.")
+        Seconds,
+        _about("Seconds a reload's new workers must live; if one does not, the reload fails."),
     ] = 1.0
     pre_drain_wait: Annotated[
         Seconds,
-        _about("Seconds a stop serves on, not ready, so that load balancers can look away first."),
+        _about(
+            "Seconds that a stop serves as before, but not ready, so that load balancers turn away."
+        ),
     ] = 0.0
     behind_after: Annotated[
         PositiveSeconds,
-        _about("Seconds a connection may wait at a worker before others are preferred to it."),
+        _about("Seconds a connection may wait at a worker before other workers are preferred."),
     ] = 0.05
 
     steal_after: Annotated[
         PositiveSeconds,
-        _about("Seconds a connection may wait at a worker before it is given to another."),
+        _about("Seconds a connection may wait at a worker before another worker gets it."),
     ] = 0.25
     lag_warning: Annotated[
-        Seconds, _about("Seconds a loop may be blocked before its stack is logged; 0: any number.")
+        Seconds,
+        _about(
+            "Log a worker's stacks if its event loop is blocked for so many seconds; 0 disables."
+        ),
     ] = 1.0
     hang_timeout: Annotated[
         Seconds,
-        _about("Seconds a loop may be blocked before its worker is replaced; 0: any number."),
+        _about("Replace a worker if its event loop is blocked for so many seconds; 0 disables."),
     ] = 30.0
 
     max_failures: Annotated[
@@ -173,28 +195,29 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     failure_half_life: Annotated[
         PositiveSeconds, _about("Seconds until a failure counts half.")
     ] = 30.0
-    max_restart_delay: Annotated[Seconds, _about("Seconds that a restart is delayed at most.")] = (
-        15.0
-    )
+    max_restart_delay: Annotated[Seconds, _about("Longest delay of a restart, in seconds.")] = 15.0
     max_requests: Annotated[
-        Count, _about("Requests after which a worker is replaced; 0: never.")
+        Count, _about("Replace a worker after so many requests; 0 disables.")
     ] = 0
     max_requests_jitter: Annotated[
         Count,
-        _about("Random requests, up to this many, added to max_requests for each worker."),
+        _about("Random number, up to this, that is added to each worker's max_requests."),
     ] = 0
     max_memory: Annotated[
-        Bytes, _about("Bytes above which a worker is replaced, the new one first; 0: no limit.")
+        Bytes,
+        _about("Replace a worker that has more than so many bytes, the new one first; 0 disables."),
     ] = 0
     max_memory_hard: Annotated[
-        Bytes, _about("Bytes above which a worker is killed and replaced; 0: no limit.")
+        Bytes, _about("Kill and replace a worker that has more than so many bytes; 0 disables.")
     ] = 0
     memory_measure: Annotated[
         Literal["rss", "pss"],
-        _about("What counts as its memory: rss, or pss, which divides shared pages by sharers."),
+        _about(
+            "How a worker's memory is measured: rss, or pss, which divides shared pages by sharers."
+        ),
     ] = "rss"
     max_age: Annotated[
-        Seconds, _about("Seconds after which a worker is replaced, the new one first; 0: never.")
+        Seconds, _about("Replace a worker after so many seconds, the new one first; 0 disables.")
     ] = 0.0
     metrics_interval: Annotated[
         Interval, _about("Seconds between two metrics reports of a worker.")
@@ -205,30 +228,36 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         Seconds, _about("Seconds an idle keep-alive connection stays open.")
     ] = 75.0
     tcp_keepalive: Annotated[
-        bool, _about("Let the kernel probe idle connections, to see clients that vanished.")
+        bool, _about("Let the kernel probe idle connections, to detect clients that vanished.")
     ] = True
     handler_cancellation: Annotated[
         bool, _about("Cancel a request's handler when its client disconnects.")
     ] = False
     lingering_time: Annotated[
-        Seconds, _about("Seconds to read the rest of a body the handler left unread; 0: close.")
+        Seconds,
+        _about(
+            "Seconds to read the rest of a body that the handler left unread; 0 closes at once."
+        ),
     ] = 10.0
-    max_line_size: Annotated[Positive, _about("Bytes of a request line at most.")] = 8190
-    max_field_size: Annotated[Positive, _about("Bytes of a header field at most.")] = 8190
-    max_headers: Annotated[Positive, _about("Header fields of a request at most.")] = 128
+    max_line_size: Annotated[Positive, _about("Longest request line, in bytes.")] = 8190
+    max_field_size: Annotated[Positive, _about("Longest header field, in bytes.")] = 8190
+    max_headers: Annotated[Positive, _about("Most header fields of a request.")] = 128
     read_bufsize: Annotated[
-        Positive, _about("Bytes of a body to buffer before reading from its socket pauses.")
+        Positive,
+        _about(
+            "Bytes of a body that are buffered before the worker pauses reading from the socket."
+        ),
     ] = 2**18
     auto_decompress: Annotated[bool, _about("Decompress bodies that have a Content-Encoding.")] = (
         True
     )
 
     access_log: Annotated[bool, _about("Log each request.")] = False
-    access_log_format: Annotated[str, _about("An access log line, in aiohttp's placeholders.")] = (
-        '%a %t "%r" %s %b "%{Referer}i" "%{User-Agent}i"'
-    )
+    access_log_format: Annotated[
+        str, _about("Format of an access log line, in aiohttp's placeholders.")
+    ] = '%a %t "%r" %s %b "%{Referer}i" "%{User-Agent}i"'
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _about("The least severe level logged.")
+        Literal["debug", "info", "warning", "error"], _about("Least severe level that is logged.")
     ] = "info"
 
 

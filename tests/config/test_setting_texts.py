@@ -80,4 +80,4 @@ def test_every_setting_is_explained_in_one_line(name: str) -> None:
 )
 def test_every_time_names_its_unit(name: str) -> None:
     """Nobody has to guess whether a time is in seconds."""
-    assert "Seconds" in HELP[name].help
+    assert "seconds" in HELP[name].help.lower()
