@@ -1,4 +1,4 @@
-"""The manual is true: its code runs, its links lead somewhere."""
+"""README and manual are true: their code runs, their links lead somewhere."""
 
 import ast
 import asyncio
@@ -12,16 +12,18 @@ from aiohttp.test_utils import TestClient, TestServer
 import aiocluster
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 PAGES = sorted((Path(aiocluster.__file__).parent / "docs").glob("*.md"))
+TEXTS = [README, ROOT / "benchmarks" / "RESULTS.md", *PAGES]
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def python_blocks() -> list[tuple[str, str]]:
-    """Return each block of Python in the manual, with where it stands."""
+    """Return each block of Python in README and manual, with where it stands."""
     return [
         (f"{page.name}, line {text.count(chr(10), 0, match.start()) + 1}", match[1])
-        for page in PAGES
+        for page in TEXTS
         for text in [page.read_text()]
         for match in _BLOCK.finditer(text)
     ]
@@ -47,17 +49,30 @@ async def _app_of(namespace: dict[str, object]) -> web.Application | None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    """A link of a page names a page beside it, or a file of the repository."""
+    """A link names a file as GitHub finds it, and a heading that this file has."""
     lost = [
         f"{page.name}: {link}"
-        for page in PAGES
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())
-        if not (page.parent / link).exists() and not (ROOT / link).exists()
+        for page in TEXTS
+        for link in re.findall(r"\]\(([^):]+)\)", page.read_text())
+        if not _leads_somewhere(page, link)
     ]
     assert lost == []
 
 
+def _leads_somewhere(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    return target.exists() and (not anchor or anchor in _anchors(target.read_text()))
+
+
+def _anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_every_page_can_be_found() -> None:
-    """The README names each page of the manual."""
-    readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in PAGES if f"docs/{page.name}" not in readme] == []
+    """The README links to each page of the manual, and to the figures."""
+    readme = README.read_text()
+    links = [str(page.relative_to(ROOT)) for page in TEXTS if page != README]
+    assert [link for link in links if f"({link})" not in readme] == []
