@@ -16,6 +16,9 @@ README = ROOT / "README.md"
 PAGES = sorted((Path(aiocluster.__file__).parent / "docs").glob("*.md"))
 TEXTS = [README, ROOT / "benchmarks" / "RESULTS.md", *PAGES]
 
+# Each stands for a process, a socket or a file that the sentence should name.
+_VAGUE = re.compile(r"\b(whom?|whoever|nobody|somebody|everybody|anybody)\b", re.IGNORECASE)
+
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -76,3 +79,14 @@ def test_every_page_can_be_found() -> None:
     readme = README.read_text()
     links = [str(page.relative_to(ROOT)) for page in TEXTS if page != README]
     assert [link for link in links if f"({link})" not in readme] == []
+
+
+def test_every_sentence_names_its_subject() -> None:
+    """A worker, a client or a caller is called that, so that a stranger can follow."""
+    vague = [
+        f"{page.name}, line {number}: {match[0]}"
+        for page in TEXTS
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        for match in _VAGUE.finditer(line)
+    ]
+    assert vague == []
