@@ -52,7 +52,7 @@ PUBLIC = {
 
 
 def test_public_names_change_on_purpose() -> None:
-    """Adding or removing a public name means editing this list, and the README."""
+    """Adding or removing a public name means editing this list, and the manual."""
     assert set(aiocluster.__all__) == PUBLIC
 
 

@@ -1,4 +1,4 @@
-"""Settings as text: what is typed on a command line, and what `--help` and the README say."""
+"""Settings as text: what is typed on a command line, and what `--help` and the manual say."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def value_from_texts(name: str, texts: Sequence[str]) -> Any:
 
 
 class SettingHelp(Struct, frozen=True):
-    """One setting, in words, for `--help` and the README."""
+    """One setting, in words, for `--help` and the manual."""
 
     name: str
     help: str

@@ -1,7 +1,8 @@
 """Everything a user may set: one frozen record, and the one way to make it from loose values.
 
-A setting's type, bounds, default and help stand together, once; the command line, the errors
-and the README are made from them (see setting_texts.py). Where values come from is not known here.
+A setting's type, bounds, default and help stand together, once; the command line and the errors
+are made from them, and the manual is checked against them (see setting_texts.py). Where values
+come from is not known here.
 """
 
 import sys

@@ -105,7 +105,7 @@ def run(
     in the place of `app`, are several apps and jobs under one primary: see Role.
     `on_start(cluster)`, a coroutine
     function or the import string of one, runs beside the cluster, in the primary's loop, once
-    it serves. The README lists the other settings.
+    it serves. The manual (docs/settings.md) lists the other settings.
 
     Blocks until stopped by a signal, by `sys.exit` in `on_start`, or when no worker is left
     that `restart` would replace. Returns when all went well; otherwise raises SystemExit:
