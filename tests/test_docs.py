@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import dataclasses
 import inspect
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 import aiocluster
+from aiocluster.metrics.snapshot import Dispatch, Metrics
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -90,3 +92,53 @@ def test_every_sentence_names_its_subject() -> None:
         for match in _VAGUE.finditer(line)
     ]
     assert vague == []
+
+
+def test_every_member_that_the_manual_lists_is_there() -> None:
+    """A member that is renamed is renamed in the manual too."""
+    missing = [
+        f"{kind.__name__}.{member}"
+        for page, heading, kind in (
+            ("api.md", "## Cluster", aiocluster.Cluster),
+            ("api.md", "## WorkerHandle", aiocluster.WorkerHandle),
+            ("api.md", "## WorkerContext", aiocluster.WorkerContext),
+            ("metrics.md", "A `Snapshot` has", Metrics),
+            ("metrics.md", "`snapshot.dispatch[role]`", Dispatch),
+        )
+        for member in _listed(page, heading)
+        if not hasattr(kind, member) and f"self.{member} = " not in inspect.getsource(kind)
+    ]
+    assert missing == []
+
+
+def test_every_event_is_described_with_its_fields() -> None:
+    """The manual lists each event, and what it carries beside its worker."""
+    listed = {
+        name: tuple(filter(None, fields.split(", ")))
+        for cell in _first_cells("api.md", "## Events")
+        for name, fields in re.findall(r"`(\w+)(?:\(([\w, ]*)\))?`", cell)
+    }
+    there = {
+        name: tuple(f.name for f in dataclasses.fields(kind) if f.name != "worker")
+        for name in aiocluster.__all__
+        if dataclasses.is_dataclass(kind := getattr(aiocluster, name))
+        and kind.__module__ == "aiocluster.events"
+        and name not in ("Event", "WorkerEvent")
+    }
+    assert listed == there
+
+
+def _listed(page: str, heading: str) -> list[str]:
+    """Return the members in the first column of the table below a heading."""
+    cells = _first_cells(page, heading)
+    members = [name for cell in cells for name in re.findall(r"`(?:await )?(\w+)", cell)]
+    assert members, f"{page}: no table below {heading!r}"
+    return members
+
+
+def _first_cells(page: str, heading: str) -> list[str]:
+    text = next(path for path in PAGES if path.name == page).read_text()
+    _, found, below = text.partition(f"\n{heading}")
+    assert found, f"{page} has no {heading!r}"
+    lines = below[below.index("\n|") + 1 :].partition("\n\n")[0].splitlines()
+    return [line.split(" | ")[0] for line in lines[2:]]
