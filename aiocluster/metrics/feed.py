@@ -1,7 +1,7 @@
 """How snapshots reach who asked for them: at their own pace, and never an old one.
 
-A subscriber may be slower than its interval. Nothing is queued for it: what it gets is built
-when it asks, or replaced while it lies unread, and it is told how many it missed.
+All who want them equally often share them. A subscriber may be slower than its interval. Nothing
+is queued for it: what lies unread is replaced, and it is told how many it missed.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar
 
 from aiocluster.errors import ConfigError
+from aiocluster.metrics.snapshot import Snapshot, since
 
 T = TypeVar("T")
 
@@ -92,3 +93,29 @@ class Mailbox(Generic[T]):
         """Let the taker have what is still unread, then None. Idempotent."""
         self._closed = True
         self._changed.set()
+
+
+class SnapshotBox(Mailbox[Snapshot]):
+    """The mailbox of one of those who share snapshots.
+
+    Their rates are since the one before; who did not take that one gets the rates since what it
+    took. One that lay unread is given to `renew`, which may return one of now in its place.
+    """
+
+    def __init__(self, renew: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot) -> None:
+        super().__init__()
+        self._renew = renew
+        self._previous: Snapshot | None = None
+
+    async def next(self) -> Snapshot | None:
+        """Return the newest as soon as there is one; None when no more will come."""
+        lay_unread = bool(self._unread)
+        if (taken := await self.take()) is None:
+            return None
+        newest, replaced = taken
+        missed = newest.missed + replaced
+        snapshot = self._renew(newest) if lay_unread else newest
+        if self._previous is not None and (missed or snapshot is not newest):
+            snapshot = since(snapshot, self._previous, missed)
+        self._previous = snapshot
+        return snapshot

@@ -7,9 +7,10 @@ latency, its lag and its cost, it reports every now and then.
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from aiocluster.metrics.instruments import FIRST_BUCKET, LAST_BUCKET, count, mean, quantiles
 
@@ -89,6 +90,9 @@ class WorkerMetrics(Metrics, frozen=True, kw_only=True):
     report_age: float = 0.0  # seconds since it reported its lag, CPU and memory; 0 before that
 
 
+_M = TypeVar("_M", bound=Metrics)
+
+
 class Dispatch(Struct, frozen=True, kw_only=True):
     """What did not go by the rule when connections of a role were given out: counted."""
 
@@ -108,6 +112,31 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     roles: dict[str, Metrics] = {}  # the same of each role
     dispatch: dict[str, Dispatch] = {}  # of each role
     missed: int  # snapshots this subscriber was too slow for, since the last it took
+
+
+def since(snapshot: Snapshot, previous: Snapshot, missed: int) -> Snapshot:
+    """Return it with the rates since `previous`, after which `missed` were not taken."""
+    interval = snapshot.total.uptime - previous.total.uptime
+    return replace(
+        snapshot,
+        interval=interval,
+        workers={
+            number: _rated(one, previous.workers.get(number), interval)
+            for number, one in snapshot.workers.items()
+        },
+        total=_rated(snapshot.total, previous.total, interval),
+        roles={
+            name: _rated(one, previous.roles.get(name), interval)
+            for name, one in snapshot.roles.items()
+        },
+        missed=missed,
+    )
+
+
+def _rated(figures: _M, before: Metrics | None, interval: float) -> _M:
+    begun = figures.requests_total - (before.requests_total if before else 0)
+    rate = max(begun, 0) / interval if interval > 0.0 else 0.0
+    return replace(figures, requests_per_second=rate)
 
 
 def metrics_of(

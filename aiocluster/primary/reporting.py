@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -13,7 +14,7 @@ from aiocluster.ipc.channel import Channel
 from aiocluster.ipc.estate import SubscriptionState
 from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
 from aiocluster.ipc.scoreboard import Scoreboard
-from aiocluster.metrics.feed import paced
+from aiocluster.metrics.feed import SnapshotBox, check_interval, paced
 from aiocluster.metrics.ledger import WorkerFacts
 from aiocluster.metrics.ledgers import Ledgers, LedgersState
 from aiocluster.metrics.snapshot import Dispatch, Report, Snapshot
@@ -22,9 +23,47 @@ from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.metrics")
 
+# A snapshot that has lain unread for less than this share of its interval is still one of now.
+_FRESH = 0.01
+
 # A snapshot costs the primary up to a millisecond, so a worker may not ask for more than
 # this many seconds allow.
 _SHORTEST_INTERVAL = 0.05
+
+
+class _Beat:
+    """The snapshots of one interval: each is made once, for all who want them that often."""
+
+    def __init__(self) -> None:
+        self.takers: dict[object, Callable[[Snapshot, dict[str, Any]], None]] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.newest: tuple[Snapshot, float] | None = None  # and when it was made
+
+    async def go_on(self, snapshots: AsyncGenerator[Snapshot, None]) -> None:
+        """Give each to all, as it is and as plain data, until there are no more."""
+        loop = asyncio.get_running_loop()
+        async for snapshot in snapshots:
+            self.newest = snapshot, loop.time()
+            plain = msgspec.to_builtins(snapshot)
+            for take in [*self.takers.values()]:
+                take(snapshot, plain)
+
+
+class _Feed:
+    """One subscription of a worker: what it does not read is not sent, but counted."""
+
+    def __init__(self, subscription_id: int, channel: Channel) -> None:
+        self._subscription_id = subscription_id
+        self._channel = channel
+        self._unsent = 0
+
+    def put(self, snapshot: Snapshot, plain: dict[str, Any]) -> None:
+        missed = snapshot.missed + self._unsent
+        if self._channel.congested:
+            self._unsent = missed + 1
+            return
+        self._unsent = 0
+        self._channel.post(SnapshotFor(self._subscription_id, {**plain, "missed": missed}))
 
 
 class Reporter:
@@ -43,8 +82,9 @@ class Reporter:
         self._loop = asyncio.get_running_loop()
         self._ledgers = Ledgers(self._loop.time(), roles)
         self._closed = asyncio.Event()
-        self._feeds: dict[tuple[int, int], asyncio.Task[None]] = {}
-        self._intervals: dict[tuple[int, int], float] = {}  # of each feed
+        self._beats: dict[float, _Beat] = {}  # by their intervals
+        self._feeds: dict[tuple[int, int], float] = {}  # those of workers: their intervals
+        self._mailboxes: set[SnapshotBox] = set()  # of subscribers here
 
     def state(self) -> LedgersState:
         """What the next program must know of the past."""
@@ -59,7 +99,7 @@ class Reporter:
         """Those of the workers."""
         return [
             SubscriptionState(worker_id=worker, subscription_id=number, interval=interval)
-            for (worker, number), interval in self._intervals.items()
+            for (worker, number), interval in self._feeds.items()
         ]
 
     def report(self, worker: WorkerHandle, report: Report) -> None:
@@ -70,43 +110,75 @@ class Reporter:
         """A worker is gone: keep what it had done, feed it no more."""
         self._ledgers.retire(worker.id, worker.role, self.scoreboard.counters(worker.row))
         for key in [key for key in self._feeds if key[0] == worker.id]:
-            self._feeds.pop(key).cancel()
-            del self._intervals[key]
+            self._leave(self._feeds.pop(key), key)
 
     def subscribe(self, interval: float) -> AsyncGenerator[Snapshot, None]:
         """Iterate over snapshots, one every `interval` seconds. See Cluster.subscribe."""
-        return paced(interval, self._taker(), sleep=self._sleep)
+        check_interval(interval)
+        return self._subscribed(float(interval))
 
     def serve(self, worker_id: int, channel: Channel, request: Subscribe | Unsubscribe) -> None:
         """A worker wants snapshots, or no more."""
         key = (worker_id, request.subscription_id)
-        if (feed := self._feeds.pop(key, None)) is not None:
-            feed.cancel()
-            del self._intervals[key]
+        if (before := self._feeds.pop(key, None)) is not None:
+            self._leave(before, key)
         if isinstance(request, Subscribe):
             interval = max(request.interval, _SHORTEST_INTERVAL)
-            self._intervals[key] = interval
-            self._feeds[key] = start_task(
-                self._feed(request.subscription_id, interval, channel), "feeding a worker"
-            )
+            self._feeds[key] = interval
+            self._join(interval, key, _Feed(request.subscription_id, channel).put)
 
     def close(self) -> None:
         """Feed nobody any more: every iteration ends. Idempotent."""
         self._closed.set()
-        for feed in self._feeds.values():
-            feed.cancel()
+        for beat in self._beats.values():
+            if beat.task is not None:
+                beat.task.cancel()
+        self._beats.clear()
         self._feeds.clear()
-        self._intervals.clear()
+        for mailbox in self._mailboxes:
+            mailbox.close()
 
-    async def _feed(self, subscription_id: int, interval: float, channel: Channel) -> None:
-        unsent = 0
-        async for snapshot in self.subscribe(interval):
-            if channel.congested:
-                unsent += 1 + snapshot.missed
-                continue
-            snapshot = msgspec.structs.replace(snapshot, missed=snapshot.missed + unsent)
-            unsent = 0
-            channel.post(SnapshotFor(subscription_id, msgspec.to_builtins(snapshot)))
+    async def _subscribed(self, interval: float) -> AsyncGenerator[Snapshot, None]:
+        mailbox = SnapshotBox(lambda unread: self._renewed(unread, interval))
+        if self._closed.is_set():
+            return
+        self._mailboxes.add(mailbox)
+        self._join(interval, mailbox, lambda snapshot, _: mailbox.put(snapshot))
+        try:
+            while (snapshot := await mailbox.next()) is not None:
+                yield snapshot
+        finally:
+            self._mailboxes.discard(mailbox)
+            self._leave(interval, mailbox)
+
+    def _join(
+        self, interval: float, key: object, take: Callable[[Snapshot, dict[str, Any]], None]
+    ) -> None:
+        if (beat := self._beats.get(interval)) is None:
+            beat = self._beats[interval] = _Beat()
+            snapshots = paced(interval, self._taker(), sleep=self._sleep)
+            beat.task = start_task(beat.go_on(snapshots), "feeding subscribers")
+        beat.takers[key] = take
+
+    def _renewed(self, unread: Snapshot, interval: float) -> Snapshot:
+        """Return one of now for who comes late: however many do, only some are made for them."""
+        beat = self._beats.get(interval)
+        if beat is None or beat.newest is None:  # no more are made
+            return unread
+        newest, made_at = beat.newest
+        if (now := self._loop.time()) - made_at > interval * _FRESH:
+            newest = self._snapshot(None, 0)
+            beat.newest = newest, now
+        return newest
+
+    def _leave(self, interval: float, key: object) -> None:
+        """Take nothing more; what nobody takes is not made. Idempotent."""
+        if (beat := self._beats.get(interval)) is None:
+            return
+        beat.takers.pop(key, None)
+        if not beat.takers and beat.task is not None:
+            beat.task.cancel()
+            del self._beats[interval]
 
     async def _sleep(self, seconds: float) -> bool:
         """Return True, and early, when there will be no more snapshots."""
@@ -116,7 +188,7 @@ class Reporter:
         return self._closed.is_set()
 
     def _taker(self) -> Callable[[int], Snapshot]:
-        """Return what takes one subscription's snapshots: each knows the one before."""
+        """Return what takes the snapshots of one interval: each knows the one before."""
         previous: Snapshot | None = self._snapshot(None, 0)
 
         def take(missed: int) -> Snapshot:

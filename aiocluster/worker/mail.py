@@ -10,7 +10,7 @@ import msgspec
 
 from aiocluster.ipc.channel import Channel
 from aiocluster.ipc.messages import DrainReason, DrainRequest, SnapshotFor, Subscribe, Unsubscribe
-from aiocluster.metrics.feed import Mailbox, check_interval
+from aiocluster.metrics.feed import SnapshotBox, check_interval
 from aiocluster.metrics.snapshot import Snapshot
 
 
@@ -23,7 +23,7 @@ class Mail:
         self._arrived = asyncio.Event()
         self._closed = False
         self._ids = itertools.count(1)
-        self._mailboxes: dict[int, Mailbox[Snapshot]] = {}
+        self._subscriptions: dict[float, _Subscription] = {}  # by their intervals
 
     async def send(self, payload: Any) -> None:
         """See WorkerContext.send."""
@@ -57,26 +57,44 @@ class Mail:
 
     def put_snapshot(self, message: SnapshotFor) -> None:
         """A snapshot came; it may be for a subscription that has just ended."""
-        if (mailbox := self._mailboxes.get(message.subscription_id)) is not None:
-            mailbox.put(msgspec.convert(message.snapshot, Snapshot))
+        for subscription in self._subscriptions.values():
+            if subscription.number == message.subscription_id:
+                subscription.put(msgspec.convert(message.snapshot, Snapshot))
 
     def close(self) -> None:
         """End every iterator once what lies unread is read. Idempotent."""
         self._closed = True
         self._arrived.set()
-        for mailbox in self._mailboxes.values():
-            mailbox.close()
+        for subscription in self._subscriptions.values():
+            for mailbox in subscription.mailboxes:
+                mailbox.close()
 
     async def _snapshots(self, interval: float) -> AsyncIterator[Snapshot]:
-        subscription_id = next(self._ids)
-        mailbox = self._mailboxes[subscription_id] = Mailbox()
-        self._channel.post(Subscribe(subscription_id, interval))
+        if (subscription := self._subscriptions.get(interval)) is None:
+            subscription = _Subscription(next(self._ids))
+            self._subscriptions[interval] = subscription
+            self._channel.post(Subscribe(subscription.number, interval))
+        mailbox = SnapshotBox()
+        subscription.mailboxes.add(mailbox)
         if self._closed:
             mailbox.close()
         try:
-            while (taken := await mailbox.take()) is not None:
-                snapshot, missed = taken
-                yield msgspec.structs.replace(snapshot, missed=snapshot.missed + missed)
+            while (snapshot := await mailbox.next()) is not None:
+                yield snapshot
         finally:
-            del self._mailboxes[subscription_id]
-            self._channel.post(Unsubscribe(subscription_id))
+            subscription.mailboxes.discard(mailbox)
+            if not subscription.mailboxes:
+                del self._subscriptions[interval]
+                self._channel.post(Unsubscribe(subscription.number))
+
+
+class _Subscription:
+    """One at the primary, for all here that want snapshots equally often."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.mailboxes: set[SnapshotBox] = set()
+
+    def put(self, snapshot: Snapshot) -> None:
+        for mailbox in self.mailboxes:
+            mailbox.put(snapshot)

@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from aiocluster.errors import ConfigError
-from aiocluster.metrics.feed import Mailbox, paced
+from aiocluster.metrics.feed import Mailbox, SnapshotBox, paced
+from aiocluster.metrics.snapshot import Snapshot
+from tests.support.snapshots import snapshot_of
 
 
 class Clock:
@@ -187,3 +190,52 @@ async def test_what_was_unread_when_the_box_closed_can_still_be_taken() -> None:
 
     assert await box.take() == ("a", 0)
     assert await box.take() is None
+
+
+# ---- who share snapshots
+
+
+def snapshot(uptime: float, missed: int = 0) -> Snapshot:
+    empty = snapshot_of([])
+    total = replace(empty.total, uptime=uptime, requests_total=int(10 * uptime))
+    return replace(empty, time=uptime, total=total, missed=missed)
+
+
+async def test_who_is_in_time_gets_the_very_same() -> None:
+    """It costs nothing more."""
+    box = SnapshotBox(renew=lambda _: snapshot(99.0))
+    for uptime in (1.0, 2.0):
+        reading = asyncio.ensure_future(box.next())
+        await asyncio.sleep(0)
+        box.put(one := snapshot(uptime))
+        assert await reading is one
+
+
+async def test_who_missed_some_has_the_rates_since_what_it_took() -> None:
+    """Of what was replaced in the box, and of what never came."""
+    box = SnapshotBox()
+    box.put(snapshot(1.0))
+    await box.next()
+    box.put(snapshot(2.0))
+    box.put(snapshot(4.0, missed=2))
+    late = await box.next()
+
+    assert late is not None
+    assert (late.time, late.interval, late.missed) == (4.0, 3.0, 3)
+    assert late.total.requests_per_second == 10.0
+
+
+async def test_who_comes_late_gets_one_of_now() -> None:
+    """Since what it took; a closed box still gives what lies in it."""
+    box = SnapshotBox(renew=lambda _: snapshot(3.0))
+    reading = asyncio.ensure_future(box.next())
+    await asyncio.sleep(0)
+    box.put(snapshot(1.0))
+    await reading
+    box.put(snapshot(2.0))
+    box.close()
+    late = await box.next()
+
+    assert late is not None
+    assert (late.time, late.interval, late.missed) == (3.0, 2.0, 0)
+    assert await box.next() is None

@@ -1,7 +1,9 @@
+from typing import Any
+
 import msgpack
 import msgspec
 import pytest
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from aiocluster.metrics.instruments import FIRST_BUCKET, LAST_BUCKET, bucket_of
 from aiocluster.metrics.snapshot import (
@@ -13,6 +15,7 @@ from aiocluster.metrics.snapshot import (
     WorkerMetrics,
     latency_of,
     metrics_of,
+    since,
 )
 
 MS = 1_000_000
@@ -100,3 +103,35 @@ def test_a_report_with_impossible_latency_is_refused(latency: dict[int, int]) ->
     """A broken worker cannot make the primary count what no histogram holds."""
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"latency": latency}, Report)
+
+
+def test_rates_of_who_missed_some_are_since_what_it_took_last() -> None:
+    """Of all, of each worker and of each role; what came later counts from nothing."""
+
+    def at(uptime: float, begun: int, missed: int = 0, workers: int = 1) -> Snapshot:
+        counted = figures(Counters(requests_begun=begun), Report())
+        total = replace(counted, uptime=uptime, requests_per_second=1.0)
+        place: dict[str, Any] = {
+            "slot": 0,
+            "role": "web",
+            "generation": 1,
+            "pid": 1,
+            "phase": "ready",
+        }
+        each = {n: WorkerMetrics(**asdict(total), worker_id=n, **place) for n in range(workers)}
+        return Snapshot(
+            time=uptime,
+            interval=1.0,
+            workers=each,
+            total=total,
+            roles={"web": total},
+            missed=missed,
+        )
+
+    before, now = at(5.0, 10), at(9.0, 50, workers=2)
+
+    late = since(now, before, 3)
+    assert (late.interval, late.missed) == (4.0, 3)
+    rates = [one.requests_per_second for one in (late.total, late.roles["web"])]
+    assert rates == [10.0, 10.0]
+    assert [one.requests_per_second for one in late.workers.values()] == [10.0, 12.5]

@@ -100,6 +100,60 @@ async def test_each_subscription_has_its_own_interval(stage: Stage) -> None:
     assert (await soon(anext(second))).total.requests_per_second == 0.0
 
 
+async def test_one_snapshot_is_made_for_all_who_want_them_equally_often(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of workers and of the program: however many they are, and as long as there are any."""
+    made: asyncio.Queue[int] = asyncio.Queue()
+    snapshot = stage.reporter._snapshot
+
+    def count(previous: Snapshot | None, missed: int) -> Snapshot:
+        made.put_nowait(missed)
+        return snapshot(previous, missed)
+
+    async def sleep(_: float) -> bool:
+        await may_go_on.wait()
+        may_go_on.clear()
+        return False
+
+    may_go_on = asyncio.Event()
+    monkeypatch.setattr(stage.reporter, "_snapshot", count)
+    monkeypatch.setattr(stage.reporter, "_sleep", sleep)
+    channels = [FakeChannel() for _ in range(20)]
+    for number, channel in enumerate(channels):
+        stage.reporter.serve(number, cast(Channel, channel), Subscribe(1, 0.05))
+    here = [stage.reporter.subscribe(0.05) for _ in range(20)]
+    hearing = [asyncio.ensure_future(anext(iterator)) for iterator in here]
+    await turns()
+    may_go_on.set()
+    heard = [await soon(one) for one in hearing]
+    sent = [await channel.next() for channel in channels]
+    # One more is what the first one's rates are since.
+    assert made.qsize() == 2
+    assert len({one.time for one in heard} | {one.time for _, one in sent}) == 1
+
+    for iterator in here:
+        await iterator.aclose()
+    for number, channel in enumerate(channels):
+        stage.reporter.serve(number, cast(Channel, channel), Unsubscribe(1))
+    assert stage.reporter._beats == {}
+
+
+async def test_a_slow_subscriber_has_the_rates_since_its_own_previous_one(stage: Stage) -> None:
+    """Others that share its snapshots have seen one between."""
+    slow, quick = stage.reporter.subscribe(0.001), stage.reporter.subscribe(0.001)
+    first = await soon(anext(slow))
+    stage.worker.row[REQUESTS_DONE] = stage.worker.row[REQUESTS_BEGUN] = 10
+    for _ in range(3):
+        await soon(anext(quick))
+    second = await soon(anext(slow))
+
+    assert second.missed > 0
+    assert second.interval == pytest.approx(second.total.uptime - first.total.uptime)
+    assert second.total.requests_per_second == pytest.approx(10 / second.interval)
+    assert second.workers[1].requests_per_second == pytest.approx(10 / second.interval)
+
+
 async def test_an_interval_that_is_none_is_refused_at_once(stage: Stage) -> None:
     """When it is asked for, not when the first snapshot is."""
     with pytest.raises(ConfigError, match="interval"):

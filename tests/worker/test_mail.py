@@ -188,6 +188,28 @@ async def test_a_slow_reader_gets_the_newest_and_what_it_missed(stage: Stage) ->
     assert (newest.time, newest.missed) == (4.0, 7)
 
 
+async def test_readers_who_want_them_equally_often_share_a_subscription(stage: Stage) -> None:
+    """It is one for the primary, from the first reader to the last; each misses its own."""
+    slow, quick = (
+        cast(AsyncGenerator[Snapshot, None], stage.mail.snapshots(0.5)) for _ in range(2)
+    )
+    reading = [asyncio.ensure_future(anext(one)) for one in (slow, quick)]
+    assert await stage.primary.hear() == Subscribe(1, 0.5)
+    stage.say_snapshot(1, snapshot(1.0))
+    assert [(await soon(one)).time for one in reading] == [1.0, 1.0]
+    for time in (2.0, 3.0):
+        stage.say_snapshot(1, snapshot(time))
+        assert (await soon(anext(quick))).missed == 0
+    newest = await soon(anext(slow))
+    assert (newest.time, newest.interval, newest.missed) == (3.0, 2.0, 1)
+
+    await quick.aclose()
+    stage.say_snapshot(1, snapshot(4.0))
+    assert (await soon(anext(slow))).time == 4.0
+    await slow.aclose()
+    assert await stage.primary.hear() == Unsubscribe(1)
+
+
 async def test_two_subscriptions_do_not_mix(stage: Stage) -> None:
     """Each has its own number and its own snapshots."""
     one = asyncio.ensure_future(anext(stage.mail.snapshots(0.5)))
