@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ def listening(
 
 def failure(*endpoints: Endpoint, taken: Sequence[socket.socket] = ()) -> OSError:
     """Fail to listen, with nothing left open; return the error."""
+    gc.collect()  # else what earlier tests have left may be closed meanwhile
     before = open_fds()
     with pytest.raises(OSError) as caught:  # noqa: PT011 (its errno is what is asked for)
         listen_at(endpoints, 100, tcp_keepalive=True, taken=taken)
