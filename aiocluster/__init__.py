@@ -18,6 +18,7 @@ Where things are. Imports point down, and the folder says in which process a lin
     config/       the settings, and what the machine has
     events.py     what a subscriber may hear
     fds.py        how many descriptors there may be
+    log_limit.py  how many lines each place of ours may log
     beginning.py  the folder in which the process began
     shortage.py   what the kernel refuses, and which limit to look at
     errors.py     every exception

@@ -14,6 +14,7 @@ from aiocluster.config.settings import Settings, checked_seconds
 from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed
 from aiocluster.fds import raise_fd_limit
+from aiocluster.log_limit import limit_own_lines
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.handle import WorkerHandle
@@ -46,6 +47,7 @@ class Cluster:
     ) -> None:
         note_cluster()
         refuse_in_child("a Cluster was made")
+        limit_own_lines()
         plan = plan_from(app, roles, settings)
         self._begin_with(plan, Origin(_interpreters(plan) if on_linux() else {}))
 

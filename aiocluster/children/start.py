@@ -29,6 +29,7 @@ from aiocluster.children.offspring import Offspring
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError
 from aiocluster.ipc.packets import packet_pair
+from aiocluster.log_limit import limit_own_lines
 from aiocluster.primary.interpreter import (
     ZYGOTE_CALL,
     ZYGOTE_FD,
@@ -85,6 +86,7 @@ def become_zygote(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> No
     try:
         _forget_the_program()
         _put_stderr_back()
+        limit_own_lines()
         take_signals()
         code = Offspring(sock, spec, again).live()
     except BaseException:

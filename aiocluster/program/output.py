@@ -13,6 +13,7 @@ import click
 from aiocluster.cluster import Cluster
 from aiocluster.config.roles import Plan
 from aiocluster.config.settings import Address, Settings
+from aiocluster.log_limit import limit_own_lines
 from aiocluster.worker.loggers import keep_loggers
 
 log = logging.getLogger("aiocluster")
@@ -33,6 +34,7 @@ def open_standard_files() -> None:
 def set_up_logging(plan: Plan) -> None:
     """Log to standard error, while the program or the app has not set up its own logging."""
     keep_loggers()
+    limit_own_lines()
     logging.getLogger("aiocluster").setLevel(plan.settings.log_level.upper())
     if any(role.settings.access_log for role in plan.roles.values()):
         logging.getLogger("aiohttp.access").setLevel(logging.INFO)

@@ -26,6 +26,7 @@ from aiocluster.config.script import Script
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.failures import describe
+from aiocluster.log_limit import tell_what_was_left_out
 from aiocluster.primary.inherited import take_inherited
 from aiocluster.primary.interpreter import Interpreter, StartedZygote
 from aiocluster.primary.origin import Origin
@@ -325,6 +326,7 @@ def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) ->
             return runner.run(live())
         finally:
             close(runner)
+            tell_what_was_left_out()
             discard_unwritable_output()
             guard.close()
 

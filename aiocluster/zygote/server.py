@@ -21,6 +21,7 @@ from aiocluster.errors import ChannelClosed, ProtocolError
 from aiocluster.ipc.messages import Exited, Fork, Forked, ForkFailed, FromZygote, ToZygote, Watch
 from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.ipc.signals import FOR_THE_PRIMARY, STOPPING
+from aiocluster.log_limit import tell_what_was_left_out
 from aiocluster.shortage import shortage
 
 # poll() counts milliseconds in 32 bits; seconds.
@@ -222,6 +223,7 @@ def _tell_multiprocessing(pid: int, status: int) -> None:
 
 def flush_output() -> None:
     """Write what is buffered, where that is possible: a program may have closed its output."""
+    tell_what_was_left_out()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
