@@ -1,4 +1,4 @@
-"""An idle keep-alive connection is closed as soon as its worker drains."""
+"""Without a grace an idle keep-alive connection is closed as soon as its worker drains."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.cluster import Client, first, gone, kill, program_of, serving
 
-ALONE = {"workers": 1, "restart": "never"}
+ALONE = {"workers": 1, "restart": "never", "idle_grace": 0}
 
 
 @pytest.mark.parametrize("requests", [0, 1, 3])
@@ -26,7 +26,7 @@ async def test_a_drain_closes_idle_connections_at_once(requests: int) -> None:
 
 async def test_stop_closes_idle_connections_at_once() -> None:
     """`stop` cuts nothing where nothing runs."""
-    async with serving(workers=2) as (cluster, _):
+    async with serving(workers=2, idle_grace=0) as (cluster, _):
         clients = [await Client.connect(cluster) for _ in range(8)]
         for client in clients:
             await client.get("/who")
@@ -38,7 +38,7 @@ async def test_stop_closes_idle_connections_at_once() -> None:
 
 async def test_idle_connections_do_not_keep_workers_of_a_dead_primary(tmp_path: Path) -> None:
     """They are closed, and the workers go."""
-    async with program_of(tmp_path, graceful_timeout=3600) as program:
+    async with program_of(tmp_path, graceful_timeout=3600, idle_grace=0) as program:
         url = await program.url()
         others = program.descendants()
         async with await Client.connect(url) as client:
