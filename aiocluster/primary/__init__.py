@@ -53,6 +53,7 @@ breaker.py        a role that keeps failing is degraded
 upkeep.py         who has grown too large or too old
 recycling.py      who is due is replaced in its turn
 exit_log.py       what the log says of its end
+oom_kills.py      did the kernel end it for want of memory?
 watchdog.py       what a blocked one holds up goes to others; one that hangs goes
 stalls.py         how long a loop has not turned, and what that calls for   pure
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.holding import Holding
 from aiocluster.primary.listeners import Listeners
+from aiocluster.primary.oom_kills import OomKills
 from aiocluster.primary.reporting import Reporter
 
 log = logging.getLogger("aiocluster")
@@ -33,4 +34,5 @@ class Commons:
     ids: Ids = field(default_factory=Ids)
     listeners: list[Listeners] = field(default_factory=list)  # of each role
     holding: Holding = field(default_factory=Holding)
+    oom_kills: OomKills = field(default_factory=OomKills)
     say: Callable[[str], None] = log.info  # for what the user who starts the program should read

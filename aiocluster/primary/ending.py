@@ -22,6 +22,11 @@ class Ending:
         self.stack = ""  # what it did then
         self.has_drained = False  # it has said what it gave up
         self.cut: list[str] = []  # and that was this
+        self.out_of_memory: bool | None = False  # did the kernel kill it? None: who knows
+
+    def is_ours(self, number: int | None) -> bool:
+        """Did we, or our user, send the signal that it died of?"""
+        return self.killed or number == self.sent_signal
 
     def ask(self, reason: str) -> None:
         """It is told to go; the first reason is the one that counts."""

@@ -11,6 +11,13 @@ from aiocluster.primary.handle import WorkerHandle
 log = logging.getLogger("aiocluster.supervisor")
 
 
+_BY_THE_KERNEL = {
+    True: ", by the kernel: out of memory",
+    None: ", perhaps by the kernel: was it out of memory? (dmesg tells)",
+    False: "",
+}
+
+
 class ExitLog:
     """Tells each end once, as loudly as it deserves."""
 
@@ -29,7 +36,7 @@ class ExitLog:
 
     def tell(self, worker: WorkerHandle, exited: WorkerExited) -> None:
         """Log how `worker` ended."""
-        how = _how(exited)
+        how = _how(worker, exited)
         well = finished_all(ExitStatus(exited.code, exited.signal))
         if not worker.was_ready and not exited.voluntary:
             self._tell_boot_failure(worker)
@@ -55,11 +62,13 @@ class ExitLog:
             return BootError(f"{worker} died before it was ready")
         exited = worker.exited.result()
         if worker.was_ready:
-            return BootError(f"{worker} {_how(exited)} ({exited.reason}) soon after its start")
+            return BootError(
+                f"{worker} {_how(worker, exited)} ({exited.reason}) soon after its start"
+            )
         if exited.reason == "boot_timeout":
             seconds = self._boot_timeout
             return BootError(f"{worker} was not ready after {seconds:g} s (boot_timeout)")
-        return BootError(f"{worker} {_how(exited)} before it was ready")
+        return BootError(f"{worker} {_how(worker, exited)} before it was ready")
 
     def _tell_boot_failure(self, worker: WorkerHandle) -> None:
         """The cause each time, its traceback only when it is a new one."""
@@ -73,10 +82,11 @@ class ExitLog:
         self._last_traceback = error.traceback
 
 
-def _how(exited: WorkerExited) -> str:
+def _how(worker: WorkerHandle, exited: WorkerExited) -> str:
     if exited.signal is not None:
         # Real-time signals have no name.
-        return f"was killed by signal {exited.signal} ({signal.strsignal(exited.signal)})"
+        what = f"was killed by signal {exited.signal} ({signal.strsignal(exited.signal)})"
+        return what + _BY_THE_KERNEL[worker.ending.out_of_memory]
     if exited.code is None:
         return "ended, and nobody could tell how"
     return f"exited with code {exited.code}"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -108,6 +109,7 @@ class Workers:
         self._asking: set[int] = set()  # those that have asked to go, and have not been heard yet
         self._parting: dict[int, str] = {}  # those that go, and why, once another serves
         self._leadership = Leadership()
+        self._oom_kills = commons.oom_kills
         self._sharing = Sharing(lambda: len(self.all), self.serving)
         self._ends: set[asyncio.Task[None]] = set()
         self._hiring = Hiring(
@@ -331,6 +333,7 @@ class Workers:
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """See Owner."""
+        self._oom_kills.look(self._loop.time())
         self._reporter.report(worker, report)
         self._care.on_report(worker, report)
 
@@ -451,6 +454,8 @@ class Workers:
 
     async def _see_off(self, worker: WorkerHandle, process: Process) -> None:
         status = await process.wait()
+        if status.signal == signal.SIGKILL and not worker.ending.is_ours(status.signal):
+            worker.ending.out_of_memory = self._oom_kills.claim(self._loop.time())
         await worker.read_last_words()
         self._reporter.retire(worker)
         self._reporter.scoreboard.release(worker.row)

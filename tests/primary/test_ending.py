@@ -34,6 +34,17 @@ def test_a_fault_of_its_own_counts_more(reason: str, told: str) -> None:
     assert (event.reason, event.stack) == (told, "in spin")
 
 
+def test_whose_signal_it_died_of() -> None:
+    """Only of one that nobody here has sent it may be asked who did."""
+    ending = Ending()
+    assert not ending.is_ours(signal.SIGKILL)
+    ending.sent_signal = signal.SIGKILL
+    assert ending.is_ours(signal.SIGKILL)
+    ending.sent_signal = None
+    ending.kill("stop", "")
+    assert ending.is_ours(signal.SIGKILL)
+
+
 def test_the_first_stack_is_kept() -> None:
     """A second kill knows no more."""
     ending = Ending()

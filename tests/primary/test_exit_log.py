@@ -83,6 +83,31 @@ async def test_the_code_of_an_app_that_exits_is_passed_on(
     assert exit_log.why_not_ready(worker).exit_code == 7
 
 
+@pytest.mark.parametrize(
+    ("out_of_memory", "says"),
+    [
+        (True, "(Killed), by the kernel: out of memory (signal)"),
+        (None, "(Killed), perhaps by the kernel: was it out of memory? (dmesg tells) (signal)"),
+        (False, "(Killed) (signal)"),
+    ],
+)
+async def test_a_worker_that_the_kernel_killed_was_out_of_memory(
+    told: Told, out_of_memory: bool | None, says: str
+) -> None:
+    """Where nobody can tell, a hint has to do; also if it had not been ready yet."""
+    worker, exit_log, caplog = told
+    worker.ending.out_of_memory = out_of_memory
+    exited = ended(worker, by=signal.SIGKILL, reason="signal")
+    worker.exited = asyncio.get_running_loop().create_future()
+    worker.exited.set_result(exited)
+    before_it_was_ready = exit_log.why_not_ready(worker).cause
+    worker.was_ready = True
+    exit_log.tell(worker, exited)
+
+    assert caplog.records[0].message.endswith(f"was killed by signal 9 {says}")
+    assert says.removesuffix(" (signal)") in before_it_was_ready
+
+
 async def test_what_was_cut_is_named(
     worker: WorkerHandle, exit_log: ExitLog, caplog: pytest.LogCaptureFixture
 ) -> None:
