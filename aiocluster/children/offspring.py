@@ -29,6 +29,7 @@ from aiocluster.config.script import Script
 from aiocluster.config.target import import_target
 from aiocluster.errors import BootError, ChannelClosed, ConfigError
 from aiocluster.ipc.failures import describe, users_part
+from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.hangup import ImportStopped, stopped_by_hangup
 from aiocluster.ipc.messages import FailureKind, Prepared, PrepareFailed
 from aiocluster.ipc.packets import send_packet
@@ -66,6 +67,7 @@ class Offspring:
 
     def __init__(self, sock: socket.socket, spec: RoleSpec, again: Interpreter) -> None:
         self._sock = sock
+        keep_from_children(sock)
         self._spec = spec
         self._settings = spec.settings
         self._again = again

@@ -10,6 +10,7 @@ trouble.py     what goes wrong at that: told once, and tried again
 handoff.py     accepted connections, as file descriptors, to one worker
 scoreboard.py  counters that a worker writes and the primary reads, in shared memory
 signals.py     those that all processes get, and only the primary obeys
+forks.py       what no process may have that the program's or the app's code forks
 child_ends.py  the ends of child processes, heard of without a descriptor
 stacks.py      the stacks of a worker, on request: a signal, and a file in memory
 """

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from aiocluster.errors import ChannelClosed, ProtocolError
 from aiocluster.ipc.estate import ChannelState
+from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.framing import FrameDecoder, encode, encode_user
 from aiocluster.ipc.messages import Credit, Message, UserMessage
 
@@ -206,6 +207,7 @@ class Channel(asyncio.Protocol):
 async def open_channel(sock: socket.socket, channel: Channel) -> Channel:
     """Start `channel` on `sock`, one end of a connected AF_UNIX stream pair, and own it."""
     sock.setblocking(False)
+    keep_from_children(sock)
     loop = asyncio.get_running_loop()
     # From here the transport owns the descriptor. Cancelled half way, uvloop has closed it
     # already and asyncio has not, so nobody could clean up: let it open, then abort.

@@ -20,6 +20,8 @@ from itertools import repeat
 
 import msgpack
 
+from aiocluster.ipc.forks import keep_from_children
+
 # The kernel's own limit (SCM_MAX_FD).
 MAX_BATCH = 253
 
@@ -66,6 +68,7 @@ class TruncatedBatch(OSError):
 def handoff_pair() -> tuple[socket.socket, socket.socket]:
     """Return (the primary's end, the worker's end)."""
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    keep_from_children(sender, receiver)
     sender.setblocking(False)
     receiver.setblocking(False)
     return sender, receiver

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from aiocluster.errors import WorkerGone
 from aiocluster.ipc.channel import open_channel
 from aiocluster.ipc.estate import WorkerState
+from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import Scoreboard
@@ -65,6 +66,7 @@ class Hiring:
             socket.socket(fileno=state.outbox.sender),
             socket.socket(fileno=state.outbox.receiver),
         )
+        keep_from_children(*ends)
         board = (self._scoreboard, state.row)
         outbox = Outbox(state.slot, ends, board, self._limits, self._on_room, self._on_returned)
         spec = WorkerSpec(

@@ -16,6 +16,7 @@ from typing import NoReturn
 from aiocluster.config.roles import ONLY_ROLE
 from aiocluster.errors import BootError
 from aiocluster.ipc.child_ends import is_reaped_within
+from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.packets import packet_pair
 from aiocluster.ipc.signals import FOR_THE_PRIMARY
 from aiocluster.primary.scheduling import spawn_options
@@ -60,6 +61,9 @@ class StartedZygote:
     pid: int
     sock: socket.socket
     tail: StderrTail | None = None
+
+    def __post_init__(self) -> None:
+        keep_from_children(self.sock)
 
     def end_import(self) -> None:
         """End it while it may still import, for ever perhaps, and has no workers yet."""

@@ -13,6 +13,7 @@ from typing import Any
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.accepting import waiting_in
+from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.trouble import Trouble
 from aiocluster.primary.backlog import let_nobody_knock
 from aiocluster.primary.dispatcher import Connection
@@ -39,6 +40,7 @@ class Listener:
         asked: str = "",
     ) -> None:
         self.sock = sock
+        keep_from_children(sock)
         self.index = index
         self.asked = asked  # the address that it was bound for, or handed down with
         self.is_shared = shared

@@ -9,6 +9,7 @@ from functools import partial
 
 from aiocluster.cluster import Cluster
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
+from aiocluster.ipc.forks import leave_if_forked
 from aiocluster.ipc.signals import signals_of
 from aiocluster.primary.handle import KILL_GRACE
 from aiocluster.program.guard import Guard, end_in
@@ -163,9 +164,13 @@ class Life:
     async def _run_on_start(self) -> None:
         if self._on_start is None:
             return
+        process, code = os.getpid(), EXIT_CUT
         try:
             await self._on_start(self._cluster)
+            code = EXIT_OK
         except SystemExit as exit_:
+            if os.getpid() != process:
+                leave_if_forked(process, _code_of(exit_))
             self.exit(exit_)
             log.info("on_start exits the program with code %d", self._exit_code)
         except ClusterStopping as error:
@@ -173,6 +178,7 @@ class Life:
             log.info("on_start ends: %s", error)
         except (Exception, KeyboardInterrupt):
             log.exception("on_start raised; the cluster goes on without it")
+        leave_if_forked(process, code)
 
     async def _wait_until_empty(self, hook: "asyncio.Task[None]") -> None:
         """Stop when no worker is left nor will be; unless `on_start` runs, which may fork."""

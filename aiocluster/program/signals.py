@@ -5,15 +5,12 @@ Any of them would leave the workers behind, so each has a meaning or is logged.
 
 import asyncio
 import contextlib
-import functools
 import logging
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, cast
 
+from aiocluster.ipc.forks import hear_alone, hear_no_more, usual_handler
 from aiocluster.ipc.signals import signals_of
 
 log = logging.getLogger("aiocluster")
@@ -28,12 +25,6 @@ _LEFT_ALONE = {
 }
 
 _STOPS = signals_of("SIGTERM", "SIGINT", "SIGQUIT")
-
-# The process whose loop hears signals, while it does.
-_hearing: set[int] = set()
-
-# The masks from before a fork that is under way, by thread.
-_masks: dict[int, set[signal.Signals]] = {}
 
 # Which of them the program lets wait by itself; known while they are held or handled.
 _waiting_anyway: list[set[int]] = []
@@ -57,7 +48,7 @@ def hold_signals(*, by_us: bool = False) -> None:
 
     `by_us`: they wait already, since the program that was here before has held them.
     """
-    _hearing.discard(os.getpid())
+    hear_no_more()
     if not _CAN_WAIT:
         for number in handled_signals():
             signal.signal(number, signal.SIG_IGN)
@@ -71,7 +62,7 @@ def release_signals() -> None:
     """They mean again what they did before they were held; those that waited are forgotten."""
     if not _CAN_WAIT:
         for number in handled_signals():
-            signal.signal(number, _usual_handler(number))
+            signal.signal(number, usual_handler(number))
     elif _waiting_anyway:
         released = handled_signals() - _waiting_anyway.pop()
         while waiting := signal.sigpending() & released:
@@ -83,14 +74,10 @@ def release_signals() -> None:
 @contextlib.contextmanager
 def holding_signals() -> Iterator[None]:
     """Let them wait meanwhile; an exec inside keeps them waiting, for the next program."""
-    was_hearing = os.getpid() in _hearing
     before = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
-    _hearing.discard(os.getpid())
     try:
         yield
     finally:
-        if was_hearing:
-            _hearing.add(os.getpid())
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -100,8 +87,7 @@ def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
     Processes that are forked meanwhile do not inherit that.
     """
     loop = asyncio.get_running_loop()
-    _hearing.add(os.getpid())
-    _keep_handlers_from_children()
+    hear_alone(handled_signals(), callable)
     for number in handled_signals():
         meaning = meanings.get(number) or partial(ignore, number)
         try:
@@ -112,52 +98,10 @@ def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
 
 
-@functools.cache
-def _keep_handlers_from_children() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(
-            before=_hold_at_fork,
-            after_in_parent=_release_after_fork,
-            after_in_child=_forget_handlers,
-        )
-
-
-def _hold_at_fork() -> None:
-    """Let signals wait until the child has no handler of its parent any more."""
-    if os.getpid() in _hearing:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
-        _masks[threading.get_ident()] = cast(set[signal.Signals], mask)
-
-
-def _release_after_fork() -> None:
-    if (mask := _masks.pop(threading.get_ident(), None)) is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _forget_handlers() -> None:
-    """Let a process that was forked from one that hears signals, say by multiprocessing, hear none.
-
-    The handlers that it inherits write to the descriptor that wakes its parent's loop: what ends
-    the child would be heard there, and would not end it.
-    """
-    if threading.get_ident() not in _masks:
-        return
-    _hearing.clear()
-    signal.set_wakeup_fd(-1)
-    for number in handled_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, _usual_handler(number))
-    _release_after_fork()
-
-
 def _hear_in(
     loop: asyncio.AbstractEventLoop, meaning: Callable[[], None], number: int, frame: object
 ) -> None:
     loop.call_soon_threadsafe(meaning)
-
-
-def _usual_handler(number: int) -> Any:
-    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
 def ignore(number: int) -> None:

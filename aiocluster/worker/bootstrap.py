@@ -16,10 +16,13 @@ from typing import Any
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.settings import Settings
 from aiocluster.fds import check_fds_left
+from aiocluster.ipc.forks import hear_alone, keep_from_children
 from aiocluster.ipc.framing import encode
 from aiocluster.ipc.hangup import die_of, stopped_by_hangup
 from aiocluster.ipc.messages import BootFailed, Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
+from aiocluster.ipc.signals import FOR_THE_PRIMARY
+from aiocluster.ipc.stacks import STACKS_SIGNAL
 from aiocluster.shortage import is_shortage, shortage
 from aiocluster.worker.context import WorkerContext, enter
 from aiocluster.worker.ending import end_tasks, end_threads, run_to_the_end
@@ -38,6 +41,13 @@ _LOOP_FDS = 12
 
 # Seconds that a worker told to TERM may leave the signal unheard before it dies of it.
 _TERM_GRACE = 1.0
+
+
+# The signals for which a worker has handlers of ours.
+_HEARD = {*FOR_THE_PRIMARY, signal.SIGALRM, STACKS_SIGNAL}
+
+# Who sets handlers that act on this process alone.
+_OURS = ("aiocluster.", "asyncio.", "uvloop.")
 
 
 class Worker:
@@ -66,6 +76,7 @@ class Worker:
         self._fork = fork
         self._sockets = sockets
         self._doors = [*zip(fork.shared, shared, strict=True)]
+        keep_from_children(*sockets, *shared)
 
     @contextmanager
     def importing(self) -> Iterator[None]:
@@ -134,6 +145,12 @@ def seed_generators() -> None:
         seed()
 
 
+def _is_ours(handler: object) -> bool:
+    """Is this a handler of our code, or of the loop, and not the app's own?"""
+    module = getattr(handler, "__module__", None)
+    return isinstance(module, str) and module.startswith(_OURS)
+
+
 class _Life:
     """A worker's life in its loop."""
 
@@ -161,6 +178,7 @@ class _Life:
         self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._doors)
         enter("worker", _context(self._fork, runtime))
         signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
+        hear_alone(_HEARD, _is_ours)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         show_stacks_on_request(stacks)
         handoff, channel = sockets

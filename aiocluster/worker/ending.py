@@ -7,12 +7,14 @@ kills a worker that is not gone some time after its drain was to be over.
 import asyncio
 import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from aiocluster.worker.exits import expect_exits, is_exit
+from aiocluster.ipc.forks import leave_if_forked
+from aiocluster.worker.exits import exit_code, expect_exits, is_exit
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -34,11 +36,13 @@ def run_to_the_end(
     which sees to it that `main` comes to its end.
     """
     expect_exits(loop)
-    task = loop.create_task(main, name="the worker")
+    task, process = loop.create_task(main, name="the worker"), os.getpid()
     while True:
         try:
             return loop.run_until_complete(task)
         except BaseException as error:
+            if os.getpid() != process:
+                leave_if_forked(process, exit_code(error))
             if task.done():
                 raise
             leave(error)

@@ -9,7 +9,7 @@ from tests.e2e.wire import Wire
 from tests.support.program import Program
 
 SOURCE = """
-import asyncio, multiprocessing, sys, time
+import asyncio, multiprocessing, os, sys, time
 from aiohttp import web
 import aiocluster
 
@@ -31,11 +31,17 @@ async def leave_from_callback(cluster):
     cluster.on(aiocluster.WorkerMessage, lambda event: sys.exit(4))
 
 async def fork(cluster):
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=time.sleep, args=(1000,))
     child.start()
     child.terminate()
     await asyncio.to_thread(child.join)
     print("the child ended with", child.exitcode, flush=True)
+    if os.fork() == 0:
+        sys.exit(5)  # which would end the program
+    context.Process(target=time.sleep, args=(1000,), daemon=True).start()
+    os.wait()
+    print("another one ended, and one lives", flush=True)
 
 async def hello(request):
     await aiocluster.current_worker().send("asked")
@@ -114,9 +120,11 @@ async def test_one_that_is_imported_for_ever_can_be_interrupted(
 
 
 async def test_a_child_that_on_start_forks_ends_alone(tmp_path: Path) -> None:
-    """TERM ends it, and not the program, which serves on."""
+    """TERM or its own exit ends it, and not the program, which serves on; a stop ends the rest."""
     async with program(tmp_path, "fork") as running:
         await running.line("the child ended with -15")
+        await running.line("another one ended, and one lives")
         async with Wire(await running.url()) as wire:
             assert (await wire.get()).body == b"hello"
         assert await running.stop() == 0
+        assert running.left_behind() == []

@@ -1,0 +1,121 @@
+"""What a process that is forked by the program's or the app's own code must not have of this one.
+
+A copy of a socket would keep a port taken, and hide from its other end that this process is gone.
+A handler of a signal would act in the copy, and write to the descriptor that wakes this one's loop.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, cast
+from weakref import WeakSet
+
+_sockets: WeakSet[socket.socket] = WeakSet()
+
+# The masks from before a fork that is under way, by thread.
+_masks: dict[int, set[signal.Signals]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Hearing:
+    """A process that hears signals, which they are, and which handlers no child may have."""
+
+    process: int
+    numbers: Collection[int]
+    is_ours: Callable[[object], bool]
+
+
+_hearing: list[_Hearing] = []
+
+
+def keep_from_children(*sockets: socket.socket) -> None:
+    """Close these sockets in each process that is forked from this one, if they are open yet."""
+    _be_called()
+    _sockets.update(sockets)
+
+
+def hear_alone(numbers: Collection[int], is_ours: Callable[[object], bool]) -> None:
+    """Let no process that is forked from this one hear these signals by a handler that `is_ours`.
+
+    Nor by the descriptor that wakes the loop.
+    """
+    _be_called()
+    _hearing[:] = [_Hearing(os.getpid(), numbers, is_ours)]
+
+
+def hear_no_more() -> None:
+    """Take `hear_alone` back. Idempotent."""
+    _hearing.clear()
+
+
+def is_heard_alone() -> bool:
+    """Does `hear_alone` hold for this process?"""
+    return any(one.process == os.getpid() for one in _hearing)
+
+
+def leave_if_forked(process: int, code: int) -> None:
+    """End this process with `code`, if it was forked from that one: the loop is not its own."""
+    if os.getpid() == process:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # it may be closed
+                stream.flush()
+    os._exit(code)
+
+
+def usual_handler(number: int) -> Any:
+    """Return what Python does at this signal by default."""
+    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+
+
+@functools.cache
+def _be_called() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_hold_signals, after_in_parent=_release_signals, after_in_child=_forget_all
+        )
+
+
+def _hold_signals() -> None:
+    """Let signals wait until the child has no handler of its parent any more."""
+    if is_heard_alone():
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _hearing[0].numbers)
+        _masks[threading.get_ident()] = cast(set[signal.Signals], mask)
+
+
+def _release_signals() -> None:
+    if (mask := _masks.pop(threading.get_ident(), None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _forget_all() -> None:
+    _close_sockets()
+    if threading.get_ident() in _masks:
+        hearing = _hearing.pop()
+        signal.set_wakeup_fd(-1)
+        for number in hearing.numbers:
+            if hearing.is_ours(signal.getsignal(number)):
+                signal.signal(number, usual_handler(number))
+        _release_signals()
+
+
+def _close_sockets() -> None:
+    """Put what leads nowhere in the place of each: the objects close their descriptors some day."""
+    ours = [fd for sock in _sockets if (fd := sock.fileno()) >= 0]
+    _sockets.clear()
+    if not ours:
+        return
+    os.close(ours[0])  # first: this process may be at its limit of open files
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in ours:
+        if fd != nowhere:
+            os.dup2(nowhere, fd, inheritable=False)
+    if nowhere not in ours:
+        os.close(nowhere)
