@@ -1,8 +1,8 @@
 """Keeps a fault from flooding the log: each place of ours may write only so many lines.
 
-Counted is by call site and level, in each process. What is left out is counted, and told with one
-of the lines. Whole texts, tracebacks and stacks, are never left out: they are mostly of the app's
-code. Nor is a line of anybody else's logger.
+Lines are counted for each call site and level, in each process. A later line says how many were
+left out. Tracebacks and stacks are never left out, since they are mostly of the app's code, nor is
+a line of another package's logger.
 """
 
 import asyncio
@@ -91,8 +91,9 @@ class LogLimit(logging.Filter):
         site.sample = record
 
     def _tell_of(self, site: _Site) -> None:
-        assert site.sample is not None
         count, sample, site.left_out, site.sample = site.left_out, site.sample, 0, None
+        if sample is None:  # another thread has just told it
+            return
         seconds = self._now() - site.since
         self._telling = True
         try:

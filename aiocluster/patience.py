@@ -18,15 +18,21 @@ _LATE = 0.5
 
 
 class Countdown:
-    """Calls `callback` once, after `seconds` in which this process could run, unless cancelled."""
+    """Calls `callback` once, after `seconds` in which this process could run, unless cancelled.
+
+    It looks at the clock every `tick` seconds: of a pause so much may count.
+    """
 
     def __init__(
         self,
         seconds: float,
         callback: Callable[[], object],
         loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        tick: float = _TICK,
     ) -> None:
         self._loop = loop or asyncio.get_running_loop()
+        self._longest_tick = tick
         self._callback = callback
         self._left = max(seconds, 0.0)
         self._was_paused = False  # at the last tick
@@ -45,7 +51,7 @@ class Countdown:
 
     def _tick(self) -> None:
         self._looked = self._loop.time()
-        self._due = min(self._left, _TICK)
+        self._due = min(self._left, self._longest_tick)
         self._timer = self._loop.call_at(self._looked + self._due, self._on_tick)
 
     def _on_tick(self) -> None:

@@ -105,7 +105,8 @@ class Offspring:
             return self._end(Import())
         except (BootError, OSError) as error:
             self._tell_failure(PrepareFailed(*describe(_as_refusal(error))))
-            return 1
+            self._code = 1
+            return self._end(Import())
 
     def _imported(self) -> Import:
         """Import and serve, or serve and import; return what the import gave or raised."""

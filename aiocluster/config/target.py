@@ -26,7 +26,7 @@ def check_module(text: str, what: str = "app") -> None:
     top = check_target(text, what)[0].partition(".")[0]
     try:
         is_there = importlib.util.find_spec(top) is not None
-    except ValueError:  # it is imported, and nobody knows from where
+    except ValueError:  # it is imported, and has no file
         return
     if not is_there:
         raise _no_module(text, top, what)

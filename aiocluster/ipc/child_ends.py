@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Seconds after which one looks again: another thread may have been given the signal.
+# Seconds between two looks at the children: another thread may have been given the signal.
 _LOOK_INTERVAL = 0.05
 
 

@@ -98,8 +98,9 @@ class Mailbox(Generic[T]):
 class SnapshotBox(Mailbox[Snapshot]):
     """The mailbox of one of those who share snapshots.
 
-    Their rates are since the one before; who did not take that one gets the rates since what it
-    took. One that lay unread is given to `renew`, which may return one of now in its place.
+    Their rates are since the one before; a subscriber that did not take that one gets the
+    rates since the one it took. One that lay unread is given to `renew`, which may return one of
+    now in its place.
     """
 
     def __init__(self, renew: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot) -> None:

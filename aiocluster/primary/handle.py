@@ -198,7 +198,9 @@ class WorkerHandle:
         default `graceful_timeout`) is cut. Idempotent.
         """
         if timeout is not None:
-            self.drain_timeout = checked_seconds("drain: the timeout", timeout)
+            seconds = checked_seconds("drain: the timeout", timeout)
+            known = self.drain_timeout
+            self.drain_timeout = seconds if known is None else min(known, seconds)
         self._owner.let_go(self, "drain")
         return asyncio.shield(self.exited)
 

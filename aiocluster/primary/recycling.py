@@ -30,6 +30,10 @@ class Place(Protocol):
     async def pause(self, weight: float) -> None: ...
 
 
+# What may not hold any more when the worker's turn comes. The other reasons go before it.
+_MAY_PASS = {"memory_limit"}
+
+
 class Recycler:
     """Takes the workers that are due, in the order in which it heard of them."""
 
@@ -40,34 +44,42 @@ class Recycler:
         self._is_still_due = is_still_due
         self.turn = asyncio.Lock()
         self._due: dict[int, asyncio.Task[None]] = {}
-        self._reasons: dict[int, str] = {}
+        self._reasons: dict[int, list[str]] = {}
 
     def recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
-        """Replace this worker when its turn has come. Idempotent."""
-        if worker.id in self._due:
-            return
-        recycling = start_task(self._recycle(place, worker, reason), f"replacing {worker}")
-        self._due[worker.id], self._reasons[worker.id] = recycling, reason
+        """Replace this worker in its turn, if one of its reasons still holds then. Idempotent."""
+        reasons = self._reasons.setdefault(worker.id, [])
+        if reason not in reasons:
+            reasons.append(reason)
+            reasons.sort(key=_MAY_PASS.__contains__)
+        if worker.id not in self._due:
+            recycling = start_task(self._recycle(place, worker, reasons), f"replacing {worker}")
+            self._due[worker.id] = recycling
 
     @property
     def due(self) -> list[tuple[int, str]]:
         """Those that are to be replaced, in their order, and why."""
-        return [*self._reasons.items()]
+        return [(worker, reason) for worker, all_ in self._reasons.items() for reason in all_]
 
     def close(self) -> None:
         """Replace nobody any more. Idempotent."""
         for recycling in self._due.values():
             recycling.cancel()
 
-    async def _recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
+    async def _recycle(self, place: Place, worker: WorkerHandle, reasons: list[str]) -> None:
         try:
             while place.holds(worker):
                 try:
                     async with self.turn:
-                        await self._replace(place, worker, reason)
+                        await self._replace(place, worker, reasons)
                     return
                 except BootError as error:
-                    log.error("%s is due (%s), and goes on: %s", worker, reason, error)
+                    log.error(
+                        "could not replace %s (%s): %s; it keeps serving",
+                        worker,
+                        reasons[0],
+                        error,
+                    )
                     # Others may have their turn meanwhile.
                     await place.pause(CRASH_WEIGHT)
         finally:
@@ -75,9 +87,12 @@ class Recycler:
             self._due.pop(worker.id, None)
             self._reasons.pop(worker.id, None)
 
-    async def _replace(self, place: Place, worker: WorkerHandle, reason: str) -> None:
+    async def _replace(self, place: Place, worker: WorkerHandle, reasons: list[str]) -> None:
+        def is_still_due() -> bool:
+            return any(self._is_still_due(worker, reason) for reason in [*reasons])
+
         try:
             async with patience(self._limit):
-                await place.replace(worker, reason, lambda: self._is_still_due(worker, reason))
+                await place.replace(worker, reasons[0], is_still_due)
         except TimeoutError:
             raise BootError(f"no other could be started in {self._limit:g} s") from None

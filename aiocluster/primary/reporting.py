@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -31,11 +32,16 @@ _FRESH = 0.01
 _SHORTEST_INTERVAL = 0.05
 
 
+# A snapshot as plain data, made when it is asked for first; what takes it in either form.
+Plain = Callable[[], dict[str, Any]]
+Take = Callable[[Snapshot, Plain], None]
+
+
 class _Beat:
-    """The snapshots of one interval: each is made once, for all who want them that often."""
+    """The snapshots of one interval: each is made once, for all subscriptions to it."""
 
     def __init__(self) -> None:
-        self.takers: dict[object, Callable[[Snapshot, dict[str, Any]], None]] = {}
+        self.takers: dict[object, Take] = {}
         self.task: asyncio.Task[None] | None = None
         self.newest: tuple[Snapshot, float] | None = None  # and when it was made
 
@@ -44,7 +50,7 @@ class _Beat:
         loop = asyncio.get_running_loop()
         async for snapshot in snapshots:
             self.newest = snapshot, loop.time()
-            plain = msgspec.to_builtins(snapshot)
+            plain = functools.cache(functools.partial(msgspec.to_builtins, snapshot))
             for take in [*self.takers.values()]:
                 take(snapshot, plain)
 
@@ -57,13 +63,13 @@ class _Feed:
         self._channel = channel
         self._unsent = 0
 
-    def put(self, snapshot: Snapshot, plain: dict[str, Any]) -> None:
+    def put(self, snapshot: Snapshot, plain: Plain) -> None:
         missed = snapshot.missed + self._unsent
         if self._channel.congested:
             self._unsent = missed + 1
             return
         self._unsent = 0
-        self._channel.post(SnapshotFor(self._subscription_id, {**plain, "missed": missed}))
+        self._channel.post(SnapshotFor(self._subscription_id, {**plain(), "missed": missed}))
 
 
 class Reporter:
@@ -151,9 +157,7 @@ class Reporter:
             self._mailboxes.discard(mailbox)
             self._leave(interval, mailbox)
 
-    def _join(
-        self, interval: float, key: object, take: Callable[[Snapshot, dict[str, Any]], None]
-    ) -> None:
+    def _join(self, interval: float, key: object, take: Take) -> None:
         if (beat := self._beats.get(interval)) is None:
             beat = self._beats[interval] = _Beat()
             snapshots = paced(interval, self._taker(), sleep=self._sleep)
@@ -161,7 +165,7 @@ class Reporter:
         beat.takers[key] = take
 
     def _renewed(self, unread: Snapshot, interval: float) -> Snapshot:
-        """Return one of now for who comes late: however many do, only some are made for them."""
+        """Return a snapshot of now for a late subscriber. Subscribers that are late share it."""
         beat = self._beats.get(interval)
         if beat is None or beat.newest is None:  # no more are made
             return unread
@@ -172,7 +176,7 @@ class Reporter:
         return newest
 
     def _leave(self, interval: float, key: object) -> None:
-        """Take nothing more; what nobody takes is not made. Idempotent."""
+        """End a subscription; the last one of an interval ends the snapshots. Idempotent."""
         if (beat := self._beats.get(interval)) is None:
             return
         beat.takers.pop(key, None)

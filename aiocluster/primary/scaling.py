@@ -146,7 +146,7 @@ class Scaler:
         return decision
 
     def forget(self) -> None:
-        """Nobody has looked for a while: what was seen before says nothing of now."""
+        """Forget what was seen before a pause: it says nothing of now."""
         self._forget_streaks()
         self._seen_since.clear()  # what is reported first is about that while, too
 

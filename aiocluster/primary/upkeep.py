@@ -27,6 +27,9 @@ _LOOK_INTERVAL = 0.5
 # A worker that is too large within so many seconds of its start was not made so by a leak.
 _YOUNG = 10.0
 
+# Seconds between two looks at the clock for max_age: each worker has one for all its life.
+_AGE_TICK = 10.0
+
 # Seconds after which the last of many such workers in a row is looked at again.
 _LONGEST_WAIT = 300.0
 
@@ -56,7 +59,7 @@ class Upkeep:
         if self._settings.max_age:
             left = worker.ready_at + self._settings.max_age - self._loop.time()
             # The time in which everything was paused makes no worker older.
-            due = Countdown(left, lambda: self._recycle(worker, "max_age"))
+            due = Countdown(left, lambda: self._recycle(worker, "max_age"), tick=_AGE_TICK)
             worker.exited.add_done_callback(lambda _: due.cancel())
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:

@@ -198,7 +198,7 @@ class Workers:
         if self._asking:
             return "a worker has asked to go"
         if self._parting:
-            return "the last worker that serves waits for another, to go"
+            return "the only worker that serves drains when another is ready"
         return next((worker.unrest for worker in self.all.values() if worker.unrest), "")
 
     # ---- they go
@@ -287,7 +287,11 @@ class Workers:
         if not self.is_last(worker) or not self._care.replace_first(worker, reason):
             worker.begin_drain(reason)
         elif worker.id not in self._parting:
-            log.info("%s is the last one that serves: it goes (%s) after the next", worker, reason)
+            log.info(
+                "%s is the only worker that serves: it drains (%s) when another is ready",
+                worker,
+                reason,
+            )
             self._parting[worker.id] = reason
 
     def serving(self) -> list[WorkerHandle]:
@@ -432,7 +436,7 @@ class Workers:
     def _on_returned(self, connections: list[Connection]) -> None:
         """A worker gave them back: idle ones, or to a closed server.
 
-        In a stop they are closed if nobody goes on with them, or they were given up for others.
+        In a stop they are closed if no worker serves any more, or they were given up for others.
         """
         if self._makes_room or self._stopping:
             connections = self._closed_but_for(connections)
@@ -478,6 +482,8 @@ class Workers:
 
     def _have_enough_to_take(self) -> bool:
         """Has one of those that serve, and whose loop turns, many connections to take?"""
+        if self._is_ending:  # nothing comes back later
+            return False
         outboxes = [worker.outbox for worker in self.serving()]
         return any(one.queued > _MANY_UNTAKEN and not one.is_stuck for one in outboxes)
 

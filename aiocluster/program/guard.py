@@ -6,7 +6,8 @@ have their own. So the signals that stop a program are heard twice: by the loop,
 Python runs its handlers also amid a write. The kernel is asked for a SIGALRM when the stop must
 be over, and a loop that turns puts that off. Its default action ends the process, whatever that
 is blocked in; no thread is started, which at the limit of processes is not to be had. The zygotes
-then end the workers.
+then end the workers. The timer also counts the time in which a process is paused (Ctrl-Z, a
+container's freezer): a primary that is paused past the end of its stop ends when it goes on.
 """
 
 import asyncio

@@ -325,10 +325,12 @@ def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) ->
         try:
             return runner.run(live())
         finally:
-            close(runner)
-            tell_what_was_left_out()
-            discard_unwritable_output()
-            guard.close()
+            try:
+                close(runner)
+                tell_what_was_left_out()
+                discard_unwritable_output()
+            finally:
+                guard.close()
 
 
 def _drop(

@@ -98,9 +98,11 @@ def _live(
         loop = runner.get_loop()
         return _until_over(loop, loop.create_task(live()), life)
     finally:
-        close(runner)
-        discard_unwritable_output()
-        guard.close()
+        try:
+            close(runner)
+            discard_unwritable_output()
+        finally:
+            guard.close()
 
 
 def _until_over(loop: asyncio.AbstractEventLoop, living: "asyncio.Task[int]", life: Life) -> int:

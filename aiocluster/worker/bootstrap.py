@@ -112,7 +112,9 @@ class Worker:
         except BaseException as error:
             code = self._code_after(error, life)
         # It is ending already, and its loop is closed.
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        heard_by = signal.signal(signal.SIGTERM, lambda number, frame: None)
+        if isinstance(heard_by, _TermHandler):
+            heard_by.stop_waiting()
         if loop is not None and not loop.is_running():  # as one does whose start was refused
             loop.close()
         for sock in self._sockets:
@@ -264,12 +266,16 @@ class _TermHandler:
         if not self._row[DRAIN_ORDERED]:
             die_of(signal.SIGTERM)
 
-    def _hear(self) -> None:
+    def stop_waiting(self) -> None:
+        """Give the timer back to the app: the signal has been heard, or the worker ends."""
         self._is_unheard = False
         if self._apps is not None:
             handler, delay, interval = self._apps
             signal.setitimer(signal.ITIMER_REAL, delay, interval)
             signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
             self._apps = None
+
+    def _hear(self) -> None:
+        self.stop_waiting()
         if not self._runtime.is_draining:
             self._runtime.ask_to_drain("drain")

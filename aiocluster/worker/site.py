@@ -55,7 +55,13 @@ def _end_soon(server: web.Server) -> None:
     """Close the connections that wait for a request, and let the others end with their response."""
     for handler in server.connections:
         # aiohttp's own close() ends the task of one that waits, and leaves its transport open.
-        if getattr(handler, "_waiter", None) is not None:
+        if _is_idle(handler):
             handler.force_close()
         else:
             handler.close()
+
+
+def _is_idle(handler: web.RequestHandler) -> bool:
+    """Return True if the handler waits for a request, and none has been parsed."""
+    waiter = getattr(handler, "_waiter", None)
+    return waiter is not None and not waiter.done() and not getattr(handler, "_messages", ())

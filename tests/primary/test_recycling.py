@@ -119,6 +119,22 @@ async def test_one_that_is_not_due_any_more_when_its_turn_comes_stays() -> None:
     recycler.close()
 
 
+async def test_another_reason_holds_when_the_first_one_has_passed() -> None:
+    """A worker that shrinks while it waits for its turn has been told to go, too."""
+    recycler = recycler_of(is_still_due=lambda worker, reason: reason == "drain")
+    place = FakePlace()
+    async with recycler.turn:
+        recycler.recycle(place, place.worker, "memory_limit")
+        recycler.recycle(place, place.worker, "drain")
+        await turns()
+        worker_id = place.worker.id
+        assert recycler.due == [(worker_id, "drain"), (worker_id, "memory_limit")]
+    await turns(20)
+
+    assert place.done == ["drain"]
+    recycler.close()
+
+
 async def test_a_successor_that_fails_is_tried_again_as_slowly_as_a_crash() -> None:
     """The old one goes on meanwhile."""
     recycler, place = recycler_of(), FakePlace()

@@ -91,7 +91,7 @@ async def test_a_retired_worker_leaves_what_it_had_done(stage: Stage) -> None:
 
 async def test_each_subscription_has_its_own_interval(stage: Stage) -> None:
     """A rate is since this subscriber's previous snapshot, not somebody else's."""
-    first, second = stage.reporter.subscribe(0.001), stage.reporter.subscribe(0.001)
+    first, second = stage.reporter.subscribe(0.02), stage.reporter.subscribe(0.02)
     await soon(anext(first))
     stage.worker.row[REQUESTS_DONE] = stage.worker.row[REQUESTS_BEGUN] = 10
     await soon(anext(second))

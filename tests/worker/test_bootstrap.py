@@ -104,6 +104,8 @@ class Stage:
     ) -> Process:
         ours, theirs = socket.socketpair()
         sender, receiver = handoff_pair()
+        # uvloop's children run the hooks of a fork, and are to have this one.
+        receiver = socket.socket(fileno=receiver.detach())
         await self.primary.open(ours)
         fds = (receiver.fileno(), theirs.fileno(), self.scoreboard.fd, self.stacks.fd)
         process = await asyncio.create_subprocess_exec(
@@ -294,7 +296,7 @@ import aiocluster.ipc.scoreboard
 import aiocluster.worker.bootstrap
 import aiocluster.worker.runtime
 
-def refuse(*_):
+def refuse(*_, **__):
     raise OSError(24, "Too many open files")
 
 {} = refuse
