@@ -77,9 +77,11 @@ class Reaper:
             # unless we are process 1, which gets everybody's, or it was the last program's.
             return os.getpid() == 1 or len(zygotes) > 1 or self._is_heir
         try:
-            return os.getpgid(pid) in zygotes
+            group, is_ours = os.getpgid(pid), os.getsid(pid) == os.getsid(0)
         except ProcessLookupError:  # somebody else has reaped it
             return False
+        # Or it was a worker's: nobody of the program's joins a group but its own, or the program's.
+        return group in zygotes or (is_ours and group not in (pid, os.getpgrp()))
 
 
 def become_subreaper() -> None:

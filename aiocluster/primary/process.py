@@ -107,11 +107,15 @@ class WorkerProcess:
     def _reaped(self) -> bool:
         """Take the status ourselves, if we are the parent by now."""
         try:
-            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+            if os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            # The zygote that would end its group is dead. Not reaped yet, it keeps the number.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         except ChildProcessError:
             return False
-        if result is None:
-            return False
+        assert result is not None
         by_signal = result.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
         self._status.set_result(_exit_status(-result.si_status if by_signal else result.si_status))
         return True

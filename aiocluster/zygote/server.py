@@ -23,6 +23,7 @@ from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.ipc.signals import FOR_THE_PRIMARY, STOPPING
 from aiocluster.log_limit import tell_what_was_left_out
 from aiocluster.shortage import shortage
+from aiocluster.zygote.groups import Groups
 
 # poll() counts milliseconds in 32 bits; seconds.
 _LONGEST_POLL = 3600.0
@@ -51,6 +52,7 @@ class ZygoteServer:
         self._poll = select.poll()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._primary_alive = True
+        self._groups = Groups()
 
     def serve(self) -> Order | None:
         """Serve until the primary is gone, and return None; in each new worker, its order."""
@@ -59,10 +61,12 @@ class ZygoteServer:
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake_read, select.POLLIN)
         while self._primary_alive:
-            ready = {fd for fd, _ in self._poll.poll()}
+            timeout = self._groups.timeout
+            ready = {fd for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000)}
             if self._wake_read in ready:
                 self._drain_wake_ups()
             self._reap()
+            self._groups.kill_due()
             self._forget_dead(ready)
             if self._sock.fileno() in ready and (order := self._obey()) is not None:
                 return order
@@ -138,6 +142,7 @@ class ZygoteServer:
         return None
 
     def _become_worker(self) -> None:
+        os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         # The others stay ignored: they reach every process of a terminal, and the primary
         # decides what they mean.
@@ -151,11 +156,14 @@ class ZygoteServer:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ended is None:
                 return
+            if ended.si_pid in self._workers:
+                self._groups.end(ended.si_pid)
+            pid, status = os.waitpid(ended.si_pid, 0)
             if (worker_id := self._workers.pop(pid, None)) is not None:
                 self._send(Exited(worker_id, status))
             else:

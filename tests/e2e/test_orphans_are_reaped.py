@@ -21,17 +21,14 @@ async def test_an_orphan_that_a_handler_left_is_adopted_and_reaped(tmp_path: Pat
         assert await program.stop() == 0
 
 
-async def test_the_child_of_a_killed_worker_is_adopted_and_reaped(tmp_path: Path) -> None:
-    """What a worker had started outlives its SIGKILL, but not as a zombie when it ends."""
+async def test_the_child_of_a_killed_worker_ends_with_it(tmp_path: Path) -> None:
+    """What a worker had started does not outlive its SIGKILL, and stays no zombie."""
     async with program_of(tmp_path, workers=1) as program:
         url = (await program.url()).rstrip("/")
         (worker,) = program.workers()
         child = int(await ask(url, "/child"))
         kill(worker.pid)
-        zygote = program.zygote().pid
-        await until(lambda: psutil.Process(child).ppid() == zygote, "nobody adopts it")
-        kill(child)
-        await until(lambda: not psutil.pid_exists(child), "it stays a zombie")
+        await until(lambda: not psutil.pid_exists(child), "it lives, or stays a zombie")
 
 
 async def test_orphans_that_outlive_the_zygote_are_reaped(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from tests.support.cluster import ask, gone, kill
-from tests.support.program import Program
+from tests.support.program import Program, is_running
 
 SOURCE = """
 import asyncio, multiprocessing, os, time
@@ -51,6 +51,38 @@ async def test_no_process_of_a_pool_is_left(tmp_path: Path, path: str, end: str)
         else:
             kill(program.pid)
         await gone(pool)
+
+
+async def test_what_a_dead_worker_leaves_ends_and_a_daemon_stays(tmp_path: Path) -> None:
+    """Its pool, a helper that does not hear TERM; not what has made itself a session."""
+    source = SOURCE.replace(
+        "def make_app():",
+        "async def helper(request):\n"
+        "    command = 'trap \"\" TERM; sleep 1000'\n"
+        "    own = request.query_string == 'own'\n"
+        "    null = asyncio.subprocess.DEVNULL\n"
+        "    child = await asyncio.create_subprocess_shell(\n"
+        "        command, start_new_session=own, stdout=null, stderr=null\n"
+        "    )\n"
+        "    return web.Response(text=str(child.pid))\n"
+        "\n"
+        "def make_app():",
+    ).replace("[web.get", "[web.get('/helper', helper), web.get", 1)
+    async with Program(tmp_path, source) as program:
+        url = (await program.url()).rstrip("/")
+        pids = [*(await ask(url, "/pool")).split(), await ask(url, "/helper")]
+        left = [psutil.Process(int(pid)) for pid in pids]
+        daemon = psutil.Process(int(await ask(url, "/helper?own")))
+        try:
+            (worker,) = program.workers()
+            kill(worker.pid)
+            await gone(left)
+            await program.line("worker 2 .* is ready")
+            assert await program.stop() == 0
+            assert is_running(daemon)
+        finally:
+            for process in [*daemon.children(), daemon]:
+                process.kill()
 
 
 async def test_a_program_keeps_its_own_children(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A service manager sends TERM to every process at once, the workers included."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -37,7 +36,7 @@ async def test_a_request_that_blocks_its_worker_is_finished(tmp_path: Path) -> N
         async with Wire(await program.url()) as wire:
             await wire.ask()
             await program.line("blocked")
-            os.killpg(program.pid, signal.SIGTERM)
+            program.signal_group(signal.SIGTERM)
             await program.line("stopping, within 60 s")
 
             program.write("gate")

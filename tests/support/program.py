@@ -169,8 +169,11 @@ class Program:
         (self.folder / name).write_text(text)
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to all its processes at once, as a terminal does."""
-        os.killpg(self.pid, number)
+        """Send a signal to all its processes at once, as a service manager does."""
+        everybody = [psutil.Process(self.pid), *self.descendants()]
+        for process in everybody:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def left_behind(self) -> list[psutil.Process]:
         """Return what still runs of all it ever started, orphans too: they share its session."""
