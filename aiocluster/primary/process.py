@@ -78,6 +78,11 @@ class WorkerProcess:
         """Call `callback` once it is known how it ended, or that nobody can tell."""
         self._status.add_done_callback(lambda _: callback())
 
+    @property
+    def is_unreaped(self) -> bool:
+        """True when nobody could tell how it ended: its zygote may leave it to us, still dead."""
+        return self._status.done() and self._status.result() == ExitStatus(None, None)
+
     def tell_status(self, status: int) -> None:
         """The zygote says how it ended."""
         if not self._status.done():

@@ -73,7 +73,8 @@ class ZygoteSpawner:
         self._keeper: asyncio.Task[None] | None = None
         self._retired = False
         self._never_again: CannotStart | None = None  # why there will be no zygote any more
-        self.zygote_pids: set[int] = set()  # of all there ever were
+        # Those of all there ever were, and of workers whose status nobody has asked for.
+        self.zygote_pids: set[int] = set()
         self.call: RunAppCall | None = None  # what its code has given to aiohttp's run_app
 
     async def start(self, boot_timeout: float) -> None:
@@ -245,7 +246,8 @@ class ZygoteSpawner:
             process.tell_status(status)
 
     def _forget(self, worker_id: int) -> None:
-        self._processes.pop(worker_id, None)
+        if (process := self._processes.pop(worker_id, None)) is not None and process.is_unreaped:
+            self.zygote_pids.add(process.pid)
 
 
 async def _end_unwanted(forked: "asyncio.Future[WorkerProcess]") -> None:
