@@ -36,6 +36,7 @@ from aiocluster.ipc.packets import send_packet
 from aiocluster.primary.handle import KILL_GRACE
 from aiocluster.primary.interpreter import (
     NO_PRELOAD,
+    STOP_IMPORT_TIMEOUT,
     ZYGOTE_CALLED,
     Interpreter,
 )
@@ -48,6 +49,7 @@ from aiocluster.worker.ending import run_exit_hooks
 from aiocluster.worker.exits import describe_start, exit_code
 from aiocluster.worker.http.runner import notes as aiohttp_notes
 from aiocluster.zygote.ends import end_import
+from aiocluster.zygote.import_guard import ended_with_primary
 from aiocluster.zygote.leftovers import (
     fallback_note,
 )
@@ -56,6 +58,10 @@ from aiocluster.zygote.run_app import CallsRun, RunApp, end_imports_under_way
 from aiocluster.zygote.server import ZygoteServer, freeze, take_signals
 
 log = logging.getLogger("aiocluster.spawner")
+
+
+# Seconds by which the guard of an import, which sees its children, is sooner than the primary.
+_GUARD_LEAD = 0.25
 
 
 class Offspring:
@@ -112,6 +118,9 @@ class Offspring:
         """Import and serve, or serve and import; return what the import gave or raised."""
         if self._imports_first:
             self._before = self._state_before()
+            if not is_here(self._spec.app):
+                guard = ended_with_primary(self._sock, STOP_IMPORT_TIMEOUT - _GUARD_LEAD)
+                self._importing.enter_context(guard)
             # A TERM was sent to all processes, and is for the primary alone.
             imported = self._import(stopped_by_hangup(self._sock, term=False))
             if self._code is None:
