@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar
 
+from msgspec.structs import replace
+
 from aiocluster.errors import ConfigError
 from aiocluster.metrics.snapshot import Snapshot, since
 
@@ -110,13 +112,23 @@ class SnapshotBox(Mailbox[Snapshot]):
 
     async def next(self) -> Snapshot | None:
         """Return the newest as soon as there is one; None when no more will come."""
-        lay_unread = bool(self._unread)
-        if (taken := await self.take()) is None:
-            return None
-        newest, replaced = taken
-        missed = newest.missed + replaced
-        snapshot = self._renew(newest) if lay_unread else newest
-        if self._previous is not None and (missed or snapshot is not newest):
-            snapshot = since(snapshot, self._previous, missed)
+        is_next, missed = True, 0  # to what was taken before; since then
+        while True:
+            lay_unread = bool(self._unread)
+            if (taken := await self.take()) is None:
+                return None
+            newest, replaced = taken
+            snapshot = self._renew(newest) if lay_unread else newest
+            missed += newest.missed + replaced
+            is_next = is_next and not missed and snapshot is newest
+            previous = self._previous
+            # No rate can be told of no time: a clock that ticks each millisecond may show none.
+            if previous is None or snapshot.total.uptime > previous.total.uptime:
+                break
+            is_next = False
+        if previous is not None and not is_next:
+            snapshot = since(snapshot, previous, missed)
+        elif missed != snapshot.missed:
+            snapshot = replace(snapshot, missed=missed)
         self._previous = snapshot
         return snapshot

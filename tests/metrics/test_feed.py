@@ -214,8 +214,11 @@ async def test_who_is_in_time_gets_the_very_same() -> None:
 async def test_who_missed_some_has_the_rates_since_what_it_took() -> None:
     """Of what was replaced in the box, and of what never came."""
     box = SnapshotBox()
+    box.put(snapshot(0.5))
     box.put(snapshot(1.0))
-    await box.next()
+    first = await box.next()
+    assert first is not None
+    assert (first.time, first.missed) == (1.0, 1)
     box.put(snapshot(2.0))
     box.put(snapshot(4.0, missed=2))
     late = await box.next()
@@ -223,6 +226,22 @@ async def test_who_missed_some_has_the_rates_since_what_it_took() -> None:
     assert late is not None
     assert (late.time, late.interval, late.missed) == (4.0, 3.0, 3)
     assert late.total.requests_per_second == 10.0
+
+
+async def test_one_of_the_same_moment_is_not_given_twice() -> None:
+    """A rate would be lost: the next one's is since what was taken, not since that."""
+    box = SnapshotBox()
+    for _ in range(2):
+        box.put(snapshot(1.0))
+        reading = asyncio.ensure_future(box.next())
+        await asyncio.sleep(0)
+    assert not reading.done()
+    box.put(snapshot(2.0))
+    later = await reading
+
+    assert later is not None
+    assert (later.time, later.interval, later.missed) == (2.0, 1.0, 0)
+    assert later.total.requests_per_second == 10.0
 
 
 async def test_who_comes_late_gets_one_of_now() -> None:
