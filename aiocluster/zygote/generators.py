@@ -7,7 +7,7 @@ worker. One that a module made for itself is the module's, so it is only named.
 import os
 import random
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -16,20 +16,20 @@ _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _PACKAGES = frozenset({"site-packages", "dist-packages"})
 
 
-def made_by(modules: Collection[str]) -> list[str]:
+def made_by(modules: Iterable[object]) -> list[str]:
     """Name the generators in the namespaces of these modules, if they are the app's own.
 
     Those of installed packages are left out: what they need them for is their matter.
     """
     kinds = _kinds()
-    return [
-        f"{module.__name__}.{name}"
-        for module in map(sys.modules.get, sorted(modules))
+    return sorted(
+        f"{vars(module).get('__name__')}.{name}"
+        for module in modules
         if isinstance(module, ModuleType) and _is_of_the_app(module)
         for name, value in list(vars(module).items())
         # By its type: an object may claim any class, and do anything when it is asked.
         if issubclass(type(value), kinds) and not issubclass(type(value), random.SystemRandom)
-    ]
+    )
 
 
 def _is_of_the_app(module: ModuleType) -> bool:

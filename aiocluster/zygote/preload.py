@@ -35,7 +35,7 @@ class Before:
     """What there was before an import."""
 
     holdings: Holdings = field(default_factory=look)
-    modules: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
+    modules: list[object] = field(default_factory=lambda: [*sys.modules.values()])
     memory: int = field(default_factory=anonymous_bytes)
     environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     folder: int = field(default_factory=lambda: _folder())
@@ -44,7 +44,7 @@ class Before:
     @classmethod
     def the_program(cls, ours: Collection[int]) -> "Before":
         """What this process was started with, before it ran the program; `ours` are sockets."""
-        return cls(holdings=inherited(ours), modules=frozenset(), is_program=True)
+        return cls(holdings=inherited(ours), modules=[], is_program=True)
 
     def prepare_exec(self) -> None:
         """Let the program that comes in the place of this one find nothing of the import."""
@@ -80,7 +80,10 @@ def inspected(app: object, before: Before) -> Imported:
     gc.collect()  # what only the collector still has is not held
     grown = max(anonymous_bytes() - before.memory, 0)
     left = left_behind(before.holdings, look())
-    own = generators.made_by(sys.modules.keys() - before.modules)
+    known = {id(module) for module in before.modules}
+    # One may have two names; a script is another __main__ than there was.
+    new = {id(module): module for module in sys.modules.values() if id(module) not in known}
+    own = generators.made_by(new.values())
     return Imported(app, left, own, grown, before.is_program)
 
 

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -103,6 +104,21 @@ def test_generators_of_modules_that_it_brought_are_named(
 
     assert outcome.generators == ["drawing.own"]
     assert random.Random(1).random() == outcome.app.own.random()  # type: ignore[attr-defined]
+
+
+def test_a_generator_of_a_script_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script is another __main__ than there was; multiprocessing gives it a second name."""
+
+    def run() -> None:
+        script = ModuleType("__main__")
+        script.__file__ = str(tmp_path / "server.py")
+        script.own = random.Random()  # type: ignore[attr-defined]
+        for name in ("__main__", "__mp_main__"):
+            monkeypatch.setitem(sys.modules, name, script)
+
+    assert imported(run).generators == ["__main__.own"]
 
 
 def test_an_import_that_takes_memory_says_how_much() -> None:
