@@ -21,7 +21,7 @@ from aiocluster.ipc.framing import encode
 from aiocluster.ipc.hangup import die_of, stopped_by_hangup
 from aiocluster.ipc.messages import BootFailed, Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
-from aiocluster.ipc.signals import FOR_THE_PRIMARY
+from aiocluster.ipc.signals import FOR_THE_PRIMARY, signals_of
 from aiocluster.ipc.stacks import STACKS_SIGNAL
 from aiocluster.shortage import is_shortage, shortage
 from aiocluster.worker.context import WorkerContext, enter
@@ -44,7 +44,7 @@ _TERM_GRACE = 1.0
 
 
 # The signals for which a worker has handlers of ours.
-_HEARD = {*FOR_THE_PRIMARY, signal.SIGALRM, STACKS_SIGNAL}
+_HEARD = {*FOR_THE_PRIMARY, *signals_of("SIGALRM"), STACKS_SIGNAL}
 
 # Who sets handlers that act on this process alone.
 _OURS = ("aiocluster.", "asyncio.", "uvloop.")

@@ -334,7 +334,7 @@ async def test_one_that_is_not_to_be_replaced_waits_for_another_that_comes(stage
     await turns_until(lambda: len(stage.supervisor.slots) == 1)
     first.exit(0)
     successor = await stage.spawner.next()
-    assert "waits for another" in stage.supervisor.unrest
+    assert "when another is ready" in stage.supervisor.unrest
     await stage.dispatch(1)
     assert close_taken(second) == 1
 
