@@ -115,8 +115,9 @@ class WorkerExited(WorkerEvent):
     `signal` is that signal's number, else None. `voluntary` is true when it was told to go,
     or asked to. `reason` is one of "crash" (an exit code that is not 0), "exit" (0; voluntary
     when its code drained it by GracefulExit, KeyboardInterrupt or `sys.exit`), "signal",
-    "boot_failed", "boot_timeout", "disconnected" (it lived on without its channel and
-    was killed), "hang" (its loop did not turn for `hang_timeout`, and it was killed),
+    "boot_failed", "boot_timeout", "disconnected" (it had lost a wire to the primary, and
+    finished what it had, or was killed when that took too long), "hang" (its loop did not turn
+    for `hang_timeout`, and it was killed),
     "memory_limit" (it was too large; voluntary unless it was killed for that), "reload",
     "scale_down", "max_requests", "max_age", "drain", "finished" (its job has returned), "kill",
     "stop". `stack` is what a WorkerBlocked told of one that hung; "" for others.

@@ -55,7 +55,7 @@ class Channel(asyncio.Protocol):
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._error: ProtocolError | None = None
-        self._closed = False
+        self._closed = self._is_abandoned = False
         self._window = WINDOW_BYTES
         self._owed = 0
         self._waiting: deque[tuple[int, bytes, asyncio.Future[None]]] = deque()
@@ -124,15 +124,20 @@ class Channel(asyncio.Protocol):
     def close(self) -> None:
         """Close this end after what was sent is written. Idempotent."""
         self._closed = True
-        if self._transport is not None:
+        if self._transport is not None and not self._is_abandoned:
             self._transport.close()
         self._release_waiting()
 
     def abort(self) -> None:
         """Close this end at once and drop what is unsent. Idempotent."""
         self._closed = True
-        if self._transport is not None:
+        if self._transport is not None and not self._is_abandoned:
             self._transport.abort()
+        self._release_waiting()
+
+    def abandon(self) -> None:
+        """Leave the socket alone, as its descriptor may be another file's by now. Idempotent."""
+        self._closed = self._is_abandoned = True
         self._release_waiting()
 
     # ---- asyncio.Protocol

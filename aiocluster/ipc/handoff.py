@@ -19,6 +19,9 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 
 import msgpack
+import msgspec
+
+from aiocluster.errors import ProtocolError
 
 from aiocluster.ipc.forks import keep_from_children
 
@@ -48,6 +51,8 @@ _FULL_ERRNOS = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 
 # The (host, port) of a connection's client, where that is not who has connected.
 Client = tuple[str, int]
+
+_clients = msgspec.msgpack.Decoder(Client)
 
 # A descriptor, the index of its listener, its client if a proxy has told.
 Taken = tuple[int, int, Client | None]
@@ -107,8 +112,9 @@ def give_told(sender: socket.socket, fd: int, listener: int, client: Client) -> 
 def take(receiver: socket.socket) -> list[Taken] | None:
     """Take the next batch: descriptors are close-on-exec, and owned by the caller.
 
-    Return None when the other side has closed; raise BlockingIOError when there is
-    nothing, TruncatedBatch when the kernel had to destroy some.
+    Return None when the other side has closed, or has sent an empty packet. Raise
+    BlockingIOError when there is nothing, TruncatedBatch when the kernel had to destroy some,
+    ProtocolError for a packet that is no batch.
     """
     # socket.recv_fds drops its flags, and an accepted connection must not leak into the
     # programs a worker starts.
@@ -119,23 +125,34 @@ def take(receiver: socket.socket) -> list[Taken] | None:
             fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
     if len(fds) == len(listeners) > 0:
         return list(zip(fds, listeners, repeat(None)))
-    return _uneven(fds, listeners, flags)
+    try:
+        return _uneven(fds, listeners, flags)
+    except ProtocolError:
+        _close_all(fds)
+        raise
 
 
 def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[Taken] | None:
     """Not as many descriptors as listeners: a client is told, or the end, or the fd limit."""
-    if not listeners:
-        _close_all(fds)
+    if not listeners and not fds:
         return None
     client = None
-    if listeners[0] == _TOLD:
-        client = tuple(msgpack.unpackb(listeners[2:]))
+    if listeners[:1] == bytes([_TOLD]):
+        client = _client_from(listeners[2:])
         listeners = listeners[1:2]
     batch = list(zip(fds, listeners, repeat(client)))
-    if flags & _CTRUNC or len(fds) < len(listeners):
+    if flags & _CTRUNC and len(fds) <= len(listeners):
         raise TruncatedBatch(batch, len(listeners) - len(fds))
-    _close_all(fds[len(listeners) :])
+    if len(fds) != len(listeners):
+        raise ProtocolError(f"a batch of {len(listeners)} connections with {len(fds)} descriptors")
     return batch
+
+
+def _client_from(packed: bytes) -> Client:
+    try:
+        return _clients.decode(packed)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"a connection of no client: {error}") from None
 
 
 def next_batch_size(receiver: socket.socket) -> int:
@@ -148,7 +165,10 @@ def next_batch_size(receiver: socket.socket) -> int:
 
 
 def take_all(receiver: socket.socket, on_lost: Callable[[int], object]) -> list[Taken]:
-    """Take every batch that waits; `on_lost(count)` hears of what the kernel had to destroy."""
+    """Take every batch that waits; `on_lost(count)` hears of what the kernel had to destroy.
+
+    What is no batch is left out: those who read like this have the last of one that ends.
+    """
     taken: list[Taken] = []
     while True:
         try:
@@ -158,6 +178,8 @@ def take_all(receiver: socket.socket, on_lost: Callable[[int], object]) -> list[
         except TruncatedBatch as truncated:
             on_lost(truncated.lost)
             batch = truncated.arrived
+        except ProtocolError:
+            continue
         if batch is None:
             return taken
         taken += batch

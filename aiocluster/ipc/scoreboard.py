@@ -36,7 +36,8 @@ ACCEPTED = 12  # connections that the worker accepted by itself: these were neve
 LAG = 13  # microseconds that the loop was late, lately; it fades
 LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
 ROOM_WANTED = 15  # 1 while the worker is to tell of each connection that ends; the primary writes
-_FIELDS = 16
+UNWIRED = 16  # 1 once it has lost a wire to the primary, and finishes what it has
+_FIELDS = 17
 
 
 class Scoreboard:

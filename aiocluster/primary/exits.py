@@ -79,7 +79,7 @@ def is_replaced(exited: WorkerExited, restart: Restart) -> bool:
         case "never":
             return False
         case "on_failure":
-            return not exited.voluntary and exited.code != 0
+            return not exited.voluntary and (exited.code != 0 or exited.reason == "disconnected")
 
 
 def returned_at_once(exited: WorkerExited, lived: float) -> bool:

@@ -88,6 +88,7 @@ class Owner(Protocol):
     def let_go(self, worker: "WorkerHandle", reason: str) -> None: ...
     def on_ready(self, worker: "WorkerHandle") -> None: ...
     def on_unready(self, worker: "WorkerHandle") -> None: ...
+    def on_lost_channel(self, worker: "WorkerHandle") -> None: ...
     def on_drain_request(self, worker: "WorkerHandle", reason: str) -> None: ...
     def on_report(self, worker: "WorkerHandle", report: Report) -> None: ...
     def on_subscribe(self, worker: "WorkerHandle", request: Subscribe | Unsubscribe) -> None: ...
@@ -131,6 +132,7 @@ class WorkerHandle:
         self._early: list[Callable[[], None]] | None = []
         outbox.worker_id = spec.worker_id
         outbox.room.on_fd_limit = self._on_fd_limit
+        outbox.on_broken = self._on_handoff_broken
 
     def __repr__(self) -> str:
         return f"<WorkerHandle id={self.id} slot={self.slot} pid={self.pid} {self.phase}>"
@@ -247,6 +249,12 @@ class WorkerHandle:
         if does:
             self.channel.post(Lead())
 
+    def disconnect(self, fault: str) -> None:
+        """Disconnect it for what its code did to it: it finishes what it has. Idempotent."""
+        if not self.channel.closed:
+            log.error("%s %s: it is disconnected, and replaced", self, fault)
+            self.channel.abort()
+
     def ask_for_stacks(self) -> None:
         """Let it write the stacks of its threads and tasks to `stacks`."""
         self.stacks.clear()
@@ -289,6 +297,8 @@ class WorkerHandle:
         """Its process is gone; return the event, which is the last of this worker."""
         self.phase = advance(self.phase, Signal.EXIT)
         self._deadline.cancel()
+        if status.code == 0 and self.outbox.was_unwired:
+            self.ending.ask("disconnected")
         self.stacks.close()
         event = self.ending.event(self, status, boot_failed=self.boot_failure is not None)
         if not self.settled.done():
@@ -301,7 +311,7 @@ class WorkerHandle:
     @property
     def unrest(self) -> str:
         """What is half done between us and it, and must be over before an upgrade; or ""."""
-        if self._process is None or self._process.is_dead:
+        if self._process is None or self._process.is_dead or self.outbox.is_closed:
             return f"{self} is ending"
         if self.channel.closed:
             return "" if self._disconnected.is_set() else f"{self} is being disconnected"
@@ -431,6 +441,10 @@ class WorkerHandle:
             log.info("%s has room for connections again", self)
         self._owner.publish(WorkerFull(self) if is_there else WorkerHasRoom(self))
 
+    def _on_handoff_broken(self, why: str) -> None:
+        if not self.is_dead:
+            self.disconnect(f"has broken its handoff ({why})")
+
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         if self._early is not None:
             self._early.append(lambda: self._on_channel_closed(error))
@@ -448,4 +462,5 @@ class WorkerHandle:
     def _on_lost_channel(self) -> None:
         """Mostly the process is dying; if not, it drains by itself, within the usual time."""
         self._owner.on_unready(self)
+        self._owner.on_lost_channel(self)
         self._deadline.at_latest_in(self._owner.graceful_timeout + KILL_GRACE, "disconnected")

@@ -23,6 +23,7 @@ from aiocluster.ipc.scoreboard import (
     LEADS,
     REQUESTS_BEGUN,
     REQUESTS_DONE,
+    UNWIRED,
     Scoreboard,
 )
 from aiocluster.primary.dispatcher import Connection
@@ -66,7 +67,13 @@ class Outbox:
         self._done = self._scoreboard.reader(self._row, REQUESTS_DONE)
         self._limits = limits
         self._on_change = on_change
-        self.returns = Returns(self._sender, lambda back: on_returned(self._from_here(back)))
+        # Hears, once, that the worker has broken its handoff, and how.
+        self.on_broken: Callable[[str], None] = lambda why: None
+        self.returns = Returns(
+            self._sender,
+            lambda back: on_returned(self._from_here(back)),
+            lambda why: self.on_broken(why),
+        )
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
@@ -195,13 +202,21 @@ class Outbox:
         """Say on the scoreboard that nothing more will come, and a deadline holds."""
         self._scoreboard.order_drain(self._row)
 
+    @property
+    def was_unwired(self) -> bool:
+        """Has this worker found a wire to us gone?"""
+        return self._scoreboard.read(self._row, UNWIRED) == 1
+
     def lead(self, does: bool) -> None:
         """Say on the scoreboard whether it leads."""
         self.leads = does
         self._scoreboard.lead(self._row, does)
 
     def close(self) -> list[Connection]:
-        """Give nothing more; return what was not taken, or given back. Only of a dead worker."""
+        """Give nothing more; return what was not taken, or given back.
+
+        Only of a worker that is dead, or has lost its channel: then it takes no more.
+        """
         if self.is_closed:
             return []
         self.is_closed = True

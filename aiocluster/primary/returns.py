@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from aiocluster.errors import ProtocolError
 from aiocluster.ipc.handoff import Taken, TruncatedBatch, next_batch_size, take, take_all
 
 log = logging.getLogger("aiocluster.dispatcher")
@@ -19,10 +20,20 @@ _FD_LIMIT_PAUSE = 0.1
 
 
 class Returns:
-    """Reads what comes back on the primary's end of one worker's handoff."""
+    """Reads what comes back on the primary's end of one worker's handoff.
 
-    def __init__(self, sock: socket.socket, on_returned: Callable[[list[Taken]], None]):
+    `on_broken(why)` is called once, when it cannot be read any more: what has come is no batch, or
+    the worker, whose end we have too, has shut it down.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_returned: Callable[[list[Taken]], None],
+        on_broken: Callable[[str], None],
+    ):
         self.would_flood: Callable[[], bool] = lambda: False  # have others enough to take for now?
+        self._on_broken = on_broken
         self._sock = sock
         self._on_returned = on_returned
         self._loop = asyncio.get_running_loop()
@@ -51,8 +62,19 @@ class Returns:
             self._pause(_FLOOD_PAUSE)
         elif count and not _have_room_for(count, self._sock.fileno()):
             self._pause(_FD_LIMIT_PAUSE)
-        elif count:
-            self._on_returned(self._take())
+        else:
+            self._hear()
+
+    def _hear(self) -> None:
+        try:
+            returned = self._take()
+        except BlockingIOError:
+            return
+        except (ProtocolError, OSError) as error:
+            self._deafen()
+            self._on_broken(str(error))
+        else:
+            self._on_returned(returned)
 
     def _pause(self, seconds: float) -> None:
         self._deafen()
@@ -60,10 +82,13 @@ class Returns:
 
     def _take(self) -> list[Taken]:
         try:
-            return take(self._sock) or []
+            batch = take(self._sock)
         except TruncatedBatch as truncated:  # another thread of the program's has opened some
             _on_lost(truncated.lost)
             return truncated.arrived
+        if batch is None:
+            raise ProtocolError("it was shut down, or an empty packet was sent")
+        return batch
 
 
 def _have_room_for(count: int, fd: int) -> bool:

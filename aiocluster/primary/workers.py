@@ -41,6 +41,9 @@ from aiocluster.primary.tasks import start_task
 
 log = logging.getLogger("aiocluster.supervisor")
 
+# Seconds after which a worker whose channel is closed, and which lives, is not about to die.
+_DEATH_MOMENT = 1.0
+
 # A signal to all processes reaches the workers and the primary in any order. So many seconds after
 # a worker has asked to go, the primary knows whether it is to stop as well.
 _SAME_SIGNAL = 0.1
@@ -317,6 +320,12 @@ class Workers:
         self._update_dispatcher()
         self._choose_leader()
 
+    def on_lost_channel(self, worker: WorkerHandle) -> None:
+        """See Owner."""
+        self._give_to_others(worker, worker.outbox.close())
+        if worker.was_ready:
+            self._loop.call_later(_DEATH_MOMENT, self._replace_disconnected, worker)
+
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""
         if self._stopping:  # it crossed the Drain on its way
@@ -429,9 +438,17 @@ class Workers:
         self._sharing.divide()
         self._update_dispatcher()
         self._choose_leader()
+        self._give_to_others(worker, left)
+
+    def _give_to_others(self, worker: WorkerHandle, left: list[Connection]) -> None:
         if left:
             log.info("%d connections of %s go to others", len(left), worker)
             self._dispatcher.dispatch(left, self._loop.time())
+
+    def _replace_disconnected(self, worker: WorkerHandle) -> None:
+        """It finishes what it has, for which it may take long: another comes meanwhile."""
+        if not worker.is_leaving and not self._stopping:
+            self._care.on_due(worker, "disconnected")
 
     def _on_returned(self, connections: list[Connection]) -> None:
         """A worker gave them back: idle ones, or to a closed server.

@@ -10,6 +10,7 @@ context.py     the worker, as the user's code sees it
 server.py      a server that the user's code starts; the primary has its sockets
 site.py        the same for a second aiohttp server
 intake.py      the worker's side of its handoff: connections come, and some go back
+wires.py       what joins it to the primary: has the app closed or replaced any of it?
 acceptor.py    lets connections in by itself, with the policy `shared`: when, and how many
 gate.py        at one listening socket, by uvloop or in Python
 waking.py      how it is woken for that socket, and no other worker

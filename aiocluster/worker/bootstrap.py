@@ -1,6 +1,7 @@
 """From the fork to a running loop, and from there to an exit code."""
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing.process
 import os
@@ -117,8 +118,9 @@ class Worker:
             heard_by.stop_waiting()
         if loop is not None and not loop.is_running():  # as one does whose start was refused
             loop.close()
-        for sock in self._sockets:
-            sock.close()  # the handoff of one that never came to use it
+        for sock in self._sockets:  # the handoff of one that never came to use it
+            with contextlib.suppress(OSError):  # the app has closed it
+                sock.close()
         if not end_threads(life.time_left):
             code = code or EXIT_CUT
         return code

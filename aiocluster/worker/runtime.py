@@ -40,7 +40,7 @@ from aiocluster.ipc.messages import (
     Unready,
     UserMessage,
 )
-from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN
+from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN, UNWIRED
 from aiocluster.worker.acceptor import Acceptor
 from aiocluster.worker.context import current_worker
 from aiocluster.worker.exits import describe_start, exit_code, is_exit
@@ -57,6 +57,7 @@ from aiocluster.worker.services.job import JobService
 from aiocluster.worker.services.streams import Servers
 from aiocluster.worker.standing import Standing
 from aiocluster.worker.vitals import Vitals
+from aiocluster.worker.wires import Wires
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -93,7 +94,8 @@ class Runtime:
         self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
         self._room = Room(row, settings, lambda: self._channel.post(RoomAgain()))
         self._acceptor = Acceptor(shared, self._on_accepted, self._room, self._serve)
-        self._vitals = Vitals(row)
+        self._vitals = Vitals(row, self._look_at_wires)
+        self._wires = Wires({f"listener {index}": sock.fileno() for index, sock in shared})
         self._reports = Reports(settings, self._channel, self._vitals.lag)
         self._service: Service | None = None
         # What is lost for want of descriptors is counted so that the primary learns of it at once.
@@ -118,6 +120,7 @@ class Runtime:
         self, load: Callable[[], object], handoff: socket.socket, channel: socket.socket
     ) -> int:
         """Serve the app, or run the job, that `load` returns; return the exit code."""
+        self._wires.add({"handoff": handoff.fileno(), "channel": channel.fileno()})
         await open_channel(channel, self._channel)
         self._channel.post(Online())
         self._vitals.start()
@@ -126,6 +129,7 @@ class Runtime:
     async def _live(self, load: Callable[[], object], handoff: socket.socket) -> int:
         if not await self._boot(load):
             return EXIT_BOOT_FAILED
+        self._look_at_wires()
         if (service := self._service) is None:  # told to drain before
             return EXIT_OK
         if not self.is_draining:
@@ -324,8 +328,9 @@ class Runtime:
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         self._disconnected.set()
         self.mail.close()
-        if self._leaving:
+        if self._leaving or self._row[UNWIRED]:
             return
+        self._row[UNWIRED] = 1
         if error is not None:
             log.error("the primary sent nonsense: %s; finishing", error)
         else:
@@ -343,6 +348,32 @@ class Runtime:
             stopping=stopping,
             idle_grace=settings.idle_grace,
         )
+
+    def _look_at_wires(self) -> None:
+        """The app may have closed, shut down or replaced what it does not own."""
+        if self.is_draining or self._leaving:
+            return
+        # Without a channel the primary has closed its end of the handoff.
+        cut_off = ["handoff"] if self._intake.is_cut_off and not self._channel.closed else []
+        if broken := self._wires.broken() or cut_off:
+            self._on_broken(broken)
+
+    def _on_broken(self, wires: list[str]) -> None:
+        """Finish what is open, and let the primary know, as the one wire is no use without."""
+        log.error(
+            "lost the %s to the primary: the app has closed a descriptor that is not its own, or"
+            " has shut it down or replaced it; finishing what is open",
+            " and the ".join(wires),
+        )
+        self._row[UNWIRED] = 1
+        self._intake.abandon()
+        if "channel" in wires:
+            self._channel.abandon()
+            self._disconnected.set()
+            self.mail.close()
+        else:
+            self._channel.abort()
+        self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=False))
 
     def _watch_request_limit(self) -> None:
         if not self._request_limit:

@@ -6,6 +6,7 @@ that all is well while it is blocked.
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from aiocluster.fds import fd_limit
 from aiocluster.ipc.scoreboard import (
@@ -36,8 +37,9 @@ _QUICKLY_COUNTED = 2_000
 class Vitals:
     """Writes the heartbeat and how late the loop is to the scoreboard, and measures the lag."""
 
-    def __init__(self, row: memoryview) -> None:
+    def __init__(self, row: memoryview, on_beat: Callable[[], None] = lambda: None) -> None:
         self.lag = LagMeter()
+        self._on_beat = on_beat
         self._row = row
         self._loop = asyncio.get_running_loop()
         self._until_fd_count = 0  # ticks
@@ -70,6 +72,7 @@ class Vitals:
             self.count_fds()
         self._until_fd_count -= 1
         self._due = now + _TICK
+        self._on_beat()
 
     def count_fds(self) -> None:
         """Count now, and then again when that is due."""

@@ -1,4 +1,3 @@
-import array
 import os
 import socket
 import subprocess
@@ -6,9 +5,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
+from random import Random
 
+import msgpack
 import pytest
 
+from aiocluster.errors import ProtocolError
 from aiocluster.ipc.handoff import (
     MAX_BATCH,
     MAX_LISTENERS,
@@ -216,15 +218,6 @@ def test_a_giver_with_a_bug_hears_of_it(pair: Pair) -> None:
         give(pair[0], connections.fds, bytes(MAX_BATCH + 1))
 
 
-def test_descriptors_without_a_listener_are_closed(pair: Pair) -> None:
-    """What nobody can serve does not stay open for ever."""
-    with Connections(3) as connections:
-        fds = array.array("i", connections.fds)
-        pair[0].sendmsg([b"\x01"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
-
-        assert connections.recognise(take(pair[1])) == [(0, 1)]
-
-
 def test_what_a_dead_worker_left_can_be_taken_back(pair: Pair) -> None:
     """The primary's duplicate of the worker's end keeps the queue alive; nobody is dropped."""
     sender, receiver = pair
@@ -352,3 +345,65 @@ def test_what_is_not_taken_yet_is_known(pair: Pair) -> None:
             connections.recognise(take(receiver))
 
     assert untaken_bytes(sender) == 0
+
+
+# ---- what is no batch
+
+
+@pytest.mark.parametrize(
+    ("packet", "fds", "why"),
+    [
+        (b"\0\0\0", 1, "3 connections with 1 descriptors"),
+        (b"\0", 2, "1 connections with 2 descriptors"),
+        (b"\0", 0, "1 connections with 0 descriptors"),
+        (b"", 1, "0 connections with 1 descriptors"),
+        (b"\xff\0" + msgpack.packb(["::1", 5]), 2, "1 connections with 2 descriptors"),
+        (b"\xff\0" + msgpack.packb(["::1", 5]), 0, "1 connections with 0 descriptors"),
+        (b"\xff", 0, "no client"),
+        (b"\xff\0\xc1", 1, "no client"),
+        (b"\xff\0" + msgpack.packb(["::1"]), 1, "no client"),
+        (b"\xff\0" + msgpack.packb([5, "::1"]), 1, "no client"),
+    ],
+)
+def test_what_is_no_batch_is_refused_and_leaks_nothing(
+    pair: Pair, packet: bytes, fds: int, why: str
+) -> None:
+    """Its descriptors are closed, and the next batch is read as ever."""
+    with Connections(fds + 1) as ours:
+        socket.send_fds(pair[0], [packet], ours.fds[:fds])
+        assert give(pair[0], ours.fds[fds:], b"\7")
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ProtocolError, match=why):
+            take(pair[1])
+        assert len(os.listdir("/proc/self/fd")) == before
+
+        assert ours.recognise(take(pair[1])) == [(fds, 7)]
+
+
+def test_taking_all_leaves_out_what_is_no_batch(pair: Pair) -> None:
+    """What a dead worker had still sent well goes on."""
+    with Connections(3) as ours:
+        assert give(pair[0], ours.fds[:1], b"\1")
+        socket.send_fds(pair[0], [b"\0\0\0"], ours.fds[1:2])
+        assert give(pair[0], ours.fds[2:], b"\2")
+
+        assert ours.recognise(take_all(pair[1], none_lost)) == [(0, 1), (2, 2)]
+
+
+def test_any_packet_is_a_batch_or_is_refused(pair: Pair) -> None:
+    """Whatever a faulty worker sends, nothing else is raised and no descriptor stays open."""
+    chance = Random(11)
+    before = len(os.listdir("/proc/self/fd"))
+    with Connections(3) as ours:
+        for _ in range(2000):
+            packet = chance.randbytes(chance.choice((0, 1, 2, 3, 40)))
+            packet = (b"\xff" + packet) if chance.random() < 0.3 else packet
+            socket.send_fds(pair[0], [packet], ours.fds[: chance.randrange(4)])
+            try:
+                batch = take(pair[1])
+            except ProtocolError:
+                continue
+            for fd, listener, _ in batch or []:
+                assert 0 <= listener <= 255
+                os.close(fd)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -110,6 +110,11 @@ def test_who_is_replaced(
     assert is_replaced(WorkerExited(WORKER, code, None, voluntary, "x"), restart) == replaced
 
 
+def test_one_that_lost_a_wire_has_not_finished() -> None:
+    """It exits with 0, as it has lost no request; its job was not done."""
+    assert is_replaced(WorkerExited(WORKER, 0, None, False, "disconnected"), "on_failure")
+
+
 @pytest.mark.parametrize(
     ("reason", "signal", "voluntary", "was_ready", "weight"),
     [

@@ -35,6 +35,7 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
     UserMessage,
 )
+from aiocluster.ipc.scoreboard import UNWIRED
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.exits import ExitStatus
@@ -284,6 +285,21 @@ async def test_nonsense_disconnects_the_worker(
     assert not stage.handle.is_connected
 
 
+async def test_a_broken_handoff_disconnects_the_worker(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, however often it is broken."""
+    await stage.ready()
+    stage.worker.handoff.send(b"")
+    stage.worker.handoff.send(b"")
+    await soon(stage.worker.disconnected.wait())
+    await turns_until(lambda: stage.owner.log[-1] == "WorkerDisconnected")
+
+    assert caplog.text.count("has broken its handoff") == 1
+    assert stage.owner.disconnected == [stage.handle.id]
+    assert stage.owner.log[-2:] == ["unready", "WorkerDisconnected"]
+
+
 async def test_what_comes_out_of_turn_disconnects_the_worker(stage: Stage) -> None:
     """A worker that is ready cannot become ready once more."""
     await stage.ready()
@@ -424,6 +440,23 @@ async def test_one_that_lost_its_channel_is_given_time_and_then_killed(
 
     assert stage.owner.log[-2:] == ["unready", "WorkerDisconnected"]
     assert (exited.signal, exited.reason) == (signal.SIGKILL, "disconnected")
+
+
+@pytest.mark.parametrize(
+    ("code", "unwired", "reason"),
+    [(0, 1, "disconnected"), (0, 0, "exit"), (1, 1, "crash"), (0, 2**64 - 1, "exit")],
+)
+async def test_one_that_lost_a_wire_and_finished_says_so(
+    stage: Stage, code: int, unwired: int, reason: str
+) -> None:
+    """It exits with 0, as all is finished; yet nobody has asked it to."""
+    await stage.ready()
+    stage.worker.row[UNWIRED] = unwired
+    stage.worker.exit(code)
+
+    exited = await stage.exited()
+
+    assert (exited.reason, exited.voluntary) == (reason, False)
 
 
 async def test_a_deadline_ends_with_the_worker(stage: Stage) -> None:

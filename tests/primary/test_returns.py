@@ -1,8 +1,10 @@
 """What a worker gives back, over a real handoff."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -10,7 +12,7 @@ from aiocluster.ipc.handoff import Client, Taken, give, give_told, handoff_pair
 from aiocluster.primary.dispatcher import Connection
 from aiocluster.primary.returns import Returns
 from tests.support.connections import at_fd_limit, connections, open_fds
-from tests.support.waiting import soon, turns
+from tests.support.waiting import soon, turns, turns_until
 
 
 class Side:
@@ -20,7 +22,12 @@ class Side:
         self.ours, self.theirs = handoff_pair()
         self.came: list[Taken] = []
         self.heard = asyncio.Event()
-        self.returns = Returns(self.ours, self._on_returned)
+        self.broken: list[str] = []
+        self.returns = Returns(self.ours, self._on_returned, self._on_broken)
+
+    def _on_broken(self, why: str) -> None:
+        self.broken.append(why)
+        self.heard.set()
 
     def _on_returned(self, returned: list[Taken]) -> None:
         self.came += returned
@@ -142,6 +149,35 @@ async def test_while_others_have_enough_to_take_they_wait_in_the_queue(side: Sid
     await soon(side.heard.wait())
 
     assert len(side.came) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (lambda sock: sock.send(b""), "an empty packet"),
+        (lambda sock: sock.shutdown(socket.SHUT_WR), "shut down"),
+        (lambda sock: sock.shutdown(socket.SHUT_RDWR), "shut down"),
+        (lambda sock: sock.send(b"\0\1"), "2 connections with 0 descriptors"),
+        (lambda sock: socket.send_fds(sock, [b"\0"], [1, 2]), "1 connections with 2 descriptors"),
+    ],
+)
+async def test_a_broken_end_is_told_once_and_read_no_more(
+    side: Side, fault: Callable[[socket.socket], object], why: str
+) -> None:
+    """What is readable for ever would turn the loop for ever; no descriptor is left behind."""
+    before = open_fds()
+    side.give_back(connections(1))
+    fault(side.theirs)
+    await turns_until(lambda: bool(side.broken))
+    with contextlib.suppress(OSError):  # it may be shut down
+        side.theirs.send(b"")
+    await turns(20)
+
+    assert len(side.came) == len(side.broken) == 1
+    assert why in side.broken[0]
+    close_all(side.came)
+    side.came.clear()
+    assert open_fds() == before
 
 
 async def test_closed_it_hears_of_nothing_more(side: Side) -> None:

@@ -115,6 +115,26 @@ async def test_what_a_dead_worker_had_not_taken_goes_to_others(stage: Stage) -> 
     second.close()
 
 
+async def test_one_that_lost_its_channel_is_replaced_while_it_finishes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has not taken goes to others at once, and it may take its time for the rest."""
+    monkeypatch.setattr("aiocluster.primary.workers._DEATH_MOMENT", 0.0)
+    (worker,) = await stage.start(1)
+    await stage.dispatch(3)
+
+    worker.channel.abort()
+    successor = await stage.spawner.next()
+    successor.boot()
+    await turns_until(lambda: stage.handle(successor).outbox.queued == 3)
+
+    assert close_taken(successor) == 3
+    await turns_until(lambda: stage.handle(worker).ending.reason == "disconnected")
+    assert successor.fork.slot == worker.fork.slot
+    worker.exit(0)
+    assert (await stage.event(WorkerExited)).reason == "disconnected"
+
+
 async def test_with_all_workers_dead_connections_wait_for_the_next(stage: Stage) -> None:
     """Nobody is there: the door is shut, and what was accepted waits."""
     (worker,) = await stage.start(1)

@@ -273,6 +273,7 @@ class FakeOwner:
         self.returned: list[Connection] = []
         self.scoreboard = Scoreboard()
         self.log: list[str] = []
+        self.disconnected: list[int] = []
         self.reports: list[Report] = []
         self.requests: asyncio.Queue[str] = asyncio.Queue()
         self.subscriptions: asyncio.Queue[Subscribe | Unsubscribe] = asyncio.Queue()
@@ -311,6 +312,10 @@ class FakeOwner:
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         self.log.append("unready")
+
+    def on_lost_channel(self, worker: WorkerHandle) -> None:
+        """See Owner."""
+        self.disconnected.append(worker.id)
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""

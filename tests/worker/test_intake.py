@@ -1,6 +1,7 @@
 """The worker's side of a real handoff; the test plays the primary."""
 
 import os
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -147,6 +148,27 @@ async def test_when_the_primary_is_gone_it_is_deaf(side: Side) -> None:
 
     assert not side.intake.give_back([0], [0], [None])
     assert side.came == []
+
+
+@pytest.mark.parametrize("how", ["closed", "replaced", "shut down"])
+async def test_a_broken_handoff_is_left_alone(side: Side, how: str) -> None:
+    """Read again and again it would turn the loop for ever; what was to go back stays here."""
+    side.begin()
+    match how:
+        case "closed":
+            os.close(side.ours.fileno())
+        case "replaced":
+            os.dup2(0, side.ours.fileno())
+        case _:
+            side.ours.shutdown(socket.SHUT_RDWR)
+    assert not side.intake.give_back([0], [0], [None]) or how == "shut down"
+    await turns_until(lambda: side.intake.is_cut_off)
+
+    assert not side.intake.give_back([0], [0], [None])
+    assert not side.intake.turn_away(0, 0, ("1.2.3.4", 5))
+    side.intake.end()
+    if how == "closed":
+        side.ours.detach()
 
 
 async def test_what_the_kernel_destroyed_is_counted(

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from random import Random
@@ -37,6 +38,8 @@ from aiocluster.ipc.scoreboard import (
     CONNECTIONS_TAKEN,
     HEARTBEAT,
     REQUESTS_BEGUN,
+    UNWIRED,
+    private_row,
 )
 from aiocluster.worker import acceptor, context
 from aiocluster.worker.runtime import Runtime
@@ -54,7 +57,7 @@ class Stage:
     """One runtime, and its primary."""
 
     def __init__(self, **settings: Any) -> None:
-        self.row = memoryview(bytearray(16 * 8)).cast("Q")
+        self.row = private_row()
         self.primary = FarEnd()
         self.sender, self.receiver = handoff_pair()
         self.door = socket.create_server(("127.0.0.1", 0))
@@ -352,6 +355,52 @@ async def test_a_drain_ends_it_with_0(stage: Stage) -> None:
     assert await stage.code() == 0
     assert app.cleaned == 1
     await soon(stage.primary.disconnected.wait())
+
+
+@pytest.mark.parametrize("how", ["closed", "replaced", "shut down"])
+async def test_a_broken_handoff_is_told_once_and_ends_it(
+    stage: Stage, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It finishes what it has, and the primary sees that it is disconnected."""
+    app = App()
+    await stage.ready(app.application)
+    match how:
+        case "closed":
+            os.close(stage.receiver.fileno())
+        case "replaced":
+            os.dup2(stage.door.fileno(), stage.receiver.fileno())
+        case _:
+            stage.receiver.shutdown(socket.SHUT_RDWR)
+
+    assert await stage.code() == 0
+    if how == "closed":
+        stage.receiver.detach()
+
+    await soon(stage.primary.disconnected.wait())
+    assert app.cleaned == 1
+    assert stage.row[UNWIRED] == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "lost the handoff to the primary" in caplog.text
+
+
+async def test_a_channel_that_is_another_file_now_ends_it(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is sent there goes nowhere; that file is not closed, as it is somebody else's."""
+    app = App()
+    await stage.ready(app.application)
+    channel = stage.runtime._channel._transport
+    assert channel is not None
+    fd = channel.get_extra_info("socket").fileno()
+    os.dup2(stage.door.fileno(), fd)
+
+    assert await stage.code() == 0
+
+    await soon(stage.primary.disconnected.wait())
+    assert app.cleaned == 1
+    assert "lost the channel to the primary" in caplog.text
+    assert os.fstat(fd).st_ino == os.fstat(stage.door.fileno()).st_ino
+    channel.abort()
 
 
 async def test_a_drain_while_it_boots_stops_the_start(stage: Stage) -> None:

@@ -1,0 +1,55 @@
+"""A worker whose code has broken a wire to the primary is replaced, and finishes what it has."""
+
+import logging
+
+import pytest
+
+from tests.support.cluster import Client, first, serving, who_answers
+
+APP = "tests.e2e.breaking:make_app"
+
+FAULTS = {
+    "handoff": [
+        *("close", "replace", "shut_down", "shut_down_writing", "shut_down_reading"),
+        *("empty", "too_few", "too_many", "junk"),
+    ],
+    "channel": [
+        *("close", "replace", "shut_down", "shut_down_writing", "shut_down_reading", "junk"),
+    ],
+}
+
+# A fault is told by the process that finds it; where it is the primary, the worker says beside it
+# that it is disconnected. And then its end, and its successor.
+FEW_LINES = 5
+
+
+async def test_each_kind_of_fault_has_the_only_worker_replaced(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At once, with a few lines in the log, while a request that is under way is finished."""
+    caplog.set_level(logging.INFO, "aiocluster")
+    async with serving(APP, workers=1, max_failures=1e6) as (cluster, heard):
+        for wire, faults in FAULTS.items():
+            for fault in faults:
+                worker = first(cluster)
+                caplog.clear()
+                capfd.readouterr()
+                async with await Client.connect(cluster) as client:
+                    assert await client.get(f"/break/{wire}/{fault}") == str(worker.pid)
+                    exited = await heard.exit_of(worker)
+                await heard.replacement_of(worker)
+                lines = [*caplog.messages, *capfd.readouterr().err.splitlines()]
+
+                assert (fault, exited.code, exited.reason) == (fault, 0, "disconnected")
+                assert (fault, (await who_answers(cluster))["id"] != worker.id) == (fault, True)
+                assert len(lines) <= FEW_LINES, lines
+
+        # One that has long to do yet is not waited for.
+        worker = first(cluster)
+        async with await Client.connect(cluster) as client:
+            client.send("/break/handoff/close?linger=3")
+            successor = await heard.replacement_of(worker)
+            assert (await who_answers(cluster))["id"] == successor.id
+            assert not worker.is_dead
+            assert await client.answer() == str(worker.pid)
+        assert (await heard.exit_of(worker)).reason == "disconnected"
