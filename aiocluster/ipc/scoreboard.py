@@ -5,7 +5,7 @@ integer, which the machines we run on store at once, so nobody locks. Policies r
 and what it says outlives the worker that wrote it.
 
 A row is a page of its own, and a worker maps no other: a pointer of its code that has run wild
-spoils the figures of that worker alone.
+spoils the figures of that worker alone. The primary finds that out (primary/figures.py).
 """
 
 import mmap
@@ -57,8 +57,12 @@ class Scoreboard:
         if not self._free:
             raise ClusterError(f"more than {MAX_ROWS} workers at one time")
         row = self._free.pop()
-        self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS] = _ZEROES
+        self.clear(row)
         return row
+
+    def clear(self, row: int) -> None:
+        """Set all of a row to zero."""
+        self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS] = _ZEROES
 
     def release(self, row: int) -> None:
         """Take a row back, once nobody writes it any more."""
@@ -72,6 +76,11 @@ class Scoreboard:
     def read(self, row: int, field: int) -> int:
         """Return one field of one row."""
         return self._fields[row * _ROW_FIELDS + field]
+
+    def figures(self, row: int) -> list[int]:
+        """Return all fields of a row."""
+        start = row * _ROW_FIELDS
+        return self._fields[start : start + _FIELDS].tolist()
 
     def order_drain(self, row: int) -> None:
         """Say so to a worker that is too busy to read its channel, but not its row."""
@@ -87,8 +96,7 @@ class Scoreboard:
 
     def counters(self, row: int) -> Counters:
         """Return what the row says, for a snapshot."""
-        start = row * _ROW_FIELDS
-        field = self._fields[start : start + _FIELDS].tolist()
+        field = self.figures(row)
         connections = field[CONNECTIONS_TAKEN] + field[ACCEPTED]
         return Counters(
             connections_open=max(connections - field[CONNECTIONS_CLOSED], 0),

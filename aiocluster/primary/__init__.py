@@ -55,6 +55,7 @@ recycling.py      who is due is replaced in its turn
 exit_log.py       what the log says of its end
 oom_kills.py      did the kernel end it for want of memory?
 watchdog.py       what a blocked one holds up goes to others; one that hangs goes
+figures.py        what a worker counts: can it be true?
 stalls.py         how long a loop has not turned, and what that calls for   pure
 
 How many workers there are, who leads, and who has which connection:

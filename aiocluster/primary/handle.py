@@ -249,11 +249,16 @@ class WorkerHandle:
         if does:
             self.channel.post(Lead())
 
-    def disconnect(self, fault: str) -> None:
-        """Disconnect it for what its code did to it: it finishes what it has. Idempotent."""
+    def disconnect(self, fault: str, timeout: float | None = None) -> None:
+        """Disconnect it for what its code did to it: it finishes what it has. Idempotent.
+
+        It is killed after `timeout` seconds, by default after those of any drain.
+        """
         if not self.channel.closed:
             log.error("%s %s: it is disconnected, and replaced", self, fault)
             self.channel.abort()
+        if timeout is not None:
+            self._deadline.at_latest_in(timeout, "disconnected")
 
     def ask_for_stacks(self) -> None:
         """Let it write the stacks of its threads and tasks to `stacks`."""

@@ -18,7 +18,8 @@ from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.feed import SnapshotBox, check_interval, paced
 from aiocluster.metrics.ledger import WorkerFacts
 from aiocluster.metrics.ledgers import Ledgers, LedgersState
-from aiocluster.metrics.snapshot import Dispatch, Report, Snapshot
+from aiocluster.metrics.snapshot import Counters, Dispatch, Report, Snapshot
+from aiocluster.primary.figures import has_grown
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.tasks import start_task
 
@@ -91,6 +92,7 @@ class Reporter:
         self._beats: dict[float, _Beat] = {}  # by their intervals
         self._feeds: dict[tuple[int, int], float] = {}  # those of workers: their intervals
         self._mailboxes: set[SnapshotBox] = set()  # of subscribers here
+        self._counted: dict[int, Counters] = {}  # what each worker had at the last look
 
     def state(self) -> LedgersState:
         """What the next program must know of the past."""
@@ -114,7 +116,8 @@ class Reporter:
 
     def retire(self, worker: WorkerHandle) -> None:
         """A worker is gone: keep what it had done, feed it no more."""
-        self._ledgers.retire(worker.id, worker.role, self.scoreboard.counters(worker.row))
+        self._ledgers.retire(worker.id, worker.role, self._counters(worker))
+        del self._counted[worker.id]
         for key in [key for key in self._feeds if key[0] == worker.id]:
             self._leave(self._feeds.pop(key), key)
 
@@ -222,5 +225,12 @@ class Reporter:
             phase=worker.phase.value,
             started_at=worker.born,
             restarts=worker.restarts,
-            counters=self.scoreboard.counters(worker.row),
+            counters=self._counters(worker),
         )
+
+    def _counters(self, worker: WorkerHandle) -> Counters:
+        """Return what its row says; what it said before, if its code has spoilt it since."""
+        before = self._counted.get(worker.id, Counters())
+        counters = self.scoreboard.counters(worker.row)
+        self._counted[worker.id] = counters if has_grown(before, counters) else before
+        return self._counted[worker.id]

@@ -7,6 +7,7 @@ counts is decided in stalls.py.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from aiocluster.config.settings import Settings
@@ -14,6 +15,7 @@ from aiocluster.events import Event, WorkerBlocked
 from aiocluster.ipc.scoreboard import HEARTBEAT, Scoreboard
 from aiocluster.metrics.process import free_fds
 from aiocluster.primary.dispatcher import Dispatching
+from aiocluster.primary.figures import contradiction
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.stalls import BEAT, Alarm, Pulse, StallLimits, counted
 from aiocluster.primary.tasks import start_task
@@ -31,6 +33,10 @@ _PATIENCE = 0.8
 # The threads' are there within milliseconds; only a held interpreter uses up the time.
 _ANSWER_TIMEOUT = 0.5
 _ANSWER_PAUSE = 0.01
+
+# Seconds that a worker with a spoilt row may take to end: what else is spoilt, nobody knows, and
+# each count that failed meanwhile may be one that its drain would wait for.
+_SPOILT_TIMEOUT = 3.0
 
 # Descriptors that stealing leaves free in the primary, for what else it has to do.
 _SPARE_FDS = 16
@@ -87,6 +93,8 @@ class Watchdog:
             if elapsed > passed:
                 watch.worker.outbox.forgive(elapsed - passed, now)
             if watch.must_beat:
+                self._check_figures(watch)
+            if watch.must_beat:
                 due = min(due, self._look_at(watch, now, passed))
         self._pause = max(due, _SHORTEST_PAUSE)
         return self._pause
@@ -122,6 +130,18 @@ class Watchdog:
         if is_due:
             self._steal(watch, now)
         return self._longest_pause if is_due else self._steal_at - waited
+
+    def _check_figures(self, watch: "_Watch") -> None:
+        """Disconnect one whose figures cannot be true, at two looks: it has spoilt its row."""
+        worker, board = watch.worker, self._scoreboard
+        before, after = board.figures(worker.row), board.figures(worker.row)
+        was_doubted = watch.is_doubted
+        why = contradiction(before, after, worker.outbox.sent, time.monotonic_ns())
+        watch.is_doubted = bool(why)
+        if why and was_doubted:
+            # So that it can count again what it finishes.
+            board.clear(worker.row)
+            worker.disconnect(f"cannot be right in what it counts ({why})", _SPOILT_TIMEOUT)
 
     def _feel(self, watch: "_Watch", passed: float) -> None:
         pulse = watch.pulse
@@ -190,6 +210,7 @@ class _Watch:
         self.worker = worker
         self.beat = beat
         self.pulse = pulse
+        self.is_doubted = False  # its figures contradicted each other when looked at last
         self.examining = asyncio.Lock()
 
     @property

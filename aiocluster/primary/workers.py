@@ -322,6 +322,8 @@ class Workers:
 
     def on_lost_channel(self, worker: WorkerHandle) -> None:
         """See Owner."""
+        # What it has need not be known any more, nor true.
+        self._dispatcher.remove(worker.outbox)
         self._give_to_others(worker, worker.outbox.close())
         if worker.was_ready:
             self._loop.call_later(_DEATH_MOMENT, self._replace_disconnected, worker)

@@ -107,7 +107,7 @@ class Runtime:
         self._starting: asyncio.Task[Any] | None = None  # of an app; what an exit cancels
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
-        self._leaving = False
+        self._leaving = self._is_unwired = False
         self._request_limit = settings.max_requests and settings.max_requests + random.randint(
             0, settings.max_requests_jitter
         )
@@ -328,9 +328,9 @@ class Runtime:
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         self._disconnected.set()
         self.mail.close()
-        if self._leaving or self._row[UNWIRED]:
+        if self._leaving or self._is_unwired:
             return
-        self._row[UNWIRED] = 1
+        self._note_unwired()
         if error is not None:
             log.error("the primary sent nonsense: %s; finishing", error)
         else:
@@ -365,7 +365,7 @@ class Runtime:
             " has shut it down or replaced it; finishing what is open",
             " and the ".join(wires),
         )
-        self._row[UNWIRED] = 1
+        self._note_unwired()
         self._intake.abandon()
         if "channel" in wires:
             self._channel.abandon()
@@ -374,6 +374,10 @@ class Runtime:
         else:
             self._channel.abort()
         self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=False))
+
+    def _note_unwired(self) -> None:
+        self._is_unwired = True
+        self._row[UNWIRED] = 1
 
     def _watch_request_limit(self) -> None:
         if not self._request_limit:

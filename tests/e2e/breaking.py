@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -70,6 +72,16 @@ FAULTS: dict[str, Callable[[int], None]] = {
 }
 
 KINDS = {"handoff": socket.SOCK_SEQPACKET, "channel": socket.SOCK_STREAM}
+
+
+@routes.get("/spoil")
+async def spoil(request: web.Request) -> web.Response:
+    """Fill this worker's row of the scoreboard with ones, as a pointer that has run wild may."""
+    maps = Path("/proc/self/maps").read_text().splitlines()  # noqa: ASYNC240
+    (row,) = [line for line in maps if "aiocluster-scoreboard" in line]
+    begin, end = (int(number, 16) for number in row.split()[0].split("-"))
+    ctypes.memset(begin, 0xFF, end - begin)
+    return web.Response(text=str(os.getpid()))
 
 
 @routes.get("/break/{wire}/{fault}")

@@ -44,6 +44,15 @@ async def test_each_kind_of_fault_has_the_only_worker_replaced(
                 assert (fault, (await who_answers(cluster))["id"] != worker.id) == (fault, True)
                 assert len(lines) <= FEW_LINES, lines
 
+        # It is found by its figures; a reload goes on meanwhile.
+        worker = first(cluster)
+        async with await Client.connect(cluster) as client:
+            assert await client.get("/spoil") == str(worker.pid)
+            await cluster.reload()
+            exited = await heard.exit_of(worker)
+        assert exited.reason in ("disconnected", "reload")
+        assert "cannot be right in what it counts" in caplog.text
+
         # One that has long to do yet is not waited for.
         worker = first(cluster)
         async with await Client.connect(cluster) as client:

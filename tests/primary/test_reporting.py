@@ -77,6 +77,22 @@ async def test_a_snapshot_joins_the_scoreboard_and_the_reports(stage: Stage) -> 
     assert snapshot.total.requests_total == 10
 
 
+async def test_a_row_that_is_spoilt_counts_as_it_was_before(stage: Stage) -> None:
+    """No total jumps to what nobody has done, or back; nor when the worker is gone."""
+    stage.worker.row[CONNECTIONS_TAKEN] = 4
+    snapshots = stage.reporter.subscribe(0.001)
+    await soon(anext(snapshots))
+    for spoilt in (2**64 - 1, 0):
+        stage.worker.row[CONNECTIONS_TAKEN] = stage.worker.row[REQUESTS_BEGUN] = spoilt
+        snapshot = await soon(anext(snapshots))
+        assert snapshot.total.connections_total == 4
+        assert snapshot.total.requests_total == 0
+
+    stage.alive.clear()
+    stage.reporter.retire(stage.handle)
+    assert (await soon(anext(snapshots))).total.connections_total == 4
+
+
 async def test_a_retired_worker_leaves_what_it_had_done(stage: Stage) -> None:
     """Its counts stay in the total; it is no worker any more."""
     stage.worker.row[REQUESTS_BEGUN] = 10

@@ -359,6 +359,43 @@ async def test_two_questions_to_one_worker_get_an_answer_each(make_stage: MakeSt
     assert await stage.signal_of(0) == signal.SIGKILL
 
 
+async def test_a_worker_that_has_spoilt_its_row_is_disconnected(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When it is seen twice; it can count again then, for what it finishes."""
+    stage = make_stage()
+    await stage.add(2)
+    stage.give(4)
+    row = stage.workers[0].row
+    for field in range(len(row)):
+        row[field] = 2**64 - 1
+
+    stage.watchdog.look(stage.now + 0.1)
+    assert stage.handles[1].is_connected
+    stage.watchdog.look(stage.now + 0.2)
+
+    assert not stage.handles[1].is_connected
+    assert stage.handles[2].is_connected
+    assert caplog.text.count("cannot be right in what it counts (its heartbeat lies in") == 1
+    assert not any(row)
+    stage.take(1)
+    await soon(stage.workers[0].disconnected.wait())
+
+
+async def test_figures_that_are_right_again_are_believed(make_stage: MakeStage) -> None:
+    """Only a contradiction that lasts is one."""
+    stage = make_stage()
+    await stage.add(1)
+    row = stage.workers[0].row
+    for _ in range(3):
+        row[HEARTBEAT] = 2**64 - 1
+        stage.watchdog.look(stage.now)
+        stage.beat(0)
+        stage.watchdog.look(stage.now)
+
+    assert stage.handles[1].is_connected
+
+
 async def test_a_worker_that_boots_is_not_watched(make_stage: MakeStage) -> None:
     """Imports take as long as they take; there is another limit for that."""
     stage = make_stage(hang_timeout=2.0)
