@@ -35,6 +35,16 @@ class WorkerView(Protocol):
         ...
 
 
+class Packed:
+    """A message as it came, which is unpacked when it is read: a large one takes its time."""
+
+    __slots__ = ()
+
+    def unpack(self) -> Any:
+        """Return the message; ProtocolError when it is none."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something happened."""
@@ -73,9 +83,17 @@ class WorkerListening(WorkerEvent):
 
 @dataclass(frozen=True, slots=True)
 class WorkerMessage(WorkerEvent):
-    """It sent `message`: None, bool, int, float, str, bytes, list, dict or datetime."""
+    """It sent `message`: None, bool, int, float, str, bytes, list, dict or datetime.
+
+    It is unpacked when it is first read. That raises ProtocolError if the worker has sent what is
+    no message; then it is replaced, too.
+    """
 
     message: Any
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        return value.unpack() if isinstance(value, Packed) else value
 
 
 @dataclass(frozen=True, slots=True)

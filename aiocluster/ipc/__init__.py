@@ -2,6 +2,7 @@
 
 messages.py    every message, and who may send it                        pure
 framing.py     messages to bytes and back                                pure
+turns.py       what all channels may use of one turn of their loop
 estate.py      what a program leaves to the one that takes its place     pure
 channel.py     a stream of messages between the primary and one worker
 loopback.py    both ends of a channel in one process, elsewhere than on Linux

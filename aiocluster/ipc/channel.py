@@ -5,12 +5,17 @@ through. The user's messages are as many as the user likes, so they are held by 
 a side may have WINDOW_BYTES under way that the other side's user has not read yet, and
 `send` waits for the rest. So a slow reader slows its writer, memory stays bounded, and a
 full inbox never hides a Drain.
+
+What comes is heard in turns, so that no flood holds up a loop: a little of each channel, then
+what else there is to do. Meanwhile the channel is not read, and the kernel's buffer holds it.
 """
 
 import asyncio
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, cast
 
 from aiocluster.errors import ChannelClosed, ProtocolError
@@ -18,6 +23,7 @@ from aiocluster.ipc.estate import ChannelState
 from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.framing import FrameDecoder, encode, encode_user
 from aiocluster.ipc.messages import Credit, Message, UserMessage
+from aiocluster.ipc.turns import Take, Turns, turns_of_loop
 
 # Messages under way or unread, each way. Enough for 10,000 small ones; a larger message
 # than this may go when nothing else is under way.
@@ -29,6 +35,14 @@ _MESSAGE_COST = 64
 # Credit is returned in lumps, so that it costs next to nothing a message.
 _CREDIT_LUMP = WINDOW_BYTES // 4
 
+# What one channel may bring in one turn of the loop, whatever its messages cost.
+TURN_BYTES = 64 * 1024
+TURN_MESSAGES = 64
+
+# Beyond this many unsent bytes the other side asks for things and does not read the answers: the
+# largest message, and a window of others, are less than half of it.
+_MAX_UNSENT_BYTES = 40 * 1024 * 1024
+
 _GONE = "the other side of the channel is gone"
 
 # Beyond this many unsent bytes the other side is not reading at all: what may be skipped
@@ -36,12 +50,13 @@ _GONE = "the other side of the channel is gone"
 _CONGESTED_BYTES = 64 * 1024
 
 
-class Channel(asyncio.Protocol):
+class Channel(asyncio.BufferedProtocol):
     """One end of a channel. Create it with `open_channel`.
 
     `on_message(message, size)` hears every message; for a UserMessage, the one who has consumed
-    it calls `consumed(size)`. `on_closed(error)` is called once, when the other side went away,
-    sent nonsense (then `error` says which), or `close` was called.
+    it calls `consumed(size)`, and with `packed` its payload is a Parcel. `on_closed(error)` is
+    called once, when the other side went away, sent nonsense (then `error` says which), or `close`
+    was called.
     """
 
     def __init__(
@@ -49,15 +64,26 @@ class Channel(asyncio.Protocol):
         expected: Any,
         on_message: Callable[[Message, int], None],
         on_closed: Callable[[ProtocolError | None], None],
+        *,
+        packed: bool = False,
     ) -> None:
-        self._decoder = FrameDecoder(expected)
+        self._decoder = FrameDecoder(expected, packed=packed)
         self._on_message = on_message
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._error: ProtocolError | None = None
         self._closed = self._is_abandoned = False
+        self._is_deaf = False  # by our own end: what still comes is not heard
+        self._is_lost = False  # by the other side's: what has come is still heard
+        self._is_over = False
+        self._has_asked = False  # for a turn
+        self._is_paused = False
+        self._turns: Turns | None = None
+        self._take: Take
+        self._buffer = bytearray(TURN_BYTES)
         self._window = WINDOW_BYTES
         self._owed = 0
+        self._unpaid = 0  # bytes of the user's messages that came, for which no Credit went
         self._waiting: deque[tuple[int, bytes, asyncio.Future[None]]] = deque()
 
     @property
@@ -89,14 +115,16 @@ class Channel(asyncio.Protocol):
 
     def adopt(self, state: ChannelState) -> None:
         """Go on where another end left off; before this one is opened."""
-        for _ in self._decoder.feed(state.half):
-            raise ProtocolError("half a message is a whole one")
+        self._decoder.add(state.half)
         self._window, self._owed = state.window, state.owed
+        self._unpaid = state.owed
 
     def post(self, message: Message) -> None:
         """Send one of our own messages; on a closed channel it is dropped, as in flight."""
         if self._transport is not None and not self._closed:
             self._transport.write(encode(message))
+            if self.unsent > _MAX_UNSENT_BYTES:
+                self._refuse(ProtocolError("it does not read the answers to what it asks for"))
 
     async def send(self, payload: Any) -> None:
         """Send a user's message; wait while the window is full.
@@ -118,50 +146,109 @@ class Channel(asyncio.Protocol):
         """The user has read messages of `size` bytes: let the other side send as many."""
         self._owed += size
         if self._owed >= _CREDIT_LUMP:
+            self._unpaid -= self._owed
             self.post(Credit(self._owed))
             self._owed = 0
 
     def close(self) -> None:
         """Close this end after what was sent is written. Idempotent."""
-        self._closed = True
+        self._closed = self._is_deaf = True
         if self._transport is not None and not self._is_abandoned:
             self._transport.close()
         self._release_waiting()
 
     def abort(self) -> None:
         """Close this end at once and drop what is unsent. Idempotent."""
-        self._closed = True
+        self._closed = self._is_deaf = True
         if self._transport is not None and not self._is_abandoned:
             self._transport.abort()
         self._release_waiting()
 
     def abandon(self) -> None:
         """Leave the socket alone, as its descriptor may be another file's by now. Idempotent."""
-        self._closed = self._is_abandoned = True
+        self._closed = self._is_deaf = self._is_abandoned = True
         self._release_waiting()
 
-    # ---- asyncio.Protocol
+    # ---- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._turns = turns_of_loop()
+        # What it brings is heard in the context that asyncio gives to a transport's callbacks.
+        context = copy_context()
+        self._take = lambda end: context.run(self._take_turn, end)
+        self._ask()  # another end may have left some
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            for message, size in self._decoder.feed(data):
-                if self._closed:  # by what the message before it led to
-                    return
-                self._receive(message, size)
-        except ProtocolError as error:
-            self._error = error
-            self.abort()
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)[self._decoder.waiting :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        start = self._decoder.waiting
+        self.feed(bytes(memoryview(self._buffer)[start : start + nbytes]))
+        if self._decoder.waiting == TURN_BYTES and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def feed(self, data: bytes) -> None:
+        """Take in what has come; it is heard soon."""
+        self._decoder.add(data)
+        self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closed = True
+        self._closed = self._is_lost = True
         # asyncio's transport, once it is done, cannot even be aborted.
         self._transport = None
+        if self._is_deaf or not self._has_asked:
+            self._finish()
+
+    # ---- turns
+
+    def _ask(self) -> None:
+        if not self._has_asked and self._turns is not None:
+            self._has_asked = True
+            self._turns.ask(self._take)
+
+    def _take_turn(self, end: float) -> None:
+        self._has_asked = False
+        if self._is_over:
+            return
+        try:
+            has_more = self._hear_some(end)
+        except ProtocolError as error:
+            self._refuse(error)
+            has_more = False
+        except BaseException:
+            self.abort()
+            raise
+        if has_more and not self._is_deaf:
+            self._ask()
+        elif self._is_lost:
+            self._finish()
+        elif self._is_paused and self._transport is not None and not self._closed:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _hear_some(self, end: float) -> bool:
+        """Hear what one turn may bring; return whether there may be more."""
+        for _ in range(TURN_MESSAGES):
+            if self._is_deaf:  # by what the message before it led to
+                return False
+            if (taken := self._decoder.take()) is None:
+                return False
+            self._receive(*taken)
+            if time.perf_counter() >= end:
+                break
+        return True
+
+    def _refuse(self, error: ProtocolError) -> None:
+        self._error = self._error or error
+        self.abort()
+
+    def _finish(self) -> None:
+        self._is_over = True
         # Its buffer is large, and who has heard the last may be kept for long: by a user, or
         # only by the collector, which counts objects and not their bytes.
-        del self._decoder
+        del self._decoder, self._buffer
         self._release_waiting()
         self._on_closed(self._error)
 
@@ -169,9 +256,14 @@ class Channel(asyncio.Protocol):
 
     def _receive(self, message: Message, size: int) -> None:
         if isinstance(message, UserMessage):
-            self._on_message(message, size + _MESSAGE_COST)
+            cost = size + _MESSAGE_COST
+            if self._unpaid > _CREDIT_LUMP and self._unpaid + cost > WINDOW_BYTES:
+                raise ProtocolError(f"{self._unpaid} bytes of messages are unread, and more come")
+            self._unpaid += cost
+            self._on_message(message, cost)
         elif isinstance(message, Credit):
-            self._window += message.size
+            # A credit that nobody owed must not make the window wider.
+            self._window = min(self._window + message.size, WINDOW_BYTES)
             self._admit()
         else:
             self._on_message(message, 0)

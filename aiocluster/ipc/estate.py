@@ -16,7 +16,7 @@ from aiocluster.metrics.ledgers import LedgersState
 from aiocluster.metrics.snapshot import Dispatch
 
 # Changes when a program with this file could not read the estate of one with another.
-RECORD = 6
+RECORD = 7
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

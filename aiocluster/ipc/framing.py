@@ -1,31 +1,41 @@
 """Messages to bytes and back. No socket: tests give it any bytes, cut anywhere.
 
-A frame is one msgpack array: a tag, then the message's fields. msgpack says itself how
-long it is, so a frame needs no length before it, and half a frame simply waits.
+A frame is a head, which has the tag of the message and the length of its body, and the body: one
+msgpack array of the tag and the message's fields, or whatever one msgpack value the user sends. So
+the first bytes show what is no frame, and what the user sends is not looked at on its way.
 """
 
 import reprlib
-from collections.abc import Iterator
-from typing import Any
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache, reduce
+from operator import or_
+from typing import Any, get_args
 
 import msgpack
 import msgspec
 
 from aiocluster.errors import MessageError, ProtocolError
-from aiocluster.ipc.messages import Message, UserMessage
+from aiocluster.events import Packed
+from aiocluster.ipc.messages import Message, SnapshotFor, UserMessage
 
 # What a user may send in one message. Larger things belong into a file or a store;
 # and a bad length from a broken peer must not make us buffer without end.
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 
-# The most one read of a socket brings; an unpacker may hold a whole frame and one read.
-READ_BYTES = 256 * 1024
+# Of our own messages the longest has a traceback of the user's, which is cut far below this.
+MAX_OWN_BYTES = 256 * 1024
+
+# The tag, and the length of the body.
+_HEAD = struct.Struct(">BI")
 
 # How deep the search for what cannot be sent goes: nothing real nests so deep.
 _MAX_DEPTH = 500
 
-# UserMessage is the hot one: its frame is packed and recognised without a detour.
 _USER_TAG = 20
+
+# Those that may be as long as a user's message: a snapshot has figures of every worker.
+_LONG_TAGS = (_USER_TAG, SnapshotFor.__struct_config__.tag)
 
 # What unpacking raises for bytes that are no msgpack, and for msgpack that Python has no
 # value for: a list as a key (TypeError), a date after the year 9999 (OverflowError).
@@ -35,22 +45,26 @@ NOT_MSGPACK = (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackEx
 _SIMPLE = (str, bytes, int, float, bool, type(None))
 
 _packer = msgpack.Packer(use_bin_type=True, datetime=True)
+_encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Message) -> bytes:
-    """Return the frame of one message of ours."""
-    frame: bytes = _packer.pack(msgspec.to_builtins(message, builtin_types=(bytes,)))
-    return frame
+    """Return the frame of a message."""
+    if isinstance(message, UserMessage):
+        return encode_user(message.payload)
+    body = _encoder.encode(message)
+    return _HEAD.pack(message.__struct_config__.tag, len(body)) + body
 
 
 def encode_user(payload: Any) -> bytes:
     """Return the frame of a user's message; MessageError names what cannot be sent."""
     try:
-        frame: bytes = _packer.pack((_USER_TAG, payload))
+        body: bytes = _packer.pack(payload)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageError(_explain(payload, error)) from None
     if not isinstance(payload, _SIMPLE):
-        _check_readable(frame, payload)
+        _check_readable(body, payload)
+    frame = _HEAD.pack(_USER_TAG, len(body)) + body
     if len(frame) > MAX_FRAME_BYTES:
         raise MessageError(
             f"a message of {len(frame)} bytes is too large: at most {MAX_FRAME_BYTES} bytes"
@@ -65,70 +79,139 @@ def decode_user(frame: bytes) -> Any:
     return message.payload
 
 
-def _check_readable(frame: bytes, payload: Any) -> None:
+def _check_readable(body: bytes, payload: Any) -> None:
     """Refuse here what packs but could not be unpacked there, such as a tuple as a key."""
     try:
-        msgpack.unpackb(frame, strict_map_key=False, timestamp=3)
+        msgpack.unpackb(body, strict_map_key=False, timestamp=3)
     except NOT_MSGPACK as error:
         raise MessageError(_explain(payload, error)) from None
 
 
-class FrameDecoder:
-    """Collects bytes until they make messages of the kinds this side may receive."""
+class Parcel(Packed):
+    """A user's message as it came; unpacked when somebody reads it, which costs memory and time.
 
-    def __init__(self, expected: Any) -> None:
-        self._expected = expected
-        self._fed = 0
-        self._decoded = 0
-        self._half: list[bytes] = []
-        self._unpacker = msgpack.Unpacker(
-            raw=False,
-            timestamp=3,
-            strict_map_key=False,
-            read_size=READ_BYTES,
-            max_buffer_size=MAX_FRAME_BYTES + READ_BYTES,
-        )
+    `on_nonsense(error)` hears, once, that it cannot be.
+    """
+
+    __slots__ = ("_parts", "_payload", "on_nonsense")
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self.on_nonsense: Callable[[ProtocolError], None] = lambda error: None
+        self._parts = parts
+        self._payload: Any = None
+
+    def unpack(self) -> Any:
+        """Return the message; ProtocolError when it is none."""
+        if self._parts:
+            body, self._parts = b"".join(self._parts), []
+            try:
+                self._payload = msgpack.unpackb(body, strict_map_key=False, timestamp=3)
+            except NOT_MSGPACK as error:
+                text = f"not a message: {str(error) or type(error).__name__}"
+                self._payload = ProtocolError(text)
+                self.on_nonsense(self._payload)
+        if isinstance(self._payload, ProtocolError):
+            raise self._payload
+        return self._payload
+
+
+class FrameDecoder:
+    """Collects bytes until they make messages of the kinds this side may receive.
+
+    With `packed` the payload of a user's message is a Parcel.
+    """
+
+    def __init__(self, expected: Any, *, packed: bool = False) -> None:
+        self._packed = packed
+        self._tags, self._own = _decoder_of(expected)
+        self._data = b""  # all of it from `_at` on is still to be read
+        self._at = 0
+        self._head = b""  # of the message whose body is on its way
+        self._parts: list[bytes] = []  # of that body
+        self._missing = 0  # bytes of it
+
+    def add(self, data: bytes) -> None:
+        """Take in what has come."""
+        self._data = self._data[self._at :] + data if self.waiting else data
+        self._at = 0
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that `take` has not looked at, or not enough of them have come."""
+        return len(self._data) - self._at
+
+    def take(self) -> tuple[Message, int] | None:
+        """Return the next message and its size in bytes; None when its end has not come.
+
+        Raises ProtocolError at the first byte that shows that it is no message this side may
+        receive; the decoder is of no use after that.
+        """
+        if not self._head and not self._begin():
+            return None
+        part = self._data[self._at : self._at + self._missing]
+        self._at += len(part)
+        self._missing -= len(part)
+        self._parts.append(part)
+        if self._missing:
+            return None
+        parts, self._parts = self._parts, []
+        tag, length = _HEAD.unpack(self._head)
+        self._head = b""
+        message = self._user_message(parts) if tag == _USER_TAG else self._message(tag, parts)
+        return message, _HEAD.size + length
 
     def feed(self, data: bytes) -> Iterator[tuple[Message, int]]:
-        """Yield each message that `data` completes, with its size in bytes.
-
-        Raises ProtocolError at the first thing that is no message this side may receive;
-        the decoder is of no use after that.
-        """
-        unpacker = self._unpacker
-        try:
-            unpacker.feed(data)
-            self._fed += len(data)
-            for fields in unpacker:
-                end = unpacker.tell()
-                yield self._message(fields), end - self._decoded
-                self._decoded = end
-        except NOT_MSGPACK as error:
-            raise ProtocolError(f"not a frame: {str(error) or type(error).__name__}") from None
-        # The unpacker itself limits one string, but not a list of many.
-        if self._fed - self._decoded > MAX_FRAME_BYTES:
-            raise ProtocolError(f"not a frame: more than {MAX_FRAME_BYTES} bytes")
-        if self._half or self._fed != self._decoded:
-            self._keep(data)
+        """Yield each message that `data` completes. See `take`."""
+        self.add(data)
+        while (taken := self.take()) is not None:
+            yield taken
 
     @property
     def half(self) -> bytes:
-        """The start of a message whose end has not come; another decoder can go on with it."""
-        return b"".join(self._half)
+        """All of which no message was made yet; another decoder can go on with it."""
+        return b"".join((self._head, *self._parts, self._data[self._at :]))
 
-    def _keep(self, data: bytes) -> None:
-        # The unpacker has a copy, half eaten already, and does not give it back.
-        left = self._fed - self._decoded
-        if left > len(data):
-            self._half.append(data)
-        else:
-            self._half = [data[-left:]] if left else []
+    def _begin(self) -> bool:
+        """Read the head of a message, if it is there."""
+        head = self._data[self._at : self._at + _HEAD.size]
+        if not head:
+            return False
+        if (tag := head[0]) not in self._tags:
+            raise ProtocolError(f"not a message for this side: {tag} is no tag")
+        if len(head) < _HEAD.size:
+            return False
+        _, length = _HEAD.unpack(head)
+        most = MAX_FRAME_BYTES - _HEAD.size if tag in _LONG_TAGS else MAX_OWN_BYTES
+        if not 0 < length <= most:
+            raise ProtocolError(f"not a message: {length} bytes with tag {tag}, at most {most}")
+        self._head, self._missing = head, length
+        self._at += _HEAD.size
+        return True
 
-    def _message(self, fields: Any) -> Message:
-        # The hot kind needs no checking, since its payload may be anything.
-        if type(fields) is list and len(fields) == 2 and fields[0] == _USER_TAG:
-            return UserMessage(fields[1])
-        return message_from(fields, self._expected)
+    def _user_message(self, parts: list[bytes]) -> UserMessage:
+        parcel = Parcel(parts)
+        return UserMessage(parcel if self._packed else parcel.unpack())
+
+    def _message(self, tag: int, parts: list[bytes]) -> Message:
+        body = b"".join(parts)
+        try:
+            message: Message = self._own.decode(body)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(
+                f"not a message for this side: {error}: {reprlib.repr(body)}"
+            ) from None
+        if message.__struct_config__.tag != tag:
+            raise ProtocolError(f"not a message for this side: {message!r:.80} with tag {tag}")
+        return message
+
+
+@cache
+def _decoder_of(expected: Any) -> tuple[frozenset[int], msgspec.msgpack.Decoder[Any]]:
+    """Return the tags of these messages, and what decodes those of ours."""
+    kinds = get_args(expected) or (expected,)
+    own = [kind for kind in kinds if kind is not UserMessage]
+    tags = frozenset(kind.__struct_config__.tag for kind in kinds)
+    return tags, msgspec.msgpack.Decoder(reduce(or_, own, UserMessage))
 
 
 def message_from(fields: Any, expected: Any) -> Message:

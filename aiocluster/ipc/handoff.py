@@ -22,7 +22,6 @@ import msgpack
 import msgspec
 
 from aiocluster.errors import ProtocolError
-
 from aiocluster.ipc.forks import keep_from_children
 
 # The kernel's own limit (SCM_MAX_FD).

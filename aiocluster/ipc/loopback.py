@@ -12,7 +12,7 @@ from aiocluster.ipc.channel import Channel
 
 
 def connect(one: Channel, other: Channel) -> None:
-    """Open both ends: each gets, one turn of the loop later, what the other sends."""
+    """Open both ends: each gets, a turn or two of the loop later, what the other sends."""
     pair = _Pair(one, other)
     one.connection_made(_End(pair, other))
     other.connection_made(_End(pair, one))
@@ -37,7 +37,7 @@ class _Pair:
 
     def _deliver(self, reader: Channel, data: bytes) -> None:
         if not self._is_lost:
-            reader.data_received(data)
+            reader.feed(data)
 
     def _lose(self) -> None:
         self._is_lost = True

@@ -24,12 +24,19 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 10
+PROTOCOL = 11
 
 # What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
 MAX_BACKLOG = 2**31 - 1
 
 DrainReason = Literal["drain", "max_requests", "finished", "exit", "crash"]
+
+
+# Seconds between two snapshots at most: no timer takes any number.
+LONGEST_INTERVAL = 1e9
+
+# Far beyond all that is counted here.
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -77,29 +84,29 @@ class DrainRequest(_Wire, frozen=True, tag=5):
 class Drained(_Wire, frozen=True, tag=6):
     """I finished, and `cut` names the requests that had to be given up."""
 
-    cut: list[str]
+    cut: Annotated[list[str], Meta(max_length=1000)]
 
 
 class Subscribe(_Wire, frozen=True, tag=7):
     """Send me a snapshot every `interval` seconds until Unsubscribe."""
 
-    subscription_id: int
-    interval: Annotated[float, Meta(gt=0)]
+    subscription_id: _Count
+    interval: Annotated[float, Meta(gt=0, le=LONGEST_INTERVAL)]
 
 
 class Unsubscribe(_Wire, frozen=True, tag=8):
     """No more snapshots for this subscription."""
 
-    subscription_id: int
+    subscription_id: _Count
 
 
 class Endpoint(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a socket is bound: an address that was looked up, not a name."""
 
-    family: int
-    host: str
-    port: int
-    scope: int = 0  # of an IPv6 address: which interface
+    family: Annotated[int, Meta(ge=0, le=255)]
+    host: Annotated[str, Meta(max_length=255)]
+    port: Annotated[int, Meta(ge=0, le=65535)]
+    scope: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0  # of an IPv6 address: which interface
 
 
 class Listen(_Wire, frozen=True, tag=9):
@@ -109,22 +116,22 @@ class Listen(_Wire, frozen=True, tag=9):
     wants a second one counts on.
     """
 
-    request_id: int
-    endpoints: list[Endpoint]
-    nth: Annotated[int, Meta(ge=0)]
+    request_id: _Count
+    endpoints: Annotated[list[Endpoint], Meta(max_length=254)]
+    nth: _Count
     backlog: Annotated[int, Meta(ge=0, le=MAX_BACKLOG)]
 
 
 class Serving(_Wire, frozen=True, tag=10):
     """I know what to do with connections of this listener from now on: send them."""
 
-    listener: int
+    listener: _Count
 
 
 class Unlisten(_Wire, frozen=True, tag=11):
     """No more connections of this listener for me; close it when nobody else has it."""
 
-    listener: int
+    listener: _Count
 
 
 class RoomAgain(_Wire, frozen=True, tag=12):
@@ -143,7 +150,7 @@ class UserMessage(_Wire, frozen=True, tag=20):
 class Credit(_Wire, frozen=True, tag=21):
     """My user has read `size` bytes of your messages: you may send as many more."""
 
-    size: Annotated[int, Meta(ge=0)]
+    size: Annotated[int, Meta(ge=0, le=2**26)]  # far more than the largest message
 
 
 # ---- channel, primary to worker

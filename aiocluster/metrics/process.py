@@ -70,7 +70,7 @@ class ProcessFigures:
 
     def _cpu_percent(self) -> float:
         now, cpu = self._now(), self._cpu_seconds()
-        elapsed, used = now - self._taken_at, cpu - self._cpu_taken
+        elapsed, used = now - self._taken_at, max(cpu - self._cpu_taken, 0.0)
         self._taken_at, self._cpu_taken = now, cpu
         return 100.0 * used / elapsed if elapsed > 0.0 else 0.0
 

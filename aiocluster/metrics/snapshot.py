@@ -19,7 +19,9 @@ from aiocluster.metrics.instruments import FIRST_BUCKET, LAST_BUCKET, count, mea
 LATENCY_WINDOW = 60.0
 
 _Bucket = Annotated[int, Meta(ge=FIRST_BUCKET, le=LAST_BUCKET)]
-_Hits = Annotated[int, Meta(ge=1)]
+_Hits = Annotated[int, Meta(ge=1, le=2**53)]
+_Bytes = Annotated[int, Meta(ge=0, le=2**53)]
+_Finite = Annotated[float, Meta(ge=0.0, le=1e12)]  # which no NaN is
 
 
 class Counters(Struct, frozen=True, kw_only=True):
@@ -40,11 +42,11 @@ class Report(Struct, frozen=True, kw_only=True):
     """What a worker measured since its last report; `latency` counts only what is new."""
 
     latency: dict[_Bucket, _Hits] = {}
-    lag_mean: float = 0.0  # seconds
-    lag_max: float = 0.0  # seconds
-    cpu_percent: float = 0.0  # of one core
-    rss_bytes: int = 0
-    pss_bytes: int = 0
+    lag_mean: _Finite = 0.0  # seconds
+    lag_max: _Finite = 0.0  # seconds
+    cpu_percent: _Finite = 0.0  # of one core
+    rss_bytes: _Bytes = 0
+    pss_bytes: _Bytes = 0
 
 
 class Latency(Struct, frozen=True, kw_only=True):

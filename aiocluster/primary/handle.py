@@ -114,7 +114,7 @@ class WorkerHandle:
         self.row = row
         self.stacks = stacks
         self.shared: frozenset[int] = frozenset()  # listeners from which it can accept by itself
-        self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed)
+        self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed, packed=True)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
         self.drain_timeout: float | None = None  # seconds; None: the owner's
@@ -391,6 +391,7 @@ class WorkerHandle:
         match message:
             case UserMessage(payload=payload):
                 self._unpaid += size
+                payload.on_nonsense = self._on_nonsense
                 self._owner.publish(WorkerMessage(self, payload))
                 self._owner.when_heard(lambda: self._pay(size))
             case RoomAgain():
@@ -403,6 +404,9 @@ class WorkerHandle:
                 self._owner.on_server(self, message)
             case _:
                 self._on_progress(message)
+
+    def _on_nonsense(self, error: ProtocolError) -> None:
+        self.disconnect(f"sent nonsense ({error})")
 
     def _pay(self, size: int) -> None:
         self._unpaid -= size

@@ -9,7 +9,14 @@ from typing import Any
 import msgspec
 
 from aiocluster.ipc.channel import Channel
-from aiocluster.ipc.messages import DrainReason, DrainRequest, SnapshotFor, Subscribe, Unsubscribe
+from aiocluster.ipc.messages import (
+    LONGEST_INTERVAL,
+    DrainReason,
+    DrainRequest,
+    SnapshotFor,
+    Subscribe,
+    Unsubscribe,
+)
 from aiocluster.metrics.feed import SnapshotBox, check_interval
 from aiocluster.metrics.snapshot import Snapshot
 
@@ -73,7 +80,7 @@ class Mail:
         if (subscription := self._subscriptions.get(interval)) is None:
             subscription = _Subscription(next(self._ids))
             self._subscriptions[interval] = subscription
-            self._channel.post(Subscribe(subscription.number, interval))
+            self._channel.post(Subscribe(subscription.number, min(interval, LONGEST_INTERVAL)))
         mailbox = SnapshotBox()
         subscription.mailboxes.add(mailbox)
         if self._closed:

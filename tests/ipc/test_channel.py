@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -10,7 +11,7 @@ from typing import Any, Self
 import pytest
 
 from aiocluster.errors import ChannelClosed, MessageError, ProtocolError
-from aiocluster.ipc.channel import WINDOW_BYTES, Channel, open_channel
+from aiocluster.ipc.channel import TURN_BYTES, TURN_MESSAGES, WINDOW_BYTES, Channel, open_channel
 from aiocluster.ipc.framing import encode, encode_user
 from aiocluster.ipc.messages import (
     Credit,
@@ -209,7 +210,7 @@ async def test_only_the_users_messages_have_a_size_to_give_back() -> None:
         channel = Channel(FromWorker, lambda m, size: sizes.append(size), lambda e: ended.set())
         await open_channel(ours, channel)
         frame = encode_user("hello")
-        theirs.sendall(encode(Online()) + encode(Credit(10)) + frame)
+        theirs.sendall(encode(Online()) + encode(Credit(0)) + frame)
         theirs.close()
         await ended.wait()
 
@@ -361,9 +362,10 @@ async def test_a_sender_cancelled_before_room_comes_takes_none_of_it() -> None:
         assert await pair.waits(last)
 
         before.cancel()
-        pair.primary.channel.data_received(encode(Credit(size)))
+        pair.worker.channel._unpaid -= 2 * size  # as if it had given these
+        pair.primary.channel._receive(Credit(size), 0)
         after.cancel()
-        pair.primary.channel.data_received(encode(Credit(size)))
+        pair.primary.channel._receive(Credit(size), 0)
         async with asyncio.timeout(PATIENCE):
             await last
         await pair.round_trip()
@@ -489,6 +491,88 @@ async def test_before_it_is_open_nothing_is_congested_and_nothing_is_sent() -> N
     assert not side.channel.closed
     with pytest.raises(ChannelClosed):
         await side.channel.send("hello")
+
+
+# ---- turns
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_a_flood_is_heard_in_turns(size: int) -> None:
+    """So many messages, or bytes, in one turn of the loop; what else there is comes between."""
+    async with connected_to_socket() as (side, theirs):
+        frame = encode_user("x" * size)
+        sender = asyncio.create_task(_write(theirs, frame * (1_000_000 // (10_000 + size))))
+        before, most = 0, 0
+        while len(side.heard) < 1_000_000 // (10_000 + size):
+            await asyncio.sleep(0)
+            heard, before = len(side.heard) - before, len(side.heard)
+            most = max(most, heard)
+        await sender
+
+        assert 0 < most <= min(TURN_MESSAGES, TURN_BYTES // len(frame) + 1)
+
+
+async def _write(sock: socket.socket, data: bytes) -> None:
+    await asyncio.get_running_loop().sock_sendall(sock, data)
+
+
+async def test_what_was_sent_before_the_end_is_heard_over_many_turns() -> None:
+    """The last words of a worker that says much are not cut short by its end."""
+    async with connected_to_socket() as (side, theirs):
+        await _write(theirs, encode(Unsubscribe(1)) * 5_000)
+        theirs.close()
+        await side.until_closed()
+
+    assert len(side.heard) == 5_000
+    assert side.ends == [None]
+
+
+async def test_our_own_end_leaves_out_what_is_not_heard_yet() -> None:
+    """Whoever ends it wants to hear no more."""
+    async with connected_to_socket() as (side, theirs):
+        await _write(theirs, encode(Unsubscribe(1)) * 5_000)
+        await side.until(lambda: len(side.heard) > 0)
+        side.channel.abort()
+        heard = len(side.heard)
+        await side.until_closed()
+
+        assert len(side.heard) == heard < 5_000
+
+
+# ---- what breaks the rules
+
+
+async def test_more_than_the_window_ends_it() -> None:
+    """A side that does not wait for its credit is no peer; what it sends would fill the memory."""
+    async with connected_to_socket() as (side, theirs):
+        side.reading = False
+        with contextlib.suppress(ConnectionError):
+            await _write(theirs, encode_user(filling()) * 3)
+        await side.until_closed()
+
+    assert len(side.heard) == 1
+    assert "unread" in str(side.ends[0])
+
+
+async def test_a_credit_that_nobody_owed_widens_nothing() -> None:
+    """The window is a bound, whatever the other side says."""
+    async with connected() as pair:
+        for _ in range(10):
+            pair.worker.channel.post(Credit(2**20))
+        await pair.round_trip()
+        assert pair.primary.channel.state(0).window == WINDOW_BYTES
+        assert await pair.room() <= WINDOW_BYTES
+
+
+async def test_answers_that_are_not_read_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks on and on, and reads nothing, must not fill our memory."""
+    monkeypatch.setattr("aiocluster.ipc.channel._MAX_UNSENT_BYTES", 100_000)
+    async with connected_to_socket() as (side, _):
+        while not side.channel.closed:
+            side.channel.post(Drain(1.0, False))
+        await side.until_closed()
+
+    assert "does not read" in str(side.ends[0])
 
 
 # ---- the end

@@ -1,9 +1,11 @@
 import math
+import struct
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise, product
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from aiocluster.errors import MessageError, ProtocolError
 from aiocluster.ipc.framing import (
     MAX_FRAME_BYTES,
-    READ_BYTES,
+    MAX_OWN_BYTES,
     FrameDecoder,
+    Parcel,
     decode_user,
     encode,
     encode_user,
@@ -21,16 +24,22 @@ from aiocluster.ipc.framing import (
 from aiocluster.ipc.messages import (
     BootFailed,
     Credit,
+    Drained,
+    Endpoint,
     FromWorker,
     FromZygote,
+    Listen,
     Message,
     Online,
     Ready,
+    ReportMetrics,
     Subscribe,
     ToWorker,
     ToZygote,
     UserMessage,
 )
+from aiocluster.metrics.instruments import bucket_of
+from aiocluster.metrics.snapshot import Report
 from tests.ipc.examples import EXAMPLES, kinds
 
 SENT: list[Message] = [
@@ -39,7 +48,7 @@ SENT: list[Message] = [
     BootFailed("ValueError: é", "Traceback"),
     UserMessage(None),
     UserMessage({"key": [1, -70_000, 2.5, b"\xff", {"deeper": True}]}),
-    Credit(2**40),
+    Credit(2**25),
     Ready(),
 ]
 STREAM = b"".join(encode(message) for message in SENT)
@@ -47,8 +56,18 @@ STREAM = b"".join(encode(message) for message in SENT)
 # A busy machine is no failure.
 slow_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-# The bytes before the payload in the frame of a user's message.
-USER = b"\x92\x14"
+# What one read of a socket brings.
+READ_BYTES = 64 * 1024
+
+
+def user(payload: bytes) -> bytes:
+    """Return the frame of a user's message with this payload, packed or not."""
+    return struct.pack(">BI", 20, len(payload)) + payload
+
+
+def own(tag: int, body: bytes) -> bytes:
+    """Return a frame of ours with this body."""
+    return struct.pack(">BI", tag, len(body)) + body
 
 
 def received(*chunks: bytes, expected: Any = FromWorker) -> list[Message]:
@@ -61,17 +80,6 @@ def in_reads(frame: bytes) -> Iterator[bytes]:
     """Cut a frame as a socket would."""
     for start in range(0, len(frame), READ_BYTES):
         yield frame[start : start + READ_BYTES]
-
-
-def bytes_until_refused(chunks: list[bytes]) -> int:
-    """Feed a decoder until it refuses, and return how much it had taken by then."""
-    decoder = FrameDecoder(FromWorker)
-    for number, chunk in enumerate(chunks, 1):
-        try:
-            list(decoder.feed(chunk))
-        except ProtocolError:
-            return sum(map(len, chunks[:number]))
-    raise AssertionError("it was never refused")
 
 
 def nested(depth: int, *, core: Any = None) -> Any:
@@ -107,7 +115,7 @@ def test_messages_survive_any_cut() -> None:
 
 def test_messages_survive_every_pair_of_cuts() -> None:
     """A length that comes in three parts is still a length."""
-    frame = encode(UserMessage("x" * 300)) + encode(Credit(2**40))
+    frame = encode(UserMessage("x" * 300)) + encode(Credit(2**25))
     whole = received(frame)
 
     for first in range(12):
@@ -180,9 +188,11 @@ def test_garbage_is_never_a_message() -> None:
 @given(st.binary(max_size=200))
 def test_only_a_protocol_error_comes_of_garbage(garbage: bytes) -> None:
     """Nothing that the other side sends can raise anything else here."""
-    for prefix in (b"", USER, b"\x92\x04", b"\x93\x03"):
+    bodies = (b"\x92\x04" + garbage, b"\x93\x03" + garbage)
+    frames = (garbage, user(garbage), *(own(body[1], body) for body in bodies))
+    for frame in frames:
         try:
-            messages = received(prefix + garbage)
+            messages = received(frame)
         except ProtocolError:
             continue
         assert {type(message) for message in messages} <= kinds(FromWorker)
@@ -198,43 +208,134 @@ def test_what_came_before_the_garbage_is_heard() -> None:
     assert heard == SENT
 
 
+@pytest.mark.parametrize("tag", range(256))
+def test_a_tag_that_is_none_is_refused_at_its_first_byte(tag: int) -> None:
+    """Nobody waits for the rest of what can be no message."""
+    if tag in {
+        message.__struct_config__.tag for message in EXAMPLES if type(message) in kinds(FromWorker)
+    }:
+        assert received(bytes([tag])) == []
+    else:
+        with pytest.raises(ProtocolError, match="is no tag"):
+            received(bytes([tag]))
+
+
 @pytest.mark.parametrize(
-    "header",
+    ("tag", "length"),
+    [(20, 2**32 - 1), (20, MAX_FRAME_BYTES - 4), (20, 0), (1, MAX_OWN_BYTES + 1), (1, 0)],
+)
+def test_a_length_that_no_message_has_is_refused_at_once(tag: int, length: int) -> None:
+    """Nobody can make us make room for it; wherever the head is cut."""
+    head = struct.pack(">BI", tag, length)
+    for cut in range(len(head)):
+        with pytest.raises(ProtocolError):
+            received(head[:cut], head[cut:])
+
+
+def test_a_message_in_the_frame_of_another_is_refused() -> None:
+    """A user's message is not taken for one of ours, which no window holds."""
+    for tag, body in ((1, b"\x92\x14\x05"), (12, b"\x91\x01"), (1, b"\x91\x0c")):
+        with pytest.raises(ProtocolError, match=f"with tag {tag}"):
+            received(own(tag, body))
+
+
+@pytest.mark.parametrize(
+    "payload",
     [
         pytest.param(b"\xdd\xff\xff\xff\xff", id="array32"),
         pytest.param(b"\xdf\xff\xff\xff\xff", id="map32"),
         pytest.param(b"\xc9\xff\xff\xff\xff\x05", id="ext32"),
+        pytest.param(b"\x01\x02", id="two"),
+        pytest.param(b"\x92\x01", id="half"),
     ],
 )
-@pytest.mark.parametrize("prefix", [b"", USER], ids=["frame", "payload"])
-def test_a_hostile_length_is_refused_at_once(header: bytes, prefix: bytes) -> None:
-    """Nobody can make us make room for 4,294,967,295 items; wherever the length is cut."""
-    frame = prefix + header
-    for cut in range(len(frame)):
-        with pytest.raises(ProtocolError):
-            received(frame[:cut], frame[cut:])
+def test_a_payload_that_is_no_value_is_refused(payload: bytes) -> None:
+    """It has as many items as it says, and nothing behind them."""
+    with pytest.raises(ProtocolError, match="not a message"):
+        received(user(payload))
 
 
 @pytest.mark.parametrize("level", [b"\x91", b"\x81\x01"], ids=["lists", "dicts"])
-@pytest.mark.parametrize("prefix", [b"", USER, b"\x92\x63"])
 @pytest.mark.parametrize("depth", [1025, 100_000])
-def test_endless_nesting_is_refused(level: bytes, prefix: bytes, depth: int) -> None:
+def test_endless_nesting_is_refused(level: bytes, depth: int) -> None:
     """No depth of theirs can overflow our stack."""
+    payload = level * depth + b"\xc0"
+    for frame in (user(payload), own(4, b"\x92\x04" + payload)):
+        with pytest.raises(ProtocolError):
+            received(frame)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+@pytest.mark.parametrize("field", ["lag_mean", "lag_max", "cpu_percent"])
+def test_a_figure_that_nothing_can_have_is_refused(field: str, number: float) -> None:
+    """It would spoil every sum that it is in."""
     with pytest.raises(ProtocolError):
-        received(prefix + level * depth + b"\xc0")
+        received(encode(ReportMetrics(msgspec.structs.replace(Report(), **{field: number}))))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ReportMetrics(Report(rss_bytes=2**64 - 1)),
+        ReportMetrics(Report(pss_bytes=-1)),
+        ReportMetrics(Report(latency={bucket_of(10**6): 2**64 - 1})),
+        Subscribe(1, math.inf),
+        Subscribe(1, math.nan),
+        Subscribe(2**64 - 1, 1.0),
+        Credit(2**64 - 1),
+        Credit(2**26 + 1),
+        Credit(-1),
+        Listen(1, [Endpoint(2, "127.0.0.1", 65536)], 0, 1),
+        Listen(1, [Endpoint(2, "127.0.0.1", -1)], 0, 1),
+        Listen(1, [Endpoint(2, "127.0.0.1", 80)] * 255, 0, 1),
+        Listen(1, [Endpoint(2, "127.0.0.1", 80, 2**40)], 0, 1),
+        Drained([""] * 1001),
+    ],
+    ids=repr,
+)
+def test_a_number_out_of_range_is_refused(message: Message) -> None:
+    """Nobody behind the decoder has to ask whether the kernel, or a sum, can take it."""
+    with pytest.raises(ProtocolError):
+        received(encode(message))
+
+
+def test_a_packed_message_is_not_looked_at_on_its_way() -> None:
+    """What nobody reads costs no more than its bytes, however much it would become."""
+    frame = user(b"\xdd" + struct.pack(">I", 10**6) + b"\x90" * 10**6)
+    decoder = FrameDecoder(FromWorker, packed=True)
+    ((message, size),) = [taken for read in in_reads(frame) for taken in decoder.feed(read)]
+    assert isinstance(message, UserMessage)
+    assert isinstance(message.payload, Parcel)
+
+    assert size == len(frame)
+    assert message.payload.unpack() == [[]] * 10**6
+    assert message.payload.unpack() is message.payload.unpack()
+
+
+def test_nonsense_in_a_packed_message_is_told_when_it_is_read() -> None:
+    """Each time to who reads it, and once to who has sent it on."""
+    ((message, _),) = FrameDecoder(FromWorker, packed=True).feed(user(b"\xc1"))
+    assert isinstance(message, UserMessage)
+    told: list[ProtocolError] = []
+    message.payload.on_nonsense = told.append
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="not a message"):
+            message.payload.unpack()
+
+    assert len(told) == 1
 
 
 def test_a_deep_message_for_the_other_side_is_refused_in_few_words() -> None:
     """The error shows what came without climbing down all of it."""
     with pytest.raises(ProtocolError) as caught:
-        received(b"\x92\x63" + b"\x91" * 1000 + b"\xc0")
+        received(own(4, b"\x92\x04" + b"\x91" * 1000 + b"\xc0"))
     assert len(str(caught.value)) < 1000
 
 
 def test_invalid_utf_8_is_refused() -> None:
     """A text is a text."""
     with pytest.raises(ProtocolError, match="utf-8"):
-        received(USER + b"\xa2\xc3\x28")
+        received(user(b"\xa2\xc3\x28"))
 
 
 @pytest.mark.parametrize(
@@ -249,8 +350,8 @@ def test_invalid_utf_8_is_refused() -> None:
 )
 def test_what_python_has_no_value_for_is_refused(payload: bytes) -> None:
     """Valid msgpack that cannot become an object is the sender's fault, not our crash."""
-    with pytest.raises(ProtocolError, match="not a frame"):
-        received(USER + payload)
+    with pytest.raises(ProtocolError, match="not a message"):
+        received(user(payload))
 
 
 @pytest.mark.parametrize(
@@ -297,23 +398,6 @@ def test_a_byte_more_cannot_be_sent() -> None:
 
     with pytest.raises(MessageError, match=rf"{MAX_FRAME_BYTES + 1} bytes is too large"):
         encode_user(b"x" * (MAX_FRAME_BYTES - overhead + 1))
-
-
-@pytest.mark.parametrize(
-    ("header", "part"),
-    [
-        pytest.param(b"\xc6\x01\x00\x40\x00", b"x" * 1000, id="a little too long"),
-        pytest.param(b"\xc6\xff\xff\xff\xff", b"x" * 1000, id="4 GB of bytes"),
-        pytest.param(b"\xdb\xff\xff\xff\xff", b"x" * 1000, id="4 GB of text"),
-        pytest.param(b"\xdd\x00\xff\xff\xff", b"\xc5\x03\xe8" + b"x" * 1000, id="many strings"),
-        pytest.param(b"\xdd\x00\xff\xff\xff", b"\xc0", id="many nothings"),
-    ],
-)
-def test_a_frame_without_end_is_refused(header: bytes, part: bytes) -> None:
-    """A decoder holds one frame and one read at most, whatever the frame is made of."""
-    chunk = part * (READ_BYTES // len(part))
-
-    assert bytes_until_refused([USER + header, *[chunk] * 200]) <= MAX_FRAME_BYTES + 2 * READ_BYTES
 
 
 def test_many_frames_may_be_more_than_one_frame_may_be() -> None:

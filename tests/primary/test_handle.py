@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiocluster.errors import MessageError, WorkerGone
+from aiocluster.errors import MessageError, ProtocolError, WorkerGone
 from aiocluster.events import (
     WorkerDisconnected,
     WorkerExited,
@@ -298,6 +298,26 @@ async def test_a_broken_handoff_disconnects_the_worker(
     assert caplog.text.count("has broken its handoff") == 1
     assert stage.owner.disconnected == [stage.handle.id]
     assert stage.owner.log[-2:] == ["unready", "WorkerDisconnected"]
+
+
+async def test_a_message_that_is_none_disconnects_the_worker_when_it_is_read(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On its way nobody looks at it: it may be large, and mostly nobody reads it here."""
+    await stage.ready()
+    while not isinstance(await stage.owner.event(), WorkerListening):
+        pass
+    assert stage.worker.channel._transport is not None
+    stage.worker.channel._transport.write(b"\x14\0\0\0\1\xc1")
+    event = await stage.owner.event()
+    assert isinstance(event, WorkerMessage)
+    assert stage.handle.is_connected
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            _ = event.message
+
+    assert caplog.text.count("sent nonsense (not a message: ") == 1
+    await soon(stage.worker.disconnected.wait())
 
 
 async def test_what_comes_out_of_turn_disconnects_the_worker(stage: Stage) -> None:
