@@ -39,6 +39,9 @@ _CREDIT_LUMP = WINDOW_BYTES // 4
 TURN_BYTES = 64 * 1024
 TURN_MESSAGES = 64
 
+# No read may be for nothing.
+_LEAST_BYTES = 1024
+
 # Beyond this many unsent bytes the other side asks for things and does not read the answers: the
 # largest message, and a window of others, are less than half of it.
 _MAX_UNSENT_BYTES = 40 * 1024 * 1024
@@ -180,12 +183,13 @@ class Channel(asyncio.BufferedProtocol):
         self._ask()  # another end may have left some
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self._buffer)[self._decoder.waiting :]
+        room = TURN_BYTES - self._decoder.waiting
+        # A loop reads once more before it can be paused where another end has left much.
+        return memoryview(self._buffer)[: max(room, _LEAST_BYTES)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        start = self._decoder.waiting
-        self.feed(bytes(memoryview(self._buffer)[start : start + nbytes]))
-        if self._decoder.waiting == TURN_BYTES and self._transport is not None:
+        self.feed(bytes(memoryview(self._buffer)[:nbytes]))
+        if self._decoder.waiting >= TURN_BYTES and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
 

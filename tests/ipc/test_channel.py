@@ -12,6 +12,7 @@ import pytest
 
 from aiocluster.errors import ChannelClosed, MessageError, ProtocolError
 from aiocluster.ipc.channel import TURN_BYTES, TURN_MESSAGES, WINDOW_BYTES, Channel, open_channel
+from aiocluster.ipc.estate import ChannelState
 from aiocluster.ipc.framing import encode, encode_user
 from aiocluster.ipc.messages import (
     Credit,
@@ -738,6 +739,24 @@ async def test_another_end_goes_on_where_one_left_off() -> None:
         assert second.payloads == ["whole"]
         second.channel.abort()
         await second.until_closed()
+
+
+async def test_another_end_reads_on_with_more_than_a_turn_waiting() -> None:
+    """An end was full of messages when its program was upgraded."""
+    frame = encode_user("message")
+    count = 2 * TURN_BYTES // len(frame)
+    state = ChannelState(fd=-1, half=frame * count, window=WINDOW_BYTES, owed=0)
+    ours, theirs = socket.socketpair()
+    side = Side(FromWorker)
+    side.channel.adopt(state)
+    with theirs:
+        theirs.sendall(encode_user("last"))
+        await side.open(ours)
+        async with asyncio.timeout(PATIENCE):
+            while len(side.heard) <= count:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+    assert side.payloads == ["message"] * count + ["last"]
+    await side.until_closed()
 
 
 async def test_what_is_unsent_is_told() -> None:

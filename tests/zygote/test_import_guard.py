@@ -30,6 +30,7 @@ with ended_with_primary(socket.socket(fileno=int(sys.argv[1])), 0.0):
         print("blocks", flush=True)
         lock(mutex)
 say_children()
+sys.stdin.readline()
 child.kill()
 child.wait()
 """
@@ -101,6 +102,7 @@ async def test_an_import_that_ends_has_no_guard_any_more(importing: Import) -> N
 
     assert len(left) == 1
     assert {*left} < {*importing.family}
+    importing.say("end")
     assert importing.process.wait(PATIENCE) == 0
 
 
