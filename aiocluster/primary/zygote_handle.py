@@ -39,6 +39,9 @@ _ANSWER_TIMEOUT = 10.0
 # started, for which it has a little less than this; after so many seconds it is killed.
 EXIT_TIMEOUT = 5.0
 
+# Seconds that one may take to be gone once it is killed: only the kernel is left to wait for.
+_DEATH_TIMEOUT = 5.0
+
 
 class ZygoteHandle:
     """A zygote that imports the app, then forks workers, until it is lost."""
@@ -134,7 +137,7 @@ class ZygoteHandle:
         try:
             if not await _is_set(dead, patience):
                 self._signal(signal.SIGKILL)
-                await _is_set(dead, EXIT_TIMEOUT)
+                await _is_set(dead, _DEATH_TIMEOUT)
         finally:
             self._loop.remove_reader(self._pidfd)
         with contextlib.suppress(ChildProcessError):
