@@ -28,8 +28,7 @@ async def test_ctrl_c_prints_no_traceback(tmp_path: Path) -> None:
     async with Program(tmp_path, SOURCE) as program:
         async with Wire(await program.url()) as idle:
             assert (await idle.get()).body == b"hello"
-            program.signal_group(signal.SIGINT)
-            program.signal_group(signal.SIGINT)
+            program.signal_group(signal.SIGINT, times=2)
             assert await idle.rest() == b""
         assert await program.exit_code() == 0
         output = await program.all_output()

@@ -168,12 +168,12 @@ class Program:
         """Write a file into its folder: a module it imports, or a mark it waits for."""
         (self.folder / name).write_text(text)
 
-    def signal_group(self, number: int) -> None:
+    def signal_group(self, number: int, times: int = 1) -> None:
         """Send a signal to all its processes at once, as a service manager does."""
-        everybody = [psutil.Process(self.pid), *self.descendants()]
-        for process in everybody:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+        pids = [self.pid, *(process.pid for process in self.descendants())]
+        for pid in pids * times:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def left_behind(self) -> list[psutil.Process]:
         """Return what still runs of all it ever started, orphans too: they share its session."""
