@@ -142,7 +142,8 @@ def test_what_the_program_has_opened_counts_where_it_made_the_app() -> None:
         outcome = inspected("the app", Before.the_program([theirs.fileno()]))
 
         assert outcome.by_program
-        named = re.findall(r"descriptor (\d+)", ", ".join(outcome.left))
+        listed = re.findall(r"\(descriptors? ([\d, ]+)\)", " ".join(outcome.left))
+        named = ", ".join(listed).split(", ")
         assert str(ours.fileno()) in named
         assert str(theirs.fileno()) not in named
 
