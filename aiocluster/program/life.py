@@ -132,7 +132,7 @@ class Life:
         await self._stop.wait()
         emptied.cancel()
         self._guard.watch(self._whole_stop())
-        log.info("stopping, within %g s", 0.0 if self._hurried else self._cluster.graceful_timeout)
+        self._say_how_long()
         cut = await self._cluster.stop(0.0 if self._hurried else None)
         hook.cancel()
         await asyncio.wait({hook, emptied}, timeout=_HOOK_TIMEOUT)
@@ -146,10 +146,26 @@ class Life:
         self._exit_code = _code_of(exit_)
         self._stop.set()
 
+    def _stop_times(self) -> tuple[float, float]:
+        """Return the seconds for which a stop serves on, and those that workers then get."""
+        if self._hurried:
+            return 0.0, 0.0
+        return self._cluster.settings.pre_drain_wait, self._cluster.graceful_timeout
+
+    def _say_how_long(self) -> None:
+        wait, timeout = self._stop_times()
+        log.info(
+            "stopping, within %g s (pre_drain_wait %g, graceful_timeout %g, and %g until what is"
+            " left is killed)",
+            wait + timeout + KILL_GRACE,
+            wait,
+            timeout,
+            KILL_GRACE,
+        )
+
     def _whole_stop(self) -> float:
         """The seconds that a stop may take from the first signal to the end."""
-        timeout = 0.0 if self._hurried else self._cluster.graceful_timeout
-        return self._cluster.settings.pre_drain_wait + timeout + _OVERTIME
+        return sum(self._stop_times()) + _OVERTIME
 
     def _be_guarded(self) -> None:
         whole = self._whole_stop()

@@ -68,7 +68,7 @@ async def test_it_is_served_by_workers_and_ends_in_each(tmp_path: Path) -> None:
 
     assert lines.count("runs as __main__ server.py --config prod.yml") == 1
     assert "server.py: web.run_app gave host 127.0.0.1, port 0, shutdown_timeout 7" in lines
-    assert "stopping, within 7 s" in served.output
+    assert "stopping, within 10 s" in served.output
     for what in ("line after in", "clean-up in"):
         found = [line.removeprefix(f"{what} ") for line in lines if line.startswith(what)]
         assert sorted(found) == sorted([*workers, zygote])

@@ -44,5 +44,5 @@ async def test_the_command_serves_a_module_of_the_current_folder(
         assert await program.stop() == 0
         output = await program.all_output()
 
-    assert "stopping, within 25 s" in output
+    assert "stopping, within 28 s" in output
     assert "Traceback" not in output

@@ -132,7 +132,7 @@ async def test_the_command_serves_a_script_in_one_process(tmp_path: Path) -> Non
     warnings = re.findall(r"WARNING .*", output)
     assert len(warnings) == 1
     assert "without effect here: workers=2" in warnings[0]
-    assert "stopping, within 7 s" in output
+    assert "stopping, within 10 s" in output
     assert "goes on" in program.lines
 
 

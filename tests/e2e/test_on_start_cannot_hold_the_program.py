@@ -88,7 +88,7 @@ async def test_one_that_exits_stops_the_program_as_a_signal_does(tmp_path: Path)
         assert running.left_behind() == []
 
     assert "on_start exits the program with code 4" in output
-    assert "stopping, within 30 s" in output
+    assert "stopping, within 33 s" in output
     assert "Traceback" not in output
 
 

@@ -37,7 +37,7 @@ async def test_a_request_that_blocks_its_worker_is_finished(tmp_path: Path) -> N
             await wire.ask()
             await program.line("blocked")
             program.signal_group(signal.SIGTERM)
-            await program.line("stopping, within 60 s")
+            await program.line("stopping, within 63 s")
 
             program.write("gate")
 
@@ -53,7 +53,7 @@ async def test_a_worker_killed_while_it_drains_is_told_by_the_exit_code(tmp_path
             await program.line("blocked")
             (worker,) = program.workers()
             program.send_signal(signal.SIGTERM)
-            await program.line("stopping, within 60 s")
+            await program.line("stopping, within 63 s")
 
             worker.send_signal(signal.SIGKILL)
 

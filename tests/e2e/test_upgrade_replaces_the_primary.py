@@ -160,7 +160,7 @@ async def test_new_settings_take_effect(tmp_path: Path) -> None:
         await program.line("bind stays .'127.0.0.1:0'.: to make it")
         assert await program.who() in program.pids()
         program.send_signal(signal.SIGTERM)
-        await program.line("stopping, within 17 s")
+        await program.line("stopping, within 20 s")
         assert await program.exit_code() == 0
 
 
