@@ -12,6 +12,7 @@ from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.ipc.forks import leave_if_forked
 from aiocluster.ipc.signals import signals_of
 from aiocluster.primary.handle import KILL_GRACE
+from aiocluster.primary.zygote_handle import EXIT_TIMEOUT
 from aiocluster.program.guard import Guard, end_in
 from aiocluster.program.output import say_where, warn_of_loopback
 from aiocluster.program.signals import handle_signals, hold_signals
@@ -38,6 +39,10 @@ _LAST_LINES_TIMEOUT = 1.0
 # A stop in which all is well, but for workers that must be killed, is over so many seconds after
 # its time; a loop that is blocked then is not waited for.
 _OVERTIME = KILL_GRACE + 2.0
+
+# What may be left of a start that a stop comes into takes so many seconds: a worker until it is
+# killed, and after that its zygote. An import that goes on is killed before that.
+_EARLY_STOP = KILL_GRACE + EXIT_TIMEOUT
 
 OnStart = Callable[[Cluster], Awaitable[None]]
 
@@ -74,7 +79,9 @@ class Life:
         self._be_guarded()
         try:
             if not await self._start():
-                return self._code_after(await self._cluster.stop(0.0))
+                cut = await self._cluster.stop(0.0)
+                log.info("stopped")
+                return self._code_after(cut)
             self._be_guarded()  # the code may have given itself another time
             if not self._cluster.is_heir:
                 say_where(self._cluster)
@@ -101,6 +108,7 @@ class Life:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not starting.done():
+            log_early_stop()
             starting.cancel()
             await asyncio.wait({starting})
         if starting.cancelled():
@@ -255,6 +263,15 @@ class Life:
         self._hurried = True
         self._cluster.hurry()
         self._stop.set()
+
+
+def log_early_stop() -> None:
+    """Say that the program stops before it serves, and what it waits for."""
+    log.info(
+        "stopping before anything serves: waiting up to %g s for the import, and for workers that"
+        " have begun, to end",
+        _EARLY_STOP,
+    )
 
 
 async def _without_failure(replace: Callable[[], Awaitable[object]]) -> None:

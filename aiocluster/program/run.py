@@ -44,6 +44,7 @@ from aiocluster.program.life import (
     OnStart,
     boot_failed,
     close,
+    log_early_stop,
 )
 from aiocluster.program.lone_script import serve_script
 from aiocluster.program.output import (
@@ -226,6 +227,7 @@ def _begin(
             hook = on_start_from(on_start)
         runner = _new_runner()
     except Interrupted:
+        log_early_stop()
         _drop(zygotes.values(), inherited, interpreters)
         return EXIT_OK
     except BaseException as error:

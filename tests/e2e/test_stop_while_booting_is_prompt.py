@@ -83,3 +83,4 @@ async def test_stop_while_booting_is_prompt(
     assert "Traceback" not in output
     assert "could not start" not in output
     assert "serving on" not in output
+    assert output.count("stopping before anything serves") == 1

@@ -156,9 +156,7 @@ async def test_each_role_is_stopped_in_its_own_time(
 
     assert await soon(living) == 0
     assert stage.cluster.done == ["stop 5 and 70"]
-    assert (
-        "stopping, within 77 s (pre_drain_wait 4, graceful_timeout 70, and 3 " in caplog.text
-    )
+    assert "stopping, within 77 s (pre_drain_wait 4, graceful_timeout 70, and 3 " in caplog.text
 
 
 async def test_what_was_cut_is_a_1(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -269,9 +267,9 @@ async def test_an_int_that_arrives_twice_is_one(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("cut", "code"), [([], 0), (["worker 1 (pid 1)"], 1)])
 async def test_a_stop_before_it_is_up_ends_the_start(
-    stage: Stage, cut: list[str], code: int
+    stage: Stage, cut: list[str], code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing served; who had to be killed for it is told all the same."""
+    """Nothing served; the log names what the stop waits for, and which worker was killed."""
     stage.cluster.may_start.clear()
     stage.cluster.cut = cut
     living = stage.begin()
@@ -280,6 +278,8 @@ async def test_a_stop_before_it_is_up_ends_the_start(
 
     assert await soon(living) == code
     assert not stage.cluster.started.is_set()
+    assert "stopping before anything serves: waiting up to 8 s for the import" in caplog.text
+    assert [line for line in cut if line not in caplog.text] == []
 
 
 @pytest.mark.parametrize("error", [BootError("no", "Traceback …"), ConfigError("port taken")])
