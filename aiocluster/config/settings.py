@@ -45,6 +45,9 @@ Workers = Positive | Literal["auto", "cpu", "io"]
 # Those that no role has for itself: they steer the program, not its workers.
 OF_THE_CLUSTER = frozenset({"pre_drain_wait", "log_level"})
 
+# What other servers call the parts of `bind`.
+PARTS_OF_AN_ADDRESS = frozenset({"host", "port"})
+
 
 def checked_seconds(what: str, value: object) -> float:
     """Return a time that a caller gave; ConfigError, naming `what`, when it is none."""
@@ -279,6 +282,8 @@ def refuse_unknown(values: Mapping[str, Any]) -> None:
         return
     near = [match for name in unknown for match in get_close_matches(name, HINTS, n=1)]
     hint = f"; did you mean {' and '.join(map(repr, near))}?" if near else ""
+    if PARTS_OF_AN_ADDRESS.intersection(unknown):
+        hint += "; give the address as bind='127.0.0.1:PORT'"
     plural = "s" if len(unknown) > 1 else ""
     raise ConfigError(f"unknown setting{plural}: {', '.join(map(repr, unknown))}{hint}")
 

@@ -40,6 +40,7 @@ from aiocluster.program.guard import Guard
 from aiocluster.program.life import (
     EXIT_BOOT_FAILED,
     EXIT_OK,
+    EXIT_REFUSED,
     Life,
     OnStart,
     boot_failed,
@@ -111,9 +112,10 @@ def run(
 
     Blocks until stopped by a signal, by `sys.exit` in `on_start`, or when no worker is left
     that `restart` would replace. Returns when all went well; otherwise raises SystemExit:
-    1 when something had to be cut, 2 when the code calls aiohttp's run_app with what cannot be
-    had, 3 when nothing came up; the app's own code when that exits while nothing serves yet, or at
-    the end of a worker in the stop. Raises ConfigError for a setting that makes no sense.
+    1 when something had to be cut, 2 when a setting makes no sense or the code calls aiohttp's
+    run_app with what cannot be had, 3 when nothing came up; the app's own code when that exits
+    while nothing serves yet, or at the end of a worker in the stop. Raises ConfigError when it is
+    called where no program can begin: in a thread, or in a running event loop.
     """
     given = {"workers": workers, **settings} | ({} if bind is None else {"bind": bind})
     first = typed.on_start or on_start
@@ -143,8 +145,12 @@ def main_run(
     note_call_of_run()
     refuse_in_child("aiocluster.run was called")
     call = next(_calls)
-    plan = _planned(app, roles, settings, call)
     check_place()
+    try:
+        plan = _planned(app, roles, settings, call)
+    except ConfigError as error:
+        log.error("could not start: %s", error)
+        return EXIT_REFUSED
     open_standard_files()
     set_up_logging(plan)
     if not on_linux():

@@ -11,7 +11,7 @@ import uvloop
 
 from aiocluster.config.roles import Role
 from aiocluster.errors import ConfigError
-from aiocluster.program.run import main_run, run
+from aiocluster.program.run import run
 from tests.support.connections import open_fds
 
 
@@ -43,16 +43,24 @@ def test_run_in_a_thread_says_why_not() -> None:
     assert "must be called in the main thread" in str(raised[0])
 
 
-def test_an_unknown_setting_is_refused_before_anything_starts() -> None:
-    """With what was probably meant."""
-    with pytest.raises(ConfigError, match="did you mean 'workers'"):
-        main_run("pkg.module:name", settings={"worker": 2})
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"worker": 2}, "unknown setting: 'worker'; did you mean 'workers'?"),
+        ({"port": 80}, "unknown setting: 'port'; give the address as bind='127.0.0.1:PORT'"),
+        ({"backlog": "x"}, "backlog: 'x' is not allowed; give a whole number from 1 to 2147483647"),
+        ({"app": None}, "give an app to serve, or roles={name: Role(app, ...)}"),
+    ],
+)
+def test_a_wrong_setting_ends_the_program_with_2_and_one_line(
+    given: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it ends the command; the line says what is wrong and what to do."""
+    with pytest.raises(SystemExit) as caught:
+        run(**{"app": "pkg.module:name", **given})
 
-
-def test_neither_an_app_nor_roles_is_refused_before_anything_starts() -> None:
-    """With both ways to give some."""
-    with pytest.raises(ConfigError, match=r"give an app to serve, or roles=\{name: Role\(app"):
-        run()
+    assert caught.value.code == 2
+    assert [record.message for record in caplog.records] == [f"could not start: {said}"]
 
 
 def test_an_app_of_any_role_that_is_none_ends_the_program_with_3(
