@@ -24,7 +24,7 @@ from aiocluster.config.setting_texts import (
     value_from_text,
     value_from_texts,
 )
-from aiocluster.config.settings import settings_from
+from aiocluster.config.settings import PARTS_OF_AN_ADDRESS, settings_from
 from aiocluster.config.target import check_module, check_target
 from aiocluster.errors import BootError, ConfigError
 
@@ -45,7 +45,57 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     ctx.exit()
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Show what is wrong with what was typed as one line, without the usage before it."""
+    try:
+        yield
+    except click.MissingParameter:
+        raise  # the usage shows what is missing
+    except click.NoSuchOption as error:
+        raise click.UsageError(_no_such_option(error)) from None
+    except click.UsageError as error:
+        error.ctx = None  # of which click prints the usage
+        raise
+
+
+def _no_such_option(error: click.NoSuchOption) -> str:
+    name, context = error.option_name, error.ctx
+    if name.strip("-") in PARTS_OF_AN_ADDRESS or name == "-p":
+        return f"No such option {name!r}: give the address as -b 127.0.0.1:PORT"
+    if context is not None and context.command is main:
+        command = f"{context.command_path} run FILE.py {name} ..."
+        return f"No such option {name!r} before the command: type {command}"
+    return error.format_message()
+
+
+class _Commands(click.Group):
+    """The commands, with errors that say what to type."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _one_line_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _one_line_errors():
+            return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None:
+            targets = (arg for arg in args if ":" in arg or is_script(arg))
+            command = f"{ctx.command_path} run {next(targets, 'FILE.py')}"
+            raise click.UsageError(f"No such command {name!r}: type {command}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version",
     is_flag=True,

@@ -195,11 +195,28 @@ def test_values_that_do_not_go_together_are_a_usage_error(program: FakeProgram) 
     assert program.calls == []
 
 
-def test_an_unknown_option_is_a_usage_error_with_a_suggestion(program: FakeProgram) -> None:
-    """A misspelt option is told with the one that was meant."""
-    result = invoke("run", "shop:app", "--worker", "4")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run shop:app --workres 4", "--workers"),
+        ("run shop:app --port 80", "No such option '--port': give the address as -b 127.0.0.1:"),
+        ("run shop:app --host=::1", "No such option '--host': give the address as -b 127.0.0.1:"),
+        ("--workers 4 app.py", "'--workers' before the command: type main run FILE.py --workers"),
+        ("strat", "No such command 'strat': type main run FILE.py"),
+        ("strat -w 2 app.py", "No such command 'strat': type main run app.py"),
+        ("app.py --debug", "No such command 'app.py': type main run app.py"),
+        ("shop:app", "No such command 'shop:app': type main run shop:app"),
+    ],
+)
+def test_an_unknown_option_or_command_gets_one_line_that_says_what_to_type(
+    program: FakeProgram, line: str, said: str
+) -> None:
+    """The option that was probably meant, or the whole command."""
+    result = invoke(*line.split())
     assert result.exit_code == 2
-    assert "--workers" in result.output
+    assert result.output.startswith("Error: ")
+    assert said in result.output
+    assert result.output.count("\n") == 1
     assert program.calls == []
 
 
