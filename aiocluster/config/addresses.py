@@ -18,6 +18,9 @@ MAX_PORT = 65535
 # What shows that someone gave a URL, a path, a user or a bare IPv6 address instead of a host.
 _NOT_IN_A_HOST = frozenset(":/[]@?#,")
 
+# How other servers write the path of a Unix socket.
+_OF_A_UNIX_SOCKET = ("unix:", "/", "./")
+
 
 class Address(Struct, frozen=True):
     """One place to listen at; an empty host means all interfaces, port 0 any free port."""
@@ -84,4 +87,9 @@ def _host_from(host: str, text: str) -> str:
 
 
 def _refused(value: Any) -> ConfigError:
+    if isinstance(value, str) and value.startswith(_OF_A_UNIX_SOCKET):
+        return ConfigError(
+            f"bind: {value!r}: Unix sockets cannot be served yet; give host:port, such as"
+            " 127.0.0.1:8000"
+        )
     return ConfigError(f"bind: {value!r} is not allowed; give {ALLOWED_BIND}")

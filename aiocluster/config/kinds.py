@@ -204,9 +204,15 @@ def _no_job(given: object, needed: list[inspect.Parameter], *, is_role: bool) ->
     if is_async(given) and takes_one(needed) and not _makes_application(given):
         if is_role or _is_worker(needed[0]):
             return ""
-        return f"{_needs(names)}; give {_A_FACTORY}. A job is {_A_JOB}: name its parameter so"
+        if names != ("loop",):
+            return f"{_needs(names)}; give {_A_FACTORY}. A job is {_A_JOB}: name its parameter so"
     if _is_worker(needed[0]):
         return f"is no job: that is {_A_JOB}, a coroutine function that needs only this argument"
+    if names == ("loop",):
+        return (
+            f"{_needs(names)}: remove this parameter, and call asyncio.get_running_loop() where"
+            " the loop is needed; the function is called in the loop that serves"
+        )
     return f"{_needs(names)}; give {_A_FACTORY}, say functools.partial({name_of(given)}, ...)"
 
 

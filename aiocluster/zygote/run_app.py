@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from aiocluster.config.elsewhere import on_linux
-from aiocluster.config.kinds import kind_name
+from aiocluster.config.kinds import kind_name, name_of
 from aiocluster.errors import BootError, ConfigError
 
 _LOOPS: list[type[asyncio.AbstractEventLoop]] = [asyncio.SelectorEventLoop]
@@ -126,14 +126,22 @@ class RunApp:
     def _check(self, app: object) -> None:
         if asyncio._get_running_loop() is not None:
             raise ConfigError(
-                f"{self._name} calls web.run_app in a running event loop, say in the factory of"
-                " the app: name what makes the app, in the place of what serves it"
+                f"{self._name} calls web.run_app in a running event loop (under asyncio.run, or in"
+                " the app's factory): call it outside of every coroutine, or name a function that"
+                " makes the app (pkg.module:make_app)"
             )
-        if not isinstance(app, web.Application) and not inspect.isawaitable(app):
+        if isinstance(app, web.Application) or inspect.isawaitable(app):
+            return
+        if callable(app):
+            name = name_of(app)
             raise ConfigError(
-                f"{self._name}: web.run_app was given {app!r:.80}, {kind_name(app)}; give an"
-                " Application or an awaitable of one"
+                f"{self._name}: web.run_app was given {name} itself, and not the app that it makes;"
+                f" call it: web.run_app({name}())"
             )
+        raise ConfigError(
+            f"{self._name}: web.run_app was given {app!r:.80}, {kind_name(app)}; give an"
+            " Application or an awaitable of one"
+        )
 
     def _guard(self, owner: Any, method: str) -> None:
         """Refuse servers that are started while the code is imported: they would serve here."""

@@ -46,6 +46,13 @@ def test_each_form_is_read_and_shown_as_a_url(text: str, address: Address, url: 
     assert address.url() == url
 
 
+@pytest.mark.parametrize("path", ["unix:/run/app.sock", "/run/app.sock", "./app.sock"])
+def test_the_path_of_a_unix_socket_is_refused_as_one(path: str) -> None:
+    """With what to give in its place."""
+    with pytest.raises(ConfigError, match=f"{path}': Unix sockets cannot be served yet; give host"):
+        addresses_from(path)
+
+
 def test_several_addresses_keep_their_order() -> None:
     """The first address given is the first one shown."""
     addresses = addresses_from(["b:2", "a:1"])

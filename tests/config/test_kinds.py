@@ -39,6 +39,7 @@ def plain(worker: WorkerContext) -> None: ...
 def factory() -> web.Application: ...  # type: ignore[empty-body]
 async def async_factory(debug: bool = False, **more: Any) -> web.Application: ...  # type: ignore[empty-body]
 async def init(loop): ...  # type: ignore[no-untyped-def]
+async def init_of_config(config): ...  # type: ignore[no-untyped-def]
 async def init_annotated(loop: object) -> web.Application: ...  # type: ignore[empty-body]
 def init_func(argv: list[str]) -> web.Application: ...  # type: ignore[empty-body]
 async def handler(request): ...  # type: ignore[no-untyped-def]
@@ -191,13 +192,14 @@ def test_as_a_role_any_coroutine_function_of_one_argument_is_a_job() -> None:
 
 
 REFUSED: list[tuple[object, str]] = [
-    (init, "init cannot be called without the argument 'loop'; give a function without param"),
-    (init, "A job is `async def job.worker.`: name its parameter so"),
+    (init, "init cannot be called without the argument 'loop': remove this parameter, and call a"),
+    (init_of_config, "without the argument 'config'; give a function without parameters that"),
+    (init_of_config, "A job is `async def job.worker.`: name its parameter so"),
     (job_at_the_end, "cannot be called without the arguments 'x', 'worker'"),
 ]
 
 REFUSED_ALSO_AS_ROLES: list[tuple[object, str]] = [
-    (init_annotated, "cannot be called without the argument 'loop'"),
+    (init_annotated, "cannot be called without the argument 'loop': remove this parameter, and"),
     (init_func, "the argument 'argv'; .*, say functools.partial.init_func, "),
     (Jobs.method, "Jobs.method cannot be called without the arguments 'self', 'worker'"),
     (plain, "plain is no job: that is `async def job.worker.`, a coroutine function"),

@@ -83,7 +83,7 @@ def test_an_app_of_any_role_that_is_none_ends_the_program_with_3(
         ),
         ({"a": 1}, "{'a': 1} is a dict"),
         (handler, "handler is a request handler, for it takes 'request'; give a function"),
-        (init, "init cannot be called without the argument 'loop'; give a function"),
+        (init, "init cannot be called without the argument 'loop': remove this parameter"),
         ("no colon", "app 'no colon' is not of the form 'pkg.module:name'"),
     ],
 )

@@ -87,12 +87,24 @@ def test_a_wrong_call_is_told_as_by_aiohttp(monkeypatch: pytest.MonkeyPatch) -> 
     assert inspect.signature(web.run_app) == inspect.signature(AIOHTTPS)
 
 
-@pytest.mark.parametrize("app", [None, web.Application, lambda: web.Application(), "server:app"])
-def test_what_is_no_app_is_refused(app: Any) -> None:
+def make_app() -> web.Application:
+    return web.Application()
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        (None, r"None, a NoneType; give an Application or an awaitable"),
+        ("server:app", r"'server:app', a str; give an Application or an awaitable"),
+        (web.Application, r"Application itself, .*; call it: web\.run_app\(Application\(\)\)"),
+        (make_app, r"make_app itself, .*; call it: web\.run_app\(make_app\(\)\)"),
+    ],
+)
+def test_what_is_no_app_is_refused(app: Any, said: str) -> None:
     """run_app takes no factory, under aiohttp neither."""
     stage = Stage()
 
-    with pytest.raises(ConfigError, match=r"^server\.py: web\.run_app was given .* give an App"):
+    with pytest.raises(ConfigError, match=rf"^server\.py: web\.run_app was given {said}"):
         web.run_app(app)
 
     assert stage.calls == []
@@ -114,7 +126,9 @@ def test_a_coroutine_that_no_one_awaited_here_ends_without_a_warning() -> None:
 async def test_a_call_in_a_running_loop_is_refused() -> None:
     """As that of a factory which serves by itself."""
     Stage()
-    with pytest.raises(ConfigError, match="in a running event loop"):
+    with pytest.raises(
+        ConfigError, match=r"in a running event loop \(under asyncio\.run, .* outside of"
+    ):
         web.run_app(web.Application())
 
 
