@@ -6,7 +6,9 @@ Both sides have the file from the fork on, so that asking takes no descriptor an
 """
 
 import os
+import re
 import signal
+from itertools import takewhile
 
 # A realtime signal: no default use anywhere, and hardly any program chooses one. Not the
 # first ones, which C libraries like to take for themselves. (Only Linux has any.)
@@ -17,6 +19,18 @@ END = b"(end of stacks)\n"
 
 # More than that nobody reads; a thousand frames have room.
 MAX_STACKS_BYTES = 64 * 1024
+
+# The calls of the loop's stack that its summary has: the innermost, where it is blocked, and the
+# outermost, where the app begins.
+_INNERMOST = 10
+_OUTERMOST = 3
+
+# The first line of a thread's stack, and of those of the tasks.
+_THREAD = re.compile(r"^(Current thread|Thread) 0x.*:$")
+_TASKS = re.compile(r"^(\d+) tasks of the loop")
+
+# The call that runs the loop (worker/ending.py): those outside of it say nothing.
+_RUNS_THE_LOOP = " in run_to_the_end"
 
 
 class StackFile:
@@ -60,3 +74,25 @@ class StackFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def loop_stack(stacks: str) -> str:
+    """Return the calls of the loop's thread, and how many other stacks there are.
+
+    All of `stacks` where it has no thread's.
+    """
+    lines = stacks.splitlines()
+    threads = [place for place, line in enumerate(lines) if _THREAD.match(line)]
+    if not threads:
+        return stacks
+    # faulthandler writes the newest thread first; the loop's is the first there was.
+    calls = [*takewhile(_is_call_in_the_loop, lines[threads[-1] + 1 :])]
+    tasks = next((match[1] for line in lines if (match := _TASKS.match(line))), "0")
+    if (left_out := len(calls) - _INNERMOST - _OUTERMOST) > 0:
+        calls[_INNERMOST:-_OUTERMOST] = [f"  ({left_out} more calls)"]
+    others = f"(other threads: {len(threads) - 1}, tasks: {tasks})"
+    return "\n".join(["The loop's thread (most recent call first):", *calls, others])
+
+
+def _is_call_in_the_loop(line: str) -> bool:
+    return line.startswith("  ") and not line.endswith(_RUNS_THE_LOOP)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from aiocluster.config.settings import Settings
 from aiocluster.events import Event, WorkerBlocked
 from aiocluster.ipc.scoreboard import HEARTBEAT, Scoreboard
+from aiocluster.ipc.stacks import loop_stack
 from aiocluster.metrics.process import free_fds
 from aiocluster.primary.dispatcher import Dispatching
 from aiocluster.primary.figures import contradiction
@@ -55,6 +56,7 @@ class Watchdog:
     ) -> None:
         steal_after = settings.steal_after
         self._limits = StallLimits(steal_after, settings.lag_warning, settings.hang_timeout)
+        self._steal_after = steal_after
         self._steal_at = steal_after * _PATIENCE
         # What is given just after a look must be seen in time at the next.
         self._longest_pause = min(BEAT, steal_after / 2)
@@ -158,16 +160,15 @@ class Watchdog:
         # Otherwise they would only come back, or be lost for want of a descriptor.
         if not self._dispatcher.has_punctual(now) or free_fds() < outbox.queued + _SPARE_FDS:
             return
-        waited, stolen = outbox.waited(now), outbox.steal()
-        if stolen:
+        if stolen := outbox.steal():
             # Those that come while nobody else has room may follow: once is enough to tell.
             again, watch.pulse.was_robbed = watch.pulse.was_robbed, True
             log.log(
                 logging.DEBUG if again else logging.INFO,
-                "%d connections that %s has not taken for %.2f s go to others",
+                "%d connections that %s has not taken go to others (steal_after %g s)",
                 len(stolen),
                 watch.worker,
-                waited,
+                self._steal_after,
             )
             self._dispatcher.dispatch(stolen, now)
 
@@ -191,7 +192,7 @@ class Watchdog:
             worker,
             seconds,
             end,
-            stack or _NO_STACK,
+            _for_the_log(stack),
         )
         self._publish(WorkerBlocked(worker, seconds, stack))
         # It may just have come to itself, since the last look even: so we look once more.
@@ -200,7 +201,14 @@ class Watchdog:
             worker.kill_for("hang", stack)
 
 
-_NO_STACK = "(it gave no stack: it is stopped, or its kernel does not let it run)"
+def _for_the_log(stack: str) -> str:
+    if not stack:
+        return "(it gave no stack: it is stopped, or its kernel does not let it run)"
+    if log.isEnabledFor(logging.DEBUG):
+        return stack
+    short = loop_stack(stack)
+    rest = "" if short == stack else ": all are in WorkerBlocked, and here with log_level=debug"
+    return f"{short}{rest}"
 
 
 class _Watch:

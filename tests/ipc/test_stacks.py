@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aiocluster.ipc.stacks import END, MAX_STACKS_BYTES, STACKS_SIGNAL, StackFile
+from aiocluster.ipc.stacks import END, MAX_STACKS_BYTES, STACKS_SIGNAL, StackFile, loop_stack
 
 
 @pytest.fixture
@@ -81,3 +81,38 @@ def test_the_file_is_no_programs_that_a_worker_starts(stacks: StackFile) -> None
 def test_the_signal_is_one_that_nobody_uses() -> None:
     """A realtime signal, and neither the first nor the last, which some programs take."""
     assert signal.SIGRTMIN + 4 < STACKS_SIGNAL < signal.SIGRTMAX - 4
+
+
+def frames(*names: str) -> str:
+    return "\n".join(f'  File "app.py", line 1 in {name}' for name in names)
+
+
+def test_the_summary_has_the_calls_of_the_loop_alone() -> None:
+    """The loop's thread is the oldest; what has called the loop says nothing."""
+    stacks = (
+        f"Thread 0x1 [name] (most recent call first):\n{frames('background')}\n\n"
+        f"Current thread 0x2 (most recent call first):\n"
+        f"{frames('query', 'handler', 'run_to_the_end', 'main')}\n\n"
+        f"4 tasks of the loop (most recent call first):\nTask a:\n{frames('handler')}"
+    )
+
+    assert loop_stack(stacks) == (
+        f"The loop's thread (most recent call first):\n{frames('query', 'handler')}\n"
+        "(other threads: 1, tasks: 4)"
+    )
+
+
+def test_a_deep_stack_keeps_both_ends_in_the_summary() -> None:
+    """Where the loop is blocked, and which handler led there."""
+    names = [f"call_{number}" for number in range(30)]
+
+    summary = loop_stack(f"Thread 0x1 (most recent call first):\n{frames(*names)}").splitlines()
+
+    kept = [*frames(*names[:10]).splitlines(), "  (17 more calls)"]
+    assert summary[1:-1] == [*kept, *frames(*names[-3:]).splitlines()]
+    assert summary[-1] == "(other threads: 0, tasks: 0)"
+
+
+def test_what_has_no_threads_is_its_own_summary() -> None:
+    """Nothing that a worker has written is lost."""
+    assert loop_stack("in slow_function") == "in slow_function"

@@ -260,6 +260,27 @@ async def test_a_lag_is_told_with_its_stack_and_kills_nobody(
     assert "has not turned for 1." in caplog.text
 
 
+@pytest.mark.parametrize(("level", "is_all"), [("INFO", False), ("DEBUG", True)])
+async def test_the_log_has_the_loops_stack_and_the_event_has_all(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture, level: str, is_all: bool
+) -> None:
+    """With the level `debug`, the log has all as well."""
+    caplog.set_level(level, "aiocluster.watchdog")
+    stage = make_stage()
+    await stage.add(1)
+    stage.run(1.5)
+    assert await stage.signal_of(0) == STACKS_SIGNAL
+    threads = [f"Thread 0x{name} (most recent call first):\n  in {name}\n" for name in "ab"]
+    stage.answer(0, "\n".join(threads).encode() + END)
+
+    event = await soon(stage.heard.get())
+
+    assert isinstance(event, WorkerBlocked)
+    assert ("  in a\n" in event.stack, "  in b" in event.stack) == (True, True)
+    assert ("  in a\n" in caplog.text, "  in b\n" in caplog.text) == (is_all, True)
+    assert ("(other threads: 1, tasks: 0): all are in" in caplog.text) == (not is_all)
+
+
 async def test_a_hang_is_told_with_its_stack_and_killed(make_stage: MakeStage) -> None:
     """The event of its end has the stack and the reason."""
     stage = make_stage(lag_warning=0, hang_timeout=2.0)
