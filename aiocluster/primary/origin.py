@@ -33,7 +33,8 @@ class Origin:
 
     def new_spawner(self, role: str) -> GenerationSpawner:
         """Return what forks one generation of a role: the first has the first zygote."""
-        return ZygoteSpawner(self.interpreters[role].start_zygote, self.zygotes.pop(role, None))
+        first = self.zygotes.pop(role, None)
+        return ZygoteSpawner(self.interpreters[role].start_zygote, first, role)
 
     def scoreboard(self) -> Scoreboard:
         """Return a new one, or the one that the workers we go on with write to."""

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from aiocluster.config.roles import ONLY_ROLE
 from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError, ChannelClosed, WorkerGone
 from aiocluster.ipc.estate import GenerationState, ZygoteState
@@ -63,7 +64,10 @@ ZygoteStarter = Callable[[], Awaitable[StartedZygote]]
 class ZygoteSpawner:
     """Keeps one zygote alive and asks it to fork. See Spawner."""
 
-    def __init__(self, start_zygote: ZygoteStarter, first: StartedZygote | None) -> None:
+    def __init__(
+        self, start_zygote: ZygoteStarter, first: StartedZygote | None, role: str = ONLY_ROLE
+    ) -> None:
+        self._role = role
         self._start_zygote = start_zygote
         self._first = first
         self._zygote: ZygoteHandle | None = None
@@ -205,7 +209,7 @@ class ZygoteSpawner:
 
     async def _keep_zygote(self, boot_timeout: float) -> None:
         """When the zygote dies its workers live on; start a new one."""
-        pause = _ZYGOTE_PAUSE
+        pause, has_told = _ZYGOTE_PAUSE, False
         while True:
             if self._zygote is not None:
                 await self._zygote.lost.wait()
@@ -219,7 +223,7 @@ class ZygoteSpawner:
                 return
             try:
                 await self._begin(boot_timeout)
-                pause = _ZYGOTE_PAUSE
+                pause, has_told = _ZYGOTE_PAUSE, False
             except CannotStart as error:
                 log.error("no new zygote: %s; workers go on, and none is replaced", error)
                 self._never_again = error
@@ -227,6 +231,13 @@ class ZygoteSpawner:
                 return
             except (BootError, ChannelClosed, OSError) as error:
                 log.error("no new zygote, next try in %g s: %s", pause, error)
+                if not self._processes and not has_told:
+                    has_told = True
+                    log.error(
+                        "role %s has no worker, and none can be forked without a zygote: nothing"
+                        " is serving",
+                        self._role,
+                    )
                 await self._drop_zygote()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_ZYGOTE_PAUSE)

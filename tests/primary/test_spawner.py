@@ -354,7 +354,7 @@ async def test_nonsense_from_the_zygote_counts_as_its_death(
 async def test_a_zygote_that_cannot_be_started_is_tried_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each try is logged; in the end there is one again."""
+    """Each try is logged, and once that no worker is left; in the end there is one again."""
     monkeypatch.setattr("aiocluster.primary.spawner._ZYGOTE_PAUSE", 0.001)
     zygote = await stage.start()
     stage.starter.failures = 2
@@ -363,6 +363,25 @@ async def test_a_zygote_that_cannot_be_started_is_tried_again(
     (await stage.starter.next()).say(Prepared(True, ""))
 
     assert caplog.text.count("no new zygote, next try in") == 2
+    assert caplog.text.count("role web has no worker, and none can be forked") == 1
+
+
+async def test_while_workers_serve_a_lost_zygote_is_no_alarm(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line that nothing is serving comes only when it is so."""
+    monkeypatch.setattr("aiocluster.primary.spawner._ZYGOTE_PAUSE", 0.001)
+    zygote = await stage.start()
+    process = await stage.spawn(zygote, "exec sleep 1000")
+    stage.starter.failures = 2
+    zygote.close()
+
+    await stage.starter.next()
+
+    assert caplog.text.count("no new zygote, next try in") == 2
+    assert "nothing is serving" not in caplog.text
+    process.send_signal(signal.SIGKILL)
+    await soon(process.wait())
 
 
 async def test_a_new_zygote_that_cannot_import_is_tried_again(
