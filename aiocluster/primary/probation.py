@@ -1,11 +1,16 @@
-"""The time in which a new generation must show that it lasts."""
+"""The time in which a new generation must show that it lasts.
+
+Time in which the program was paused does not count: nothing ran in it that could fail.
+"""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Self
 
 from aiocluster.errors import BootError
-from aiocluster.events import WorkerExited
+from aiocluster.events import WorkerExited, WorkerListening
+from aiocluster.patience import Countdown, patience
 from aiocluster.primary.bus import EventBus
 from aiocluster.primary.exit_log import ExitLog
 from aiocluster.primary.handle import WorkerHandle
@@ -18,18 +23,25 @@ class Probation:
         self._number = number
         self._min_uptime = min_uptime
         self._exit_log = exit_log
-        self._loop = asyncio.get_running_loop()
-        self._failed: asyncio.Future[BootError] = self._loop.create_future()
+        self._failed: asyncio.Future[BootError] = asyncio.get_running_loop().create_future()
         self._bus = bus
-        self._off: Callable[[], None] | None = None
+        self._young: dict[int, Countdown] = {}  # by worker: those that have not lasted yet
+        self._offs: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
-        self._off = self._bus.on(WorkerExited, self._on_exited)
+        self._offs.append(self._bus.on(WorkerListening, self._on_listening))
+        self._offs.append(self._bus.on(WorkerExited, self._on_exited))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._off is not None:
-            self._off()
+        for off in self._offs:
+            off()
+        for countdown in self._young.values():
+            countdown.cancel()
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the youngest worker has lasted."""
+        return max((countdown.left() for countdown in self._young.values()), default=0.0)
 
     async def failure(self) -> None:
         """Wait for one that dies too soon; raise the BootError that says so."""
@@ -37,14 +49,23 @@ class Probation:
 
     async def last(self, seconds: float) -> None:
         """Wait this long; BootError when one dies too soon meanwhile."""
-        await asyncio.wait({self._failed}, timeout=seconds)
-        if self._failed.done():
-            raise self._failed.result()
+        with contextlib.suppress(TimeoutError):
+            async with patience(seconds):
+                await self.failure()
+
+    def _on_listening(self, listening: WorkerListening) -> None:
+        worker = listening.worker
+        assert isinstance(worker, WorkerHandle)
+        if worker.generation == self._number and self._min_uptime:
+            number = worker.id
+            self._young[number] = Countdown(self._min_uptime, lambda: self._young.pop(number))
 
     def _on_exited(self, exited: WorkerExited) -> None:
         worker = exited.worker
         assert isinstance(worker, WorkerHandle)
+        if countdown := self._young.pop(worker.id, None):
+            countdown.cancel()
         if worker.generation != self._number or exited.voluntary or self._failed.done():
             return
-        if not worker.was_ready or self._loop.time() - worker.ready_at < self._min_uptime:
+        if countdown or not worker.was_ready:
             self._failed.set_result(self._exit_log.why_not_ready(worker))

@@ -172,16 +172,10 @@ class Reloader:
                 hold = settings.min_ready_seconds
             # Else the slot of one that crashed is closed, and could not be given back.
             if not self._to_be_renewed(new):
-                await probation.last(max(self._until_lasted(new), 0.0))
+                await probation.last(probation.seconds_left())
 
     def _to_be_renewed(self, new: Generation) -> list[Slot]:
         return [slot for slot in self._roster.slots if slot.generation is not new]
-
-    def _until_lasted(self, new: Generation) -> float:
-        """Return the seconds until the youngest of them has lasted."""
-        workers = self._roster.workers.values()
-        births = [worker.ready_at for worker in workers if worker.generation == new.number]
-        return max(births, default=0.0) + self._settings.min_uptime - self._loop.time()
 
     async def _until_only(self, number: int) -> None:
         """Wait until all workers of other generations are gone; each has a deadline."""

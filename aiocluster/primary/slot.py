@@ -6,6 +6,7 @@ replaces a worker that died, `renew` one that serves, which goes only when the n
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from aiocluster.config.settings import Restart
 from aiocluster.errors import BootError, WorkerGone
 from aiocluster.events import WorkerExited
 from aiocluster.ipc.estate import SlotState
+from aiocluster.patience import patience
 from aiocluster.primary.exits import is_replaced, returned_at_once, weight_of
 from aiocluster.primary.generations import Generation
 from aiocluster.primary.handle import WorkerHandle
@@ -228,7 +230,9 @@ class Slot:
     async def _proven(self, worker: WorkerHandle, hold: float) -> None:
         await asyncio.shield(worker.settled)
         if worker.was_ready:
-            await asyncio.wait({worker.exited}, timeout=hold)
+            with contextlib.suppress(TimeoutError):
+                async with patience(hold):  # a program that is paused proves nothing
+                    await asyncio.shield(worker.exited)
         # Told to go, or talking nonsense, it is as good as dead, and soon will be.
         if not worker.was_ready or worker.is_leaving or not worker.is_connected:
             exited = await asyncio.shield(worker.exited)

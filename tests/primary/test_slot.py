@@ -15,6 +15,7 @@ from aiocluster.primary.generations import Generation
 from aiocluster.primary.handle import WorkerHandle
 from aiocluster.primary.restarts import CRASH_WEIGHT, KILLED_WEIGHT
 from aiocluster.primary.slot import Slot
+from tests.support.clock import Clock
 from tests.support.waiting import soon, turns, turns_until
 from tests.support.workers import FakeOwner, FakeSpawner, FakeWorker, let_go, play_worker
 
@@ -481,6 +482,26 @@ async def test_a_successor_that_leaves_while_it_must_last_has_failed(
     assert not done
     assert old_worker.said_to_it.empty()
     leaving.exit(0)
+
+    with pytest.raises(BootError, match=r"worker 2 .* did not come up"):
+        await soon(renewing)
+    assert stage.slot.holds(old)
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # the test moves its clock
+async def test_a_pause_of_the_program_is_no_time_in_which_a_successor_lasts(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must run for as long as it is held; here it dies after the pause."""
+    clock, stage = Clock(monkeypatch), await make_stage()
+    old, old_worker = await stage.crew.next_ready()
+    renewing = asyncio.create_task(stage.slot.renew(Generation(2, FakeSpawner()), "reload", 100.0))
+    _, new_worker = await stage.crew.next_ready()
+    await clock.run(10.0)
+    clock.pause(3600.0)
+    await clock.run(50.0)
+    assert old_worker.said_to_it.empty()
+    new_worker.exit(1)
 
     with pytest.raises(BootError, match=r"worker 2 .* did not come up"):
         await soon(renewing)
