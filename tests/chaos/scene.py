@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -60,6 +61,8 @@ class Scene:
         self.dice = dice
         self.url = url
         self.killed: set[int] = set()
+        # From when to when no program served, by the clock of all processes.
+        self.absences: list[tuple[float, float]] = []
         self._seen: Seen | None = None
 
     @property
@@ -97,10 +100,9 @@ class Scene:
 
     def kill(self, processes: Iterable[psutil.Process]) -> None:
         """SIGKILL, as the kernel's out-of-memory killer does it."""
-        for process in processes:
-            self.killed.add(process.pid)
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        processes = [*processes]
+        self.killed |= {process.pid for process in processes}
+        send(processes, signal.SIGKILL)
 
     def everybody(self) -> list[psutil.Process]:
         """The primary first, then all it has started."""
@@ -115,11 +117,35 @@ class Scene:
         """Until as many workers as configured live."""
         await until(lambda: len(self.workers()) >= WORKERS, "workers are missing")
 
+    async def stop_and_start(self) -> None:
+        """TERM to all processes at once, as a service manager sends it; then start the program."""
+        everybody = self.everybody()
+        self.dice.shuffle(everybody)
+        began = time.perf_counter()
+        send(everybody, signal.SIGTERM)
+        assert await self.program.exit_code() == 0
+        assert self.program.left_behind() == []
+        (self.program.folder / "address").unlink()
+        await self.program.start_again()
+        assert await _address(self.program.folder) == self.url
+        self.absences.append((began, time.perf_counter()))
+
+    async def end_load(self) -> None:
+        """Stop the load; what it saw is there afterwards."""
+        self._seen = await self.load.stop()
+
     async def end(self) -> None:
         """Stop the load, then the program, which must end well."""
-        self._seen = await self.load.stop()
+        await self.end_load()
         assert await self.program.stop() == 0
         assert self.program.left_behind() == []
+
+    def assert_only_refused_in_absence(self) -> None:
+        """Clients were refused while no program served; every other request was answered well."""
+        for lost in self.seen.lost:
+            assert lost["kind"] == "refused", lost
+            assert any(since <= lost["at"] <= until for since, until in self.absences), lost
+        assert min(self.seen.answered.values()) > 0
 
     def assert_nothing_lost(self) -> None:
         """Every request of every mode was answered, and well."""
@@ -150,14 +176,28 @@ async def under_load(
 ) -> AsyncIterator[Scene]:
     """Run a program and load it; enter when every mode has had answers, end both after."""
     given = program or program_of(folder, **settings)
-    async with given as running:
-        url = await _address(folder)
-        seed = dice.getrandbits(32)
-        async with load_on(url, connections, seed, lives=lives, pause=PAUSE) as load:
-            scene = Scene(running, load, dice, url)
-            await scene.go_on()
-            yield scene
-            await scene.end()
+    async with (
+        given as running,
+        loaded(running, dice, connections=connections, lives=lives) as scene,
+    ):
+        await scene.go_on()
+        yield scene
+        await scene.end()
+
+
+@contextlib.asynccontextmanager
+async def loaded(
+    program: Program,
+    dice: Random,
+    *,
+    connections: Mapping[str, int] = CONNECTIONS,
+    lives: int = 1000,
+) -> AsyncIterator[Scene]:
+    """Load a program that runs."""
+    url = await _address(program.folder)
+    seed = dice.getrandbits(32)
+    async with load_on(url, connections, seed, lives=lives, pause=PAUSE) as load:
+        yield Scene(program, load, dice, url)
 
 
 def program_of(
@@ -178,14 +218,19 @@ def program_of(
 
 def suspend(processes: Sequence[psutil.Process]) -> None:
     """SIGSTOP to each."""
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
+    send(processes, signal.SIGSTOP)
 
 
 def resume(processes: Sequence[psutil.Process]) -> None:
     """SIGCONT to each."""
+    send(processes, signal.SIGCONT)
+
+
+def send(processes: Iterable[psutil.Process], number: int) -> None:
+    """Send a signal to each of these that still runs."""
     for process in processes:
-        process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 async def paused(seconds: float) -> None:

@@ -99,6 +99,11 @@ class Program:
         if error is not None:
             error.add_note(f"the program printed:\n{self.output}")
 
+    async def start_again(self) -> None:
+        """Start the program once more; it has ended."""
+        await self.__aexit__(None, None, None)
+        await self.__aenter__()
+
     async def line(self, pattern: str, *, after: int = 0) -> str:
         """Return the first line of output, from line `after` on, in which `pattern` is found."""
 
