@@ -37,7 +37,8 @@ LAG = 13  # microseconds that the loop was late, lately; it fades
 LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
 ROOM_WANTED = 15  # 1 while the worker is to tell of each connection that ends; the primary writes
 UNWIRED = 16  # 1 once it has lost a wire to the primary, and finishes what it has
-_FIELDS = 17
+FD_LIMIT = 17  # how many descriptors the worker may have; 0 before it has said so
+_FIELDS = 18
 
 
 class Scoreboard:

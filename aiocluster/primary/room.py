@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from aiocluster.config.settings import Settings
 from aiocluster.fds import fd_limit
 from aiocluster.ipc.accepting import budget, reserved_fds
-from aiocluster.ipc.scoreboard import OTHER_FDS, Scoreboard
+from aiocluster.ipc.scoreboard import FD_LIMIT, OTHER_FDS, Scoreboard
 
 # A worker without room is looked at again after this many seconds, whatever it says: its
 # handlers' own descriptors close without a word.
@@ -25,14 +25,14 @@ class Limits:
     """What bounds a worker's connections."""
 
     behind_after: float  # seconds a connection may lie untaken
-    max_fds: int  # the worker's RLIMIT_NOFILE
+    max_fds: int  # RLIMIT_NOFILE, until the worker has told its own
     max_connections: int | None = None  # None: no limit but the descriptors
     max_requests: int | None = None  # that it may handle at a time
     tells_clients: bool = False  # are there connections whose client a proxy has told?
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """Return those of a role's workers, which have as many descriptors as we."""
+        """Return those of a role's workers, which begin with as many descriptors as we."""
         return cls(
             behind_after=settings.behind_after,
             max_fds=fd_limit(),
@@ -74,7 +74,6 @@ class Room:
         self.on_fd_limit: Callable[[bool], None] = lambda is_there: None
         self._scoreboard, self._row = board
         self._limits = limits
-        self._reserved_fds = reserved_fds(limits.max_fds)
         self._figures = figures
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
@@ -88,7 +87,7 @@ class Room:
         free = min(fds, self._free_places(clients))
         self.budget = budget(free)
         # One that stays near its limit does not tell of each connection that ends there.
-        margin = self._reserved_fds // 4 if self._at_fd_limit else 0
+        margin = reserved_fds(self._max_fds()) // 4 if self._at_fd_limit else 0
         self._note_fd_limit(fds <= margin)
         self._note_out(free <= 0)
 
@@ -142,8 +141,13 @@ class Room:
             self._next_look.cancel()
 
     def _free_fds(self, clients: int) -> int:
+        limit = self._max_fds()
         other = self._scoreboard.read(self._row, OTHER_FDS)
-        return self._limits.max_fds - self._reserved_fds - other - clients
+        return limit - reserved_fds(limit) - other - clients
+
+    def _max_fds(self) -> int:
+        # It need not be ours: prlimit changes it, and a zygote keeps what we had at its start.
+        return self._scoreboard.read(self._row, FD_LIMIT) or self._limits.max_fds
 
     def _free_places(self, clients: int) -> int:
         limits = self._limits

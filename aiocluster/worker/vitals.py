@@ -13,6 +13,7 @@ from aiocluster.ipc.scoreboard import (
     ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
+    FD_LIMIT,
     HEARTBEAT,
     LAG,
     OTHER_FDS,
@@ -76,10 +77,11 @@ class Vitals:
 
     def count_fds(self) -> None:
         """Count now, and then again when that is due."""
-        count = count_fds()
+        count, limit = count_fds(), fd_limit()
         row = self._row
+        row[FD_LIMIT] = limit
         clients = row[CONNECTIONS_TAKEN] + row[ACCEPTED] - row[CONNECTIONS_CLOSED]
         row[OTHER_FDS] = max(count - clients, 0)
-        near = count > fd_limit() * 3 // 4
+        near = count > limit * 3 // 4
         quickly = near and count < _QUICKLY_COUNTED
         self._until_fd_count = _TICKS_NEAR_THE_LIMIT if quickly else _TICKS_PER_FD_COUNT

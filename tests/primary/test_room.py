@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiocluster.config.settings import settings_from
-from aiocluster.ipc.scoreboard import OTHER_FDS, ROOM_WANTED, Scoreboard, open_row
+from aiocluster.ipc.scoreboard import FD_LIMIT, OTHER_FDS, ROOM_WANTED, Scoreboard, open_row
 from aiocluster.primary.room import Limits, Room
 from tests.support.waiting import turns, turns_until
 
@@ -95,6 +95,18 @@ async def test_the_nearest_limit_counts(make_side: MakeSide) -> None:
     assert side.look() == (20, False)
     side.row[OTHER_FDS] = 310
     assert side.look() == (10, False)
+
+
+async def test_the_limit_of_descriptors_is_the_workers_own(make_side: MakeSide) -> None:
+    """It may differ from ours, and change while the worker lives."""
+    side = make_side(max_fds=400)
+    side.open = 20
+    side.row[FD_LIMIT] = 40
+    assert side.look() == (15, False)
+    side.row[FD_LIMIT] = 16
+    assert side.look() == (0, True)
+    side.row[FD_LIMIT] = 80
+    assert side.look() == (50, False)
 
 
 async def test_requests_may_be_all_there_may_be(make_side: MakeSide) -> None:

@@ -12,6 +12,7 @@ from aiocluster.ipc.scoreboard import (
     ACCEPTED,
     CONNECTIONS_CLOSED,
     CONNECTIONS_TAKEN,
+    FD_LIMIT,
     HEARTBEAT,
     LAG,
     OTHER_FDS,
@@ -24,7 +25,7 @@ from tests.support.waiting import turns_until
 
 @pytest.fixture
 def row() -> memoryview:
-    return memoryview(bytearray(16 * 8)).cast("Q")
+    return memoryview(bytearray(18 * 8)).cast("Q")
 
 
 @pytest.fixture
@@ -128,6 +129,16 @@ async def test_descriptors_are_counted_without_the_connections(row: memoryview) 
     assert row[OTHER_FDS] == count_fds() - 3
     for fd in extra:
         os.close(fd)
+
+
+async def test_the_limit_of_descriptors_is_told_with_their_count(row: memoryview) -> None:
+    """As it is now: prlimit may have changed it."""
+    with at_fd_limit(5):
+        low = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        Vitals(row).count_fds()
+    assert row[FD_LIMIT] == low
+    Vitals(row).count_fds()
+    assert row[FD_LIMIT] == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > low
 
 
 async def test_more_connections_than_descriptors_are_not_a_negative_count(row: memoryview) -> None:
