@@ -36,6 +36,23 @@ class AcceptedConnection:
         self.connecting = None
 
 
+class FollowedConnection(AcceptedConnection):
+    """An accepted connection that calls `on_close()` once its transport has closed.
+
+    uvloop calls `close` exactly once, whatever ended the connection, after `connection_lost` (with
+    TLS, a turn of the loop before it). So the protocol, which is the user's, need not be touched.
+    """
+
+    __slots__ = ("on_close",)
+
+    on_close: Callable[[], object]
+
+    def close(self) -> None:
+        """See AcceptedConnection."""
+        super().close()
+        self.on_close()
+
+
 class Refusal(asyncio.Protocol):
     """Closes its connection."""
 
@@ -45,18 +62,24 @@ class Refusal(asyncio.Protocol):
 
 def adopt(
     loop: asyncio.AbstractEventLoop,
-    protocol_factory: Callable[[], asyncio.Protocol],
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
     fd: int,
     family: int,
     done: Done | None = None,
+    on_close: Callable[[], object] | None = None,
     **tls: Any,
 ) -> None:
     """Serve the connection `fd` and own it, whatever happens.
 
     `tls` is what loop.connect_accepted_socket takes for that. `done` hears how it ended, unless
-    this raises.
+    this raises. `on_close` is called when the transport, if there ever was one, has closed.
     """
-    connection: Any = AcceptedConnection()
+    connection: Any
+    if on_close is None:
+        connection = AcceptedConnection()
+    else:
+        connection = FollowedConnection()
+        connection.on_close = on_close
     connection.family = family
     connection.fileno = fd.__index__  # returns it, without a call into Python
     connecting = loop.connect_accepted_socket(protocol_factory, connection, **tls)

@@ -8,14 +8,19 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.messages import Bound, Endpoint
 from aiocluster.worker.server import ClusterServer, Options, ProtocolFactory
 from aiocluster.worker.services.listening import Host
-from aiocluster.worker.services.streams import Servers, _Connections
-from aiocluster.worker.services.watching import Watched
+from aiocluster.worker.services.streams import OpenConnection, Servers, _Connections
+
+# Seconds between two checks for lost connections. asyncio tells only the protocol, which is the
+# user's, that a connection is lost.
+_CHECK_INTERVAL = 0.05
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -26,17 +31,21 @@ class LocalServers(Servers):
     def __init__(self, row: memoryview) -> None:
         super().__init__(row, lambda message: None, lambda fd, listener, client: False, _nothing)
         self._listening: dict[ClusterServer, asyncio.Server] = {}
+        self._check: asyncio.TimerHandle | None = None
 
     async def _create(
         self, protocol_factory: ProtocolFactory, host: Host, port: int | None, options: Options
     ) -> ClusterServer:
         connections, made = _Connections(_nothing), list[ClusterServer]()
 
-        def over(connection: Watched) -> None:
-            self._on_over(made[0], connection)
+        def opened(transport: asyncio.Transport) -> None:
+            connection = OpenConnection(partial(self._on_over, made[0]))
+            connection.made(transport)
+            connections.add(connection)
+            self._check_soon()
 
         listening = await self._loop.create_server(
-            lambda: _Opening(protocol_factory, connections, over),
+            lambda: _Opening(protocol_factory, opened),
             host,
             port,
             family=options.family,
@@ -69,16 +78,27 @@ class LocalServers(Servers):
         self._listening.pop(server).close()
         self._forget_if_over(server)
 
+    def _check_soon(self) -> None:
+        if self._check is None:
+            self._check = self._loop.call_later(_CHECK_INTERVAL, self._end_the_lost)
+
+    def _end_the_lost(self) -> None:
+        self._check = None
+        for connection in self._all():
+            if connection.transport is not None and _is_lost(connection.transport):
+                connection.end()
+        if self._all():
+            self._check_soon()
+
 
 class _Opening(asyncio.Protocol):
     """Gives a new connection to the user's protocol, and remembers it."""
 
     def __init__(
-        self, protocol_factory: ProtocolFactory, connections: _Connections, over: Any
+        self, protocol_factory: ProtocolFactory, opened: Callable[[asyncio.Transport], None]
     ) -> None:
         self._protocol_factory = protocol_factory
-        self._connections = connections
-        self._over = over
+        self._opened = opened
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connected = cast(asyncio.Transport, transport)
@@ -88,12 +108,14 @@ class _Opening(asyncio.Protocol):
             log.exception("a connection could not be served")
             connected.abort()
             return
-        connection = Watched(self._over)
-        self._connections.add(connection)
         connected.set_protocol(protocol)
-        connection.follow(protocol)
-        connection.made(connected)
+        self._opened(connected)
         protocol.connection_made(connected)
+
+
+def _is_lost(transport: asyncio.Transport) -> bool:
+    """Has `connection_lost` been called? After it the transport has no protocol."""
+    return transport.is_closing() and cast(object, transport.get_protocol()) is None
 
 
 def _bound(listening: asyncio.Server) -> list[Bound]:

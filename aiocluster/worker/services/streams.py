@@ -26,18 +26,36 @@ from aiocluster.worker.server import (
 from aiocluster.worker.services.adopt import adopt
 from aiocluster.worker.services.deadline import Deadline
 from aiocluster.worker.services.listening import Asked, Host, Requests
-from aiocluster.worker.services.watching import Watched
 
 log = logging.getLogger("aiocluster.worker")
-
-# Seconds between two looks for connections that were given to another protocol.
-_LOOK_INTERVAL = 1.0
 
 # What connections and their callbacks get when there is no time left, to end or to clean up.
 _END_GRACE = 0.25
 
 # What was cut is named in one line of the log: enough to see what it was.
 _MAX_NAMED = 20
+
+
+class OpenConnection:
+    """A connection of a server. `over(it)` is called once, when it is lost or was never made."""
+
+    __slots__ = ("_over", "transport")
+
+    def __init__(self, over: "Callable[[OpenConnection], None]") -> None:
+        self.transport: asyncio.Transport | None = None
+        self._over: Callable[[OpenConnection], None] | None = over
+
+    def made(self, transport: asyncio.Transport | None) -> None:
+        """It has this transport, unless it has ended already."""
+        if self._over is not None:
+            self.transport = transport
+
+    def end(self) -> None:
+        """It is over. Idempotent."""
+        over, self._over = self._over, None
+        self.transport = None
+        if over is not None:
+            over(self)
 
 
 class Servers:
@@ -62,7 +80,6 @@ class Servers:
         self._open: dict[ClusterServer, _Connections] = {}
         self._handlers: set[asyncio.Task[Any]] = set()  # the callbacks of start_server
         self._deadline = Deadline()
-        self._looking: asyncio.TimerHandle | None = None
         self._stopped = False
 
     # ---- they are started
@@ -146,19 +163,18 @@ class Servers:
         if served is None:
             self._turn_away(fd, listener, client)
             return
-        connection = Watched(partial(self._on_over, served.server))
+        connection = OpenConnection(partial(self._on_over, served.server))
         served.connections.add(connection)
-        self._look_soon()
-
-        def factory() -> Any:
-            protocol = served.server.protocol_factory()
-            connection.follow(protocol)
-            return protocol
-
-        done = partial(_on_made, connection)
         try:
             served.context.run(
-                adopt, self._loop, factory, fd, served.family, done, **served.options
+                adopt,
+                self._loop,
+                served.server.protocol_factory,
+                fd,
+                served.family,
+                partial(_on_made, connection),
+                connection.end,
+                **served.options,
             )
         except Exception:
             log.exception("a connection could not be served")
@@ -173,7 +189,7 @@ class Servers:
         if not given:
             log.warning("a connection to a server that was just closed is closed too")
 
-    def _on_over(self, server: ClusterServer, connection: Watched) -> None:
+    def _on_over(self, server: ClusterServer, connection: OpenConnection) -> None:
         self._row[CONNECTIONS_CLOSED] += 1
         self._note_end()
         self._open[server].remove(connection)
@@ -185,18 +201,7 @@ class Servers:
         if server.is_closed and not connections.open:
             del self._open[server]
 
-    def _look_soon(self) -> None:
-        if self._looking is None:
-            self._looking = self._loop.call_later(_LOOK_INTERVAL, self._look)
-
-    def _look(self) -> None:
-        self._looking = None
-        for connection in self._all():
-            connection.look()
-        if any(connections.open for connections in self._open.values()):
-            self._look_soon()
-
-    def _all(self) -> list[Watched]:
+    def _all(self) -> list[OpenConnection]:
         return [one for connections in self._open.values() for one in connections.open]
 
     # ---- the end
@@ -252,22 +257,22 @@ class _Connections:
 
     def __init__(self, release: Callable[[], None]) -> None:
         self.release = release
-        self.open: set[Watched] = set()
+        self.open: set[OpenConnection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
 
-    def add(self, connection: Watched) -> None:
+    def add(self, connection: OpenConnection) -> None:
         self.open.add(connection)
         self.empty.clear()
 
-    def remove(self, connection: Watched) -> None:
+    def remove(self, connection: OpenConnection) -> None:
         self.open.discard(connection)
         if not self.open:
             self.empty.set()
 
 
 def _on_made(
-    connection: Watched, transport: asyncio.Transport | None, error: Exception | None
+    connection: OpenConnection, transport: asyncio.Transport | None, error: Exception | None
 ) -> None:
     connection.made(transport)
     if error is not None:  # no TLS, mostly; asyncio's own servers say nothing of it either
@@ -299,13 +304,13 @@ def _remembered(
     return connected
 
 
-def _names(connections: Iterable[Watched]) -> list[str]:
+def _names(connections: Iterable[OpenConnection]) -> list[str]:
     names = [_name(connection) for connection in connections]
     more = len(names) - _MAX_NAMED
     return [*names[:_MAX_NAMED], f"and {more} more"] if more > 0 else names
 
 
-def _name(connection: Watched) -> str:
+def _name(connection: OpenConnection) -> str:
     transport = connection.transport
     if transport is None:
         return "connection that was being made"
