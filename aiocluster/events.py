@@ -12,8 +12,11 @@ Reloaded or ReloadFailed. A stop begins with StopBegan. Upgraded is the first ev
 program hears; UpgradeFailed is heard by the old one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from aiocluster.errors import ProtocolError
 
 
 class WorkerView(Protocol):
@@ -35,14 +38,33 @@ class WorkerView(Protocol):
         ...
 
 
-class Packed:
-    """A message as it came, which is unpacked when it is read: a large one takes its time."""
+class Parcel:
+    """A message as it came; unpacked when somebody reads it, which costs memory and time.
 
-    __slots__ = ()
+    `unpack(parts)` returns it, or raises ProtocolError: then `on_nonsense(error)` hears that, once.
+    """
 
-    def unpack(self) -> Any:
+    __slots__ = ("_parts", "_payload", "_unpack", "on_nonsense")
+
+    def __init__(self, parts: list[bytes], unpack: Callable[[list[bytes]], Any]) -> None:
+        self.on_nonsense: Callable[[ProtocolError], None] | None = None
+        self._parts = parts
+        self._unpack = unpack
+        self._payload: Any = None
+
+    def read(self) -> Any:
         """Return the message; ProtocolError when it is none."""
-        raise NotImplementedError
+        if self._parts:
+            parts, self._parts = self._parts, []
+            try:
+                self._payload = self._unpack(parts)
+            except ProtocolError as error:
+                self._payload = error
+                if self.on_nonsense is not None:
+                    self.on_nonsense(error)
+        if isinstance(self._payload, ProtocolError):
+            raise self._payload
+        return self._payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +115,7 @@ class WorkerMessage(WorkerEvent):
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        return value.unpack() if isinstance(value, Packed) else value
+        return value.read() if type(value) is Parcel else value
 
 
 @dataclass(frozen=True, slots=True)

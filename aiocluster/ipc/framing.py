@@ -7,7 +7,7 @@ the first bytes show what is no frame, and what the user sends is not looked at 
 
 import reprlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, reduce
 from operator import or_
 from typing import Any, get_args
@@ -16,7 +16,7 @@ import msgpack
 import msgspec
 
 from aiocluster.errors import MessageError, ProtocolError
-from aiocluster.events import Packed
+from aiocluster.events import Parcel
 from aiocluster.ipc.messages import Message, SnapshotFor, UserMessage
 
 # What a user may send in one message. Larger things belong into a file or a store;
@@ -28,6 +28,8 @@ MAX_OWN_BYTES = 256 * 1024
 
 # The tag, and the length of the body.
 _HEAD = struct.Struct(">BI")
+_HEAD_BYTES = _HEAD.size
+_unpack_head = _HEAD.unpack_from
 
 # How deep the search for what cannot be sent goes: nothing real nests so deep.
 _MAX_DEPTH = 500
@@ -87,32 +89,12 @@ def _check_readable(body: bytes, payload: Any) -> None:
         raise MessageError(_explain(payload, error)) from None
 
 
-class Parcel(Packed):
-    """A user's message as it came; unpacked when somebody reads it, which costs memory and time.
-
-    `on_nonsense(error)` hears, once, that it cannot be.
-    """
-
-    __slots__ = ("_parts", "_payload", "on_nonsense")
-
-    def __init__(self, parts: list[bytes]) -> None:
-        self.on_nonsense: Callable[[ProtocolError], None] = lambda error: None
-        self._parts = parts
-        self._payload: Any = None
-
-    def unpack(self) -> Any:
-        """Return the message; ProtocolError when it is none."""
-        if self._parts:
-            body, self._parts = b"".join(self._parts), []
-            try:
-                self._payload = msgpack.unpackb(body, strict_map_key=False, timestamp=3)
-            except NOT_MSGPACK as error:
-                text = f"not a message: {str(error) or type(error).__name__}"
-                self._payload = ProtocolError(text)
-                self.on_nonsense(self._payload)
-        if isinstance(self._payload, ProtocolError):
-            raise self._payload
-        return self._payload
+def _unpack(parts: list[bytes]) -> Any:
+    try:
+        return msgpack.unpackb(b"".join(parts), strict_map_key=False, timestamp=3)
+    except NOT_MSGPACK as error:
+        text = str(error) or type(error).__name__
+        raise ProtocolError(f"not a message: {text}") from None
 
 
 class FrameDecoder:
@@ -146,8 +128,11 @@ class FrameDecoder:
         Raises ProtocolError at the first byte that shows that it is no message this side may
         receive; the decoder is of no use after that.
         """
-        if not self._head and not self._begin():
-            return None
+        if not self._head:
+            if (whole := self._take_whole()) is not None:
+                return whole
+            if not self._begin():
+                return None
         part = self._data[self._at : self._at + self._missing]
         self._at += len(part)
         self._missing -= len(part)
@@ -157,8 +142,7 @@ class FrameDecoder:
         parts, self._parts = self._parts, []
         tag, length = _HEAD.unpack(self._head)
         self._head = b""
-        message = self._user_message(parts) if tag == _USER_TAG else self._message(tag, parts)
-        return message, _HEAD.size + length
+        return self._message(tag, parts), _HEAD_BYTES + length
 
     def feed(self, data: bytes) -> Iterator[tuple[Message, int]]:
         """Yield each message that `data` completes. See `take`."""
@@ -171,28 +155,38 @@ class FrameDecoder:
         """All of which no message was made yet; another decoder can go on with it."""
         return b"".join((self._head, *self._parts, self._data[self._at :]))
 
+    def _take_whole(self) -> tuple[Message, int] | None:
+        """Return the next message if all of it is there and it is short, as most are."""
+        data, body = self._data, self._at + _HEAD_BYTES
+        if body >= len(data):
+            return None
+        tag, length = _unpack_head(data, self._at)
+        end = body + length
+        if tag not in self._tags or not 0 < length <= MAX_OWN_BYTES or end > len(data):
+            return None
+        self._at = end
+        return self._message(tag, [data[body:end]]), _HEAD_BYTES + length
+
     def _begin(self) -> bool:
         """Read the head of a message, if it is there."""
-        head = self._data[self._at : self._at + _HEAD.size]
+        head = self._data[self._at : self._at + _HEAD_BYTES]
         if not head:
             return False
         if (tag := head[0]) not in self._tags:
             raise ProtocolError(f"not a message for this side: {tag} is no tag")
-        if len(head) < _HEAD.size:
+        if len(head) < _HEAD_BYTES:
             return False
         _, length = _HEAD.unpack(head)
-        most = MAX_FRAME_BYTES - _HEAD.size if tag in _LONG_TAGS else MAX_OWN_BYTES
+        most = MAX_FRAME_BYTES - _HEAD_BYTES if tag in _LONG_TAGS else MAX_OWN_BYTES
         if not 0 < length <= most:
             raise ProtocolError(f"not a message: {length} bytes with tag {tag}, at most {most}")
         self._head, self._missing = head, length
-        self._at += _HEAD.size
+        self._at += _HEAD_BYTES
         return True
 
-    def _user_message(self, parts: list[bytes]) -> UserMessage:
-        parcel = Parcel(parts)
-        return UserMessage(parcel if self._packed else parcel.unpack())
-
     def _message(self, tag: int, parts: list[bytes]) -> Message:
+        if tag == _USER_TAG:
+            return UserMessage(Parcel(parts, _unpack) if self._packed else _unpack(parts))
         body = b"".join(parts)
         try:
             message: Message = self._own.decode(body)

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiocluster.errors import MessageError, ProtocolError
+from aiocluster.events import Parcel
 from aiocluster.ipc.framing import (
     MAX_FRAME_BYTES,
     MAX_OWN_BYTES,
     FrameDecoder,
-    Parcel,
     decode_user,
     encode,
     encode_user,
@@ -308,8 +308,8 @@ def test_a_packed_message_is_not_looked_at_on_its_way() -> None:
     assert isinstance(message.payload, Parcel)
 
     assert size == len(frame)
-    assert message.payload.unpack() == [[]] * 10**6
-    assert message.payload.unpack() is message.payload.unpack()
+    assert message.payload.read() == [[]] * 10**6
+    assert message.payload.read() is message.payload.read()
 
 
 def test_nonsense_in_a_packed_message_is_told_when_it_is_read() -> None:
@@ -320,7 +320,7 @@ def test_nonsense_in_a_packed_message_is_told_when_it_is_read() -> None:
     message.payload.on_nonsense = told.append
     for _ in range(2):
         with pytest.raises(ProtocolError, match="not a message"):
-            message.payload.unpack()
+            message.payload.read()
 
     assert len(told) == 1
 
