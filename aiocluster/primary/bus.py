@@ -41,7 +41,7 @@ class EventBus:
     def __init__(self) -> None:
         self._callbacks: list[_Entry] = []
         # An iterator that was dropped unread goes, and with it its claim on memory.
-        self._queues: weakref.WeakSet[_Queue] = weakref.WeakSet()
+        self._queues: set[weakref.ref[_Queue]] = set()  # a WeakSet takes 2 us to look through
         self._awaited: set[_Queue] = set()
         self._relieved: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -53,12 +53,12 @@ class EventBus:
         """True while an iterator has too many events unread, or callbacks too many to handle."""
         if len(self._tasks) > CONGESTED_UNREAD or len(self._held or ()) > CONGESTED_UNREAD:
             return True
-        return any(len(queue.unread) > CONGESTED_UNREAD for queue in self._queues)
+        return any(len(queue.unread) > CONGESTED_UNREAD for queue in self._read())
 
     @property
     def unread(self) -> list[WorkerMessage]:
         """The messages of workers that the slowest iterator has still to read."""
-        return max((queue.messages for queue in self._queues), key=len, default=[])
+        return max((queue.messages for queue in self._read()), key=len, default=[])
 
     @property
     def is_idle(self) -> bool:
@@ -103,7 +103,7 @@ class EventBus:
         if self._held is not None:
             self._held.append(event)
             return
-        for queue in [*self._queues]:
+        for queue in self._read():
             queue.put(event)
         for entry in [*self._callbacks]:
             if isinstance(event, entry.kind):
@@ -114,9 +114,9 @@ class EventBus:
         queue = _Queue()
         if self._closed:
             queue.close()
-        self._queues.add(queue)
-        weakref.finalize(queue, self._relieve)
-        return self._iterate(queue)
+        reference = weakref.ref(queue, self._drop)
+        self._queues.add(reference)
+        return self._iterate(queue, reference)
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when the bus is congested no more."""
@@ -127,17 +127,26 @@ class EventBus:
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        for queue in [*self._queues]:
+        for queue in self._read():
             queue.close()
 
-    async def _iterate(self, queue: "_Queue") -> AsyncIterator[Event | EventsMissed]:
+    def _read(self) -> "list[_Queue]":
+        """Return the queues that somebody may still read."""
+        return [queue for reference in [*self._queues] if (queue := reference()) is not None]
+
+    def _drop(self, reference: "weakref.ref[_Queue]") -> None:
+        self._queues.discard(reference)
+        self._relieve()
+
+    async def _iterate(
+        self, queue: "_Queue", reference: "weakref.ref[_Queue]"
+    ) -> AsyncIterator[Event | EventsMissed]:
         try:
             while (event := await self._next(queue)) is not None:
                 self._relieve()
                 yield event
         finally:
-            self._queues.discard(queue)
-            self._relieve()
+            self._drop(reference)
 
     async def _next(self, queue: "_Queue") -> Event | EventsMissed | None:
         # While somebody waits for it, it is in use, whether or not anybody has kept a
@@ -160,7 +169,7 @@ class EventBus:
         except (Exception, SystemExit, KeyboardInterrupt):
             log.exception("a callback for %s raised", type(event).__name__)
             return
-        if inspect.isawaitable(result):
+        if result is not None and inspect.isawaitable(result):
             task = asyncio.ensure_future(self._finish(result, type(event).__name__))
             self._tasks.add(task)
             task.add_done_callback(self._ended)

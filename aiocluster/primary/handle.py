@@ -126,6 +126,7 @@ class WorkerHandle:
         self._process: Process | None = None
         self._deadline = Deadline(self.kill_for)
         self._unpaid = 0  # bytes of its messages that are not heard yet
+        self._is_to_pay = False  # once they are
         self._disconnected = asyncio.Event()
         # What its channel said before we heard that it was forked: nobody may hear of a
         # worker before its WorkerForked.
@@ -393,7 +394,9 @@ class WorkerHandle:
                 self._unpaid += size
                 payload.on_nonsense = self._on_nonsense
                 self._owner.publish(WorkerMessage(self, payload))
-                self._owner.when_heard(lambda: self._pay(size))
+                if not self._is_to_pay:
+                    self._is_to_pay = True
+                    self._owner.when_heard(self._pay)
             case RoomAgain():
                 self.outbox.room.look_again()
             case ReportMetrics(report=report):
@@ -408,8 +411,10 @@ class WorkerHandle:
     def _on_nonsense(self, error: ProtocolError) -> None:
         self.disconnect(f"sent nonsense ({error})")
 
-    def _pay(self, size: int) -> None:
-        self._unpaid -= size
+    def _pay(self) -> None:
+        """All its messages are heard: it may send as many more."""
+        self._is_to_pay = False
+        size, self._unpaid = self._unpaid, 0
         self.channel.consumed(size)
 
     def _on_progress(self, message: Message) -> None:

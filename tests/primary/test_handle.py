@@ -226,12 +226,13 @@ async def test_a_message_is_paid_for_when_it_was_heard(stage: Stage) -> None:
     for _ in range(2):
         await stage.worker.channel.send(big)
     third = asyncio.ensure_future(stage.worker.channel.send(big))
-    await turns_until(lambda: len(stage.owner.unheard) == 2)
+    await turns_until(lambda: stage.owner.log.count("WorkerMessage") == 2)
     await turns(20)
     assert not third.done()
 
-    for heard in stage.owner.unheard:
-        heard()
+    # Once for all of them: thousands may be paid for in one turn of the loop.
+    (heard,) = stage.owner.unheard
+    heard()
 
     await soon(third)
 
