@@ -39,8 +39,8 @@ _CREDIT_LUMP = WINDOW_BYTES // 4
 TURN_BYTES = 64 * 1024
 TURN_MESSAGES = 64
 
-# No read may be for nothing.
-_LEAST_BYTES = 1024
+# What may be read while there is no time for more: no read may be for nothing.
+LEAST_BYTES = 1024
 
 # Beyond this many unsent bytes the other side asks for things and does not read the answers: the
 # largest message, and a window of others, are less than half of it.
@@ -183,13 +183,17 @@ class Channel(asyncio.BufferedProtocol):
         self._ask()  # another end may have left some
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        room = TURN_BYTES - self._decoder.waiting
+        assert self._turns is not None
         # A loop reads once more before it can be paused where another end has left much.
-        return memoryview(self._buffer)[: max(room, _LEAST_BYTES)]
+        room = 0 if self._turns.have_read_enough else TURN_BYTES - self._decoder.waiting
+        return memoryview(self._buffer)[: max(room, LEAST_BYTES)]
 
     def buffer_updated(self, nbytes: int) -> None:
+        assert self._turns is not None
+        self._turns.note_read()
         self.feed(bytes(memoryview(self._buffer)[:nbytes]))
-        if self._decoder.waiting >= TURN_BYTES and self._transport is not None:
+        is_enough = self._turns.have_read_enough or self._decoder.waiting >= TURN_BYTES
+        if is_enough and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
 

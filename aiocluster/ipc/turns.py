@@ -1,7 +1,8 @@
 """What all channels of a loop may use of one of its turns, so that no flood holds up the rest.
 
-Whoever has something to do asks for a turn. Each in the queue does a little, and if it has more to
-do it asks again, behind the others. When their time is over the rest waits for the next turn.
+First they read, then they hear what they have read, as many of them as there is time for. Whoever
+has something to do asks for a turn. Each in the queue does a little, and if it has more to do it
+asks again, behind the others. When their time is over the rest waits for the next turn.
 """
 
 import asyncio
@@ -12,6 +13,9 @@ from weakref import WeakKeyDictionary
 
 # Seconds of one turn of the loop, for all of them together.
 TURN_SECONDS = 0.001
+
+# How much of that may be over before the last of them begins to read more than a little.
+READ_SECONDS = TURN_SECONDS / 2
 
 # Does a little of what there is to do, and stops once time.perf_counter() is past its argument.
 Take = Callable[[float], None]
@@ -24,6 +28,17 @@ class Turns:
         self._now = now
         self._waiting: deque[Take] = deque()
         self._is_due = False
+        self._began: float | None = None  # when the first of them had read, in this turn
+
+    def note_read(self) -> None:
+        """One of them has read something, and asks for a turn."""
+        if self._began is None:
+            self._began = self._now()
+
+    @property
+    def have_read_enough(self) -> bool:
+        """True once the others that want to read in this turn of the loop have to be brief."""
+        return self._began is not None and self._now() >= self._began + READ_SECONDS
 
     def ask(self, take: Take) -> None:
         """Call `take` soon, once. Only in the loop."""
@@ -37,13 +52,15 @@ class Turns:
 
     def _run(self) -> None:
         self._is_due = False
-        end = self._now() + TURN_SECONDS
+        began = self._now() if self._began is None else self._began
+        end = began + TURN_SECONDS
         try:
             for _ in range(len(self._waiting)):
                 self._waiting.popleft()(end)
                 if self._now() >= end:
                     break
         finally:
+            self._began = None
             self._schedule()
 
 

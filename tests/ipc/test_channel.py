@@ -11,7 +11,14 @@ from typing import Any, Self
 import pytest
 
 from aiocluster.errors import ChannelClosed, MessageError, ProtocolError
-from aiocluster.ipc.channel import TURN_BYTES, TURN_MESSAGES, WINDOW_BYTES, Channel, open_channel
+from aiocluster.ipc.channel import (
+    LEAST_BYTES,
+    TURN_BYTES,
+    TURN_MESSAGES,
+    WINDOW_BYTES,
+    Channel,
+    open_channel,
+)
 from aiocluster.ipc.estate import ChannelState
 from aiocluster.ipc.framing import encode, encode_user
 from aiocluster.ipc.messages import (
@@ -26,6 +33,7 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
     UserMessage,
 )
+from aiocluster.ipc.turns import Turns
 
 PATIENCE = 60.0  # far above what anything here takes: a failure must not hang
 
@@ -511,6 +519,35 @@ async def test_a_flood_is_heard_in_turns(size: int) -> None:
         await sender
 
         assert 0 < most <= min(TURN_MESSAGES, TURN_BYTES // len(frame) + 1)
+
+
+async def test_while_others_have_read_enough_a_channel_reads_little_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With many that are flooded at once, each gets on, and all of it comes in its order."""
+    most = 0
+
+    class Noted(Channel):
+        def buffer_updated(self, nbytes: int) -> None:
+            nonlocal most
+            most = max(most, nbytes)
+            super().buffer_updated(nbytes)
+
+    class Late(Turns):
+        @property
+        def have_read_enough(self) -> bool:
+            return True
+
+    late = Late()
+    monkeypatch.setattr(f"{__name__}.Channel", Noted)
+    monkeypatch.setattr("aiocluster.ipc.channel.turns_of_loop", lambda: late)
+    sent = [f"message {number}" for number in range(5_000)]
+    async with connected_to_socket() as (side, theirs):
+        await _write(theirs, b"".join(map(encode_user, sent)))
+        await side.until(lambda: len(side.heard) == len(sent))
+        assert side.payloads == sent
+
+    assert 0 < most <= LEAST_BYTES
 
 
 async def _write(sock: socket.socket, data: bytes) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from aiocluster.ipc.turns import TURN_SECONDS, Turns, turns_of_loop
+from aiocluster.ipc.turns import READ_SECONDS, TURN_SECONDS, Turns, turns_of_loop
 from tests.support.waiting import turns as turn
 
 
@@ -54,6 +54,37 @@ async def test_when_their_time_is_over_the_others_come_first_in_the_next_turn() 
         await turn(1)
 
     assert called[:9] == [*"abcabcabc"]
+
+
+async def test_those_that_read_late_in_a_turn_are_to_be_brief() -> None:
+    """However many are readable at once, they have read in time to be heard, too."""
+    clock = Clock()
+    turns = Turns(clock)
+    assert not turns.have_read_enough
+    for late, seconds in ((False, 0.0), (False, READ_SECONDS / 2), (True, READ_SECONDS)):
+        turns.note_read()
+        clock.now = 100.0 + seconds
+        assert (seconds, turns.have_read_enough) == (seconds, late)
+
+    ends: list[float] = []
+    turns.ask(ends.append)
+    await turn(1)
+
+    assert ends == [100.0 + TURN_SECONDS]
+    assert not turns.have_read_enough
+
+
+async def test_one_is_heard_even_if_all_the_time_went_by_reading() -> None:
+    """So whatever the machine's speed, it goes on."""
+    clock, called = Clock(), list[str]()
+    turns = Turns(clock)
+    for name in "ab":
+        turns.ask(partial(_note, called, name))
+    turns.note_read()
+    clock.now += 2 * TURN_SECONDS
+    await turn(1)
+
+    assert called == ["a"]
 
 
 async def test_others_come_between_two_turns() -> None:
