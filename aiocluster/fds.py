@@ -32,9 +32,24 @@ def check_fds_left(count: int, any_fd: int) -> None:
             os.close(fd)
 
 
-def open_fd_count() -> int:
-    """Return how many descriptors this process has open; where that is not to be seen, 3."""
+def open_fd_count(unseen: int = 3) -> int:
+    """Return how many descriptors this process has open; `unseen` where that is not to be seen."""
     try:
-        return len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
+        if _SIZE_IS_COUNT:  # to list 16,000 takes 20 ms
+            return os.stat(_OPEN).st_size
+        return len(os.listdir(_OPEN)) - 1  # without the one that lists them
     except OSError:
-        return 3
+        return unseen
+
+
+_OPEN = "/proc/self/fd"
+
+
+def _is_size_count() -> bool:
+    """Is the size of the folder the number of its entries, as from Linux 6.2 on?"""
+    with contextlib.suppress(OSError):
+        return os.stat(_OPEN).st_size == len(os.listdir(_OPEN)) - 1
+    return False
+
+
+_SIZE_IS_COUNT = _is_size_count()

@@ -3,7 +3,13 @@ import resource
 
 import pytest
 
-from aiocluster.fds import check_fds_left, fd_limit, open_fd_count, raise_fd_limit
+from aiocluster.fds import (
+    _is_size_count,
+    check_fds_left,
+    fd_limit,
+    open_fd_count,
+    raise_fd_limit,
+)
 
 
 def test_the_soft_limit_becomes_the_hard_one() -> None:
@@ -18,23 +24,42 @@ def test_the_soft_limit_becomes_the_hard_one() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_descriptors_that_are_open_are_counted() -> None:
-    """Those of this process, without the one that it takes to count."""
+@pytest.mark.parametrize("by_size", [_is_size_count(), False])
+def test_the_descriptors_that_are_open_are_counted(
+    by_size: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of this process, without the one that it takes to list them."""
+    monkeypatch.setattr("aiocluster.fds._SIZE_IS_COUNT", by_size)
     before = open_fd_count()
     with open(os.devnull), open(os.devnull):
-        assert open_fd_count() == before + 2
+        assert open_fd_count() == before + 2 == len(os.listdir("/proc/self/fd")) - 1
 
 
+@pytest.mark.parametrize("size", [0, 4096])
+def test_a_size_that_is_no_count_is_not_believed(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.2 it is 0."""
+    told = os.stat_result((*os.stat("/proc/self/fd")[:6], size, 0, 0, 0))
+    monkeypatch.setattr(os, "stat", lambda path: told)
+
+    assert not _is_size_count()
+
+
+@pytest.mark.parametrize("by_size", [True, False])
 def test_where_they_cannot_be_seen_there_are_the_standard_ones(
-    monkeypatch: pytest.MonkeyPatch,
+    by_size: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A system without /proc starts as well."""
 
-    def hide(path: str) -> list[str]:
+    def hide(path: str) -> None:
         raise FileNotFoundError(path)
 
+    monkeypatch.setattr("aiocluster.fds._SIZE_IS_COUNT", by_size)
     monkeypatch.setattr(os, "listdir", hide)
+    monkeypatch.setattr(os, "stat", hide)
     assert open_fd_count() == 3
+    assert not _is_size_count()
 
 
 def test_whether_there_is_room_for_more_can_be_asked() -> None:

@@ -8,7 +8,6 @@ demands.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from aiocluster.fds import fd_limit
+from aiocluster.fds import fd_limit, open_fd_count
 
 # The share of the time that may go into reading PSS. A read that took 1 ms is repeated after
 # 1 s, one that took 50 ms after 50 s; where a limit waits for it, five times as often. With two
@@ -94,12 +93,8 @@ def pss_of(smaps_rollup: Path) -> int | None:
 
 def count_fds() -> int:
     """Return how many descriptors this process has open."""
-    try:
-        # The listing itself holds one open.
-        return len(os.listdir("/proc/self/fd")) - 1
-    except OSError:
-        # For want of a descriptor: all that are allowed are open.
-        return fd_limit()
+    # Where it takes one to count, and there is none, all that are allowed are open.
+    return open_fd_count(fd_limit())
 
 
 def free_fds() -> int:

@@ -25,7 +25,7 @@ from aiocluster.metrics.process import count_fds
 # long enough to cost nothing.
 _TICK = 0.1
 
-# Descriptors are counted once in this many ticks: it means listing a directory.
+# Descriptors are counted once in this many ticks: before Linux 6.2 it means listing a directory.
 _TICKS_PER_FD_COUNT = 10
 
 # Near its limit a worker is given nothing, or will soon be given nothing, until there is room
