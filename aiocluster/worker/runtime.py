@@ -6,7 +6,6 @@ signal asks for it; then it finishes what it has, tells what it could not finish
 
 import asyncio
 import contextlib
-import gc
 import logging
 import random
 import socket
@@ -50,6 +49,7 @@ from aiocluster.worker.intake import Intake
 from aiocluster.worker.leading import Leading
 from aiocluster.worker.loggers import keep_loggers
 from aiocluster.worker.mail import Mail
+from aiocluster.worker.memory import Memory
 from aiocluster.worker.reports import Reports
 from aiocluster.worker.room import Room
 from aiocluster.worker.services.base import Service, Upstream
@@ -94,7 +94,8 @@ class Runtime:
         self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
         self._room = Room(row, settings, lambda: self._channel.post(RoomAgain()))
         self._acceptor = Acceptor(shared, self._on_accepted, self._room, self._serve)
-        self._vitals = Vitals(row, self._look_at_wires)
+        self._memory = Memory(row, settings)
+        self._vitals = Vitals(row, self._on_beat)
         self._wires = Wires({f"listener {index}": sock.fileno() for index, sock in shared})
         self._reports = Reports(settings, self._channel, self._vitals.lag)
         self._service: Service | None = None
@@ -142,6 +143,8 @@ class Runtime:
             if not self.standing.is_declared and (error := service.over.exception()) is not None:
                 self._channel.post(BootFailed(*describe_start(error, _THE_APP)))
                 return EXIT_BOOT_FAILED
+            if not declared:
+                self._memory.settle_app(time.monotonic())
             self.standing.serve()
             self._channel.post(Ready(service.serves))
             if self._exit is not None:  # a job has exited in its first step
@@ -203,7 +206,7 @@ class Runtime:
             return False
         self._service = starting.result()
         self._acceptor.context = self._service.context
-        self._settle_memory()
+        self._memory.settle_app(time.monotonic())
         return True
 
     def _failure_of(self, starting: "asyncio.Future[Service]") -> BootFailed | None:
@@ -261,10 +264,9 @@ class Runtime:
         await asyncio.wait({doing})
         return False
 
-    def _settle_memory(self) -> None:
-        """What the app made at start-up stays: the collector need not look at it again."""
-        gc.collect()
-        gc.freeze()
+    def _on_beat(self) -> None:
+        self._look_at_wires()
+        self._memory.settle_connections(time.monotonic())
 
     # ---- connections
 
@@ -441,6 +443,7 @@ class Runtime:
     async def _finish(self, service: Service) -> int:
         """Take what the primary had already given, finish everything, shut the app down."""
         assert self._drain is not None
+        self._memory.settle_end()
         self._hurry(service, self._drain)
         await asyncio.gather(service.drain(), self.servers.drain())
         self._reports.send()

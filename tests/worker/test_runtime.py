@@ -42,6 +42,7 @@ from aiocluster.ipc.scoreboard import (
     private_row,
 )
 from aiocluster.worker import acceptor, context
+from aiocluster.worker.http.metered_server import MeteredHandler
 from aiocluster.worker.runtime import Runtime
 from tests.chaos.websocket import close_code, upgrade
 from tests.support.connections import tcp_pair
@@ -148,6 +149,7 @@ def _the_collector_stays_as_it_was() -> Iterator[None]:
     threshold = gc.get_threshold()
     yield
     gc.unfreeze()
+    gc.enable()
     gc.set_threshold(*threshold)
 
 
@@ -184,6 +186,15 @@ class App:
 async def read(client: socket.socket) -> bytes:
     """Read what there is; b"" at the end."""
     return await soon(asyncio.get_running_loop().sock_recv(client, 10_000))
+
+
+def in_sight(thing: object) -> bool:
+    """Would a full collection visit this?"""
+    return any(one is thing for one in gc.get_objects())
+
+
+def handlers_in_sight() -> int:
+    return sum(isinstance(one, MeteredHandler) for one in gc.get_objects())
 
 
 async def test_it_says_online_before_the_app_starts_and_ready_after(stage: Stage) -> None:
@@ -226,9 +237,11 @@ async def test_it_is_ready_when_its_app_says_so(make_stage: MakeStage) -> None:
     while not stage.primary.heard.empty():
         assert isinstance(await stage.primary.hear(), ReportMetrics)
 
+    cache = [object()]  # made since its start
     stage.runtime.standing.declare_ready()
 
     await stage.hear(Ready)
+    assert not in_sight(cache)
 
 
 async def test_it_may_say_so_before_its_app_has_started(make_stage: MakeStage) -> None:
@@ -293,6 +306,36 @@ async def test_it_serves_the_connections_it_is_given(stage: Stage) -> None:
         client.close()
 
     assert stage.row[CONNECTIONS_TAKEN] == 2
+
+
+async def test_connections_that_came_at_once_are_not_visited_again(stage: Stage) -> None:
+    """When one of them ends, it is freed without the garbage collector."""
+    await stage.ready(App().application)
+    client = stage.connect()
+    client.send(HELLO)
+    await read(client)
+    assert handlers_in_sight() == 1
+    stage.row[CONNECTIONS_TAKEN] += 1000
+    await turns_until(lambda: handlers_in_sight() == 0)
+
+    gc.disable()
+    client.close()
+    await turns_until(lambda: stage.open == 1000)
+    await turns()
+    gc.unfreeze()
+
+    assert handlers_in_sight() == 0
+
+
+async def test_a_worker_that_drains_is_not_held_up_by_a_full_collection(stage: Stage) -> None:
+    """All that it has is out of the collector's sight."""
+    await stage.ready(App().application)
+    cache = [object()]
+
+    stage.say(Drain(1000.0, moving=True))
+
+    await stage.code()
+    assert not in_sight(cache)
 
 
 @pytest.mark.parametrize(
