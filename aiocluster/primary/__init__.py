@@ -16,10 +16,9 @@ listeners.py      all listening sockets, as one
 listener.py       one of them: accepts in batches; pauses and resumes
 backlog.py        how one closes without a reset for those who are just connecting
 inherited.py      those that were handed down to us (LISTEN_FDS)
-binding.py        from an address to bound sockets
+binding.py        from addresses to bound sockets: all of them, or none
 choosing.py       which policy holds for which address
 servers.py        those that workers open for servers of their own
-endpoints.py      what they ask for, bound
 numbers.py        what their listeners are called                          pure
 peeking.py        whose each one is, by what it shows first
 holding.py        how many are held until that is known

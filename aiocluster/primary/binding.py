@@ -1,17 +1,42 @@
-"""From an address to bound sockets, one for each the host's name has."""
+"""From addresses to bound sockets: all of them, or none.
+
+Two callers need them. The setting `bind` names hosts, which are looked up here; a worker's server
+names addresses that the worker has looked up, and has them listen at once.
+"""
 
 import errno
 import itertools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.handoff import MAX_LISTENERS
+from aiocluster.ipc.messages import Endpoint
 
-# A port that is free for IPv4 may be taken for IPv6: then another one is tried.
+# A port that is free at one address may be taken at the next: then another one is tried.
 _FREE_PORT_TRIES = 5
+
+# A family that is switched off, or an address of it. As with asyncio's own servers the others of
+# a name are then enough.
+_NOT_HERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+_IN_BIND = (
+    "it is in the setting bind of a role, which is given up only when a first worker of that role "
+    "is ready and turns out to run a job; give that another address"
+)
+
+
+class BoundEndpoint(NamedTuple):
+    """A bound socket, and its endpoint with the real port."""
+
+    endpoint: Endpoint
+    sock: socket.socket
 
 
 def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]:
@@ -22,8 +47,7 @@ def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]
     Raises ConfigError, with the address and the reason, when none can be bound.
     """
     try:
-        hosts = _resolve(address)
-        sockets = _bind_some(hosts, address.port)
+        bound = _bind_all(_look_up(address), tcp_keepalive, lambda sock: None)
     except UnicodeError as error:
         raise ConfigError(f"cannot bind {address}: {address.host!r} is no host name") from error
     except OSError as error:
@@ -31,10 +55,26 @@ def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]
         known = error.errno in errno.errorcode and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise ConfigError(f"cannot bind {address}: {reason}") from error
-    for sock in sockets:
-        # Accepted connections inherit it.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
-    return sockets
+    return [one.sock for one in bound]
+
+
+def listen_at(
+    endpoints: Sequence[Endpoint],
+    backlog: int,
+    *,
+    tcp_keepalive: bool,
+    taken: Iterable[socket.socket] = (),
+) -> list[BoundEndpoint]:
+    """Listen at each that this machine has; OSError when it has none, or one is in use.
+
+    They listen at once, also before a worker serves: so the worker gets every error, that of
+    `listen` included, no other process can come between, and clients wait in the backlog.
+    With port 0 they all have the first one's. `taken` are bound and may not listen yet, so that
+    the kernel would let others have the same.
+    """
+    for endpoint in endpoints:
+        _check(endpoint)
+    return _bind_all(endpoints, tcp_keepalive, partial(_listen, backlog, [*taken]))
 
 
 def check_count(sockets: Sequence[socket.socket]) -> None:
@@ -50,12 +90,12 @@ def check_overlap(sockets: Sequence[socket.socket]) -> None:
     """
     check_count(sockets)
     for first, second in itertools.combinations(sockets, 2):
-        if overlap(first, second):
+        if _overlap(first, second):
             here, there = (Address(*sock.getsockname()[:2]) for sock in (first, second))
             raise ConfigError(f"bind: {here} and {there} overlap; give one")
 
 
-def overlap(first: socket.socket, second: socket.socket) -> bool:
+def _overlap(first: socket.socket, second: socket.socket) -> bool:
     """Would these two, which are bound, get the same connections?"""
     host, port = first.getsockname()[:2]
     other, other_port = second.getsockname()[:2]
@@ -63,56 +103,89 @@ def overlap(first: socket.socket, second: socket.socket) -> bool:
     return same and (host == other or bool({host, other} & {"0.0.0.0", "::"}))
 
 
-def _bind_some(hosts: list[tuple[int, str]], port: int) -> list[socket.socket]:
-    for _ in range(_FREE_PORT_TRIES if port == 0 else 1):
-        try:
-            return _bind_all(hosts, port)
-        except OSError as error:
-            last = error
-    raise last
-
-
-def _bind_all(hosts: list[tuple[int, str]], port: int) -> list[socket.socket]:
-    sockets: list[socket.socket] = []
-    try:
-        for family, host in hosts:
-            sock = _bind_one(family, host, port, alone=not sockets)
-            if sock is not None:
-                sockets.append(sock)
-                port = sock.getsockname()[1]
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
-
-
-def _resolve(address: Address) -> list[tuple[int, str]]:
+def _look_up(address: Address) -> list[Endpoint]:
     found = socket.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     # Each once, and IPv4 first: it is the one that is always there.
     pairs = {(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found}
-    return sorted(pairs)
+    return [Endpoint(family, host, address.port) for family, host in sorted(pairs)]
 
 
-def _bind_one(family: int, host: str, port: int, *, alone: bool) -> socket.socket | None:
-    """Return the bound socket; None when this machine lacks the address and has another."""
+def _check(endpoint: Endpoint) -> None:
+    """Raise OSError if the host is a name: looking that up would take its time."""
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError:
-        if alone:
-            raise
-        return None
+        socket.inet_pton(endpoint.family, endpoint.host)
+    except (OSError, ValueError) as error:
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
+        raise OSError(number, f"{endpoint.host!r:.80}: {os.strerror(number)}") from error
+    if not 0 <= endpoint.port <= 0xFFFF:
+        raise OSError(errno.EINVAL, f"{endpoint.port} is no port")
+
+
+def _bind_all(
+    endpoints: Sequence[Endpoint], tcp_keepalive: bool, ready: Callable[[socket.socket], None]
+) -> list[BoundEndpoint]:
+    """Bind each that this machine has, and call `ready` with its socket; all or none."""
+    for _ in range(_FREE_PORT_TRIES if any(one.port == 0 for one in endpoints) else 1):
+        try:
+            return _try_to_bind_all(endpoints, tcp_keepalive, ready)
+        except OSError as error:
+            last = error
+            if error.errno != errno.EADDRINUSE:
+                break
+    raise last
+
+
+def _try_to_bind_all(
+    endpoints: Sequence[Endpoint], tcp_keepalive: bool, ready: Callable[[socket.socket], None]
+) -> list[BoundEndpoint]:
+    bound: list[BoundEndpoint] = []
+    unusable: list[OSError] = []
+    free_port = 0
+    try:
+        for endpoint in endpoints:
+            try:
+                one = _bind_one(
+                    msgspec.structs.replace(endpoint, port=endpoint.port or free_port),
+                    tcp_keepalive,
+                )
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                unusable.append(error)
+                continue
+            bound.append(one)
+            if endpoint.port == 0:
+                free_port = one.endpoint.port
+            ready(one.sock)
+        if not bound:
+            raise unusable[0] if unusable else OSError(errno.EINVAL, "no address to listen at")
+    except BaseException:
+        for one in bound:
+            one.sock.close()
+        raise
+    return bound
+
+
+def _bind_one(endpoint: Endpoint, tcp_keepalive: bool) -> BoundEndpoint:
+    family, host, port, scope = endpoint.family, endpoint.host, endpoint.port, endpoint.scope
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
-    except OSError as error:
+        sock.bind((host, port, 0, scope) if family == socket.AF_INET6 else (host, port))
+        return BoundEndpoint(msgspec.structs.replace(endpoint, port=sock.getsockname()[1]), sock)
+    except BaseException:
         sock.close()
-        if alone or error.errno != errno.EADDRNOTAVAIL:
-            raise
-        return None
-    return sock
+        raise
+
+
+def _listen(backlog: int, taken: list[socket.socket], sock: socket.socket) -> None:
+    if any(_overlap(sock, other) for other in taken):
+        raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: {_IN_BIND}")
+    sock.listen(backlog)

@@ -27,10 +27,10 @@ from aiocluster.ipc.messages import (
     Unlisten,
 )
 from aiocluster.policies.base import Policy
+from aiocluster.primary.binding import listen_at
 from aiocluster.primary.dispatcher import Recipient
 from aiocluster.primary.door import Door
 from aiocluster.primary.doors import Doors
-from aiocluster.primary.endpoints import listen_at
 from aiocluster.primary.numbers import Numbers
 
 log = logging.getLogger("aiocluster.listener")

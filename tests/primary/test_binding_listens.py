@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiocluster.ipc.messages import MAX_BACKLOG, Endpoint
-from aiocluster.primary.endpoints import Listening, listen_at
+from aiocluster.primary.binding import BoundEndpoint, listen_at
 from tests.support.connections import open_fds
 
 V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
@@ -24,7 +24,7 @@ needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this ma
 @contextlib.contextmanager
 def listening(
     *endpoints: Endpoint, backlog: int = 100, taken: Sequence[socket.socket] = ()
-) -> Iterator[list[Listening]]:
+) -> Iterator[list[BoundEndpoint]]:
     found = listen_at(endpoints, backlog, tcp_keepalive=True, taken=taken)
     try:
         yield found
