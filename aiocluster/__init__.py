@@ -70,13 +70,13 @@ if TYPE_CHECKING:
     from aiocluster.policies.base import Policy as Policy
     from aiocluster.policies.sticky import sticky as sticky
     from aiocluster.policies.weighted import weighted as weighted
-    from aiocluster.primary.handle import WorkerHandle as WorkerHandle
+    from aiocluster.primary.workers.handle import WorkerHandle as WorkerHandle
     from aiocluster.program.run import run as run
-    from aiocluster.worker.context import WorkerContext as WorkerContext
-    from aiocluster.worker.context import current_worker as current_worker
-    from aiocluster.worker.context import is_primary as is_primary
-    from aiocluster.worker.context import is_worker as is_worker
-    from aiocluster.worker.site import TCPSite as TCPSite
+    from aiocluster.worker.api.context import WorkerContext as WorkerContext
+    from aiocluster.worker.api.context import current_worker as current_worker
+    from aiocluster.worker.api.context import is_primary as is_primary
+    from aiocluster.worker.api.context import is_worker as is_worker
+    from aiocluster.worker.api.site import TCPSite as TCPSite
 
 # Imported when first asked for: `aiocluster --help`, and a module that only asks
 # `current_worker()`, need not load the whole server.

@@ -14,18 +14,18 @@ from aiocluster.config.settings import Settings, checked_seconds
 from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed
 from aiocluster.fds import raise_fd_limit
+from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.pickled_app import unpickling
 from aiocluster.log_limit import limit_own_lines
 from aiocluster.metrics.snapshot import Snapshot
-from aiocluster.primary.bus import EventBus
-from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.interpreter import Interpreter
-from aiocluster.primary.origin import Origin
-from aiocluster.primary.orphans import become_subreaper
-from aiocluster.primary.parts import Parts
-from aiocluster.primary.pickled_app import unpickling
+from aiocluster.primary.event_bus import EventBus
+from aiocluster.primary.launch_spec import Origin
+from aiocluster.primary.primary import Parts
+from aiocluster.primary.processes.reaper import become_subreaper
 from aiocluster.primary.role import check_fds
+from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.shortage import is_shortage, shortage
-from aiocluster.worker.context import is_primary
+from aiocluster.worker.api.context import is_primary
 from aiocluster.zygote.run_app import note_cluster
 
 E = TypeVar("E", bound=Event)

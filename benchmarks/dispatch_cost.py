@@ -21,10 +21,10 @@ import uvloop
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatcher import Connection, Dispatcher
-from aiocluster.primary.outbox import Outbox
-from aiocluster.primary.places import Places
-from aiocluster.primary.room import Limits
+from aiocluster.primary.dispatch.admission import Places
+from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.capacity import Limits
+from aiocluster.primary.dispatch.dispatcher import Connection, Dispatcher
 from benchmarks import harness, plot, report
 
 ROUNDS = 7

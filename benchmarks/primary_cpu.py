@@ -4,7 +4,7 @@ Sides: aiocluster; a dispatcher in C that makes the same system calls (peers/dis
 here with cc -O2: apt install gcc), which is the floor for any primary that hands over connections;
 and the primary of Node's cluster module, round robin (apt install nodejs). Two workers each.
 
-aiocluster's primary is a batch process to the kernel (aiocluster/primary/scheduling.py), which is
+aiocluster's primary is a batch process to the kernel (aiocluster/launch/scheduling.py), which is
 worth a third of its cost when the CPUs are busy; so is the dispatcher in C. Node's is not.
 
 The dispatcher in C is here twice: as "C", with workers in C that hardly touch memory, and as "C +

@@ -15,10 +15,10 @@ from aiocluster.config.addresses import Address
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import ConfigError
 from aiocluster.events import Event, Upgraded
-from aiocluster.primary.interpreter import Interpreter
-from aiocluster.primary.origin import Origin
-from aiocluster.primary.upgrade import Successor
-from tests.ipc.test_estate import ESTATE
+from aiocluster.launch.interpreter import Interpreter
+from aiocluster.primary.launch_spec import Origin
+from aiocluster.primary.lifecycle.upgrade import Successor
+from tests.ipc.test_handover import ESTATE
 from tests.support.connections import open_fds
 
 PLAN = plan_from("pkg.module:name", None, {})
@@ -161,7 +161,7 @@ async def test_a_child_that_imports_the_program_makes_no_cluster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It would start another cluster in each of its children."""
-    monkeypatch.setattr("aiocluster.worker.context._Process.kind", "zygote")
+    monkeypatch.setattr("aiocluster.worker.api.context._Process.kind", "zygote")
 
     with pytest.raises(ConfigError, match="a Cluster was made while a child process imported"):
         Cluster(factory)

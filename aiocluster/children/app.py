@@ -11,7 +11,7 @@ from aiocluster.config.script import Script
 from aiocluster.config.settings import Settings
 from aiocluster.config.target import check_target, import_target
 from aiocluster.errors import ConfigError
-from aiocluster.primary.pickled_app import Preparation
+from aiocluster.launch.pickled_app import Preparation
 from aiocluster.zygote.run_app import RunApp
 from aiocluster.zygote.script import no_call, run_script
 

@@ -18,10 +18,10 @@ from aiocluster.config.run_app import RunAppCall, read_call
 from aiocluster.config.script import Script
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
-from aiocluster.primary.interpreter import (
+from aiocluster.launch.interpreter import (
     ZYGOTE_CALLED,
 )
-from aiocluster.worker.context import enter
+from aiocluster.worker.api.context import enter
 from aiocluster.zygote.run_app import CallsRun, RunApp
 
 

@@ -28,26 +28,26 @@ from aiocluster.config.roles import RoleSpec
 from aiocluster.config.script import Script
 from aiocluster.config.target import import_target
 from aiocluster.errors import BootError, ChannelClosed, ConfigError
-from aiocluster.ipc.failures import describe, users_part
+from aiocluster.ipc.error_text import describe, users_part
 from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.hangup import ImportStopped, stopped_by_hangup
 from aiocluster.ipc.messages import FailureKind, Prepared, PrepareFailed
 from aiocluster.ipc.packets import send_packet
-from aiocluster.primary.handle import KILL_GRACE
-from aiocluster.primary.interpreter import (
+from aiocluster.launch.interpreter import (
     NO_PRELOAD,
     STOP_IMPORT_TIMEOUT,
     ZYGOTE_CALLED,
     Interpreter,
 )
-from aiocluster.primary.orphans import become_subreaper
-from aiocluster.primary.zygote_handle import EXIT_TIMEOUT
+from aiocluster.primary.processes.reaper import become_subreaper
+from aiocluster.primary.processes.zygote_handle import EXIT_TIMEOUT
+from aiocluster.primary.workers.handle import KILL_GRACE
 from aiocluster.shortage import is_shortage, shortage
+from aiocluster.worker.api.context import enter
+from aiocluster.worker.app_exit import describe_start, exit_code
 from aiocluster.worker.bootstrap import Worker
-from aiocluster.worker.context import enter
-from aiocluster.worker.ending import run_exit_hooks
-from aiocluster.worker.exits import describe_start, exit_code
 from aiocluster.worker.http.runner import notes as aiohttp_notes
+from aiocluster.worker.process_exit import run_exit_hooks
 from aiocluster.zygote.ends import end_import
 from aiocluster.zygote.import_guard import ended_with_primary
 from aiocluster.zygote.leftovers import (

@@ -29,8 +29,7 @@ from aiocluster.children.offspring import Offspring
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError
 from aiocluster.ipc.packets import packet_pair
-from aiocluster.log_limit import limit_own_lines
-from aiocluster.primary.interpreter import (
+from aiocluster.launch.interpreter import (
     ZYGOTE_CALL,
     ZYGOTE_FD,
     ZYGOTE_ROLE,
@@ -38,6 +37,7 @@ from aiocluster.primary.interpreter import (
     Interpreter,
     StartedZygote,
 )
+from aiocluster.log_limit import limit_own_lines
 from aiocluster.shortage import shortage
 from aiocluster.zygote.server import flush_output, take_signals
 

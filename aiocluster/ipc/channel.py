@@ -19,9 +19,9 @@ from contextvars import copy_context
 from typing import Any, cast
 
 from aiocluster.errors import ChannelClosed, ProtocolError
-from aiocluster.ipc.estate import ChannelState
 from aiocluster.ipc.forks import keep_from_children
 from aiocluster.ipc.framing import FrameDecoder, encode, encode_user
+from aiocluster.ipc.handover import ChannelState
 from aiocluster.ipc.messages import Credit, Message, UserMessage
 from aiocluster.ipc.turns import Take, Turns, turns_of_loop
 

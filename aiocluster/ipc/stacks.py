@@ -29,7 +29,7 @@ _OUTERMOST = 3
 _THREAD = re.compile(r"^(Current thread|Thread) 0x.*:$")
 _TASKS = re.compile(r"^(\d+) tasks of the loop")
 
-# The call that runs the loop (worker/ending.py): those outside of it say nothing.
+# The call that runs the loop (worker/process_exit.py): those outside of it say nothing.
 _RUNS_THE_LOOP = " in run_to_the_end"
 
 

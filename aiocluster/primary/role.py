@@ -16,20 +16,20 @@ from aiocluster.config.settings import Settings
 from aiocluster.config.worker_count import too_many_workers_warning, worker_count
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import fd_limit, open_fd_count
-from aiocluster.ipc.estate import RoleState
+from aiocluster.ipc.handover import RoleState
 from aiocluster.policies.base import Policy
-from aiocluster.primary.choosing import policy_of_server, unserved
-from aiocluster.primary.commons import Commons
-from aiocluster.primary.door import DoorSettings
-from aiocluster.primary.doors import Doors, close_unserved
-from aiocluster.primary.farewell import Farewell
-from aiocluster.primary.fd_needs import LOOP_FDS, RoleNeeds, fds_needed, too_few_fds
-from aiocluster.primary.generations import Generations, GenerationSpawner
-from aiocluster.primary.listeners import Listeners
-from aiocluster.primary.restarts import RestartConfig, RestartPolicy
-from aiocluster.primary.servers import Servers
+from aiocluster.primary.dispatch.policies import policy_of_server, unserved
+from aiocluster.primary.ingress.ingress import Doors, close_unserved
+from aiocluster.primary.ingress.listener_group import DoorSettings
+from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.lifecycle.fd_needs import LOOP_FDS, RoleNeeds, fds_needed, too_few_fds
+from aiocluster.primary.lifecycle.shutdown import Farewell
+from aiocluster.primary.processes.generations import Generations, GenerationSpawner
+from aiocluster.primary.sockets.listeners import Listeners
+from aiocluster.primary.supervision.restart_policy import RestartConfig, RestartPolicy
+from aiocluster.primary.supervision.watchdog import Watchdog
 from aiocluster.primary.supervisor import Supervisor
-from aiocluster.primary.watchdog import Watchdog
+from aiocluster.primary.workers.shared import Commons
 
 log = logging.getLogger("aiocluster")
 

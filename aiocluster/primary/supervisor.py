@@ -7,27 +7,27 @@ from collections.abc import Callable, Collection, Sequence
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import WorkerMessage
-from aiocluster.ipc.estate import CrewState
 from aiocluster.ipc.framing import decode_user, encode_user
+from aiocluster.ipc.handover import CrewState
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.breaker import Breaker
-from aiocluster.primary.commons import Commons
-from aiocluster.primary.dispatcher import Dispatching
-from aiocluster.primary.doors import Doors
-from aiocluster.primary.first_start import first_start
-from aiocluster.primary.generations import Generation, Generations
-from aiocluster.primary.handle import WorkerHandle, WorkerSpec
-from aiocluster.primary.recycling import Recycler
-from aiocluster.primary.reload import Reloader
-from aiocluster.primary.restarts import RestartPolicy
-from aiocluster.primary.servers import Servers
-from aiocluster.primary.sizing import Sizing
-from aiocluster.primary.slot import Slot
-from aiocluster.primary.slots import Slots
+from aiocluster.primary.dispatch.dispatcher import Dispatching
+from aiocluster.primary.ingress.ingress import Doors
+from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.lifecycle.reload import Reloader
+from aiocluster.primary.lifecycle.startup import first_start
+from aiocluster.primary.lifecycle.upgrade import Turns
+from aiocluster.primary.processes.generations import Generation, Generations
+from aiocluster.primary.scaling.sizing import Sizing
+from aiocluster.primary.supervision.circuit_breaker import Breaker
+from aiocluster.primary.supervision.recycle_monitor import Upkeep
+from aiocluster.primary.supervision.recycler import Recycler
+from aiocluster.primary.supervision.restart_policy import RestartPolicy
+from aiocluster.primary.supervision.slot import Slot
+from aiocluster.primary.supervision.slots import Slots
 from aiocluster.primary.tasks import start_task
-from aiocluster.primary.upgrade import Turns
-from aiocluster.primary.upkeep import Upkeep
-from aiocluster.primary.workers import Workers
+from aiocluster.primary.workers.handle import WorkerHandle, WorkerSpec
+from aiocluster.primary.workers.pool import Workers
+from aiocluster.primary.workers.shared import Commons
 
 log = logging.getLogger("aiocluster.supervisor")
 

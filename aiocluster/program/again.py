@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from aiocluster.config.roles import Plan, RoleSpec
 from aiocluster.errors import ConfigError
-from aiocluster.primary.interpreter import Interpreter
-from aiocluster.primary.pickled_app import unpickling
+from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.pickled_app import unpickling
 
 log = logging.getLogger("aiocluster")
 

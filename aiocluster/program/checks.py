@@ -11,7 +11,7 @@ from aiocluster.config.kinds import check_app
 from aiocluster.config.roles import Plan
 from aiocluster.config.target import import_target
 from aiocluster.errors import ConfigError
-from aiocluster.program.life import (
+from aiocluster.program.runner import (
     OnStart,
 )
 

@@ -11,13 +11,13 @@ from aiocluster.children.call import log_access_by, settings_of
 from aiocluster.config.roles import Plan, RoleSpec
 from aiocluster.config.script import Script
 from aiocluster.errors import BootError
-from aiocluster.ipc.failures import describe
-from aiocluster.program.life import EXIT_OK, OnStart, boot_failed
+from aiocluster.ipc.error_text import describe
 from aiocluster.program.output import say
+from aiocluster.program.runner import EXIT_OK, OnStart, boot_failed
 from aiocluster.program.signals import release_signals
 from aiocluster.program.single_process import run_in_one_process
-from aiocluster.worker.alone import set_environment
-from aiocluster.worker.exits import describe_start
+from aiocluster.worker.app_exit import describe_start
+from aiocluster.worker.single_process import set_environment
 from aiocluster.zygote.run_app import RunApp, Serve
 
 

@@ -25,19 +25,25 @@ from aiocluster.config.roles import Plan, Role, plan_from
 from aiocluster.config.script import Script
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import raise_fd_limit
-from aiocluster.ipc.failures import describe
+from aiocluster.ipc.error_text import describe
+from aiocluster.launch.interpreter import Interpreter, StartedZygote
+from aiocluster.launch.scheduling import workers_preferred
+from aiocluster.launch.this_program import this_program
 from aiocluster.log_limit import tell_what_was_left_out
-from aiocluster.primary.inherited import take_inherited
-from aiocluster.primary.interpreter import Interpreter, StartedZygote
-from aiocluster.primary.origin import Origin
+from aiocluster.primary.launch_spec import Origin
+from aiocluster.primary.lifecycle.preflight import check_roles
 from aiocluster.primary.role import check_fds
-from aiocluster.primary.scheduling import workers_preferred
-from aiocluster.primary.this_program import this_program
-from aiocluster.primary.trial import check_roles
+from aiocluster.primary.sockets.activation import take_inherited
 from aiocluster.program.again import interpreters_of, log_what_will_not_work
 from aiocluster.program.checks import check_apps, check_place, on_start_from, warn_of_threads
-from aiocluster.program.guard import Guard
-from aiocluster.program.life import (
+from aiocluster.program.lone_script import serve_script
+from aiocluster.program.output import (
+    discard_unwritable_output,
+    open_standard_files,
+    say,
+    set_up_logging,
+)
+from aiocluster.program.runner import (
     EXIT_BOOT_FAILED,
     EXIT_OK,
     EXIT_REFUSED,
@@ -47,13 +53,6 @@ from aiocluster.program.life import (
     close,
     log_early_stop,
 )
-from aiocluster.program.lone_script import serve_script
-from aiocluster.program.output import (
-    discard_unwritable_output,
-    open_standard_files,
-    say,
-    set_up_logging,
-)
 from aiocluster.program.signals import (
     Interrupted,
     hold_signals,
@@ -61,7 +60,8 @@ from aiocluster.program.signals import (
     release_signals,
 )
 from aiocluster.program.single_process import run_in_one_process
-from aiocluster.program.succession import (
+from aiocluster.program.stop_watchdog import Guard
+from aiocluster.program.upgrade_exec import (
     Heir,
     Summons,
     answer,
@@ -69,7 +69,7 @@ from aiocluster.program.succession import (
     summons_from_environment,
 )
 from aiocluster.shortage import shortage
-from aiocluster.worker.exits import describe_start
+from aiocluster.worker.app_exit import describe_start
 from aiocluster.zygote.run_app import note_call_of_run
 
 log = logging.getLogger("aiocluster")

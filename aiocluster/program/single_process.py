@@ -26,16 +26,16 @@ from aiocluster.ipc.loopback import connect
 from aiocluster.ipc.messages import DrainRequest, FromWorker, Message, UserMessage
 from aiocluster.metrics.feed import check_interval
 from aiocluster.metrics.snapshot import Snapshot
-from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.lifecycle import Phase
-from aiocluster.primary.origin import Origin
-from aiocluster.program.guard import Guard
-from aiocluster.program.life import EXIT_CUT, EXIT_OK, Life, OnStart, boot_failed, close
+from aiocluster.primary.launch_spec import Origin
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.primary.workers.phases import Phase
 from aiocluster.program.output import discard_unwritable_output
-from aiocluster.worker.alone import LoneWorker, set_environment
-from aiocluster.worker.context import enter, share_process
-from aiocluster.worker.exits import describe_start, exit_code
+from aiocluster.program.runner import EXIT_CUT, EXIT_OK, Life, OnStart, boot_failed, close
+from aiocluster.program.stop_watchdog import Guard
+from aiocluster.worker.api.context import enter, share_process
+from aiocluster.worker.app_exit import describe_start, exit_code
 from aiocluster.worker.http.runner import setting_notes
+from aiocluster.worker.single_process import LoneWorker, set_environment
 
 log = logging.getLogger("aiocluster")
 

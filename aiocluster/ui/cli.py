@@ -28,7 +28,7 @@ from aiocluster.config.settings import PARTS_OF_AN_ADDRESS, settings_from
 from aiocluster.config.target import check_module, check_target
 from aiocluster.errors import BootError, ConfigError
 
-# What a start that fails ends with (program/life.py, which is slow to import).
+# What a start that fails ends with (program/runner.py, which is slow to import).
 _EXIT_BOOT_FAILED = 3
 
 SHORT_OPTIONS = {"workers": "-w", "bind": "-b"}

@@ -25,9 +25,9 @@ from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.ipc.signals import FOR_THE_PRIMARY, signals_of
 from aiocluster.ipc.stacks import STACKS_SIGNAL
 from aiocluster.shortage import is_shortage, shortage
-from aiocluster.worker.context import WorkerContext, enter
-from aiocluster.worker.ending import end_tasks, end_threads, run_to_the_end
-from aiocluster.worker.exits import exit_code, is_exit
+from aiocluster.worker.api.context import WorkerContext, enter
+from aiocluster.worker.app_exit import exit_code, is_exit
+from aiocluster.worker.process_exit import end_tasks, end_threads, run_to_the_end
 from aiocluster.worker.runtime import EXIT_BOOT_FAILED, EXIT_CUT, Runtime
 from aiocluster.worker.stacks import show_stacks_on_request
 

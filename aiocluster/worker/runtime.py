@@ -18,7 +18,7 @@ from aiocluster.config.kinds import is_job
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError, ProtocolError
 from aiocluster.ipc.channel import Channel, open_channel
-from aiocluster.ipc.failures import sendable
+from aiocluster.ipc.error_text import sendable
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.messages import (
     Accept,
@@ -40,23 +40,23 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN, UNWIRED
-from aiocluster.worker.acceptor import Acceptor
-from aiocluster.worker.context import current_worker
-from aiocluster.worker.exits import describe_start, exit_code, is_exit
-from aiocluster.worker.gate import Accepted
+from aiocluster.worker.accept.acceptor import Acceptor
+from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.handoff_receiver import Intake
+from aiocluster.worker.accept.shared_listener import Accepted
+from aiocluster.worker.api.context import current_worker
+from aiocluster.worker.api.leading import Leading
+from aiocluster.worker.api.messaging import Mail
+from aiocluster.worker.api.readiness import Standing
+from aiocluster.worker.app_exit import describe_start, exit_code, is_exit
+from aiocluster.worker.heartbeat import Vitals
 from aiocluster.worker.http.service import AiohttpService
-from aiocluster.worker.intake import Intake
-from aiocluster.worker.leading import Leading
 from aiocluster.worker.loggers import keep_loggers
-from aiocluster.worker.mail import Mail
 from aiocluster.worker.memory import Memory
 from aiocluster.worker.reports import Reports
-from aiocluster.worker.room import Room
 from aiocluster.worker.services.base import Service, Upstream
 from aiocluster.worker.services.job import JobService
-from aiocluster.worker.services.streams import Servers
-from aiocluster.worker.standing import Standing
-from aiocluster.worker.vitals import Vitals
+from aiocluster.worker.services.servers import Servers
 from aiocluster.worker.wires import Wires
 
 log = logging.getLogger("aiocluster.worker")

@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp.web_protocol import RequestHandler
 
-from aiocluster.worker import intake
+from aiocluster.worker.accept import handoff_receiver as intake
 
 # What is written of a client that has closed already.
 _GONE = ("", 0)

@@ -13,7 +13,7 @@ from aiocluster.config.roles import RoleSpec
 from aiocluster.config.run_app import RunAppCall
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
-from aiocluster.primary.interpreter import ZYGOTE_CALLED
+from aiocluster.launch.interpreter import ZYGOTE_CALLED
 
 TRIAL = """
 from aiocluster.children.call import try_app

@@ -17,7 +17,7 @@ from aiocluster.config.script import Script
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import receive_packet
-from aiocluster.primary.interpreter import Interpreter
+from aiocluster.launch.interpreter import Interpreter
 
 spec = RoleSpec("web", {app}, settings_from({settings}))
 zygote = fork_zygote(spec, Interpreter(["false"]))

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from aiocluster.children.start import zygote_call_from_environment, zygote_from_environment
-from aiocluster.primary.interpreter import ZYGOTE_CALL, ZYGOTE_FD, ZYGOTE_ROLE
+from aiocluster.launch.interpreter import ZYGOTE_CALL, ZYGOTE_FD, ZYGOTE_ROLE
 
 
 def test_an_interpreter_that_is_no_zygote_has_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.config.settings import settings_from
+from aiocluster.worker.accept.capacity import Room
 from aiocluster.worker.http import metered_server
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer
-from aiocluster.worker.room import Room
 
 _ROW_FIELDS = 16
 

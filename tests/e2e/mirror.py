@@ -10,8 +10,8 @@ from aiohttp import web
 
 import aiocluster
 from aiocluster import Cluster
-from aiocluster.primary.door import Door
-from aiocluster.primary.peeking import Peeker
+from aiocluster.primary.ingress.inspector import Peeker
+from aiocluster.primary.ingress.listener_group import Door
 from tests.e2e.wire import Response, Wire
 from tests.support.cluster import url_of
 from tests.support.program import PATIENCE

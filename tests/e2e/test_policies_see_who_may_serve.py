@@ -11,7 +11,7 @@ import pytest
 
 from aiocluster import Cluster, WorkerMessage
 from aiocluster.policies.base import C, Candidate
-from aiocluster.primary.lifecycle import Phase
+from aiocluster.primary.workers.phases import Phase
 from tests.e2e.choosing import EXACT
 from tests.e2e.wire import Wire
 from tests.support.cluster import Client, kill, serving, url_of, who_answers

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiocluster import Cluster
-from aiocluster.primary.holding import MAX_HELD
+from aiocluster.primary.ingress.pending_limit import MAX_HELD
 from tests.e2e.mirror import MIRROR_APP, door_of, peeker_of, place_in, soon_true, visitors, visits
 from tests.e2e.wire import Wire
 from tests.support.cluster import ask, program_of, serving

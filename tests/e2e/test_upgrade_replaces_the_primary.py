@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aiocluster import ConfigError
-from aiocluster.ipc.estate import RECORD
+from aiocluster.ipc.handover import RECORD
 from aiocluster.ipc.messages import PROTOCOL
 from tests.e2e.upgrading import Upgradable
 from tests.e2e.wire import Wire
@@ -174,7 +174,7 @@ BAD_PROGRAMS = {
     "import sys; sys.exit()": "ended before it called aiocluster.run",
     "import os; os._exit(9)": "ended before it called aiocluster.run",
     "import aiocluster.ipc.messages as m; m.PROTOCOL = 99": f"protocol 99 and {PROTOCOL}",
-    "import aiocluster.ipc.estate as e; e.RECORD = 99": f"record 99 and {RECORD}",
+    "import aiocluster.ipc.handover as e; e.RECORD = 99": f"record 99 and {RECORD}",
 }
 
 # Of which file, and the cause that is told.
@@ -459,7 +459,7 @@ async def test_what_cannot_be_taken_over_ends_with_3(tmp_path: Path) -> None:
     async with Upgradable(tmp_path) as program, Wire(await program.url()) as wire:
         await wire.ask("/hold")
         await program.until_exists("holding")
-        broken = "import aiocluster.primary.heritage as h; h.Heritage.adopt = None"
+        broken = "import aiocluster.primary.handover as h; h.Heritage.adopt = None"
         program.release(AT_ONCE.format(what=broken))
         program.send_signal(signal.SIGRTMIN)
         await program.line("could not go on after the upgrade: leaving")

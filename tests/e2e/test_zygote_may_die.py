@@ -103,7 +103,7 @@ async def test_a_stopped_zygote_is_replaced_when_it_is_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It does not die of its own, and nobody waits for it for ever."""
-    monkeypatch.setattr("aiocluster.primary.zygote_handle._ANSWER_TIMEOUT", 3.0)
+    monkeypatch.setattr("aiocluster.primary.processes.zygote_handle._ANSWER_TIMEOUT", 3.0)
     async with serving(graceful_timeout=0.1) as (cluster, heard):
         zygote, dead = zygote_of(cluster), first(cluster)
         zygote.suspend()

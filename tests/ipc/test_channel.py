@@ -19,8 +19,8 @@ from aiocluster.ipc.channel import (
     Channel,
     open_channel,
 )
-from aiocluster.ipc.estate import ChannelState
 from aiocluster.ipc.framing import encode, encode_user
+from aiocluster.ipc.handover import ChannelState
 from aiocluster.ipc.messages import (
     Credit,
     Drain,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from aiocluster.errors import ChannelClosed, ProtocolError
-from aiocluster.ipc.failures import MAX_CAUSE_CHARS, MAX_TRACEBACK_CHARS
+from aiocluster.ipc.error_text import MAX_CAUSE_CHARS, MAX_TRACEBACK_CHARS
 from aiocluster.ipc.messages import (
     Exited,
     FromZygote,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from aiocluster.metrics.aggregator import Ledger, WorkerFacts
 from aiocluster.metrics.instruments import FIRST_BUCKET
-from aiocluster.metrics.ledger import Ledger, WorkerFacts
 from aiocluster.metrics.snapshot import Counters, Metrics, Report, Snapshot
 
 START = 100.0

@@ -13,7 +13,7 @@ from aiocluster.config.addresses import Address
 from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.events import Reloaded, RoleDegraded
-from aiocluster.ipc.estate import ListenerState
+from aiocluster.ipc.handover import ListenerState
 from aiocluster.ipc.messages import (
     Bound,
     Drain,
@@ -28,9 +28,9 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatcher import Connection
+from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.role import RoleParts
-from tests.ipc.test_estate import role_without_workers
+from tests.ipc.test_handover import role_without_workers
 from tests.support.connections import close_all, connections, states_of
 from tests.support.roles import Roles
 from tests.support.waiting import soon, turns, turns_until

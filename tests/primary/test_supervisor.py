@@ -81,7 +81,7 @@ async def test_a_slow_one_does_not_hold_up_the_others_for_ever(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The rest gets a few seconds, then the cluster serves without it."""
-    monkeypatch.setattr("aiocluster.primary.first_start._START_TOGETHER", 0.01)
+    monkeypatch.setattr("aiocluster.primary.lifecycle.startup._START_TOGETHER", 0.01)
     starting = asyncio.create_task(stage.supervisor.start(2))
     quick = await stage.spawner.next()
     quick.boot()

@@ -3,7 +3,7 @@
 import pytest
 
 from aiocluster.config.roles import plan_from
-from aiocluster.primary.interpreter import Interpreter
+from aiocluster.launch.interpreter import Interpreter
 from aiocluster.program.again import interpreters_of, log_what_will_not_work
 
 

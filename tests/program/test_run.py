@@ -102,7 +102,7 @@ def test_run_in_an_imported_module_of_a_child_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A program without `if __name__` would start a cluster in each of its children."""
-    monkeypatch.setattr("aiocluster.worker.context._Process.kind", "zygote")
+    monkeypatch.setattr("aiocluster.worker.api.context._Process.kind", "zygote")
 
     with pytest.raises(ConfigError, match='under `if __name__ == "__main__":`'):
         run("pkg.module:name")

@@ -19,7 +19,7 @@ from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import BootError, ConfigError, MessageError, WorkerGone
 from aiocluster.program.signals import release_signals
 from aiocluster.program.single_process import SingleCluster, _imported, run_in_one_process
-from aiocluster.worker.context import enter, share_process
+from aiocluster.worker.api.context import enter, share_process
 
 
 async def hello(request: web.Request) -> web.Response:

@@ -6,8 +6,8 @@ import resource
 import socket
 from collections.abc import Iterator
 
-from aiocluster.ipc.estate import ConnectionState
-from aiocluster.primary.dispatcher import Connection
+from aiocluster.ipc.handover import ConnectionState
+from aiocluster.primary.dispatch.dispatcher import Connection
 
 
 def connections(count: int, listener: int = 0) -> list[Connection]:

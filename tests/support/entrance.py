@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 
-from aiocluster.worker.acceptor import Acceptor
-from aiocluster.worker.gate import Accepted
+from aiocluster.worker.accept.acceptor import Acceptor
+from aiocluster.worker.accept.shared_listener import Accepted
 from tests.support.waiting import soon, turns_until
 
 # Room for all clients of a test, so much that uvloop may accept them.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aiocluster.primary.descriptor import peek
+from aiocluster.primary.sockets.descriptor import peek
 
 
 class Looks:
@@ -10,7 +10,7 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        monkeypatch.setattr("aiocluster.primary.peeking.peek", self._peek)
+        monkeypatch.setattr("aiocluster.primary.ingress.inspector.peek", self._peek)
 
     def _peek(self, fd: int, size: int) -> bytes | None:
         self.count += 1

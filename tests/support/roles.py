@@ -8,12 +8,12 @@ from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError
 from aiocluster.events import Event
 from aiocluster.ipc.scoreboard import Scoreboard
-from aiocluster.primary.bus import EventBus
-from aiocluster.primary.choosing import policies
-from aiocluster.primary.commons import Commons
-from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.reporting import Reporter
+from aiocluster.primary.dispatch.policies import policies
+from aiocluster.primary.event_bus import EventBus
 from aiocluster.primary.role import RoleParts
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.snapshots import Reporter
 from tests.support.connections import close_all
 from tests.support.waiting import soon, turns
 from tests.support.workers import FakeSpawner, FakeWorker

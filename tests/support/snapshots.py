@@ -11,7 +11,7 @@ from aiocluster.metrics.snapshot import (
     WorkerMetrics,
     metrics_of,
 )
-from aiocluster.primary.lifecycle import Phase
+from aiocluster.primary.workers.phases import Phase
 
 _NOTHING = metrics_of(
     Counters(), Report(), latency=Latency(), per_second=0.0, uptime=0.0, restarts=0

@@ -10,17 +10,17 @@ from aiocluster.errors import BootError
 from aiocluster.events import Event, EventsMissed
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.bus import EventBus
-from aiocluster.primary.commons import Commons
-from aiocluster.primary.dispatcher import Dispatcher
-from aiocluster.primary.door import DoorSettings
-from aiocluster.primary.doors import Doors
-from aiocluster.primary.generations import Generations
-from aiocluster.primary.handle import WorkerHandle
-from aiocluster.primary.reporting import Reporter
-from aiocluster.primary.restarts import RestartConfig, RestartPolicy
-from aiocluster.primary.servers import Servers
+from aiocluster.primary.dispatch.dispatcher import Dispatcher
+from aiocluster.primary.event_bus import EventBus
+from aiocluster.primary.ingress.ingress import Doors
+from aiocluster.primary.ingress.listener_group import DoorSettings
+from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.processes.generations import Generations
+from aiocluster.primary.supervision.restart_policy import RestartConfig, RestartPolicy
 from aiocluster.primary.supervisor import Supervisor
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.snapshots import Reporter
 from tests.support.connections import close_all, connections
 from tests.support.waiting import soon, turns
 from tests.support.workers import FakeSpawner, FakeWorker

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from aiocluster import beginning
-from aiocluster.primary.interpreter import Interpreter
-from aiocluster.primary.orphans import become_subreaper
+from aiocluster.launch.interpreter import Interpreter
+from aiocluster.primary.processes.reaper import become_subreaper
 from tests.support.warm import Template
 from tests.support.warm import template as template
 

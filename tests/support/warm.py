@@ -29,7 +29,7 @@ import pytest
 from aiocluster import beginning
 from aiocluster.zygote.holdings import open_descriptors
 
-# What the interpreter of a cluster's zygote calls (primary/pickled_app.py).
+# What the interpreter of a cluster's zygote calls (launch/pickled_app.py).
 _MARK = "import unpickled_zygote; "
 
 # What the template imports: all that a zygote and its workers do, but for the app.

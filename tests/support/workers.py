@@ -14,8 +14,8 @@ from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError, ProtocolError, WorkerGone
 from aiocluster.events import Event
 from aiocluster.ipc.channel import Channel, open_channel
-from aiocluster.ipc.estate import GenerationState, ZygoteState
 from aiocluster.ipc.handoff import handoff_pair, take_all
+from aiocluster.ipc.handover import GenerationState, ZygoteState
 from aiocluster.ipc.messages import (
     BootFailed,
     Fork,
@@ -34,11 +34,11 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, Scoreboard, open_row
 from aiocluster.ipc.stacks import StackFile
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.dispatcher import Connection
-from aiocluster.primary.exits import ExitStatus
-from aiocluster.primary.handle import WorkerHandle, WorkerSpec
-from aiocluster.primary.outbox import Outbox
-from aiocluster.primary.room import Limits
+from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.capacity import Limits
+from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.workers.exits import ExitStatus
+from aiocluster.primary.workers.handle import WorkerHandle, WorkerSpec
 from tests.support.connections import close_all, none_lost
 from tests.support.waiting import soon
 

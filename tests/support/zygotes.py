@@ -5,7 +5,7 @@ from typing import Any
 
 from aiocluster.ipc.messages import Forked, FromZygote, ToZygote
 from aiocluster.ipc.packets import packet_pair, receive_packet, send_packet
-from aiocluster.primary.interpreter import StartedZygote
+from aiocluster.launch.interpreter import StartedZygote
 from tests.support.processes import start_process
 from tests.support.waiting import readable
 

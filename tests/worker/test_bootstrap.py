@@ -26,8 +26,8 @@ from aiocluster.config.settings import settings_from
 from aiocluster.ipc.hangup import ImportStopped
 from aiocluster.ipc.messages import Fork
 from aiocluster.worker.bootstrap import Worker
-from aiocluster.worker.context import current_worker, is_worker
-from aiocluster.worker.ending import run_exit_hooks
+from aiocluster.worker.api.context import current_worker, is_worker
+from aiocluster.worker.process_exit import run_exit_hooks
 from aiocluster.zygote.server import flush_output
 
 handoff, channel, board, stacks, row = map(int, sys.argv[1:6])

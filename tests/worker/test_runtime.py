@@ -14,7 +14,7 @@ from aiohttp import web
 
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ClusterStopping
-from aiocluster.ipc.accepting import waiting_in
+from aiocluster.ipc.accept_queue import waiting_in
 from aiocluster.ipc.handoff import give, handoff_pair
 from aiocluster.ipc.messages import (
     Accept,
@@ -41,7 +41,8 @@ from aiocluster.ipc.scoreboard import (
     UNWIRED,
     private_row,
 )
-from aiocluster.worker import acceptor, context
+from aiocluster.worker.accept import acceptor
+from aiocluster.worker.api import context
 from aiocluster.worker.http.metered_server import MeteredHandler
 from aiocluster.worker.runtime import Runtime
 from tests.chaos.websocket import close_code, upgrade

@@ -11,7 +11,7 @@ PATIENCE = 60.0
 
 PRELUDE = """
 import atexit, multiprocessing, os, signal, socket, subprocess, sys, threading, time
-from aiocluster.worker.ending import run_exit_hooks
+from aiocluster.worker.process_exit import run_exit_hooks
 from aiocluster.zygote.ends import end_children, end_import
 
 def say(*what):
@@ -50,7 +50,7 @@ def are_gone(pids: str) -> bool:
 def test_children_are_ended() -> None:
     """By TERM, and one that does not hear it by KILL, with what it leaves behind."""
     said = run(
-        "from aiocluster.primary.orphans import become_subreaper\n"
+        "from aiocluster.primary.processes.reaper import become_subreaper\n"
         "become_subreaper()\n"
         f"pids = [started('sh', '-c', {MEEK!r}), started('sh', '-c', {STUBBORN!r})]\n"
         "family = [c for pid in pids for c in __import__('psutil').Process(pid).children()]\n"

@@ -26,6 +26,7 @@ from aiocluster.ipc.scoreboard import (
     RESPONSES,
 )
 from aiocluster.metrics.instruments import Histogram
+from aiocluster.worker.accept.capacity import Room
 from aiocluster.worker.http.client_transport import with_client
 from aiocluster.worker.http.limiting import Handler, limited
 from aiocluster.worker.http.lingering_close import unread_bytes
@@ -38,7 +39,6 @@ from aiocluster.worker.http.metered_server import (
 )
 from aiocluster.worker.http.request_boundary import FollowedHandler
 from aiocluster.worker.http.websockets import WebSockets
-from aiocluster.worker.room import Room
 
 
 class DegradedServer:

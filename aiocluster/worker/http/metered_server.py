@@ -23,6 +23,7 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import Histogram
+from aiocluster.worker.accept.capacity import Room
 from aiocluster.worker.http.aiohttp_internals import (
     CACHES_PEER,
     COUNTS_COMPRESSED,
@@ -34,7 +35,6 @@ from aiocluster.worker.http.handler_options import usable_options
 from aiocluster.worker.http.lingering_close import is_lingering, let_linger, unread_bytes
 from aiocluster.worker.http.request_boundary import FollowedHandler
 from aiocluster.worker.http.websockets import WebSockets, when_opened
-from aiocluster.worker.room import Room
 
 T = TypeVar("T")
 

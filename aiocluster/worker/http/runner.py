@@ -7,6 +7,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from aiocluster.config.settings import Settings
+from aiocluster.worker.accept.capacity import Room
 from aiocluster.worker.http.aiohttp_internals import (
     UNKNOWN,
     handler_options,
@@ -16,7 +17,6 @@ from aiocluster.worker.http.aiohttp_internals import (
 from aiocluster.worker.http.degraded_server import DegradedServer
 from aiocluster.worker.http.limiting import limited
 from aiocluster.worker.http.metered_server import MeteredServer
-from aiocluster.worker.room import Room
 
 # The aiohttp from which a setting has an effect, where that is not the oldest.
 _SINCE = {"max_headers": "3.13.4"}

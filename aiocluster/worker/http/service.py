@@ -12,7 +12,8 @@ from aiohttp import web
 from aiocluster.config.settings import Settings
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
-from aiocluster.worker.exits import exit_code, is_exit
+from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.app_exit import exit_code, is_exit
 from aiocluster.worker.http.app_task import AppTask, Step
 from aiocluster.worker.http.application import application_from
 from aiocluster.worker.http.hooks import clean_up, faults, shut_down
@@ -21,7 +22,6 @@ from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer
 from aiocluster.worker.http.migration import Mover, Relief
 from aiocluster.worker.http.runner import start_server
 from aiocluster.worker.http.websockets import close_code
-from aiocluster.worker.room import Room
 from aiocluster.worker.services.adopt import Refusal, adopt
 from aiocluster.worker.services.base import Upstream
 from aiocluster.worker.services.deadline import Deadline

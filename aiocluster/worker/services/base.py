@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiocluster.ipc.handoff import Client
-from aiocluster.worker.room import Room
+from aiocluster.worker.accept.capacity import Room
 
 # Gives these descriptors, with the listener each came by and its client if a proxy has told that,
 # to the primary, which gets duplicates; False when that is not possible now. One whose client is

@@ -11,8 +11,8 @@ from typing import Any
 from aiocluster.config.kinds import refused_result, returned_at_once
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
-from aiocluster.worker.context import WorkerContext
-from aiocluster.worker.exits import is_exit
+from aiocluster.worker.api.context import WorkerContext
+from aiocluster.worker.app_exit import is_exit
 from aiocluster.worker.services.adopt import Refusal
 from aiocluster.worker.services.deadline import Deadline
 

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.messages import Bound, Endpoint
-from aiocluster.worker.server import ClusterServer, Options, ProtocolFactory
-from aiocluster.worker.services.listening import Host
-from aiocluster.worker.services.streams import OpenConnection, Servers, _Connections
+from aiocluster.worker.api.server import ClusterServer, Options, ProtocolFactory
+from aiocluster.worker.services.listen_requests import Host
+from aiocluster.worker.services.servers import OpenConnection, Servers, _Connections
 
 # Seconds between two checks for lost connections. asyncio tells only the protocol, which is the
 # user's, that a connection is lost.

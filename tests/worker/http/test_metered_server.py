@@ -20,9 +20,9 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import count, mean
+from aiocluster.worker.accept.capacity import Room
 from aiocluster.worker.http.metered_server import MeteredServer, Sign
 from aiocluster.worker.http.service import AiohttpService
-from aiocluster.worker.room import Room
 from aiocluster.worker.services.base import Upstream
 from tests.chaos.websocket import upgrade
 from tests.support.connections import tcp_pair

@@ -12,12 +12,12 @@ from aiohttp import web
 
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
-from aiocluster.worker.context import WorkerContext
+from aiocluster.worker.api.context import WorkerContext
+from aiocluster.worker.api.readiness import Standing
 from aiocluster.worker.services.adopt import Refusal
 from aiocluster.worker.services.job import JobService
-from aiocluster.worker.standing import Standing
 from tests.support.waiting import soon, turns
-from tests.worker.test_context import FakeLink, leads_nobody, no_servers
+from tests.worker.api.test_context import FakeLink, leads_nobody, no_servers
 
 
 async def job(worker: WorkerContext) -> None: ...

@@ -1,0 +1,170 @@
+"""This program once more: the command line and the folder it was started with, run again.
+
+Not every program can be: what was read from standard input is gone, and a process that another
+one has forked, or that multiprocessing has started, shares the command line of its parent, which
+would do all that the parent does. Then that is said, and nothing else is run in its place.
+"""
+
+import multiprocessing.process
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiocluster import beginning
+from aiocluster.launch.command_line import Source, Started, started_with
+from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.links import Link, link_of, through
+
+# A flag of the kernel's, in /proc/PID/stat: forked, and nothing executed since.
+_FORKED = 0x40
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The way this process was started, as far as it is known."""
+
+    arguments: list[str]
+    executable: str
+    main_file: str  # of the module __main__; "" when it has none
+    main_module: str  # its name, when it was run with -m
+    folder: str  # the real path of the current folder when aiocluster was imported
+    first_of_path: str
+    shell_folder: (
+        str  # $PWD: the same folder, as the shell calls it, unless the program has left it
+    )
+    parents: str = ""  # why the command line is not its own, or ""
+
+    @classmethod
+    def of_this_process(cls) -> "Beginning":
+        """Return that of this process."""
+        main = sys.modules["__main__"]
+        return cls(
+            arguments=[*sys.orig_argv],
+            executable=sys.executable or "",
+            main_file=getattr(main, "__file__", None) or "",
+            main_module=getattr(getattr(main, "__spec__", None), "name", None) or "",
+            folder=beginning.FOLDER,
+            first_of_path=beginning.FIRST_OF_PATH,
+            shell_folder=os.environ.get("PWD", ""),
+            parents=_why_the_parents(),
+        )
+
+
+def this_program(call: int = 1, began: Beginning | None = None) -> Interpreter:
+    """The program we are, once more: its `call`-th call of `run` becomes the zygote.
+
+    With a `refusal` where that is not possible.
+    """
+    began = began or Beginning.of_this_process()
+    started = started_with(began.arguments)
+    folder = through(start_folder(began, is_same), links(began))
+    arguments = [_executable(began), *began.arguments[1:]]
+    refusal = _refusal(began, started)
+    if not refusal and started.source is Source.SCRIPT:
+        script = _script(began, arguments[started.place], folder)
+        arguments[started.place], refusal = script or "", "" if script else _no_file(arguments)
+    return Interpreter(arguments, call=call, folder=folder or None, refusal=refusal)
+
+
+def start_folder(began: Beginning, is_same: Callable[[str, str], bool]) -> str:
+    """Return the folder in which it was started, through the links by which the shell had come.
+
+    "" when it is not known.
+    """
+    real = _real_start(began)
+    if os.path.isabs(began.shell_folder) and is_same(began.shell_folder, real):
+        return began.shell_folder
+    return real
+
+
+def _real_start(began: Beginning) -> str:
+    started = started_with(began.arguments)
+    if started.source is Source.SCRIPT:
+        # Python has made the name absolute, when it started.
+        end = "/" + began.arguments[started.place]
+        if began.main_file.startswith("/") and began.main_file.endswith(end):
+            return began.main_file.removesuffix(end) or "/"
+    if started.source is Source.MODULE and began.first_of_path == _root_of_main(began):
+        return began.first_of_path
+    return began.folder
+
+
+def _root_of_main(began: Beginning) -> str | None:
+    """Return the folder in which the module that was run with -m was found."""
+    end = "/" + began.main_module.replace(".", "/") + ".py"
+    return began.main_file.removesuffix(end) if began.main_file.endswith(end) else None
+
+
+def links(began: Beginning | None = None) -> list[Link]:
+    """Return the links by which the program was found: that of its folder, and of its file."""
+    began = began or Beginning.of_this_process()
+    folder = start_folder(began, is_same)
+    found = [link_of(_real_start(began), folder)]
+    started = started_with(began.arguments)
+    if started.source is Source.SCRIPT and not began.parents:
+        place = os.path.dirname(os.path.join(folder, began.arguments[started.place]))
+        found.append(link_of(os.path.realpath(place), os.path.normpath(place)))
+    return [link for link in found if link is not None]
+
+
+def current_folder() -> str:
+    """Return the current folder, through the links by which the program was found."""
+    real, shells = os.getcwd(), os.environ.get("PWD", "")
+    if os.path.isabs(shells) and is_same(shells, real):
+        return shells
+    return through(real, links())
+
+
+def is_same(one: str, other: str) -> bool:
+    """Do two paths lead to one folder or file, which is there?"""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _script(began: Beginning, name: str, folder: str) -> str | None:
+    """Return the path by which the script is found from its folder; None when it is gone."""
+    path = os.path.join(folder, name)
+    main = os.path.join(path, "__main__.py") if os.path.isdir(path) else path
+    is_known = os.path.isfile(began.main_file)  # what is in an archive is no file
+    if os.path.isfile(main) and (not is_known or is_same(main, began.main_file)):
+        return name
+    return began.main_file if is_known else None
+
+
+def _executable(began: Beginning) -> str:
+    path = through(began.executable, links(began))
+    return path if is_same(path, began.executable) else began.executable
+
+
+def _no_file(arguments: list[str]) -> str:
+    return f"it was read from something that is not a file: {' '.join(arguments[1:])}"
+
+
+def _refusal(began: Beginning, started: Started) -> str:
+    if began.parents:
+        return began.parents
+    if not began.executable:
+        return "its interpreter is part of another program"
+    if started.source is Source.STDIN:
+        return "it was read from standard input"
+    return ""
+
+
+def _why_the_parents() -> str:
+    if multiprocessing.process.parent_process() is not None:
+        return "multiprocessing has started it, as a part of another program"
+    is_forked = os.getpid() != beginning.PID or _is_forked()
+    return "it was forked from another program" if is_forked else ""
+
+
+def _is_forked() -> bool:
+    try:
+        with open("/proc/self/stat") as file:
+            # The name, in parentheses, may hold anything.
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return bool(int(fields[6]) & _FORKED)

@@ -1,0 +1,75 @@
+"""A ledger for each role beside the one for all, as their figures do not add up.
+
+Percentiles of two roles say nothing about those of both.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from aiocluster.metrics.aggregator import Ledger, LedgerState, WorkerFacts
+from aiocluster.metrics.snapshot import Counters, Dispatch, Metrics, Report, Snapshot
+
+
+class LedgersState(Struct, frozen=True, kw_only=True):
+    """What they must not forget."""
+
+    of_all: LedgerState
+    of_roles: dict[str, LedgerState]
+
+
+class Ledgers:
+    """Those of one cluster. See Ledger."""
+
+    def __init__(self, started_at: float, roles: Iterable[str]) -> None:
+        self._all = Ledger(started_at)
+        self._roles = {role: Ledger(started_at) for role in roles}
+
+    def state(self) -> LedgersState:
+        """What the next program must know, so that nothing goes backwards."""
+        of_roles = {role: ledger.state() for role, ledger in self._roles.items()}
+        return LedgersState(of_all=self._all.state(), of_roles=of_roles)
+
+    def adopt(self, state: LedgersState) -> None:
+        """Go on where others left off."""
+        self._all = Ledger.of(state.of_all)
+        self._roles |= {role: Ledger.of(one) for role, one in state.of_roles.items()}
+
+    def report(self, worker_id: int, role: str, report: Report, now: float) -> None:
+        """Take in what a worker measured; its last report may come after its death."""
+        for ledger in (self._all, self._roles[role]):
+            ledger.report(worker_id, report, now)
+
+    def retire(self, worker_id: int, role: str, counters: Counters) -> None:
+        """Keep what a worker had done when it died. Idempotent."""
+        for ledger in (self._all, self._roles[role]):
+            ledger.retire(worker_id, counters)
+
+    def snapshot(
+        self,
+        workers: Iterable[WorkerFacts],
+        *,
+        now: float,
+        wall: float,
+        dispatch: Mapping[str, Dispatch],
+        previous: Snapshot | None = None,
+        missed: int = 0,
+    ) -> Snapshot:
+        """Return the figures at `now`. See Ledger.snapshot."""
+        facts = [*workers]
+        snapshot = self._all.snapshot(facts, now=now, wall=wall, previous=previous, missed=missed)
+        roles = self._totals(facts, snapshot, now, previous)
+        return replace(snapshot, roles=roles, dispatch={**dispatch})
+
+    def _totals(
+        self, facts: list[WorkerFacts], whole: Snapshot, now: float, previous: Snapshot | None
+    ) -> dict[str, Metrics]:
+        if len(self._roles) == 1:
+            return dict.fromkeys(self._roles, whole.total)
+        totals: dict[str, Metrics] = {}
+        for role, ledger in self._roles.items():
+            before = replace(previous, total=previous.roles[role]) if previous else None
+            mine = [one for one in facts if one.role == role]
+            totals[role] = ledger.snapshot(mine, now=now, wall=whole.time, previous=before).total
+        return totals

@@ -1,0 +1,301 @@
+"""The primary's side of one worker's handoff: what was given, what was taken, is there room.
+
+The primary keeps the worker's end of the handoff too. So the connections that a dead worker
+had not taken are still in the kernel's queue, and `close` reads them back, with those that it
+had itself given back.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from aiocluster.ipc.handoff import Taken, give, give_told, next_batch_size, take_all
+from aiocluster.ipc.handover import OutboxState
+from aiocluster.ipc.scoreboard import (
+    ACCEPTED,
+    CONNECTIONS_CLOSED,
+    CONNECTIONS_TAKEN,
+    LAG,
+    LEADS,
+    REQUESTS_BEGUN,
+    REQUESTS_DONE,
+    UNWIRED,
+    Scoreboard,
+)
+from aiocluster.primary.dispatch.capacity import Limits, Room
+from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.dispatch.returns import Returns
+
+log = logging.getLogger("aiocluster.dispatcher")
+
+# After "full" wait this long before asking the kernel again: EAGAIN ends when the worker
+# takes, but a shortage of buffers or of descriptors in flight gives no such notice.
+_FULL_PAUSE = 0.01
+
+
+class Outbox:
+    """Gives connections to one worker. It is a dispatcher's Recipient."""
+
+    def __init__(
+        self,
+        slot: int,
+        ends: tuple[socket.socket, socket.socket],
+        scoreboard: tuple[Scoreboard, int],
+        limits: Limits,
+        on_change: Callable[[], None],
+        on_returned: Callable[[list[Connection]], None],
+    ) -> None:
+        self.slot = slot
+        self.worker_id = 0  # its handle says which
+        self.promised = 0
+        self.has_room = True
+        self.is_stuck = False  # the watchdog says so
+        self.is_closed = False
+        self.leads = False
+        self.sent = 0
+        self._sender, self._receiver = ends
+        self._scoreboard, self._row = scoreboard
+        self._taken = self._scoreboard.reader(self._row, CONNECTIONS_TAKEN)
+        self._accepted = self._scoreboard.reader(self._row, ACCEPTED)
+        self._closed = self._scoreboard.reader(self._row, CONNECTIONS_CLOSED)
+        self._begun = self._scoreboard.reader(self._row, REQUESTS_BEGUN)
+        self._lag = self._scoreboard.reader(self._row, LAG)
+        self._done = self._scoreboard.reader(self._row, REQUESTS_DONE)
+        self._limits = limits
+        self._on_change = on_change
+        # Hears, once, that the worker has broken its handoff, and how.
+        self.on_broken: Callable[[str], None] = lambda why: None
+        self.returns = Returns(
+            self._sender,
+            lambda back: on_returned(self._from_here(back)),
+            lambda why: self.on_broken(why),
+        )
+        self._loop = asyncio.get_running_loop()
+        # (sent so far, when): one entry a batch that was not yet seen to be taken.
+        self._untaken: deque[tuple[int, float]] = deque()
+        self.room = Room(scoreboard, limits, self, self._tell_of_room)
+        self._queue_is_full = False
+        self._retry: asyncio.TimerHandle | None = None
+
+    # ---- what a policy may ask
+
+    @property
+    def open_connections(self) -> int:
+        """Connections given, about to be, or accepted by itself, and not closed."""
+        return self.sent + self.promised + self._accepted() - self._closed()
+
+    @property
+    def queued(self) -> int:
+        """Connections given, or about to be, and not taken."""
+        return self.sent + self.promised - self._taken()
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests begun and not done."""
+        return self._begun() - self._done()
+
+    @property
+    def lag(self) -> float:
+        """How late its loop was lately, in seconds."""
+        return self._lag() / 1e6
+
+    @property
+    def places(self) -> int:
+        """See Recipient."""
+        return self.room.places()
+
+    @property
+    def is_giving_back(self) -> bool:
+        """See Recipient."""
+        return not self.is_closed and next_batch_size(self._sender) > 0
+
+    # ---- giving and taking back
+
+    def is_behind(self, now: float) -> bool:
+        """Has it left a connection untaken for longer than `behind_after`?"""
+        untaken = self._untaken
+        if not untaken:
+            return False
+        taken = self._taken()
+        while untaken and untaken[0][0] <= taken:
+            untaken.popleft()
+        return bool(untaken) and now - untaken[0][1] > self._limits.behind_after
+
+    def waited(self, now: float) -> float:
+        """How long its oldest untaken connection has waited; 0.0 when there is none."""
+        self.is_behind(now)  # forgets what was taken since
+        return now - self._untaken[0][1] if self._untaken else 0.0
+
+    def forgive(self, seconds: float, now: float) -> None:
+        """The primary did not run for so long: that is not held against what waits."""
+        self._untaken = deque((sent, min(when + seconds, now)) for sent, when in self._untaken)
+
+    def steal(self) -> list[Connection]:
+        """Read back what the worker has not taken; the caller owns it."""
+        if self.is_closed:
+            return []
+        stolen = self._from_here(take_all(self._receiver, self._on_lost))
+        self.sent -= len(stolen)
+        self.room.budget += len(stolen)
+        # What is left is on its way through the worker: taken, and not yet counted.
+        left = [(min(sent, self.sent), when) for sent, when in self._untaken]
+        self._untaken = deque(left if self.queued > 0 else ())
+        return stolen
+
+    def hand_over(self, batch: Sequence[Connection], now: float) -> int:
+        """See Recipient."""
+        # Requests come on connections that it has, too: of these no budget knows.
+        if len(batch) > self.room.budget or self._limits.max_requests is not None:
+            self.look_for_room()
+            batch = batch[: self.room.budget]
+        if not batch:
+            return 0
+        given = 0
+        for message in _messages(batch) if self._limits.tells_clients else (batch,):
+            if not self._give(message, now):
+                break
+            given += len(message)
+        return given
+
+    def _give(self, batch: Sequence[Connection], now: float) -> bool:
+        fds = [connection.fd for connection in batch]
+        if (client := batch[0].client) is not None:
+            was_given = give_told(self._sender, fds[0], batch[0].listener, client)
+        else:
+            listeners = bytes([connection.listener for connection in batch])
+            was_given = give(self._sender, fds, listeners)
+        if not was_given:
+            self._queue_is_full = True
+            self._update_room()
+            self._retry = self._loop.call_later(_FULL_PAUSE, self._await_room)
+            return False
+        for fd in fds:
+            os.close(fd)
+        self.sent += len(fds)
+        self._untaken.append((self.sent, now))
+        self.room.budget -= len(fds)
+        if self.room.budget <= 0:
+            # Now, as no policy is to see one that is full.
+            self.look_for_room()
+        return True
+
+    def state(self) -> OutboxState:
+        """What another one, with the same ends, goes on with."""
+        return OutboxState(
+            sender=self._sender.fileno(),
+            receiver=self._receiver.fileno(),
+            sent=self.sent,
+            untaken=[*self._untaken],
+        )
+
+    def adopt(self, state: OutboxState) -> None:
+        """Go on where another left off."""
+        self.leads = self._scoreboard.read(self._row, LEADS) == 1
+        self.sent = state.sent
+        self._untaken.extend(state.untaken)
+
+    def order_drain(self) -> None:
+        """Say on the scoreboard that nothing more will come, and a deadline holds."""
+        self._scoreboard.order_drain(self._row)
+
+    @property
+    def was_unwired(self) -> bool:
+        """Has this worker found a wire to us gone?"""
+        return self._scoreboard.read(self._row, UNWIRED) == 1
+
+    def lead(self, does: bool) -> None:
+        """Say on the scoreboard whether it leads."""
+        self.leads = does
+        self._scoreboard.lead(self._row, does)
+
+    def close(self) -> list[Connection]:
+        """Give nothing more; return what was not taken, or given back.
+
+        Only of a worker that is dead, or has lost its channel: then it takes no more.
+        """
+        if self.is_closed:
+            return []
+        self.is_closed = True
+        self.room.close()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.remove_writer(self._sender.fileno())
+        left = self.returns.close() + take_all(self._receiver, self._on_lost)
+        self._sender.close()
+        self._receiver.close()
+        self.has_room = False
+        return self._from_here(left)
+
+    def _from_here(self, taken: Sequence[Taken]) -> list[Connection]:
+        return [Connection(fd, listener, b"", self.slot, client) for fd, listener, client in taken]
+
+    # ---- room
+
+    @property
+    def budget(self) -> int:
+        """See Recipient."""
+        return self.room.budget
+
+    def look_for_room(self) -> None:
+        """Count how many more it may be given."""
+        self.room.renew()
+        self._update_room()
+
+    def _update_room(self) -> None:
+        self.has_room = not (self._queue_is_full or self.room.is_out)
+
+    def _tell_of_room(self) -> None:
+        self._update_room()
+        self._on_change()
+
+    def _await_room(self) -> None:
+        self._loop.add_writer(self._sender.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._sender.fileno())
+        self._queue_is_full = False
+        self._tell_of_room()
+
+    def look_again(self) -> None:
+        """See Recipient."""
+        if not self.is_closed:
+            self.room.look()
+            self._update_room()
+
+    def tell_of_room(self) -> None:
+        """See Recipient."""
+        self.room.await_end()
+
+    def look_soon(self) -> None:
+        """See Recipient."""
+        self.room.look_soon()
+
+    def check_room(self) -> None:
+        """Look whether its handlers have used up what was meant for connections."""
+        self.room.check()
+        self._update_room()
+
+    def given(self) -> int:
+        """See Figures."""
+        return self.sent + self._accepted() - self._closed()
+
+    def busy(self) -> int:
+        """See Figures."""
+        return self.requests_in_flight + self.sent - self._taken()
+
+    def _on_lost(self, count: int) -> None:
+        self.sent -= count
+        log.error("%d connections lost: too many open files in the primary", count)
+
+
+def _messages(batch: Sequence[Connection]) -> Iterator[Sequence[Connection]]:
+    """Cut a batch into messages: whose client is told has one of its own."""
+    for is_told, some in groupby(batch, lambda connection: connection.client is not None):
+        if is_told:
+            yield from ([connection] for connection in some)
+        else:
+            yield [*some]

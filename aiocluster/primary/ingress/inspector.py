@@ -1,0 +1,297 @@
+"""Finds out whose each accepted connection is, without taking a byte from it.
+
+The kernel shows what has come (MSG_PEEK) and keeps it for the worker. Often the head is there
+at once. If not, the connection is held until it is, for `timeout` seconds at most, and then goes
+by its client's address. A PROXY header is the one thing that is read, exactly to its end.
+
+What was only peeked at stays readable, so a loop that watches for "readable" would spin. Here the
+connections held are in an epoll of our own that is edge-triggered: it tells of each arrival once.
+That and one timer for all make silent connections cheap, and their number is bounded.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aiocluster.policies.request_head import MAX_HEAD_BYTES, By, Fallback, HeadSearch
+from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.ingress.pending_limit import Holding
+from aiocluster.primary.ingress.proxy_protocol import (
+    MAX_PROXY_BYTES,
+    Endpoint,
+    Header,
+    Malformed,
+    TrustedProxies,
+    proxy_header,
+)
+from aiocluster.primary.sockets.descriptor import host_of, peek, skip
+
+# Connections judged in one turn of the loop; then the others in it have theirs.
+_BATCH = 256
+
+# Those whose time is up within so many seconds of each other are looked at together.
+_TOGETHER = 0.005
+
+# Why a connection may go by its client's address, and why it may be closed instead.
+FALLBACKS = (*map(str, Fallback), "timeout", "closed", "crowded", "stopped")
+REFUSALS = ("untrusted", "malformed", "timeout", "closed", "crowded", "stopped")
+
+
+class Peeked(NamedTuple):
+    """A connection, what the policy may go by, and its client, if a proxy has told."""
+
+    connection: Connection
+    affinity: bytes
+    client: Endpoint | None = None
+
+
+class Held(NamedTuple):
+    """What another program needs to go on with a connection that is held."""
+
+    connection: Connection
+    client: Endpoint | None
+    awaits_proxy: bool  # its PROXY header has not been read yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeekOptions:
+    """What is looked for, and what bounds it."""
+
+    by: By
+    timeout: float = 1.0  # seconds a connection is held at most
+    proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
+    affinity_of_host: Callable[[str], bytes] = str.encode
+    were_served: bool = False  # by a worker: one that says nothing more is closed, as idle ones are
+
+
+class _Newcomer:
+    """One connection while it is judged."""
+
+    __slots__ = ("awaits_proxy", "client", "connection", "deadline", "has_spoken", "search")
+
+    def __init__(self, connection: Connection, by: By) -> None:
+        self.connection = connection
+        self.search = HeadSearch(by)
+        self.awaits_proxy = self.has_spoken = False
+        self.client: Endpoint | None = connection.client
+        self.deadline = 0.0
+
+
+class Peeker:
+    """Owns the connections it is given until it has told of them, or closed them."""
+
+    def __init__(
+        self, options: PeekOptions, holding: Holding, on_known: Callable[[list[Peeked]], None]
+    ) -> None:
+        self.fallbacks = dict.fromkeys(FALLBACKS, 0)
+        self.refusals = dict.fromkeys(REFUSALS, 0)
+        self._options = options
+        self._holding = holding
+        self._on_known = on_known
+        self._loop = asyncio.get_running_loop()
+        # The longest held first.
+        self._held: OrderedDict[int, _Newcomer] = OrderedDict()
+        self._known: list[Peeked] = []
+        self._timer: asyncio.Handle | None = None
+        self._epoll = select.epoll()
+        holding.join(self)
+        self._loop.add_reader(self._epoll.fileno(), self._on_arrivals)
+
+    @property
+    def held(self) -> int:
+        """Connections that have not shown enough yet."""
+        return len(self._held)
+
+    @property
+    def held_since(self) -> float:
+        """See Holder."""
+        return self._oldest.deadline - self._options.timeout
+
+    def give_way(self) -> None:
+        """See Holder. What is known by that is told in a moment: another may have asked."""
+        self._give_up(self._oldest, "crowded")
+        self._loop.call_soon(self._tell)
+
+    def take(self, connections: Iterable[Connection]) -> None:
+        """Own these, just accepted; tell at once of all that have shown enough."""
+        for connection in connections:
+            newcomer = _Newcomer(connection, self._options.by)
+            if self._options.proxies is not None:
+                newcomer.awaits_proxy = True
+                if not self._options.proxies.has(host_of(connection.fd)):
+                    self._refuse(newcomer, "untrusted")
+                    continue
+            if not self._is_judged(newcomer):
+                self._hold(newcomer)
+        self._tell()
+
+    def adopt(self, held: Iterable[Held]) -> None:
+        """Go on with what another program held; each has the whole of its time again."""
+        for connection, client, awaits_proxy in held:
+            newcomer = _Newcomer(connection, self._options.by)
+            newcomer.client, newcomer.awaits_proxy = client, awaits_proxy
+            self._hold(newcomer)
+        self._tell()
+
+    def state(self) -> list[Held]:
+        """Return what is held; it stays here."""
+        return [
+            Held(newcomer.connection, newcomer.client, newcomer.awaits_proxy)
+            for newcomer in self._held.values()
+        ]
+
+    def close(self) -> list[Peeked]:
+        """Give back all that is held, as far as it is known; the caller owns it. Idempotent.
+
+        Closed are those of which not even the PROXY header has come: no worker can know what
+        to make of the rest of it.
+        """
+        if self._epoll.closed:
+            return []
+        for newcomer in [*self._held.values()]:
+            self._give_up(newcomer, "stopped")
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._holding.part(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        known, self._known = self._known, []
+        return known
+
+    # ---- one connection
+
+    def _is_judged(self, newcomer: _Newcomer, *, is_over: bool = False) -> bool:
+        """Look at what has come: is the connection known now, or refused?
+
+        `is_over`: nothing more will come.
+        """
+        fd = newcomer.connection.fd
+        data = peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if newcomer.awaits_proxy else 0))
+        if data is None:
+            data = b""
+        elif not data:
+            is_over = True
+        newcomer.has_spoken = bool(data)
+        if newcomer.awaits_proxy:
+            header = proxy_header(data)
+            if isinstance(header, Header) and not skip(fd, header.length):
+                header, is_over = None, True
+            if not isinstance(header, Header):
+                return self._is_refused(newcomer, header, is_over=is_over)
+            newcomer.awaits_proxy, newcomer.client = False, header.source
+            data = data[header.length :]
+        return self._is_found(newcomer, data, is_over=is_over)
+
+    def _is_refused(self, newcomer: _Newcomer, header: Malformed | None, *, is_over: bool) -> bool:
+        if header is not None:
+            self._refuse(newcomer, "malformed")
+        elif is_over:
+            self._refuse(newcomer, "closed")
+        return header is not None or is_over
+
+    def _is_found(self, newcomer: _Newcomer, data: bytes, *, is_over: bool) -> bool:
+        if self._options.by.is_ip:
+            self._go_by_host(newcomer)
+            return True
+        found = newcomer.search.look(data)
+        if type(found) is bytes:
+            self._release(newcomer)
+            self._known.append(Peeked(newcomer.connection, found, newcomer.client))
+        elif found is not None:
+            self._fall_back(newcomer, str(found))
+        elif is_over:
+            self._fall_back(newcomer, "closed")
+        return found is not None or is_over
+
+    def _give_up(self, newcomer: _Newcomer, reason: str) -> None:
+        """Wait no longer. What has just come still counts: it may be us who are late."""
+        if self._is_judged(newcomer):
+            return
+        if newcomer.awaits_proxy:
+            self._refuse(newcomer, reason)
+        else:
+            self._fall_back(newcomer, reason)
+
+    def _fall_back(self, newcomer: _Newcomer, reason: str) -> None:
+        if self._options.were_served and not newcomer.has_spoken:
+            # By its address a worker might get it that does not know it.
+            self._close(newcomer)
+            return
+        self.fallbacks[reason] += 1
+        self._go_by_host(newcomer)
+
+    def _go_by_host(self, newcomer: _Newcomer) -> None:
+        connection, client = newcomer.connection, newcomer.client
+        host = client[0] if client is not None else host_of(connection.fd)
+        affinity = self._options.affinity_of_host(host) if host else b""
+        self._release(newcomer)
+        self._known.append(Peeked(connection, affinity, client))
+
+    def _refuse(self, newcomer: _Newcomer, reason: str) -> None:
+        self.refusals[reason] += 1
+        self._close(newcomer)
+
+    def _close(self, newcomer: _Newcomer) -> None:
+        self._release(newcomer)
+        os.close(newcomer.connection.fd)
+
+    def _tell(self) -> None:
+        if self._known:
+            known, self._known = self._known, []
+            self._on_known(known)
+
+    # ---- those that are held
+
+    @property
+    def _oldest(self) -> _Newcomer:
+        return next(iter(self._held.values()))
+
+    def _hold(self, newcomer: _Newcomer) -> None:
+        if self._epoll.closed:
+            self._give_up(newcomer, "stopped")
+            return
+        self._holding.make_room()
+        fd = newcomer.connection.fd
+        newcomer.deadline = self._loop.time() + self._options.timeout
+        self._held[fd] = newcomer
+        try:
+            # It tells at once of what has come before.
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        except OSError:  # the kernel's own bounds
+            self._give_up(newcomer, "crowded")
+        self._set_timer()
+
+    def _release(self, newcomer: _Newcomer) -> None:
+        """It is held no longer, if it was. Idempotent."""
+        fd = newcomer.connection.fd
+        if self._held.pop(fd, None) is not None:
+            # By itself it would end only when the last duplicate is closed, in a worker.
+            with contextlib.suppress(OSError):  # it could not be registered
+                self._epoll.unregister(fd)
+
+    def _on_arrivals(self) -> None:
+        ends = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+        for fd, what in self._epoll.poll(0, _BATCH):
+            # None where an arrival was told of before it was given back.
+            if (newcomer := self._held.get(fd)) is not None:
+                self._is_judged(newcomer, is_over=bool(what & ends))
+        self._tell()
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self._held:
+            self._timer = self._loop.call_at(self._oldest.deadline, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        late = self._loop.time() + _TOGETHER
+        for _ in range(min(_BATCH, len(self._held))):
+            if self._oldest.deadline > late:
+                break
+            self._give_up(self._oldest, "timeout")
+        self._set_timer()
+        self._tell()

@@ -1,0 +1,266 @@
+"""One way into a role: some listeners, and the policy by which their connections are given out."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiocluster.config.settings import Settings
+from aiocluster.ipc.handover import ConnectionState
+from aiocluster.metrics.snapshot import Dispatch
+from aiocluster.policies.base import Policy
+from aiocluster.policies.client_network import client_network
+from aiocluster.policies.request_head import by_from
+from aiocluster.primary.dispatch.admission import Places
+from aiocluster.primary.dispatch.dispatcher import Connection, Dispatcher
+from aiocluster.primary.dispatch.policies import Shared
+from aiocluster.primary.ingress.inspector import Held, Peeked, Peeker, PeekOptions
+from aiocluster.primary.ingress.load_shedder import Refusal, service_unavailable
+from aiocluster.primary.ingress.pending_limit import Holding
+from aiocluster.primary.ingress.proxy_protocol import TrustedProxies
+from aiocluster.primary.sockets.descriptor import host_of
+from aiocluster.primary.sockets.listener import Listener
+from aiocluster.primary.sockets.peers import packed_address
+
+
+@dataclass(frozen=True, slots=True)
+class DoorSettings:
+    """What holds at all doors of a role."""
+
+    max_connections: int | None  # of all workers together; None: any number
+    refusal: bytes | None  # what is sent to who finds all full; None: it waits
+    is_limited: bool  # is there any number of connections that workers may not exceed?
+    peek_timeout: float  # seconds
+    keepalive_timeout: float  # seconds
+    proxies: TrustedProxies | None  # who begins each connection with a PROXY header; None: nobody
+    holding: Holding  # how many may be held until it is known whose they are
+
+    @classmethod
+    def of(cls, settings: Settings, holding: Holding | None = None) -> "DoorSettings":
+        """Return those of a role; `holding` is shared with others, if there are any."""
+        total = settings.max_connections_total
+        refusals = {
+            "wait": None,
+            "close": b"",
+            "503": service_unavailable(settings.retry_after),
+        }
+        return cls(
+            None if total == "unlimited" else total,
+            refusals[settings.when_full],
+            (total, settings.max_connections) != ("unlimited", "unlimited"),
+            settings.peek_timeout,
+            settings.keepalive_timeout,
+            TrustedProxies(settings.trusted_proxies) if settings.proxy_protocol else None,
+            holding or Holding(),
+        )
+
+
+class Door:
+    """Listeners that share a policy, and its dispatcher."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: DoorSettings,
+        places: Places,
+        *,
+        peeks: bool = True,
+    ) -> None:
+        """`places` are those of all doors together.
+
+        One that does not peek knows nothing of the protocol: it goes by the client's address
+        where its policy would by what the client sends, expects no PROXY header, and says
+        nothing to whom it turns away.
+        """
+        self.policy = policy
+        self.listeners: list[Listener] = []
+        self._is_paused, self._is_left_to_workers = True, False
+        refusal = settings.refusal
+        self.refusal = None if refusal is None else Refusal(refusal if peeks else b"")
+        self.dispatcher = Dispatcher(
+            policy,
+            self._pause,
+            self._resume,
+            None if self.refusal is None else self.refusal.refuse,
+            places,
+        )
+        self._by: str | None = getattr(policy, "by", None)
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        # What finds out whose a connection is; None where `accept` tells all of it.
+        self.peeker: Peeker | None = None
+        # The same for those whose worker has gone; None until there are any.
+        self.second_peeker: Peeker | None = None
+        self._has_ended_peeking = False
+        if peeks and (self._by not in (None, "ip") or settings.proxies is not None):
+            self.peeker = self._new_peeker(settings.peek_timeout, settings.proxies)
+
+    def _new_peeker(
+        self, timeout: float, proxies: TrustedProxies | None, *, were_served: bool = False
+    ) -> Peeker:
+        options = PeekOptions(
+            by=by_from(self._by or "ip"),
+            timeout=timeout,
+            proxies=proxies,
+            affinity_of_host=self._affinity_of_host,
+            were_served=were_served,
+        )
+        return Peeker(options, self._settings.holding, self._on_known)
+
+    def _affinity_of_host(self, host: str) -> bytes:
+        return self._affinity_of_peer((host,))
+
+    def _affinity_of_peer(self, peer: Any) -> bytes:
+        # A policy that goes by the address makes of it what it likes.
+        prefix: int = 128 if self._by == "ip" else getattr(self.policy, "ipv6_prefix", 64)
+        return client_network(packed_address(peer), prefix)
+
+    def add(self, listener: Listener) -> None:
+        """From here on its connections come by this door."""
+        self.listeners.append(listener)
+        if self._by is not None and self.peeker is None:
+            by_ip = self._by == "ip"
+            listener.affinity_of = packed_address if by_ip else self._affinity_of_peer
+
+    def take(self, connections: list[Connection]) -> None:
+        """Own what has been accepted."""
+        if self.peeker is not None:
+            self.peeker.take(connections)
+        else:
+            self.dispatcher.dispatch(connections, self._loop.time())
+
+    def _on_known(self, known: list[Peeked]) -> None:
+        self.dispatcher.dispatch([*map(_as_known, known)], self._loop.time())
+
+    def take_again(self, connections: Iterable[Connection], now: float) -> None:
+        """Own what a worker gives back, or has left."""
+        slots = self.dispatcher.slots_with_room()
+        known: list[Connection] = []
+        lost: list[Connection] = []
+        for one in connections:
+            is_lost = one.slot not in slots and self._shows_whose_it_is(one)
+            (lost if is_lost else known).append(one)
+        if lost:
+            self._peeker_of_lost().take(lost)
+        if known:
+            self.dispatcher.dispatch([*map(self.recognised, known)], now)
+
+    def _shows_whose_it_is(self, connection: Connection) -> bool:
+        """Will its next request say to which worker it belongs, and nothing else?
+
+        Those that its client opens from now on go by what they say: so must this one.
+        """
+        by_request = self.peeker is not None and self._by not in (None, "ip")
+        comes_back = connection.slot >= 0 and not connection.affinity
+        return by_request and comes_back and not self.dispatcher.evens_out
+
+    def _peeker_of_lost(self) -> Peeker:
+        if self.second_peeker is None:
+            timeout = self._settings.keepalive_timeout
+            self.second_peeker = self._new_peeker(timeout, None, were_served=True)
+            if self._has_ended_peeking:
+                self.second_peeker.close()
+        return self.second_peeker
+
+    @property
+    def _peekers(self) -> list[Peeker]:
+        return [one for one in (self.peeker, self.second_peeker) if one is not None]
+
+    def recognised(self, connection: Connection) -> Connection:
+        """Return one that comes back with what is known of it without a word from its client."""
+        if connection.affinity or self._by is None:
+            return connection
+        host = connection.client[0] if connection.client else host_of(connection.fd)
+        return connection._replace(affinity=self._affinity_of_host(host))
+
+    def counts(self) -> Dispatch:
+        """Return what did not go by the rule here."""
+        return Dispatch(
+            policy_failures=getattr(self.policy, "failures", 0),
+            fallbacks=_seen(one.fallbacks for one in self._peekers),
+            refusals=_seen(one.refusals for one in self._peekers),
+            turned_away=0 if self.refusal is None else self.refusal.count,
+        )
+
+    @property
+    def held(self) -> int:
+        """Those that have just come, and it is not known yet whose they are."""
+        return 0 if self.peeker is None else self.peeker.held
+
+    def state(self) -> Iterator[ConnectionState]:
+        """Iterate over the connections that no worker was given yet; they stay here."""
+        for connection in self.dispatcher.state():
+            yield _state_of(connection, is_held=False)
+        for held in (held for peeker in self._peekers for held in peeker.state()):
+            connection = held.connection._replace(client=held.client)
+            yield _state_of(connection, is_held=True, awaits_proxy=held.awaits_proxy)
+
+    def take_back(self, state: ConnectionState) -> None:
+        """Own a connection that another program had."""
+        connection = Connection(state.fd, state.listener, state.affinity, state.slot, state.client)
+        if state.is_held and self.peeker is not None:
+            peeker = self.peeker if state.slot < 0 else self._peeker_of_lost()
+            peeker.adopt([Held(connection, state.client, state.awaits_proxy)])
+        else:
+            self.dispatcher.dispatch([connection], self._loop.time())
+
+    def end_peeking(self) -> None:
+        """Give out what is held, as far as it is known, and hold nothing more. Idempotent."""
+        self._has_ended_peeking = True
+        for peeker in self._peekers:
+            if known := peeker.close():
+                self._on_known(known)
+
+    def close(self) -> None:
+        """Let go of whom it has turned away. Idempotent."""
+        self.end_peeking()
+        if self.refusal is not None:
+            self.refusal.close()
+
+    @property
+    def is_shared(self) -> bool:
+        """Do workers accept from its listeners by themselves?"""
+        return isinstance(self.policy, Shared)
+
+    def leave_to_workers(self, on: bool) -> None:
+        """Accept nothing while they do. Idempotent."""
+        self._is_left_to_workers = on
+        self._accept_or_not()
+
+    def _pause(self) -> None:
+        self._is_paused = True
+        self._accept_or_not()
+
+    def _resume(self) -> None:
+        self._is_paused = False
+        self._accept_or_not()
+
+    def _accept_or_not(self) -> None:
+        idle = self._is_paused or self._is_left_to_workers
+        for listener in self.listeners:
+            listener.pause() if idle else listener.resume()
+
+
+def _seen(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add them up; what never happened is left out."""
+    return dict(sum(map(Counter, counts), Counter[str]()))
+
+
+def _state_of(
+    connection: Connection, *, is_held: bool, awaits_proxy: bool = False
+) -> ConnectionState:
+    fd, listener, affinity, slot, client = connection
+    return ConnectionState(
+        fd=fd,
+        listener=listener,
+        affinity=affinity,
+        slot=slot,
+        client=client,
+        is_held=is_held,
+        awaits_proxy=awaits_proxy,
+    )
+
+
+def _as_known(peeked: Peeked) -> Connection:
+    return peeked.connection._replace(affinity=peeked.affinity, client=peeked.client)

@@ -1,0 +1,283 @@
+"""Servers that workers start by themselves: who has which, who serves it, and how long it lives.
+
+The first that asks for an address has it bound; whoever asks for the same shares it. A server is
+given to a worker that has said Serving for all of it and is in service. When the last one that has
+it closes it, it is closed. When that one drains or dies it stays for a while, with its clients in
+the backlog: the next in its place will ask for the same.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from aiocluster.config.addresses import Address
+from aiocluster.ipc.handover import ServerState
+from aiocluster.ipc.messages import (
+    Bound,
+    Endpoint,
+    Listen,
+    ListenFailed,
+    Listening,
+    Message,
+    Serving,
+    Unlisten,
+)
+from aiocluster.policies.base import Policy
+from aiocluster.primary.dispatch.dispatcher import Recipient
+from aiocluster.primary.ingress.ingress import Doors
+from aiocluster.primary.ingress.listener_group import Door
+from aiocluster.primary.ingress.listener_ids import Numbers
+from aiocluster.primary.sockets.bind import listen_at
+
+log = logging.getLogger("aiocluster.listener")
+
+
+class Asker(Protocol):
+    """The part of a WorkerHandle that is needed here."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def outbox(self) -> Recipient: ...
+    @property
+    def channel(self) -> "Channel": ...
+
+
+class Channel(Protocol):
+    """How a worker is answered."""
+
+    def post(self, message: Message) -> None: ...
+
+
+class _Server:
+    """Some sockets, the door by which their connections come, and the workers that have it."""
+
+    def __init__(self, ask: Listen, bound: Sequence[Bound], door: Door) -> None:
+        self.key = _key(ask)
+        self.backlog = ask.backlog
+        self.bound = [*bound]
+        self.door = door
+        self.workers: dict[int, set[int]] = {}  # by id: for which listeners each said Serving
+        self.end: asyncio.TimerHandle | None = None  # when nobody is waited for any more
+
+    def __str__(self) -> str:
+        return ", ".join(str(Address(one.endpoint.host, one.endpoint.port)) for one in self.bound)
+
+    def is_served_by(self, worker_id: int) -> bool:
+        return len(self.workers.get(worker_id, ())) == len(self.bound)
+
+
+Key = tuple[tuple[Endpoint, ...], int]
+
+
+def _key(ask: Listen | ServerState) -> Key:
+    return tuple(ask.endpoints), ask.nth
+
+
+class Servers:
+    """All of one role."""
+
+    def __init__(
+        self,
+        doors: Doors,
+        new_policy: Callable[[], Policy],
+        taken: Callable[[], Iterable[socket.socket]],
+        *,
+        patience: float,
+        tcp_keepalive: bool,
+    ) -> None:
+        """`taken` are sockets that are bound and may not listen yet.
+
+        The next in the place of a worker is waited for as many seconds as `patience`.
+        """
+        self.numbers = Numbers()
+        self._doors = doors
+        self._new_policy = new_policy
+        self._taken = taken
+        self._patience = patience
+        self._tcp_keepalive = tcp_keepalive
+        self._by_key: dict[Key, _Server] = {}
+        self._by_listener: dict[int, _Server] = {}
+        self._in_service: dict[int, Recipient] = {}  # by id
+        self._is_closed = False
+        self._loop = asyncio.get_running_loop()
+
+    # ---- workers come and go
+
+    def hear(self, worker: Asker, message: Listen | Serving | Unlisten) -> None:
+        """A worker, which is not leaving, wants something."""
+        match message:
+            case Listen():
+                # In a stop it needs no answer: its Drain will come, and be one.
+                if not self._is_closed:
+                    self._listen(worker, message)
+            case Serving(listener=listener):
+                self._serve(worker.id, listener)
+            case Unlisten(listener=listener):
+                server = self._by_listener.get(listener)
+                if server is not None and worker.id in server.workers:
+                    self._part(server, worker.id)
+                    if not server.workers:
+                        self._close(server)
+
+    def enter(self, worker: Asker) -> None:
+        """It is given connections from now on, of what it serves. Idempotent."""
+        self._in_service[worker.id] = worker.outbox
+        self._doors.count(worker.outbox)
+        for server in self._all:
+            self._let_in(server, worker.id)
+
+    def leave(self, worker_id: int) -> None:
+        """It drains, or is dead: it has nothing any more. Idempotent."""
+        for server in self._all:
+            if worker_id in server.workers:
+                self._part(server, worker_id)
+                if not server.workers:
+                    self._wait_for_another(server)
+        self._in_service.pop(worker_id, None)
+
+    def expect(self) -> None:
+        """One that may ask for what nobody has was just forked."""
+        for server in self._all:
+            if not server.workers:
+                self._wait_for_another(server)
+
+    # ---- the stop
+
+    def begin_stop(self) -> None:
+        """Nothing new; what nobody serves is not waited for. Idempotent."""
+        self._is_closed = True
+        for server in self._all:
+            if server.end is not None:
+                server.end.cancel()
+            if not any(map(server.is_served_by, server.workers)):
+                self._close(server)
+
+    # ---- from one program to the next
+
+    def state(self) -> list[ServerState]:
+        """Return what the next program needs of each."""
+        return [
+            ServerState(
+                endpoints=[*server.key[0]],
+                nth=server.key[1],
+                backlog=server.backlog,
+                bound=server.bound,
+                fds=[listener.sock.fileno() for listener in server.door.listeners],
+                workers={one: sorted(served) for one, served in server.workers.items()},
+            )
+            for server in self._all
+        ]
+
+    def adopt(self, states: Sequence[ServerState], free_numbers: Sequence[int]) -> None:
+        """Go on with those of another program; before its workers are heard."""
+        self.numbers.adopt(free_numbers)
+        for state in states:
+            socks = {
+                one.listener: socket.socket(fileno=fd)
+                for one, fd in zip(state.bound, state.fds, strict=True)
+            }
+            for sock in socks.values():
+                sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, self._tcp_keepalive)
+            ask = Listen(0, state.endpoints, state.nth, state.backlog)
+            server = self._open(ask, state.bound, socks)
+            server.workers = {one: set(served) for one, served in state.workers.items()}
+            if not server.workers:
+                self._wait_for_another(server)
+
+    # ---- inside
+
+    @property
+    def _all(self) -> list[_Server]:
+        return [*self._by_key.values()]
+
+    def _listen(self, worker: Asker, ask: Listen) -> None:
+        try:
+            server = self._shared(worker.id, ask)
+        except OSError as error:
+            number = error.errno or errno.EINVAL
+            text = error.strerror or str(error)
+            worker.channel.post(ListenFailed(ask.request_id, number, text))
+            return
+        server.workers[worker.id] = set()
+        if server.end is not None:
+            server.end.cancel()
+            server.end = None
+        worker.channel.post(Listening(ask.request_id, server.bound))
+
+    def _shared(self, worker_id: int, ask: Listen) -> _Server:
+        server = self._by_key.get(_key(ask))
+        if server is None:
+            return self._bind(ask)
+        if worker_id in server.workers:
+            text = f"{os.strerror(errno.EADDRINUSE)}: this worker serves it already"
+            raise OSError(errno.EADDRINUSE, text)
+        return server
+
+    def _bind(self, ask: Listen) -> _Server:
+        found = listen_at(
+            ask.endpoints, ask.backlog, tcp_keepalive=self._tcp_keepalive, taken=self._taken()
+        )
+        try:
+            numbers = self.numbers.take(len(found))
+        except OSError:
+            for one in found:
+                one.sock.close()
+            raise
+        bound = [Bound(number, one.endpoint) for number, one in zip(numbers, found, strict=True)]
+        socks = dict(zip(numbers, (one.sock for one in found), strict=True))
+        server = self._open(ask, bound, socks)
+        log.info("listening on %s, as workers want it", server)
+        return server
+
+    def _open(
+        self, ask: Listen, bound: Sequence[Bound], socks: Mapping[int, socket.socket]
+    ) -> _Server:
+        door = self._doors.open(socks, self._new_policy())
+        server = _Server(ask, bound, door)
+        self._by_key[server.key] = server
+        self._by_listener.update(dict.fromkeys(socks, server))
+        return server
+
+    def _serve(self, worker_id: int, listener: int) -> None:
+        server = self._by_listener.get(listener)
+        if server is not None and worker_id in server.workers:
+            server.workers[worker_id].add(listener)
+            self._let_in(server, worker_id)
+
+    def _let_in(self, server: _Server, worker_id: int) -> None:
+        """Give it connections, if it serves and may have some."""
+        outbox = self._in_service.get(worker_id)
+        if outbox is not None and server.is_served_by(worker_id):
+            server.door.dispatcher.add(outbox)
+            server.door.dispatcher.update(self._loop.time())
+
+    def _part(self, server: _Server, worker_id: int) -> None:
+        del server.workers[worker_id]
+        if (outbox := self._in_service.get(worker_id)) is not None:
+            server.door.dispatcher.part(outbox)
+            server.door.dispatcher.update(self._loop.time())
+
+    def _wait_for_another(self, server: _Server) -> None:
+        if server.end is not None:
+            server.end.cancel()
+        if not self._is_closed:  # else the stop ends it
+            server.end = self._loop.call_later(self._patience, self._give_up, server)
+
+    def _give_up(self, server: _Server) -> None:
+        log.info("%s is closed: nobody has asked for it again", server)
+        self._close(server)
+
+    def _close(self, server: _Server) -> None:
+        if server.end is not None:
+            server.end.cancel()
+        del self._by_key[server.key]
+        for one in server.bound:
+            del self._by_listener[one.listener]
+        self._doors.shut(server.door)
+        self.numbers.give_back(one.listener for one in server.bound)

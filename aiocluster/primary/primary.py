@@ -1,0 +1,311 @@
+"""The parts of a cluster: built together, started in order, stopped in reverse."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+
+from aiocluster.config.roles import Plan
+from aiocluster.errors import BootError, ConfigError
+from aiocluster.events import StopBegan, Upgraded
+from aiocluster.ipc.handover import Estate
+from aiocluster.metrics.snapshot import Dispatch
+from aiocluster.primary.dispatch.policies import policies
+from aiocluster.primary.event_bus import EventBus
+from aiocluster.primary.handover import Heritage
+from aiocluster.primary.launch_spec import Origin
+from aiocluster.primary.lifecycle.upgrade import Turns, Upgrader
+from aiocluster.primary.processes.cpu_affinity import dealt
+from aiocluster.primary.processes.reaper import Reaper
+from aiocluster.primary.role import RoleParts
+from aiocluster.primary.sockets.activation import take_inherited
+from aiocluster.primary.sockets.bind import check_overlap
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.snapshots import Reporter
+
+log = logging.getLogger("aiocluster")
+
+
+class Parts:
+    """Those of one cluster: started once, and stopped once."""
+
+    def __init__(self, plan: Plan, origin: Origin, bus: EventBus) -> None:
+        self._plan = plan
+        self._origin = origin
+        self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        # First: what a class of the user's raises ends the start before anything is opened.
+        choosing = {name: policies(spec.settings.policy) for name, spec in plan.roles.items()}
+        self.reporter = Reporter(
+            origin.scoreboard(), lambda: self.workers.values(), plan.roles, self._dispatch
+        )
+        self._commons = commons = Commons(bus, self.reporter, say=origin.say)
+        self.roles = {
+            name: RoleParts(spec, choosing[name], commons, partial(origin.new_spawner, name))
+            for name, spec in plan.roles.items()
+        }
+        # Ids are never used twice, so the order of the maps does not matter.
+        self.workers: Mapping[int, WorkerHandle] = ChainMap(
+            *(role.supervisor.workers for role in self.roles.values())
+        )
+        self._reaper = Reaper(self, own_group=origin.own_group, is_heir=origin.estate is not None)
+        self.upgrader: Upgrader | None = None  # once all is started, if there is a successor
+        self._ends = AsyncExitStack()
+        self._serving = self._stopping = False
+        self._stop_timeouts: dict[str, float] = {}
+        self._cut: list[str] = []
+
+    def role(self, name: str | None, asked: str) -> RoleParts:
+        """Return the role of this name; ConfigError when there is none, or it must be said."""
+        if name is None and len(self.roles) == 1:
+            return next(iter(self.roles.values()))
+        if name is None or name not in self.roles:
+            given = "give a role" if name is None else f"there is no role {name!r}"
+            raise ConfigError(f"{asked}: {given}; the roles are {', '.join(self.roles)}")
+        return self.roles[name]
+
+    # ---- all roles, as one
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Where the connections come from: (host, port) each."""
+        return tuple(
+            address for role in self.roles.values() for address in role.supervisor.addresses
+        )
+
+    @property
+    def graceful_timeout(self) -> float:
+        """Seconds that the role which takes longest may take to stop."""
+        return max(role.settings.graceful_timeout for role in self.roles.values())
+
+    @property
+    def zygote_pids(self) -> set[int]:
+        """Those of all zygotes there ever were."""
+        return set().union(*(role.generations.zygote_pids for role in self.roles.values()))
+
+    def knows(self, pid: int) -> bool:
+        """Is this a zygote, or a worker whose end is still to be told?"""
+        return any(role.generations.knows(pid) for role in self.roles.values())
+
+    @property
+    def turns(self) -> list[Turns]:
+        """See upgrade.Predecessor."""
+        return [role.supervisor.turns for role in self.roles.values()]
+
+    @property
+    def unrest(self) -> str:
+        """See upgrade.Predecessor."""
+        all_of_it = (role.supervisor.unrest for role in self.roles.values())
+        return next(filter(None, all_of_it), "")
+
+    @property
+    def are_answering(self) -> bool:
+        """See upgrade.Predecessor."""
+        return any(role.doors.are_answering for role in self.roles.values())
+
+    def _dispatch(self) -> dict[str, Dispatch]:
+        return {name: role.doors.dispatch_counts() for name, role in self.roles.items()}
+
+    async def wait_empty(self) -> None:
+        """Wait until no worker is left, nor one to come."""
+        empty = [role.supervisor.empty for role in self.roles.values()]
+        # One may be filled again while another is waited for.
+        while not all(event.is_set() for event in empty):
+            for event in empty:
+                await event.wait()
+
+    @property
+    def exit_code(self) -> int:
+        """See Cluster.exit_code."""
+        codes = (role.supervisor.exit_code for role in self.roles.values())
+        return next(filter(None, codes), 0)
+
+    def end_idle_grace(self) -> None:
+        """Close idle connections at once in a stop, and in one that is under way. Idempotent."""
+        for role in self.roles.values():
+            role.supervisor.end_idle_grace()
+
+    def hurry(self) -> None:
+        """Let a stop wait for nothing more."""
+        for role in self.roles.values():
+            role.farewell.hurry()
+            role.supervisor.hurry()
+
+    def end_wait(self) -> bool:
+        """Let a stop that is in its `pre_drain_wait` go on; False when there is none."""
+        waiting = [role for role in self.roles.values() if role.farewell.in_pre_drain_wait]
+        for role in waiting:
+            role.farewell.end_wait()
+        return bool(waiting)
+
+    def kill(self, *, stopping: bool) -> None:
+        """End every worker now; if `stopping` nothing is waited for any more."""
+        for role in self.roles.values():
+            if stopping:
+                role.farewell.hurry()
+            role.supervisor.kill_all()
+
+    # ---- start
+
+    async def start(self) -> None:
+        """Start them; each says, before the next one starts, how it will be stopped.
+
+        BootError or ConfigError when that fails; what was started is then still to be stopped.
+        """
+        ends = self._ends
+        ends.callback(self._origin.close)
+        ends.callback(self.reporter.scoreboard.close)
+        ends.callback(self._bus.close)
+        ends.callback(self.reporter.close)  # which ends every subscription
+        ends.callback(self._reaper.reap_rest)
+        ends.push_async_callback(self._of_each, lambda role: role.generations.close())
+        ends.callback(self._reaper.close)
+        self._reaper.start()
+        for role in self.roles.values():
+            ends.callback(role.watchdog.close)
+            role.watchdog.start()
+        ends.push_async_callback(self._stop_workers)
+        ends.push_async_callback(self._say_farewell)
+        self._pin()
+        if self._origin.estate is None:
+            await self._begin()
+        else:
+            await self._adopt(self._origin.estate)
+        for role in self.roles.values():
+            role.listen()
+        self._serving = True
+        self._be_upgradable()
+
+    def _pin(self) -> None:
+        """Let each worker of the roles that want it have a CPU of its own, if there are as many."""
+        cpus = sorted(os.sched_getaffinity(0))
+        counts = {name: role.count_of_workers for name, role in self.roles.items()}
+        pinned = [name for name, role in self.roles.items() if role.settings.affinity == "auto"]
+        if pinned and sum(counts.values()) > len(cpus):
+            count = sum(counts.values())
+            log.warning("%d workers on %d CPUs: none is pinned to one", count, len(cpus))
+        for name, own in dealt(counts, pinned, cpus).items():
+            self.roles[name].supervisor.pin_to(own)
+
+    async def _begin(self) -> None:
+        # Bound before anything is imported: a port that is taken is told at once. Clients
+        # are let in last, when there are workers to serve them.
+        inherited = self._take_inherited()
+        for role in self.roles.values():
+            mine = inherited if role.settings.bind else ()
+            # Where others listen is known when they are imported.
+            if mine or not role.may_call_run_app:
+                role.bind(mine)
+        self._check_overlap()
+        try:
+            async with asyncio.TaskGroup() as starting:
+                for role in self.roles.values():
+                    starting.create_task(_start(role, alone=len(self.roles) == 1))
+        except BaseExceptionGroup as group:
+            error = _first(group)
+            if not self._stopping or not isinstance(error, BootError):
+                raise error from None
+        self._check_overlap()
+        if self._stopping:
+            raise BootError("the cluster was stopped while it started")
+
+    def _check_overlap(self) -> None:
+        check_overlap([sock for role in self.roles.values() for sock in role.sockets])
+
+    def _take_inherited(self) -> list[socket.socket]:
+        inherited = self._origin.inherited or take_inherited(os.environ)
+        listening = [name for name, role in self.roles.items() if role.settings.bind]
+        if inherited and len(listening) != 1:
+            for sock in inherited:
+                sock.close()
+            raise ConfigError(
+                "LISTEN_FDS: sockets were handed down, and nobody says for which role:"
+                f" {', '.join(listening) or 'none'} listens"
+            )
+        return inherited
+
+    async def _adopt(self, estate: Estate) -> None:
+        self._bus.publish(Upgraded())
+        await self._heritage().adopt(estate)
+
+    def _be_upgradable(self) -> None:
+        if (successor := self._origin.successor) is None:
+            return
+        boot_timeout = max(role.settings.boot_timeout for role in self.roles.values())
+        self.upgrader = Upgrader(successor, self, self._bus, boot_timeout, self._heritage().state)
+        self._ends.callback(self.upgrader.close)
+
+    def _heritage(self) -> Heritage:
+        return Heritage(self._commons, self.roles, self.workers)
+
+    async def _of_each(self, step: Callable[[RoleParts], Awaitable[object]]) -> None:
+        """Take a step with all roles at the same time; when one fails the others end it first."""
+        steps = (step(role) for role in self.roles.values())
+        for outcome in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    # ---- stop
+
+    def stop(self, timeout: float | None) -> "asyncio.Task[list[str]]":
+        """Stop them, the workers within `timeout`; await the result for those that were cut.
+
+        None: each role within its own `graceful_timeout`. Takes effect at once, awaited or not,
+        also while they are still being started.
+        """
+        self._stopping = True
+        self._stop_timeouts = {
+            name: role.settings.graceful_timeout if timeout is None else timeout
+            for name, role in self.roles.items()
+        }
+        return self._loop.create_task(self._stop())
+
+    async def _stop(self) -> list[str]:
+        await self._ends.aclose()
+        return self._cut
+
+    async def _say_farewell(self) -> None:
+        if self._serving:
+            for role in self.roles.values():
+                role.supervisor.announce_stop()
+            self._bus.publish(StopBegan())
+            # Who gives a stop no time does not want to wait for anybody.
+            if self.addresses and any(self._stop_timeouts.values()):
+                seconds = self._plan.settings.pre_drain_wait
+                await self._of_each(lambda role: role.farewell.wait(seconds))
+        await self._of_each(self._close_doors)
+
+    async def _close_doors(self, role: RoleParts) -> None:
+        self._stop_timeouts[role.name] = await role.close_doors(self._stop_timeouts[role.name])
+
+    async def _stop_workers(self) -> None:
+        await self._of_each(self._stop_role)
+
+    async def _stop_role(self, role: RoleParts) -> None:
+        self._cut += await role.stop(self._stop_timeouts[role.name])
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _start(role: RoleParts, *, alone: bool) -> None:
+    try:
+        await role.start()
+    except BootError as error:
+        if alone:
+            raise
+        raise BootError(
+            f"role {role.name}: {error.cause}",
+            error.traceback,
+            error.exit_code,
+            is_shown=error.is_shown,
+            kind=error.kind,
+        ) from error

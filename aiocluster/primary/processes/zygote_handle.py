@@ -1,0 +1,248 @@
+"""One zygote, seen from the primary: its process, and our end of its socket.
+
+When a zygote is given up it is killed *before* its socket is closed: it takes a closed socket
+for the death of the primary, after which it kills the workers it forked, and those are well.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+from aiocluster.errors import BootError, ChannelClosed, ProtocolError, WorkerGone
+from aiocluster.ipc.handover import ZygoteState
+from aiocluster.ipc.messages import (
+    Exited,
+    Fork,
+    Forked,
+    ForkFailed,
+    FromZygote,
+    Message,
+    Prepared,
+    PrepareFailed,
+    Watch,
+)
+from aiocluster.ipc.packets import receive_packet, send_packet
+from aiocluster.launch.interpreter import STOP_IMPORT_TIMEOUT, StartedZygote
+from aiocluster.primary.processes.process import WorkerProcess
+from aiocluster.timeouts import Countdown, patience
+
+log = logging.getLogger("aiocluster.spawner")
+
+# A fork takes milliseconds. A zygote that has not answered after this many seconds is
+# stopped, or hangs in a hook that the app's module has put around forks.
+_ANSWER_TIMEOUT = 10.0
+
+# A zygote ends with its socket: it runs the exit hooks of the import and ends what that has
+# started, for which it has a little less than this; after so many seconds it is killed.
+EXIT_TIMEOUT = 5.0
+
+# Seconds that one may take to be gone once it is killed: only the kernel is left to wait for.
+_DEATH_TIMEOUT = 5.0
+
+
+class ZygoteHandle:
+    """A zygote that imports the app, then forks workers, until it is lost."""
+
+    def __init__(
+        self,
+        started: StartedZygote,
+        on_forked: Callable[[int, WorkerProcess], None],
+        on_exited: Callable[[int, int], None],
+    ) -> None:
+        """`on_forked(worker_id, process)` and `on_exited(worker_id, status)` hear of workers."""
+        pid, sock = started.pid, started.sock
+        sock.setblocking(False)
+        self.pid = pid
+        self._tail = started.tail
+        self.lost = asyncio.Event()
+        self._sock = sock
+        self._on_forked = on_forked
+        self._on_exited = on_exited
+        self._loop = asyncio.get_running_loop()
+        self._prepared: asyncio.Future[Prepared] = self._loop.create_future()
+        self._forks: dict[int, asyncio.Future[WorkerProcess]] = {}
+        self._pidfd = _pidfd(pid)
+        self._loop.add_reader(sock.fileno(), self._on_readable)
+
+    async def prepare(self, boot_timeout: float) -> Prepared:
+        """Wait until the app is imported; return what the zygote says of that.
+
+        Raises BootError, with the cause, when it cannot be.
+        """
+        try:
+            async with patience(boot_timeout):
+                return await asyncio.shield(self._prepared)
+        except TimeoutError:
+            raise BootError(
+                f"importing the app took longer than {boot_timeout:g} s (boot_timeout)"
+            ) from None
+
+    @property
+    def is_forking(self) -> bool:
+        """True while it has not answered an order."""
+        return any(not forked.done() for forked in self._forks.values())
+
+    def state(self) -> ZygoteState | None:
+        """What the next program must know of it; None when it is lost."""
+        if self.lost.is_set():
+            return None
+        return ZygoteState(pid=self.pid, fd=self._sock.fileno())
+
+    def adopt(self) -> None:
+        """It is known to have imported the app: another program has heard that from it."""
+        self._prepared.set_result(Prepared(True, ""))
+
+    def order(self, fork: Fork, fds: Sequence[int]) -> "asyncio.Future[WorkerProcess]":
+        """Ask for a worker that gets duplicates of `fds`, which can be closed on return."""
+        if self.lost.is_set():
+            raise WorkerGone("the zygote died")
+        try:
+            send_packet(self._sock, fork, fds)
+        except (ChannelClosed, OSError) as error:
+            raise WorkerGone(f"the zygote takes no more orders: {error}") from error
+        forked = self._forks[fork.worker_id] = self._loop.create_future()
+        unanswered = Countdown(_ANSWER_TIMEOUT, self._on_no_answer)
+        forked.add_done_callback(lambda _: unanswered.cancel())
+        return forked
+
+    def watch(self, worker_id: int, pidfd: int) -> bool:
+        """Let it know of a worker that another zygote forked; False when it is too busy now."""
+        try:
+            send_packet(self._sock, Watch(worker_id), [pidfd])
+        except BlockingIOError:
+            return False
+        return True
+
+    def give_up(self) -> None:
+        """Kill it; its workers live on. Idempotent."""
+        if not self.lost.is_set():
+            self._signal(signal.SIGKILL)
+            self._disconnect()
+
+    async def close(self) -> None:
+        """Let it go, and reap it; its workers must be gone, or it must be. Idempotent."""
+        importing = not self._prepared.done()
+        self._disconnect()
+        if self._pidfd >= 0:
+            await self._reap(STOP_IMPORT_TIMEOUT if importing else EXIT_TIMEOUT)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    async def _reap(self, patience: float) -> None:
+        dead = asyncio.Event()
+        self._loop.add_reader(self._pidfd, dead.set)
+        try:
+            if not await _is_set(dead, patience):
+                self._signal(signal.SIGKILL)
+                await _is_set(dead, _DEATH_TIMEOUT)
+        finally:
+            self._loop.remove_reader(self._pidfd)
+        with contextlib.suppress(ChildProcessError):
+            # One that even now does not die is a matter of the kernel's; orphans.py reaps it.
+            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not block)
+
+    def _signal(self, number: int) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    # ---- what it says
+
+    def _on_readable(self) -> None:
+        try:
+            received = receive_packet(self._sock, FromZygote)
+            if received is not None:
+                self._on_message(*received)
+        except BlockingIOError:
+            return
+        except ProtocolError as error:
+            log.error("the zygote sent nonsense: %s", error)
+            self.give_up()
+        else:
+            if received is None:
+                self.give_up()
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        match message, fds:
+            case Forked(worker_id=worker_id, pid=pid), [pidfd]:
+                process = WorkerProcess(pid, pidfd)
+                self._on_forked(worker_id, process)
+                self._answered(worker_id).set_result(process)
+            case Forked(worker_id=worker_id), []:
+                # Its channel will be closed, so it ends by itself.
+                lost = WorkerGone("its descriptor was lost: too many open files")
+                self._answered(worker_id).set_exception(lost)
+            case ForkFailed(worker_id=worker_id, error=error), []:
+                self._answered(worker_id).set_exception(WorkerGone(f"cannot fork: {error}"))
+            case Exited(worker_id=worker_id, status=status), []:
+                self._on_exited(worker_id, status)
+            case (Prepared() | PrepareFailed()) as outcome, []:
+                self._on_import_over(outcome)
+            case _:
+                for fd in fds:
+                    os.close(fd)
+                raise ProtocolError(f"a zygote may not send {message!r} with {len(fds)} fds")
+
+    def _on_import_over(self, outcome: Prepared | PrepareFailed) -> None:
+        if self._prepared.done():  # it came after the timeout
+            return
+        self._close_tail()
+        if isinstance(outcome, Prepared):
+            self._prepared.set_result(outcome)
+        else:
+            error = BootError(
+                outcome.cause, outcome.traceback, outcome.exit_code, kind=outcome.kind
+            )
+            self._prepared.set_exception(error)
+
+    def _answered(self, worker_id: int) -> "asyncio.Future[WorkerProcess]":
+        if (forked := self._forks.pop(worker_id, None)) is None or forked.done():
+            # Nobody asked, or nobody waits any more.
+            return self._loop.create_future()
+        return forked
+
+    def _on_no_answer(self) -> None:
+        log.error("the zygote (pid %d) has not forked for %g s", self.pid, _ANSWER_TIMEOUT)
+        self.give_up()
+
+    def _why_not_prepared(self) -> BootError:
+        if self._tail is None or not self._tail.cause:
+            return BootError("the zygote died while importing the app")
+        return BootError(self._tail.cause, self._tail.text, is_shown=True)
+
+    def _close_tail(self) -> None:
+        if self._tail is not None:
+            self._tail.close()
+
+    def _disconnect(self) -> None:
+        if self.lost.is_set():
+            return
+        self.lost.set()
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        self._close_tail()
+        if not self._prepared.done():
+            self._prepared.set_exception(self._why_not_prepared())
+            self._prepared.exception()  # somebody may have stopped waiting for it
+        for forked in self._forks.values():
+            if not forked.done():
+                forked.set_exception(WorkerGone("the zygote died"))
+        self._forks.clear()
+
+
+def _pidfd(pid: int) -> int:
+    """Return a pidfd; -1 when it is gone without a trace, as children of who ignores SIGCHLD."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

@@ -1,0 +1,75 @@
+"""Has a role's number of workers follow its load."""
+
+import logging
+from collections.abc import AsyncIterable, Callable
+from typing import Protocol
+
+from aiocluster.errors import ConfigError
+from aiocluster.metrics.snapshot import Snapshot
+from aiocluster.primary.scaling.autoscale_policy import Decision, Scaler
+
+log = logging.getLogger("aiocluster.autoscale")
+
+
+class Staff(Protocol):
+    """The part of a role's supervisor that this needs."""
+
+    @property
+    def places(self) -> int:
+        """How many workers there should be."""
+        ...
+
+    @property
+    def ready(self) -> int:
+        """How many serve."""
+        ...
+
+    @property
+    def is_changing(self) -> bool:
+        """Is that being changed now?"""
+        ...
+
+    def obey(self, decision: Decision) -> None:
+        """Begin to have as many as was decided; `places` says so at once."""
+        ...
+
+
+class Autoscaler:
+    """Looks at each snapshot, and has done what the scaler decides."""
+
+    def __init__(self, scaler: Scaler, staff: Staff, now: Callable[[], float]) -> None:
+        self._scaler = scaler
+        self._staff = staff
+        self._now = now
+        self._trouble = ""
+
+    async def follow(self, snapshots: AsyncIterable[Snapshot]) -> None:
+        """Go on until there are no more."""
+        async for snapshot in snapshots:
+            if (decision := self._decide(snapshot)) is not None:
+                self._staff.obey(decision)
+
+    def _decide(self, snapshot: Snapshot) -> Decision | None:
+        staff = self._staff
+        # One look may be late on a busy machine; when several were left out it was a pause.
+        if snapshot.missed > 1:
+            self._scaler.forget()
+        try:
+            decision = self._scaler.decide(
+                self._now(),
+                snapshot,
+                count=staff.places,
+                ready=staff.ready,
+                is_changing=staff.is_changing,
+            )
+        except ConfigError as error:
+            self._tell(error)
+            return None
+        self._trouble = ""
+        return decision
+
+    def _tell(self, error: ConfigError) -> None:
+        """Log what is wrong with the user's metric: once, not with every snapshot."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.error("no scaling: %s", error, exc_info=error.__cause__)

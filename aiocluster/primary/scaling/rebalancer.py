@@ -1,0 +1,86 @@
+"""Moves idle keep-alive connections from workers that have many to those that have few.
+
+When workers are added they get their share, and with `rebalance` all are evened out whenever
+they are too far apart. Who gives how many is decided in balance.py; a worker gives what is idle,
+and it comes back by its handoff and goes to who has the fewest. So each look sees what came of
+the one before, and asks for the rest.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
+
+from aiocluster.ipc.messages import GiveBack
+from aiocluster.primary.scaling.rebalance_plan import evened, shares, without_few
+from aiocluster.primary.tasks import start_task
+from aiocluster.primary.workers.handle import WorkerHandle
+
+# Seconds between two looks: what was asked for before has moved by then, or is not idle.
+_INTERVAL = 0.25
+
+# Looks that new workers get for their share: a client whose connections are never idle for a
+# moment keeps them where they are.
+_TRIES = 40
+
+
+class Balancer:
+    """That of one role. `serving()` returns the workers that are given connections."""
+
+    def __init__(self, serving: Callable[[], Iterable[WorkerHandle]]) -> None:
+        self._serving = serving
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin_to_even(self) -> None:
+        """Look from now on whether they are too far apart."""
+        self._start(self._even_out(), "evening out connections")
+
+    def give_share(self, new: Iterable[WorkerHandle]) -> None:
+        """Let new workers have their share of what the others have."""
+        self._start(self._share({worker.id for worker in new}), "sharing connections")
+
+    def close(self) -> None:
+        """Move nothing more. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+
+    def even_out(self) -> None:
+        """Look once."""
+        self._ask(evened(self._of_able()))
+
+    def share(self, new: set[int]) -> bool:
+        """Ask for what new workers lack; return False when that is nothing."""
+        self._ask(shares(self._of_able(), new))
+        # One that cannot have it now may in a moment.
+        return bool(shares(self._connections(), new))
+
+    async def _even_out(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            self.even_out()
+
+    async def _share(self, new: set[int]) -> None:
+        for _ in range(_TRIES):
+            if not self.share(new):
+                return
+            await asyncio.sleep(_INTERVAL)
+
+    def _connections(self) -> dict[int, int]:
+        return {worker.id: worker.outbox.open_connections for worker in self._serving()}
+
+    def _of_able(self) -> dict[int, int]:
+        """Leave out those that can neither give nor be given."""
+        now = asyncio.get_running_loop().time()
+        # One whose loop does not turn would give all it was asked for meanwhile, at once.
+        able = [worker.outbox for worker in self._serving() if not worker.outbox.is_stuck]
+        full = {one.worker_id for one in able if not one.has_room or one.is_behind(now)}
+        return without_few({one.worker_id: one.open_connections for one in able}, full)
+
+    def _ask(self, gives: Mapping[int, int]) -> None:
+        for worker in self._serving():
+            if count := gives.get(worker.id, 0):
+                worker.channel.post(GiveBack(count))
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = start_task(work, name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,123 @@
+"""How many workers a role has, by order or by load; and that each has its share of connections."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+from aiocluster.config.roles import RoleSpec
+from aiocluster.errors import BootError, ClusterStopping
+from aiocluster.primary.dispatch.dispatcher import Dispatching
+from aiocluster.primary.scaling.autoscale_policy import Decision, Scaler
+from aiocluster.primary.scaling.autoscaler import Autoscaler
+from aiocluster.primary.scaling.rebalancer import Balancer
+from aiocluster.primary.scaling.scaler import Positions, Staffing
+from aiocluster.primary.tasks import start_task
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.primary.workers.shared import Commons
+
+log = logging.getLogger("aiocluster")
+
+# Seconds between two looks at the load of a role, at least.
+_INTERVAL = 1.0
+
+
+class Sizing:
+    """That of one role. `serving()` returns the workers that are given connections."""
+
+    def __init__(
+        self,
+        spec: RoleSpec,
+        positions: Positions,
+        commons: Commons,
+        dispatcher: Dispatching,
+        serving: Callable[[], Collection[WorkerHandle]],
+    ) -> None:
+        self._spec = spec
+        self._positions = positions
+        self._reporter = commons.reporter
+        self._dispatcher = dispatcher
+        self._serving = serving
+        self._loop = asyncio.get_running_loop()
+        self._balancer = Balancer(serving)
+        self._staffing = Staffing(
+            spec.name,
+            positions,
+            self._on_more,
+            commons.bus.publish,
+            spec.settings.autoscale,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """The first workers are there: follow their load, and even them out, if that is wanted."""
+        settings = self._spec.settings
+        if settings.autoscale is not None:
+            scaler = Scaler(settings.autoscale, self._spec.name, settle=settings.metrics_interval)
+            # A look between two reports would only see old figures once more.
+            interval = max(_INTERVAL, settings.metrics_interval)
+            snapshots = self._reporter.subscribe(interval)
+            following = Autoscaler(scaler, self, self._loop.time).follow(snapshots)
+            self._begin(following, f"autoscaling {self._spec.name}")
+        if settings.rebalance and self._dispatcher.evens_out:
+            self._balancer.begin_to_even()
+        elif settings.rebalance:
+            log.warning(
+                "role %s: rebalance moves nothing: to its policy it matters who has a connection",
+                self._spec.name,
+            )
+
+    async def scale(self, wanted: int | str, reason: str) -> int:
+        """See Staffing.scale."""
+        return await self._staffing.scale(wanted, reason)
+
+    @property
+    def turn(self) -> asyncio.Lock:
+        """Whoever holds it is the only one who changes how many there are."""
+        return self._staffing.turn
+
+    def close(self) -> None:
+        """Change nothing more. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        self._staffing.close()
+        self._balancer.close()
+
+    # ---- Staff
+
+    @property
+    def places(self) -> int:
+        """See Staff."""
+        return len(self._positions.slots)
+
+    @property
+    def ready(self) -> int:
+        """See Staff."""
+        return len(self._serving())
+
+    @property
+    def is_changing(self) -> bool:
+        """See Staff."""
+        return self.turn.locked()
+
+    def obey(self, decision: Decision) -> None:
+        """See Staff."""
+        self._begin(self._obey(decision, self.places), f"scaling {self._spec.name}")
+
+    # ---- inside
+
+    def _on_more(self, workers: Collection[WorkerHandle]) -> None:
+        """New ones get their share of what is open, unless it matters which worker has it."""
+        if self._dispatcher.evens_out:
+            self._balancer.give_share(workers)
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = start_task(work, name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _obey(self, decision: Decision, places: int) -> None:
+        # Why it could not be done is logged already.
+        with contextlib.suppress(BootError, ClusterStopping):
+            await self._staffing.scale(decision.count, decision.reason, if_there_are=places)

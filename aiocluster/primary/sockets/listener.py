@@ -1,0 +1,153 @@
+"""Accepts connections in batches; pauses and resumes.
+
+The primary owns the listening sockets and nobody else ever closes one: to drain a worker
+is simply to give it nothing more, and no connection is lost to a socket that went away.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from aiocluster.config.settings import Address
+from aiocluster.errors import ConfigError
+from aiocluster.ipc.accept_backoff import Trouble
+from aiocluster.ipc.accept_queue import waiting_in
+from aiocluster.ipc.forks import keep_from_children
+from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.sockets.backlog import let_nobody_knock
+
+log = logging.getLogger("aiocluster.listener")
+
+# Connections accepted in one wake-up; then the other listeners, and the signals, get a turn.
+_ACCEPT_BATCH = 64
+
+
+class Listener:
+    """One listening socket in the primary's loop. It starts paused, and deaf until `listen`.
+
+    One that is `shared` listens already, and will when it is closed here: its backlog stays.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        index: int,
+        on_connections: Callable[[list[Connection]], None],
+        *,
+        shared: bool = False,
+        asked: str = "",
+    ) -> None:
+        self.sock = sock
+        keep_from_children(sock)
+        self.index = index
+        self.asked = asked  # the address that it was bound for, or handed down with
+        self.is_shared = shared
+        # Given what is told of a client, returns what its policy goes by; None: by nothing.
+        self.affinity_of: Callable[[Any], bytes] | None = None
+        self._on_connections = on_connections
+        self._loop = asyncio.get_running_loop()
+        self._reading = False
+        self._listening = False
+        self._paused = True
+        self._trouble = Trouble(sock, log, self._watch)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The real (host, port)."""
+        host, port = self.sock.getsockname()[:2]
+        return host, port
+
+    def listen(self, backlog: int | None = None) -> None:
+        """Let clients connect: from now on they wait in the backlog, at most `backlog`.
+
+        None: it listens already. Raises ConfigError when somebody else has begun to listen there
+        since it was bound.
+        """
+        try:
+            if backlog is not None and not self.is_shared:
+                self.sock.listen(backlog)
+        except OSError as error:
+            where = Address(*self.address)
+            raise ConfigError(f"cannot listen on {where}: {error.strerror}") from error
+        self._listening = True
+        self._watch()
+
+    def pause(self) -> None:
+        """Leave connections in the backlog. Idempotent."""
+        self._paused = True
+        self._watch()
+
+    def resume(self) -> None:
+        """Accept again. Idempotent."""
+        self._paused = False
+        self._watch()
+
+    def let_nobody_knock(self) -> None:
+        """Let no new connection begin: what comes from now on had begun before."""
+        if self.ends_with_us:
+            let_nobody_knock(self.sock)
+
+    @property
+    def is_listening(self) -> bool:
+        """May anybody connect?"""
+        return self._listening
+
+    @property
+    def ends_with_us(self) -> bool:
+        """Will nobody be able to connect when it is closed?"""
+        return self._listening and not self.is_shared
+
+    @property
+    def has_rest(self) -> bool:
+        """Does anybody wait in the backlog who would be reset if it were closed?"""
+        return self.ends_with_us and waiting_in(self.sock) > 0
+
+    def accept_rest(self) -> None:
+        """Accept all that waits in the backlog now, for a listener that is about to close."""
+        # As many as there are now: clients may keep coming.
+        left = waiting_in(self.sock) if self._listening else 0
+        while left > 0 and not self._trouble.is_waiting and (accepted := self._accept_batch()):
+            left -= accepted
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        self._listening = False
+        self._watch()
+        self._trouble.forget()
+        self.sock.close()
+
+    def _watch(self) -> None:
+        wanted = self._listening and not self._paused and not self._trouble.is_waiting
+        if wanted and not self._reading:
+            self._loop.add_reader(self.sock.fileno(), self._accept_batch)
+        elif self._reading and not wanted:
+            self._loop.remove_reader(self.sock.fileno())
+        self._reading = wanted
+
+    def _accept_batch(self) -> int:
+        """Accept what is there, at most a batch; return how many."""
+        # sock.accept() builds a socket object for each connection: 3 to 4 µs that the
+        # descriptor alone does not cost.
+        accept, index = self.sock._accept, self.index  # type: ignore[attr-defined]
+        affinity_of, batch = self.affinity_of, list[Connection]()
+        try:
+            # One at least: where a listener's TCP_INFO says nothing, this is what serves.
+            for _ in range(min(max(waiting_in(self.sock), 1), _ACCEPT_BATCH)):
+                # One by one: what was accepted before an error is not lost with it.
+                fd, peer = accept()
+                batch.append(
+                    Connection(fd, index)
+                    if affinity_of is None
+                    else Connection(fd, index, affinity_of(peer))
+                )
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._trouble.met(error)
+        if batch:
+            if self._trouble.is_told:
+                self._trouble.passed()
+            self._on_connections(batch)
+        return len(batch)

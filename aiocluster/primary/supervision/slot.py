@@ -1,0 +1,289 @@
+"""Keeps one slot filled: starts a worker, replaces it when it dies or is due.
+
+A slot is a worker's place: its number, its environment and its count of restarts stay when
+the worker in it is replaced. Two things fill it, and neither waits for the other: `keep`
+replaces a worker that died, `renew` one that serves, which goes only when the next is ready.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from aiocluster.config.settings import Restart
+from aiocluster.errors import BootError, WorkerGone
+from aiocluster.events import WorkerExited
+from aiocluster.ipc.handover import SlotState
+from aiocluster.primary.processes.generations import Generation
+from aiocluster.primary.workers.exits import is_replaced, returned_at_once, weight_of
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.timeouts import patience
+
+log = logging.getLogger("aiocluster.supervisor")
+
+# A fork that fails (no memory, no process left) is tried again after this many seconds.
+_FORK_RETRY = 0.5
+
+# After so many tries a start need not wait for the kernel to have more.
+_MANY_REFUSALS = 5
+
+# Why a job that does nothing wrong, but returns as soon as it is called, is called more slowly.
+_WHY_SLOW = (
+    "its job returns as soon as it has begun, again and again (a job that is done ends with"
+    " restart='on_failure'; one that has more to do waits, say for worker.stopping())"
+)
+
+
+class Crew(Protocol):
+    """What a slot needs from the supervisor."""
+
+    async def hire(
+        self, slot: "Slot", generation: Generation, restarts: int, *, held: bool = False
+    ) -> WorkerHandle:
+        """Fork a worker for the slot; WorkerGone when that failed this time.
+
+        One that is `held` is given no connection until it is admitted.
+        """
+        ...
+
+    def admit(self, worker: WorkerHandle, before: WorkerHandle | None) -> None:
+        """Give it connections from now on, and no more to the one that was there before."""
+        ...
+
+    def delay_after_failure(self, weight: float) -> float:
+        """Count a failure; return the seconds to wait before the next start."""
+        ...
+
+    async def take_turn(self) -> Callable[[], None]:
+        """Wait until a dead worker may be replaced; return what ends the turn."""
+        ...
+
+    async def first_start_over(self) -> None:
+        """Wait until it is known whether any worker of the first start came up."""
+        ...
+
+    def why_not_ready(self, worker: WorkerHandle) -> BootError:
+        """Say why this worker did not come up."""
+        ...
+
+
+class Slot:
+    """One place for a worker."""
+
+    def __init__(
+        self,
+        number: int,
+        env: dict[str, str],
+        generation: Generation,
+        crew: Crew,
+        restart: Restart,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.number = number
+        self.env = env
+        self.generation = generation  # what it is filled from
+        self.restarts = 0
+        self.trouble = ""  # why the last fork failed
+        self.is_refused = asyncio.Event()  # forks have failed for some time
+        self.first: asyncio.Future[WorkerHandle] = asyncio.get_running_loop().create_future()
+        self.incumbent: WorkerHandle | None = None
+        self.not_before = 0.0  # on the loop's clock, when a dead worker's place may be filled
+        self.closed = False
+        self.is_finished = False  # its last worker's job has returned
+        self._crew = crew
+        self._restart = restart
+        self._refusals = 0
+        self._sleep = sleep
+        self._loop = asyncio.get_running_loop()
+        self._renewing = asyncio.Lock()
+        self._renewed = asyncio.Event()
+
+    def state(self) -> SlotState:
+        """What the next program must know of it."""
+        return SlotState(
+            number=self.number,
+            env=self.env,
+            generation=self.generation.number,
+            restarts=self.restarts,
+            incumbent=None if self.incumbent is None else self.incumbent.id,
+            not_before=self.not_before,
+        )
+
+    def adopt(self, state: SlotState, incumbent: WorkerHandle | None) -> None:
+        """Go on with the one of another program; without an incumbent, as after its death."""
+        self.restarts, self.incumbent = state.restarts, incumbent
+        self.not_before = state.not_before
+
+    # ---- when its worker dies
+
+    async def keep(self) -> None:
+        """Keep the slot filled, until a worker goes that is not to be replaced."""
+        try:
+            if self.incumbent is None:  # else another program has filled it
+                self.first.set_result(await self._fill(self._start_in_turn()))
+            else:
+                self.first.set_result(self.incumbent)
+            while is_replaced(exited := await self._vacancy(), self._restart):
+                self.restarts += 1
+                await self._fill(self._start_after(exited))
+            self.is_finished = exited.reason == "finished" and exited.code == 0
+        finally:
+            self.closed = True
+
+    async def _vacancy(self) -> WorkerExited:
+        """Return how the slot's last worker ended; it may not be the one it was."""
+        while True:
+            self._renewed.clear()
+            assert self.incumbent is not None
+            incumbent = self.incumbent
+            await _first_of(self._renewed.wait(), incumbent.exited)
+            if incumbent is self.incumbent and incumbent.exited.done():
+                self.incumbent = None
+                return incumbent.exited.result()
+
+    async def _fill(self, start: Coroutine[Any, Any, WorkerHandle]) -> WorkerHandle:
+        """Let this start a worker, unless a renewal is quicker; return who is in the slot."""
+        self._renewed.clear()
+        starting = asyncio.ensure_future(start)
+        try:
+            await _first_of(self._renewed.wait(), starting)
+            if self.incumbent is None:
+                self.incumbent = starting.result()
+            elif starting.done():
+                starting.result().begin_drain("reload")
+        except asyncio.CancelledError:
+            # The slot is being closed, and nobody else knows of one that has just come.
+            if starting.done() and not starting.cancelled() and starting.exception() is None:
+                starting.result().begin_drain("scale_down")
+            raise
+        finally:
+            starting.cancel()
+        return self.incumbent
+
+    async def _start_after(self, exited: WorkerExited) -> WorkerHandle:
+        worker = exited.worker
+        assert isinstance(worker, WorkerHandle)
+        if not worker.was_ready:
+            await self._crew.first_start_over()
+        lived = self._loop.time() - worker.ready_at
+        weight = weight_of(exited, was_ready=worker.was_ready, lived=lived)
+        delay = self._count_failure(weight, _WHY_SLOW if returned_at_once(exited, lived) else "")
+        self.not_before = self._loop.time() + delay
+        return await self._start_in_turn()
+
+    async def _start_in_turn(self) -> WorkerHandle:
+        if (delay := self.not_before - self._loop.time()) > 0:
+            await self._sleep(delay)
+        end_turn = await self._crew.take_turn()
+        try:
+            successor = await self._hire()
+        except BaseException:
+            end_turn()
+            raise
+        successor.settled.add_done_callback(lambda _: end_turn())
+        return successor
+
+    # ---- while its worker serves
+
+    async def renew(self, generation: Generation, reason: str, hold: float = 0.0) -> None:
+        """Replace its worker by one of `generation`, which drains the old one for `reason`.
+
+        The old one goes only when the new one is ready, and has been so for `hold` seconds, in
+        which it is given nothing: what crashes as soon as it runs has lost nobody's request.
+        Raises BootError, and nothing has changed, when the new one does not come that far.
+        """
+        async with self._renewing:
+            await self._renew(generation, reason, hold)
+
+    async def replace(
+        self, worker: WorkerHandle, reason: str, is_still_due: Callable[[], bool]
+    ) -> None:
+        """Renew the slot if this worker serves in it, and is due, when that can begin."""
+        async with self._renewing:
+            if self.holds(worker) and is_still_due():
+                await self._renew(self.generation, reason, 0.0)
+
+    def holds(self, worker: WorkerHandle) -> bool:
+        """Does this worker serve here, and would another come in its place?"""
+        return worker is self.incumbent and not worker.is_leaving and self._restart != "never"
+
+    async def _renew(self, generation: Generation, reason: str, hold: float) -> None:
+        # Held, so that nobody new has the room which the old one's connections will need.
+        successor = await self._hire(generation, held=True)
+        try:
+            await self._proven(successor, hold)
+        except BaseException:
+            successor.begin_drain(reason)
+            raise
+        if self.closed:
+            successor.begin_drain(reason)
+            return
+        self._crew.admit(successor, self.incumbent)
+        self.generation = generation
+        before, self.incumbent = self.incumbent, successor
+        self.restarts += 1
+        self._renewed.set()
+        if before is not None:
+            before.begin_drain(reason)
+
+    async def _proven(self, worker: WorkerHandle, hold: float) -> None:
+        await asyncio.shield(worker.settled)
+        if worker.was_ready:
+            with contextlib.suppress(TimeoutError):
+                async with patience(hold):  # a program that is paused proves nothing
+                    await asyncio.shield(worker.exited)
+        # Told to go, or talking nonsense, it is as good as dead, and soon will be.
+        if not worker.was_ready or worker.is_leaving or not worker.is_connected:
+            exited = await asyncio.shield(worker.exited)
+            if exited.reason == "finished":  # it did what it had to
+                return
+            raise self._crew.why_not_ready(worker)
+
+    async def pause(self, weight: float) -> None:
+        """Count a failure; wait as long as it, and those before it, demand."""
+        if (delay := self._count_failure(weight)) > 0:
+            await self._sleep(delay)
+
+    # ---- inside
+
+    def _count_failure(self, weight: float, why: str = "") -> float:
+        delay = self._crew.delay_after_failure(weight)
+        if delay > 0:
+            why = why or "too many failures lately"
+            log.warning("slot %d: %s, next start in %.1f s", self.number, why, delay)
+        return delay
+
+    async def _hire(
+        self, successors: Generation | None = None, *, held: bool = False
+    ) -> WorkerHandle:
+        """Have a worker forked of these, or in the place of one that is dead, of the slot's own."""
+        while True:
+            generation = successors or self.generation
+            restarts = self.restarts + (successors is not None)
+            try:
+                worker = await self._crew.hire(self, generation, restarts, held=held)
+            except WorkerGone as error:
+                self._note_trouble(str(error))
+                await self._sleep(_FORK_RETRY)
+            else:
+                self.trouble = ""
+                return worker
+
+    def _note_trouble(self, trouble: str) -> None:
+        # Whoever waits for the slot's first worker says what that had; the others are many tries.
+        if self.first.done() and trouble != self.trouble:
+            log.error("slot %d: %s; it is tried each %g s", self.number, trouble, _FORK_RETRY)
+        self.trouble = trouble
+        self._refusals += 1
+        if self._refusals >= _MANY_REFUSALS:
+            self.is_refused.set()
+
+
+async def _first_of(waiting: Awaitable[Any], future: "asyncio.Future[Any]") -> None:
+    """Wait for either; what waited in vain is cancelled, `future` is not."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        await asyncio.wait({task, future}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()

@@ -1,0 +1,238 @@
+"""Watches the workers' hearts and queues: what a blocked one holds up goes to others.
+
+A worker that leaves its connections untaken loses them (`steal_after`), one whose loop does
+not turn is told with its stacks (`lag_warning`), and killed in the end (`hang_timeout`). What
+counts is decided in stalls.py.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from aiocluster.config.settings import Settings
+from aiocluster.events import Event, WorkerBlocked
+from aiocluster.ipc.scoreboard import HEARTBEAT, Scoreboard
+from aiocluster.ipc.stacks import loop_stack
+from aiocluster.metrics.process import free_fds
+from aiocluster.primary.dispatch.dispatcher import Dispatching
+from aiocluster.primary.supervision.stall_detector import BEAT, Alarm, Pulse, StallLimits, counted
+from aiocluster.primary.tasks import start_task
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.primary.workers.scoreboard_check import contradiction
+
+log = logging.getLogger("aiocluster.watchdog")
+
+# Seconds between two looks at least, whatever is due.
+_SHORTEST_PAUSE = 0.005
+
+# The share of `steal_after` that a connection may use up where it is not taken; the rest is for
+# the one that takes it, and for a busy machine.
+_PATIENCE = 0.8
+
+# Seconds that a worker is given to write its stacks, and between two looks whether it has.
+# The threads' are there within milliseconds; only a held interpreter uses up the time.
+_ANSWER_TIMEOUT = 0.5
+_ANSWER_PAUSE = 0.01
+
+# Seconds that a worker with a spoilt row may take to end: what else is spoilt, nobody knows, and
+# each count that failed meanwhile may be one that its drain would wait for.
+_SPOILT_TIMEOUT = 3.0
+
+# Descriptors that stealing leaves free in the primary, for what else it has to do.
+_SPARE_FDS = 16
+
+
+class Watchdog:
+    """Looks at every worker: as often as hearts beat, and when a connection must be stolen."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        scoreboard: Scoreboard,
+        dispatcher: Dispatching,
+        workers: Mapping[int, WorkerHandle],
+        publish: Callable[[Event], None],
+    ) -> None:
+        steal_after = settings.steal_after
+        self._limits = StallLimits(steal_after, settings.lag_warning, settings.hang_timeout)
+        self._steal_after = steal_after
+        self._steal_at = steal_after * _PATIENCE
+        # What is given just after a look must be seen in time at the next.
+        self._longest_pause = min(BEAT, steal_after / 2)
+        self._scoreboard = scoreboard
+        self._dispatcher = dispatcher
+        self._workers = workers
+        self._publish = publish
+        self._loop = asyncio.get_running_loop()
+        self._watches: dict[int, _Watch] = {}
+        self._examinations: set[asyncio.Task[None]] = set()
+        self._last = 0.0
+        self._pause = self._longest_pause
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._last = self._loop.time()
+        self._timer = self._loop.call_later(self._pause, self._tick)
+
+    def close(self) -> None:
+        """Look no more. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for examination in self._examinations:
+            examination.cancel()
+
+    def look(self, now: float) -> float:
+        """Look at every worker; return in how many seconds to look again."""
+        elapsed, self._last = now - self._last, now
+        passed = counted(elapsed, self._pause)
+        if self._watches.keys() != self._workers.keys():
+            self._meet_workers()
+        due = self._longest_pause
+        for watch in self._watches.values():
+            if elapsed > passed:
+                watch.worker.outbox.forgive(elapsed - passed, now)
+            if watch.must_beat:
+                self._check_figures(watch)
+            if watch.must_beat:
+                due = min(due, self._look_at(watch, now, passed))
+        self._pause = max(due, _SHORTEST_PAUSE)
+        return self._pause
+
+    def _tick(self) -> None:
+        try:
+            self.look(self._loop.time())
+        finally:
+            self._timer = self._loop.call_later(self._pause, self._tick)
+
+    def _meet_workers(self) -> None:
+        known = self._watches
+        self._watches = {
+            worker_id: known.get(worker_id) or self._watch(worker)
+            for worker_id, worker in self._workers.items()
+        }
+
+    def _watch(self, worker: WorkerHandle) -> "_Watch":
+        beat = self._scoreboard.reader(worker.row, HEARTBEAT)
+        return _Watch(worker, beat, Pulse(self._limits))
+
+    def _look_at(self, watch: "_Watch", now: float, passed: float) -> float:
+        """Return in how many seconds its connections are to be looked at again."""
+        self._feel(watch, passed)
+        pulse, outbox = watch.pulse, watch.worker.outbox
+        outbox.check_room()
+        waited = outbox.waited(now)
+        is_due = waited >= self._steal_at
+        pulse.is_late = pulse.is_late or is_due
+        if outbox.is_stuck != pulse.is_stuck:
+            outbox.is_stuck = pulse.is_stuck
+            self._dispatcher.update(now)
+        if is_due:
+            self._steal(watch, now)
+        return self._longest_pause if is_due else self._steal_at - waited
+
+    def _check_figures(self, watch: "_Watch") -> None:
+        """Disconnect one whose figures cannot be true, at two looks: it has spoilt its row."""
+        worker, board = watch.worker, self._scoreboard
+        before, after = board.figures(worker.row), board.figures(worker.row)
+        was_doubted = watch.is_doubted
+        why = contradiction(before, after, worker.outbox.sent, time.monotonic_ns())
+        watch.is_doubted = bool(why)
+        if why and was_doubted:
+            # So that it can count again what it finishes.
+            board.clear(worker.row)
+            worker.disconnect(f"cannot be right in what it counts ({why})", _SPOILT_TIMEOUT)
+
+    def _feel(self, watch: "_Watch", passed: float) -> None:
+        pulse = watch.pulse
+        stalled, told = pulse.stalled, pulse.was_told
+        if (alarm := pulse.feel(watch.beat(), passed)) is not None:
+            self._begin_to_examine(watch, alarm)
+        elif told and not pulse.was_told:
+            log.info("%s: its loop turns again, after about %.1f s", watch.worker, stalled)
+
+    # ---- stealing
+
+    def _steal(self, watch: "_Watch", now: float) -> None:
+        outbox = watch.worker.outbox
+        # Otherwise they would only come back, or be lost for want of a descriptor.
+        if not self._dispatcher.has_punctual(now) or free_fds() < outbox.queued + _SPARE_FDS:
+            return
+        if stolen := outbox.steal():
+            # Those that come while nobody else has room may follow: once is enough to tell.
+            again, watch.pulse.was_robbed = watch.pulse.was_robbed, True
+            log.log(
+                logging.DEBUG if again else logging.INFO,
+                "%d connections that %s has not taken go to others (steal_after %g s)",
+                len(stolen),
+                watch.worker,
+                self._steal_after,
+            )
+            self._dispatcher.dispatch(stolen, now)
+
+    # ---- loops that do not turn
+
+    def _begin_to_examine(self, watch: "_Watch", alarm: Alarm) -> None:
+        examination = start_task(self._examine(watch, alarm), f"examining {watch.worker}")
+        self._examinations.add(examination)
+        examination.add_done_callback(self._examinations.discard)
+
+    async def _examine(self, watch: "_Watch", alarm: Alarm) -> None:
+        """Ask for its stacks, tell, and end it if it hangs."""
+        worker, seconds = watch.worker, watch.pulse.stalled
+        async with watch.examining:  # it has one file to answer to
+            stack = await _stacks_of(worker)
+        if not watch.must_beat:  # it died meanwhile, and that is the last that is told of it
+            return
+        end = ", which is too long (hang_timeout)" if alarm is Alarm.HANGS else ""
+        log.warning(
+            "%s: its loop has not turned for %.1f s%s\n%s",
+            worker,
+            seconds,
+            end,
+            _for_the_log(stack),
+        )
+        self._publish(WorkerBlocked(worker, seconds, stack))
+        # It may just have come to itself, since the last look even: so we look once more.
+        hangs = watch.pulse.stalled >= seconds and not watch.pulse.has_beaten(watch.beat())
+        if alarm is Alarm.HANGS and hangs:
+            worker.kill_for("hang", stack)
+
+
+def _for_the_log(stack: str) -> str:
+    if not stack:
+        return "(it gave no stack: it is stopped, or its kernel does not let it run)"
+    if log.isEnabledFor(logging.DEBUG):
+        return stack
+    short = loop_stack(stack)
+    rest = "" if short == stack else ": all are in WorkerBlocked, and here with log_level=debug"
+    return f"{short}{rest}"
+
+
+class _Watch:
+    """One worker under watch."""
+
+    def __init__(self, worker: WorkerHandle, beat: Callable[[], int], pulse: Pulse) -> None:
+        self.worker = worker
+        self.beat = beat
+        self.pulse = pulse
+        self.is_doubted = False  # its figures contradicted each other when looked at last
+        self.examining = asyncio.Lock()
+
+    @property
+    def must_beat(self) -> bool:
+        """Is it past its boot, which has its own limit, and alive?"""
+        return self.worker.was_ready and not self.worker.outbox.is_closed
+
+
+async def _stacks_of(worker: WorkerHandle) -> str:
+    """Return the stacks of its threads and tasks; "" when it does not tell them in time."""
+    worker.ask_for_stacks()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _ANSWER_TIMEOUT
+    # A file tells nobody that it grew.
+    while not worker.stacks.is_complete and loop.time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_ANSWER_PAUSE)
+    return worker.stacks.take()

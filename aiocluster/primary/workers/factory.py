@@ -1,0 +1,144 @@
+"""What a new worker needs: its wires, its row of the scoreboard, its handle, its process."""
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+from aiocluster.errors import WorkerGone
+from aiocluster.ipc.channel import open_channel
+from aiocluster.ipc.forks import keep_from_children
+from aiocluster.ipc.handoff import handoff_pair
+from aiocluster.ipc.handover import WorkerState
+from aiocluster.ipc.messages import Fork
+from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.ipc.stacks import StackFile
+from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.capacity import Limits
+from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.processes.process import Process
+from aiocluster.primary.processes.spawner import Spawner
+from aiocluster.primary.workers.handle import Owner, WorkerHandle, WorkerSpec
+from aiocluster.shortage import shortage
+
+
+class Hiring:
+    """Makes workers, each whole or not at all."""
+
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        owner: Owner,
+        limits: Limits,
+        on_room: Callable[[], None],
+        on_returned: Callable[[list[Connection]], None],
+    ) -> None:
+        """`on_room` is called when a worker that was full can be given connections again,
+        `on_returned` with those that a worker gives back.
+        """
+        self.families: list[int] = []  # of each listener
+        self.cpus: Sequence[int] = ()  # on which the first slots run, one each
+        # The descriptors, by index, of those that workers accept from.
+        self.shared: Callable[[], Mapping[int, int]] = dict
+        self._scoreboard = scoreboard
+        self._owner = owner
+        self._on_room = on_room
+        self._on_returned = on_returned
+        self._limits = limits
+
+    async def hire(self, spec: WorkerSpec, spawner: Spawner) -> tuple[WorkerHandle, Process]:
+        """Fork a worker as `spec` says; WorkerGone when that failed this time."""
+        row = self._scoreboard.claim()
+        try:
+            return await self._hire(spec, row, spawner)
+        except BaseException as error:
+            # One that nobody waits for any more may be there already, and write its row.
+            spawner.when_gone(spec.worker_id, lambda: self._scoreboard.release(row))
+            if isinstance(error, OSError):
+                # Out of descriptors or memory, mostly: it passes, and the slot must not be
+                # lost to it.
+                raise WorkerGone(
+                    f"cannot fork: {shortage(error, 'what a worker needs')}"
+                ) from error
+            raise
+
+    async def adopt(self, state: WorkerState, process: Process) -> WorkerHandle:
+        """Take over a worker that another program had, with the same descriptors."""
+        ends = (
+            socket.socket(fileno=state.outbox.sender),
+            socket.socket(fileno=state.outbox.receiver),
+        )
+        keep_from_children(*ends)
+        board = (self._scoreboard, state.row)
+        outbox = Outbox(state.slot, ends, board, self._limits, self._on_room, self._on_returned)
+        spec = WorkerSpec(
+            state.worker_id, state.slot, state.role, state.generation, state.restarts, state.env
+        )
+        worker = WorkerHandle(spec, outbox, state.row, StackFile(state.stacks), self._owner)
+        worker.adopt(state, process)
+        if state.channel is not None:
+            await open_channel(socket.socket(fileno=state.channel.fd), worker.channel)
+            worker.channel.consumed(0)  # what was owed may be due
+        return worker
+
+    async def _hire(
+        self, spec: WorkerSpec, row: int, spawner: Spawner
+    ) -> tuple[WorkerHandle, Process]:
+        stacks = StackFile()
+        try:
+            return await self._fork(spec, row, stacks, spawner)
+        except BaseException:
+            stacks.close()
+            raise
+
+    async def _fork(
+        self, spec: WorkerSpec, row: int, stacks: StackFile, spawner: Spawner
+    ) -> tuple[WorkerHandle, Process]:
+        handoff, channel = _wires()
+        board = (self._scoreboard, row)
+        outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room, self._on_returned)
+        worker = WorkerHandle(spec, outbox, row, stacks, self._owner)
+        shared = self.shared()
+        worker.shared = frozenset(shared)
+        try:
+            await open_channel(channel[0], worker.channel)
+            process = await spawner.spawn(
+                self._order(spec, row, [*shared]),
+                handoff[1].fileno(),
+                channel[1],
+                (self._scoreboard.fd, stacks.fd, *shared.values()),
+            )
+        except BaseException:
+            channel[1].close()
+            worker.channel.abort()
+            outbox.close()
+            raise
+        return worker, process
+
+    def _order(self, spec: WorkerSpec, row: int, shared: list[int]) -> Fork:
+        env = {
+            **spec.env,
+            "AIOCLUSTER_WORKER_ID": str(spec.worker_id),
+            "AIOCLUSTER_SLOT": str(spec.slot),
+            "AIOCLUSTER_ROLE": spec.role,
+        }
+        return Fork(
+            spec.worker_id,
+            spec.slot,
+            spec.role,
+            spec.generation,
+            row,
+            self.families,
+            env,
+            shared,
+            self.cpus[spec.slot] if spec.slot < len(self.cpus) else -1,
+        )
+
+
+def _wires() -> tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]:
+    """Return a handoff and a channel, each with the primary's end first; both or none."""
+    handoff = handoff_pair()
+    try:
+        return handoff, socket.socketpair()
+    except OSError:
+        for end in handoff:
+            end.close()
+        raise

@@ -1,0 +1,480 @@
+"""One worker, seen from the primary."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aiocluster.config.roles import ONLY_ROLE
+from aiocluster.config.settings import checked_seconds
+from aiocluster.errors import ChannelClosed, ProtocolError, WorkerGone
+from aiocluster.events import (
+    Event,
+    WorkerDisconnected,
+    WorkerExited,
+    WorkerFull,
+    WorkerHasRoom,
+    WorkerListening,
+    WorkerMessage,
+    WorkerOnline,
+)
+from aiocluster.ipc.channel import Channel
+from aiocluster.ipc.handover import WorkerState
+from aiocluster.ipc.messages import (
+    BootFailed,
+    Drain,
+    Drained,
+    DrainRequest,
+    FromWorker,
+    Lead,
+    Listen,
+    Message,
+    Online,
+    Ready,
+    ReportMetrics,
+    RoomAgain,
+    Serving,
+    Subscribe,
+    Unlisten,
+    Unsubscribe,
+    UserMessage,
+)
+from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
+from aiocluster.metrics.snapshot import Report
+from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.processes.process import Process
+from aiocluster.primary.workers.exit_cause import Ending
+from aiocluster.primary.workers.exits import ExitStatus
+from aiocluster.primary.workers.kill_timer import Deadline
+from aiocluster.primary.workers.phases import Phase, Signal, advance
+from aiocluster.timeouts import patience
+
+log = logging.getLogger("aiocluster.supervisor")
+
+# A worker cuts what is left at the end of its own graceful_timeout and then runs the app's
+# clean-up hooks; this many seconds later it is killed.
+KILL_GRACE = 3.0
+
+# What a dead worker had still sent is read; one that left a child with its end of the
+# channel would keep that open for ever.
+_LAST_WORDS_TIMEOUT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker is to be."""
+
+    worker_id: int
+    slot: int
+    role: str
+    generation: int
+    restarts: int
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Owner(Protocol):
+    """What a handle tells the one who owns it."""
+
+    addresses: tuple[tuple[str, int], ...]
+    graceful_timeout: float
+    idle_grace: float
+
+    def publish(self, event: Event) -> None: ...
+    def when_heard(self, heard: Callable[[], None]) -> None: ...
+    def others_serve(self) -> bool: ...
+    def is_last(self, worker: "WorkerHandle") -> bool: ...
+    def let_go(self, worker: "WorkerHandle", reason: str) -> None: ...
+    def on_ready(self, worker: "WorkerHandle") -> None: ...
+    def on_unready(self, worker: "WorkerHandle") -> None: ...
+    def on_lost_channel(self, worker: "WorkerHandle") -> None: ...
+    def on_drain_request(self, worker: "WorkerHandle", reason: str) -> None: ...
+    def on_report(self, worker: "WorkerHandle", report: Report) -> None: ...
+    def on_subscribe(self, worker: "WorkerHandle", request: Subscribe | Unsubscribe) -> None: ...
+    def on_server(self, worker: "WorkerHandle", message: Listen | Serving | Unlisten) -> None: ...
+
+
+class WorkerHandle:
+    """A worker: who it is, how it is, and what can be asked of it."""
+
+    def __init__(
+        self, spec: WorkerSpec, outbox: Outbox, row: int, stacks: StackFile, owner: Owner
+    ) -> None:
+        self.id = spec.worker_id
+        self.slot = spec.slot
+        self.role = spec.role
+        self.generation = spec.generation
+        self.restarts = spec.restarts
+        self.env = spec.env
+        self.phase = Phase.STARTING
+        # Seconds: unix time, and on the loop's clock the same moment and a later one.
+        self.started_at = self.born = self.ready_at = 0.0
+        self.outbox = outbox
+        self.row = row
+        self.stacks = stacks
+        self.shared: frozenset[int] = frozenset()  # listeners from which it can accept by itself
+        self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed, packed=True)
+        self.boot_failure: BootFailed | None = None
+        self.was_ready = False
+        self.drain_timeout: float | None = None  # seconds; None: the owner's
+        self.serves = True  # once it is ready: does it take connections, or run a job?
+        self.ending = Ending()
+        self.settled: asyncio.Future[None] = asyncio.Future()  # ready, or dead before
+        self.exited: asyncio.Future[WorkerExited] = asyncio.Future()
+        self._owner = owner
+        self._process: Process | None = None
+        self._deadline = Deadline(self.kill_for)
+        self._unpaid = 0  # bytes of its messages that are not heard yet
+        self._is_to_pay = False  # once they are
+        self._disconnected = asyncio.Event()
+        # What its channel said before we heard that it was forked: nobody may hear of a
+        # worker before its WorkerForked.
+        self._early: list[Callable[[], None]] | None = []
+        outbox.worker_id = spec.worker_id
+        outbox.room.on_fd_limit = self._on_fd_limit
+        outbox.on_broken = self._on_handoff_broken
+
+    def __repr__(self) -> str:
+        return f"<WorkerHandle id={self.id} slot={self.slot} pid={self.pid} {self.phase}>"
+
+    def __str__(self) -> str:
+        role = "" if self.role == ONLY_ROLE else f"{self.role} "
+        return f"{role}worker {self.id} (pid {self.pid})"
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it was forked."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def is_connected(self) -> bool:
+        """True while messages can be exchanged with it."""
+        return not self.channel.closed
+
+    @property
+    def is_leaving(self) -> bool:
+        """True once it was told to go, or is gone."""
+        return self.phase in (Phase.DRAINING, Phase.EXITED)
+
+    @property
+    def is_leader(self) -> bool:
+        """True while it is the one of its role that does what must be done once."""
+        return self.outbox.leads
+
+    @property
+    def cut(self) -> list[str]:
+        """Name what it had to give up at the end of a drain."""
+        return self.ending.cut
+
+    @property
+    def ended_well(self) -> bool:
+        """True when it is gone and nothing had to be killed or given up for that."""
+        if not self.exited.done():
+            return False
+        if not self.was_ready:
+            return True  # it had begun nothing
+        return self.ending.is_clean(self.exited.result())
+
+    @property
+    def is_dead(self) -> bool:
+        """True once its process is gone."""
+        return self.phase is Phase.EXITED
+
+    async def send(self, message: Any) -> None:
+        """Send `message`; the worker's `messages()` yields it.
+
+        None, bool, int, float, str, bytes, list, tuple, dict and datetime with a time zone,
+        nested as you like; a tuple arrives as a list. Waits while the worker has too much
+        unread. Raises MessageError, naming the part that cannot be sent; WorkerGone.
+        """
+        try:
+            await self.channel.send(message)
+        except ChannelClosed:
+            raise WorkerGone(f"{self} is no longer connected") from None
+
+    def drain(self, timeout: float | None = None) -> "asyncio.Future[WorkerExited]":
+        """Let it finish what is open and exit; await the result for its WorkerExited.
+
+        Takes effect at once, awaited or not; but if no other serves, and one will take its
+        place, it goes when that is ready. What is unfinished after `timeout` seconds (by
+        default `graceful_timeout`) is cut. Idempotent.
+        """
+        if timeout is not None:
+            seconds = checked_seconds("drain: the timeout", timeout)
+            known = self.drain_timeout
+            self.drain_timeout = seconds if known is None else min(known, seconds)
+        self._owner.let_go(self, "drain")
+        return asyncio.shield(self.exited)
+
+    def kill(self, number: int = signal.SIGTERM) -> "asyncio.Future[WorkerExited]":
+        """Send it a signal; await the result for its WorkerExited.
+
+        TERM makes it drain, and KILL ends it at once, as from a shell.
+        """
+        self.ending.sent_signal = number
+        if number == signal.SIGTERM and self._owner.is_last(self):
+            self.ending.ask("kill")  # it asks to go when it hears the signal
+        elif number == signal.SIGTERM:
+            self._leave("kill", self._owner.graceful_timeout)
+        if self._process is not None:
+            self._process.send_signal(number)
+        return asyncio.shield(self.exited)
+
+    # ---- for the supervisor
+
+    def begin_drain(
+        self, reason: str, timeout: float | None = None
+    ) -> "asyncio.Future[WorkerExited]":
+        """Drain for `reason`. Asked again it may only get quicker.
+
+        If others serve its idle connections move to them, but for a "stop", which ends all.
+        """
+        timeout = self.drain_timeout if timeout is None else timeout
+        seconds = self._owner.graceful_timeout if timeout is None else timeout
+        importing = self.phase is Phase.STARTING
+        self._leave(reason, seconds)
+        if not self.is_dead:
+            self.outbox.order_drain()
+        if importing and self._process is not None:
+            # It has no loop yet that would read the message, and an import may take long.
+            self._process.send_signal(signal.SIGTERM)
+        stopping = reason == "stop"
+        moving = not stopping and self._owner.others_serve()
+        self.channel.post(Drain(seconds, moving, stopping, self._owner.idle_grace))
+        return asyncio.shield(self.exited)
+
+    def lead(self, does: bool) -> None:
+        """Let it lead its role, or not any more; it sees that at once, whatever it does."""
+        self.outbox.lead(does)
+        if does:
+            self.channel.post(Lead())
+
+    def disconnect(self, fault: str, timeout: float | None = None) -> None:
+        """Disconnect it for what its code did to it: it finishes what it has. Idempotent.
+
+        It is killed after `timeout` seconds, by default after those of any drain.
+        """
+        if not self.channel.closed:
+            log.error("%s %s: it is disconnected, and replaced", self, fault)
+            self.channel.abort()
+        if timeout is not None:
+            self._deadline.at_latest_in(timeout, "disconnected")
+
+    def ask_for_stacks(self) -> None:
+        """Let it write the stacks of its threads and tasks to `stacks`."""
+        self.stacks.clear()
+        if self._process is not None:
+            self._process.send_signal(STACKS_SIGNAL)
+
+    def kill_for(self, reason: str, stack: str = "") -> None:
+        """Kill it, because it did not do in time what it had to; `stack` is what it did."""
+        self.ending.kill(reason, stack)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+
+    def began(self, process: Process, wall: float, now: float) -> None:
+        """It was forked."""
+        self._process = process
+        self.started_at = wall
+        self.born = now
+
+    def announced(self) -> None:
+        """Its WorkerForked is out: what it has said since is heard now."""
+        early, self._early = self._early or [], None
+        for heard in early:
+            # The last of them may be that the channel is closed, which must be heard.
+            try:
+                heard()
+            except ProtocolError as error:
+                log.error("%s sent nonsense and is disconnected: %s", self, error)
+                self.channel.abort()
+
+    async def read_last_words(self) -> None:
+        """Wait until all it had sent before it died is read, and it counts as disconnected."""
+        try:
+            async with patience(_LAST_WORDS_TIMEOUT):
+                await self._disconnected.wait()
+        except TimeoutError:
+            self.channel.abort()
+            await self._disconnected.wait()
+
+    def ended(self, status: ExitStatus) -> WorkerExited:
+        """Its process is gone; return the event, which is the last of this worker."""
+        self.phase = advance(self.phase, Signal.EXIT)
+        self._deadline.cancel()
+        if status.code == 0 and self.outbox.was_unwired:
+            self.ending.ask("disconnected")
+        self.stacks.close()
+        event = self.ending.event(self, status, boot_failed=self.boot_failure is not None)
+        if not self.settled.done():
+            self.settled.set_result(None)
+        self.exited.set_result(event)
+        return event
+
+    # ---- from one program to the next
+
+    @property
+    def unrest(self) -> str:
+        """What is half done between us and it, and must be over before an upgrade; or ""."""
+        if self._process is None or self._process.is_dead or self.outbox.is_closed:
+            return f"{self} is ending"
+        if self.channel.closed:
+            return "" if self._disconnected.is_set() else f"{self} is being disconnected"
+        return f"{self} does not read what is sent to it" if self.channel.unsent else ""
+
+    def state(self) -> WorkerState:
+        """What the next program must know of it."""
+        assert self._process is not None
+        return WorkerState(
+            worker_id=self.id,
+            slot=self.slot,
+            role=self.role,
+            generation=self.generation,
+            restarts=self.restarts,
+            env=self.env,
+            row=self.row,
+            pid=self.pid,
+            pidfd=self._process.pidfd,
+            stacks=self.stacks.fd,
+            outbox=self.outbox.state(),
+            channel=None if self.channel.closed else self.channel.state(self._unpaid),
+            phase=self.phase.value,
+            started_at=self.started_at,
+            born=self.born,
+            ready_at=self.ready_at,
+            was_ready=self.was_ready,
+            serves=self.serves,
+            boot_failure=self.boot_failure,
+            has_drained=self.ending.has_drained,
+            cut=self.ending.cut,
+            killed=self.ending.killed,
+            reason=self.ending.reason,
+            sent_signal=self.ending.sent_signal,
+            stack=self.ending.stack,
+            deadline=self._deadline.state(),
+            shared=sorted(self.shared),
+        )
+
+    def adopt(self, state: WorkerState, process: Process) -> None:
+        """It was another program's worker, and is ours."""
+        self.began(process, state.started_at, state.born)
+        self.phase = Phase(state.phase)
+        self.ready_at, self.was_ready = state.ready_at, state.was_ready
+        self.serves, self.boot_failure = state.serves, state.boot_failure
+        self.shared = frozenset(state.shared)
+        self.ending.adopt(state)
+        self.outbox.adopt(state.outbox)
+        if self.was_ready:
+            self.settled.set_result(None)
+        self._deadline.adopt(state.deadline)
+        if state.channel is not None:
+            self.channel.adopt(state.channel)
+        else:
+            self.channel.close()
+            self._disconnected.set()
+
+    # ---- inside
+
+    def _leave(self, reason: str, timeout: float) -> None:
+        """It is on its way out: nothing new for it, and an end to the waiting."""
+        if self.is_dead:
+            return
+        self.ending.ask(reason)
+        self.phase = advance(self.phase, Signal.DRAIN)
+        self._owner.on_unready(self)
+        self._deadline.at_latest_in(timeout + KILL_GRACE, reason)
+
+    def _on_message(self, message: Message, size: int) -> None:
+        if self._early is not None:
+            self._early.append(lambda: self._on_message(message, size))
+            return
+        match message:
+            case UserMessage(payload=payload):
+                self._unpaid += size
+                payload.on_nonsense = self._on_nonsense
+                self._owner.publish(WorkerMessage(self, payload))
+                if not self._is_to_pay:
+                    self._is_to_pay = True
+                    self._owner.when_heard(self._pay)
+            case RoomAgain():
+                self.outbox.room.look_again()
+            case ReportMetrics(report=report):
+                self._owner.on_report(self, report)
+            case Subscribe() | Unsubscribe():
+                self._owner.on_subscribe(self, message)
+            case Listen() | Serving() | Unlisten():
+                self._owner.on_server(self, message)
+            case _:
+                self._on_progress(message)
+
+    def _on_nonsense(self, error: ProtocolError) -> None:
+        self.disconnect(f"sent nonsense ({error})")
+
+    def _pay(self) -> None:
+        """All its messages are heard: it may send as many more."""
+        self._is_to_pay = False
+        size, self._unpaid = self._unpaid, 0
+        self.channel.consumed(size)
+
+    def _on_progress(self, message: Message) -> None:
+        match message:
+            case Online():
+                self.phase = advance(self.phase, Signal.ONLINE)
+                self._owner.publish(WorkerOnline(self))
+            case Ready(serves=serves):
+                self.serves = serves
+                self.phase = advance(self.phase, Signal.READY)
+                self._on_ready()
+            case BootFailed():
+                self.boot_failure = message
+            case DrainRequest(reason=reason):
+                self._owner.on_drain_request(self, reason)
+            case Drained(cut=cut):
+                self.ending.drained(cut)
+            case _:
+                raise ProtocolError(f"a worker may not send {message!r}")
+
+    def _on_ready(self) -> None:
+        if self.phase is not Phase.READY:  # told to drain while it started
+            return
+        self.was_ready = True
+        self.ready_at = asyncio.get_running_loop().time()
+        addresses = self._owner.addresses if self.serves else ()
+        self._owner.publish(WorkerListening(self, addresses))
+        self._owner.on_ready(self)
+        if not self.settled.done():
+            self.settled.set_result(None)
+
+    def _on_fd_limit(self, is_there: bool) -> None:
+        if self.is_dead:
+            return
+        if is_there:
+            log.warning("%s is at its limit of open files: no new connections for it", self)
+        else:
+            log.info("%s has room for connections again", self)
+        self._owner.publish(WorkerFull(self) if is_there else WorkerHasRoom(self))
+
+    def _on_handoff_broken(self, why: str) -> None:
+        if not self.is_dead:
+            self.disconnect(f"has broken its handoff ({why})")
+
+    def _on_channel_closed(self, error: ProtocolError | None) -> None:
+        if self._early is not None:
+            self._early.append(lambda: self._on_channel_closed(error))
+            return
+        if error is not None:
+            log.error("%s sent nonsense and is disconnected: %s", self, error)
+        if self.phase is not Phase.DRAINING and not self.is_dead:
+            # It crashed, or closed its channel: either way it cannot be talked to any more.
+            self._on_lost_channel()
+        self._disconnected.set()
+        sent = self.ending.sent_signal
+        died_of = sent if sent == signal.SIGKILL else None
+        self._owner.publish(WorkerDisconnected(self, self.ending.is_voluntary(died_of)))
+
+    def _on_lost_channel(self) -> None:
+        """Mostly the process is dying; if not, it drains by itself, within the usual time."""
+        self._owner.on_unready(self)
+        self._owner.on_lost_channel(self)
+        self._deadline.at_latest_in(self._owner.graceful_timeout + KILL_GRACE, "disconnected")

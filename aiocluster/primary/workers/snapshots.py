@@ -1,0 +1,236 @@
+"""Snapshots of the metrics, for subscribers here and in the workers."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from aiocluster.config.roles import ONLY_ROLE
+from aiocluster.ipc.channel import Channel
+from aiocluster.ipc.handover import SubscriptionState
+from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
+from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.metrics.aggregator import WorkerFacts
+from aiocluster.metrics.feed import SnapshotBox, check_interval, paced
+from aiocluster.metrics.role_aggregators import Ledgers, LedgersState
+from aiocluster.metrics.snapshot import Counters, Dispatch, Report, Snapshot
+from aiocluster.primary.tasks import start_task
+from aiocluster.primary.workers.handle import WorkerHandle
+from aiocluster.primary.workers.scoreboard_check import has_grown
+
+log = logging.getLogger("aiocluster.metrics")
+
+# A snapshot that has lain unread for less than this share of its interval is still one of now.
+_FRESH = 0.01
+
+# A snapshot costs the primary up to a millisecond, so a worker may not ask for more than
+# this many seconds allow.
+_SHORTEST_INTERVAL = 0.05
+
+
+# A snapshot as plain data, made when it is asked for first; what takes it in either form.
+Plain = Callable[[], dict[str, Any]]
+Take = Callable[[Snapshot, Plain], None]
+
+
+class _Beat:
+    """The snapshots of one interval: each is made once, for all subscriptions to it."""
+
+    def __init__(self) -> None:
+        self.takers: dict[object, Take] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.newest: tuple[Snapshot, float] | None = None  # and when it was made
+
+    async def go_on(self, snapshots: AsyncGenerator[Snapshot, None]) -> None:
+        """Give each to all, as it is and as plain data, until there are no more."""
+        loop = asyncio.get_running_loop()
+        async for snapshot in snapshots:
+            self.newest = snapshot, loop.time()
+            plain = functools.cache(functools.partial(msgspec.to_builtins, snapshot))
+            for take in [*self.takers.values()]:
+                take(snapshot, plain)
+
+
+class _Feed:
+    """One subscription of a worker: what it does not read is not sent, but counted."""
+
+    def __init__(self, subscription_id: int, channel: Channel) -> None:
+        self._subscription_id = subscription_id
+        self._channel = channel
+        self._unsent = 0
+
+    def put(self, snapshot: Snapshot, plain: Plain) -> None:
+        missed = snapshot.missed + self._unsent
+        if self._channel.congested:
+            self._unsent = missed + 1
+            return
+        self._unsent = 0
+        self._channel.post(SnapshotFor(self._subscription_id, {**plain(), "missed": missed}))
+
+
+class Reporter:
+    """Puts together what workers report and what the scoreboard says."""
+
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        workers: Callable[[], Iterable[WorkerHandle]],
+        roles: Iterable[str] = (ONLY_ROLE,),
+        dispatch: Callable[[], Mapping[str, Dispatch]] = dict,
+    ) -> None:
+        self.scoreboard = scoreboard
+        self._workers = workers
+        self._dispatch = dispatch
+        self._loop = asyncio.get_running_loop()
+        self._ledgers = Ledgers(self._loop.time(), roles)
+        self._closed = asyncio.Event()
+        self._beats: dict[float, _Beat] = {}  # by their intervals
+        self._feeds: dict[tuple[int, int], float] = {}  # those of workers: their intervals
+        self._mailboxes: set[SnapshotBox] = set()  # of subscribers here
+        self._counted: dict[int, Counters] = {}  # what each worker had at the last look
+
+    def state(self) -> LedgersState:
+        """What the next program must know of the past."""
+        return self._ledgers.state()
+
+    def adopt(self, state: LedgersState) -> None:
+        """Go on with what another program remembers."""
+        self._ledgers.adopt(state)
+
+    @property
+    def subscriptions(self) -> list[SubscriptionState]:
+        """Those of the workers."""
+        return [
+            SubscriptionState(worker_id=worker, subscription_id=number, interval=interval)
+            for (worker, number), interval in self._feeds.items()
+        ]
+
+    def report(self, worker: WorkerHandle, report: Report) -> None:
+        """A worker reported."""
+        self._ledgers.report(worker.id, worker.role, report, self._loop.time())
+
+    def retire(self, worker: WorkerHandle) -> None:
+        """A worker is gone: keep what it had done, feed it no more."""
+        self._ledgers.retire(worker.id, worker.role, self._counters(worker))
+        del self._counted[worker.id]
+        for key in [key for key in self._feeds if key[0] == worker.id]:
+            self._leave(self._feeds.pop(key), key)
+
+    def subscribe(self, interval: float) -> AsyncGenerator[Snapshot, None]:
+        """Iterate over snapshots, one every `interval` seconds. See Cluster.subscribe."""
+        check_interval(interval)
+        return self._subscribed(float(interval))
+
+    def serve(self, worker_id: int, channel: Channel, request: Subscribe | Unsubscribe) -> None:
+        """A worker wants snapshots, or no more."""
+        key = (worker_id, request.subscription_id)
+        if (before := self._feeds.pop(key, None)) is not None:
+            self._leave(before, key)
+        if isinstance(request, Subscribe):
+            interval = max(request.interval, _SHORTEST_INTERVAL)
+            self._feeds[key] = interval
+            self._join(interval, key, _Feed(request.subscription_id, channel).put)
+
+    def close(self) -> None:
+        """Feed nobody any more: every iteration ends. Idempotent."""
+        self._closed.set()
+        for beat in self._beats.values():
+            if beat.task is not None:
+                beat.task.cancel()
+        self._beats.clear()
+        self._feeds.clear()
+        for mailbox in self._mailboxes:
+            mailbox.close()
+
+    async def _subscribed(self, interval: float) -> AsyncGenerator[Snapshot, None]:
+        mailbox = SnapshotBox(lambda unread: self._renewed(unread, interval))
+        if self._closed.is_set():
+            return
+        self._mailboxes.add(mailbox)
+        self._join(interval, mailbox, lambda snapshot, _: mailbox.put(snapshot))
+        try:
+            while (snapshot := await mailbox.next()) is not None:
+                yield snapshot
+        finally:
+            self._mailboxes.discard(mailbox)
+            self._leave(interval, mailbox)
+
+    def _join(self, interval: float, key: object, take: Take) -> None:
+        if (beat := self._beats.get(interval)) is None:
+            beat = self._beats[interval] = _Beat()
+            snapshots = paced(interval, self._taker(), sleep=self._sleep)
+            beat.task = start_task(beat.go_on(snapshots), "feeding subscribers")
+        beat.takers[key] = take
+
+    def _renewed(self, unread: Snapshot, interval: float) -> Snapshot:
+        """Return a snapshot of now for a late subscriber. Subscribers that are late share it."""
+        beat = self._beats.get(interval)
+        if beat is None or beat.newest is None:  # no more are made
+            return unread
+        newest, made_at = beat.newest
+        if (now := self._loop.time()) - made_at > interval * _FRESH:
+            newest = self._snapshot(None, 0)
+            beat.newest = newest, now
+        return newest
+
+    def _leave(self, interval: float, key: object) -> None:
+        """End a subscription; the last one of an interval ends the snapshots. Idempotent."""
+        if (beat := self._beats.get(interval)) is None:
+            return
+        beat.takers.pop(key, None)
+        if not beat.takers and beat.task is not None:
+            beat.task.cancel()
+            del self._beats[interval]
+
+    async def _sleep(self, seconds: float) -> bool:
+        """Return True, and early, when there will be no more snapshots."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        return self._closed.is_set()
+
+    def _taker(self) -> Callable[[int], Snapshot]:
+        """Return what takes the snapshots of one interval: each knows the one before."""
+        previous: Snapshot | None = self._snapshot(None, 0)
+
+        def take(missed: int) -> Snapshot:
+            nonlocal previous
+            previous = self._snapshot(previous, missed)
+            return previous
+
+        return take
+
+    def _snapshot(self, previous: Snapshot | None, missed: int) -> Snapshot:
+        return self._ledgers.snapshot(
+            [self._facts(worker) for worker in self._workers()],
+            now=self._loop.time(),
+            wall=time.time(),
+            dispatch=self._dispatch(),
+            previous=previous,
+            missed=missed,
+        )
+
+    def _facts(self, worker: WorkerHandle) -> WorkerFacts:
+        return WorkerFacts(
+            worker_id=worker.id,
+            slot=worker.slot,
+            role=worker.role,
+            generation=worker.generation,
+            pid=worker.pid,
+            phase=worker.phase.value,
+            started_at=worker.born,
+            restarts=worker.restarts,
+            counters=self._counters(worker),
+        )
+
+    def _counters(self, worker: WorkerHandle) -> Counters:
+        """Return what its row says; what it said before, if its code has spoilt it since."""
+        before = self._counted.get(worker.id, Counters())
+        counters = self.scoreboard.counters(worker.row)
+        self._counted[worker.id] = counters if has_grown(before, counters) else before
+        return self._counted[worker.id]

@@ -1,0 +1,336 @@
+"""The life of a program that is a cluster: start, say so, serve until told to stop, stop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from aiocluster.cluster import Cluster
+from aiocluster.errors import BootError, ClusterStopping, ConfigError
+from aiocluster.ipc.forks import leave_if_forked
+from aiocluster.ipc.signals import signals_of
+from aiocluster.primary.processes.zygote_handle import EXIT_TIMEOUT
+from aiocluster.primary.workers.handle import KILL_GRACE
+from aiocluster.program.output import say_where, warn_of_loopback
+from aiocluster.program.signals import handle_signals, hold_signals
+from aiocluster.program.stop_watchdog import Guard, end_in
+
+log = logging.getLogger("aiocluster")
+
+EXIT_OK = 0
+EXIT_CUT = 1  # something had to be killed or given up
+EXIT_REFUSED = 2  # the code asks for what cannot be had
+EXIT_BOOT_FAILED = 3
+
+# One Ctrl-C often arrives twice: from the terminal, and passed on by whatever started us.
+# Seconds in which a further INT counts as the same.
+_SAME_INT = 0.1
+
+# What `on_start` gets to end once it is cancelled, and after that whatever else it has left
+# running (tasks that do not end, threads of the loop's pool), seconds.
+_HOOK_TIMEOUT = 2.0
+_LEFTOVER_TIMEOUT = 5.0
+
+# What the last lines of output may take, seconds: nobody may read them.
+_LAST_LINES_TIMEOUT = 1.0
+
+# A stop in which all is well, but for workers that must be killed, is over so many seconds after
+# its time; a loop that is blocked then is not waited for.
+_OVERTIME = KILL_GRACE + 2.0
+
+# What may be left of a start that a stop comes into takes so many seconds: a worker until it is
+# killed, and after that its zygote. An import that goes on is killed before that.
+_EARLY_STOP = KILL_GRACE + EXIT_TIMEOUT
+
+OnStart = Callable[[Cluster], Awaitable[None]]
+
+
+class Life:
+    """One cluster and the signals that steer it."""
+
+    def __init__(self, cluster: Cluster, on_start: OnStart | None, guard: Guard) -> None:
+        self._cluster = cluster
+        self._on_start = on_start
+        self._guard = guard
+        self._stop = asyncio.Event()
+        self._serving = False
+        self._wanted: list[Callable[[], Awaitable[object]]] = []
+        self._replacements: set[asyncio.Task[None]] = set()
+        self._hurried = False
+        self._interrupted_at: float | None = None
+        self._exit_code = EXIT_OK
+
+    async def live(self) -> int:
+        """Live from the start to the end; return the exit code."""
+        meanings: dict[str, Callable[[], None]] = {
+            "SIGTERM": self._stop.set,
+            "SIGINT": self._on_int,
+            "SIGBREAK": self._on_int,  # of Windows: Ctrl-Break
+            "SIGQUIT": self._on_quit,
+            "SIGHUP": self._on_reload,
+            "SIGUSR2": self._on_reload,
+            "SIGRTMIN": self._on_upgrade,
+            "SIGTTIN": partial(self._on_scale, "+1"),
+            "SIGTTOU": partial(self._on_scale, "-1"),
+        }
+        handle_signals({number: meanings[name] for name in meanings for number in signals_of(name)})
+        self._be_guarded()
+        try:
+            if not await self._start():
+                cut = await self._cluster.stop(0.0)
+                log.info("stopped")
+                return self._code_after(cut)
+            self._be_guarded()  # the code may have given itself another time
+            if not self._cluster.is_heir:
+                say_where(self._cluster)
+                warn_of_loopback(self._cluster, os.getpid())
+            return await self._serve()
+        except (BootError, ConfigError) as error:
+            if isinstance(error, BootError) and error.kind == "calls_run":
+                raise  # it is the program itself
+            return boot_failed(error)
+        except BaseException:
+            await self._cluster.stop(0.0)
+            raise
+        finally:
+            # The loop is about to take its handlers away: what still comes changes nothing.
+            hold_signals()
+
+    async def _start(self) -> bool:
+        """Start the cluster; False when told to stop before it was up."""
+        if self._cluster.is_heir:
+            await self._take_over()
+            return True
+        starting = asyncio.ensure_future(self._cluster.start())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            log_early_stop()
+            starting.cancel()
+            await asyncio.wait({starting})
+        if starting.cancelled():
+            return False
+        await starting
+        return True
+
+    async def _take_over(self) -> None:
+        """Quick, and never given up half way: a stop comes after it."""
+        try:
+            await self._cluster.start()
+        except BaseException:
+            # Our end is what tells the workers to finish; the zygotes see to it that they do.
+            log.exception("could not go on after the upgrade: leaving")
+            logging.shutdown()
+            os._exit(EXIT_BOOT_FAILED)
+        log.info("upgrade: this program goes on with %d workers", len(self._cluster.workers))
+
+    async def _serve(self) -> int:
+        self._serving = True
+        wanted, self._wanted = self._wanted, []
+        for what in wanted:
+            self._begin(what)
+        hook = asyncio.create_task(self._run_on_start())
+        await asyncio.sleep(0)
+        # The hook has come to its first wait, and has said before what it wants to hear.
+        self._cluster.announce()
+        emptied = asyncio.create_task(self._wait_until_empty(hook))
+        await self._stop.wait()
+        emptied.cancel()
+        self._guard.watch(self._whole_stop())
+        self._say_how_long()
+        cut = await self._cluster.stop(0.0 if self._hurried else None)
+        hook.cancel()
+        await asyncio.wait({hook, emptied}, timeout=_HOOK_TIMEOUT)
+        if not hook.done():
+            log.error("on_start does not end though it was cancelled: leaving without it")
+        log.info("stopped")
+        return self._code_after(cut)
+
+    def exit(self, exit_: SystemExit) -> None:
+        """Stop, and return at the end the code with which this would have ended the program."""
+        self._exit_code = _code_of(exit_)
+        self._stop.set()
+
+    def _stop_times(self) -> tuple[float, float]:
+        """Return the seconds for which a stop serves on, and those that workers then get."""
+        if self._hurried:
+            return 0.0, 0.0
+        return self._cluster.settings.pre_drain_wait, self._cluster.graceful_timeout
+
+    def _say_how_long(self) -> None:
+        wait, timeout = self._stop_times()
+        log.info(
+            "stopping, within %g s (pre_drain_wait %g, graceful_timeout %g, and %g until what is"
+            " left is killed)",
+            wait + timeout + KILL_GRACE,
+            wait,
+            timeout,
+            KILL_GRACE,
+        )
+
+    def _whole_stop(self) -> float:
+        """The seconds that a stop may take from the first signal to the end."""
+        return sum(self._stop_times()) + _OVERTIME
+
+    def _be_guarded(self) -> None:
+        whole = self._whole_stop()
+        times = {"SIGTERM": whole, "SIGINT": whole, "SIGQUIT": _OVERTIME}
+        self._guard.listen({number: times[name] for name in times for number in signals_of(name)})
+
+    def _code_after(self, cut: list[str]) -> int:
+        for name in cut:
+            log.warning("%s could not finish what it had begun", name)
+        return EXIT_CUT if cut else self._exit_code or self._cluster.exit_code
+
+    async def _run_on_start(self) -> None:
+        if self._on_start is None:
+            return
+        process, code = os.getpid(), EXIT_CUT
+        try:
+            await self._on_start(self._cluster)
+            code = EXIT_OK
+        except SystemExit as exit_:
+            if os.getpid() != process:
+                leave_if_forked(process, _code_of(exit_))
+            self.exit(exit_)
+            log.info("on_start exits the program with code %d", self._exit_code)
+        except ClusterStopping as error:
+            # The stop came between two of its lines, as it may at any time: no fault of its.
+            log.info("on_start ends: %s", error)
+        except (Exception, KeyboardInterrupt):
+            log.exception("on_start raised; the cluster goes on without it")
+        leave_if_forked(process, code)
+
+    async def _wait_until_empty(self, hook: "asyncio.Task[None]") -> None:
+        """Stop when no worker is left nor will be; unless `on_start` runs, which may fork."""
+        await self._cluster.wait_empty()
+        await asyncio.wait({hook})
+        await self._cluster.wait_empty()
+        if self._cluster.all_finished:
+            log.info("all jobs have finished")
+        else:
+            restarts = {role.settings.restart for role in self._cluster.plan.roles.values()}
+            named = " and ".join(map(repr, sorted(restarts)))
+            log.error("no worker is left, and with restart=%s none will come", named)
+            self._exit_code = self._exit_code or EXIT_CUT
+        self._stop.set()
+
+    def _on_reload(self) -> None:
+        self._ask_for(self._cluster.reload, "reload")
+
+    def _on_upgrade(self) -> None:
+        self._ask_for(self._cluster.upgrade, "upgrade")
+
+    def _on_scale(self, change: str) -> None:
+        """The first role is meant: a signal cannot say which."""
+        role = next(iter(self._cluster.plan.roles))
+        self._ask_for(partial(self._cluster.scale, change, role=role), f"scale by {change}")
+
+    def _ask_for(self, replace: Callable[[], Awaitable[object]], name: str) -> None:
+        if self._stop.is_set():
+            log.warning("told to %s while stopping, which changes nothing", name)
+            return
+        if self._serving:
+            self._begin(replace)
+            return
+        # The code may have changed since it was imported.
+        log.info("told to %s while starting: it will follow", name)
+        if replace not in self._wanted:
+            self._wanted.append(replace)
+
+    def _begin(self, replace: Callable[[], Awaitable[object]]) -> None:
+        task = asyncio.create_task(_without_failure(replace))
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
+
+    def _on_int(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._stop.set()
+        self._cluster.end_idle_grace()  # somebody waits for the end
+        if self._interrupted_at is not None and now - self._interrupted_at <= _SAME_INT:
+            return
+        first, self._interrupted_at = self._interrupted_at is None, now
+        if self._cluster.end_wait():
+            log.info("INT: the pre_drain_wait is over")
+        elif not first:
+            log.warning("second INT: killing every worker")
+            self._cluster.kill()
+
+    def _on_quit(self) -> None:
+        self._hurried = True
+        self._cluster.hurry()
+        self._stop.set()
+
+
+def log_early_stop() -> None:
+    """Say that the program stops before it serves, and what it waits for."""
+    log.info(
+        "stopping before anything serves: waiting up to %g s for the import, and for workers that"
+        " have begun, to end",
+        _EARLY_STOP,
+    )
+
+
+async def _without_failure(replace: Callable[[], Awaitable[object]]) -> None:
+    # Why it failed is logged already.
+    with contextlib.suppress(BootError, ClusterStopping):
+        try:
+            await replace()
+        except ConfigError as error:  # a signal asked for what is not possible
+            log.warning("%s", error)
+
+
+def boot_failed(error: BootError | ConfigError) -> int:
+    """Tell why nothing came up, and return the exit code that says so."""
+    code = _code_of_failure(error)
+    if code == EXIT_OK:  # it has done what it was to do
+        log.info("%s", error)
+        return code
+    if isinstance(error, BootError) and error.traceback and not error.is_shown:
+        log.error("%s", error.traceback.rstrip())
+    log.error("could not start: %s", error)
+    return code
+
+
+def _code_of_failure(error: BootError | ConfigError) -> int:
+    match error:
+        case BootError(exit_code=int(code)):
+            return code
+        case BootError(kind="refused"):
+            return EXIT_REFUSED
+    return EXIT_BOOT_FAILED
+
+
+def close(runner: asyncio.Runner) -> None:
+    """Close the loop; when what runs in it or its threads does not end, end the process.
+
+    The process is ended as well if its guard is not closed soon after.
+    """
+    runner.get_loop().call_later(_LEFTOVER_TIMEOUT, _leave)
+    end_in(_LEFTOVER_TIMEOUT + _LAST_LINES_TIMEOUT)
+    try:
+        runner.close()
+    except RuntimeError as error:
+        # At the limit of processes it starts none to wait for the loop's threads. The interpreter
+        # waits for them at its own end.
+        if "new thread" not in str(error):
+            raise
+    finally:
+        end_in(_LAST_LINES_TIMEOUT)
+
+
+def _leave() -> None:
+    log.error("tasks or threads that on_start left do not end: leaving without them")
+    logging.shutdown()
+    os._exit(EXIT_CUT)
+
+
+def _code_of(exit_: SystemExit) -> int:
+    """Return the code that `sys.exit` would have ended the interpreter with."""
+    if exit_.code is None or isinstance(exit_.code, int):
+        return exit_.code or EXIT_OK
+    log.error("%s", exit_.code)
+    return EXIT_CUT

@@ -1,0 +1,129 @@
+"""The next program in the same process: tried out as a child, then put in our place by exec.
+
+What it is to be, it finds in its environment: a trial, that only says whether it would start,
+or an heir, that goes on with what we leave to it.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Literal, NamedTuple, NoReturn
+
+import msgspec
+
+from aiocluster.ipc import handover as estates
+from aiocluster.ipc import messages
+from aiocluster.ipc.error_text import describe
+from aiocluster.ipc.handover import Estate
+from aiocluster.launch.interpreter import ZYGOTE_STDERR, Interpreter
+from aiocluster.launch.scheduling import workers_not_preferred
+from aiocluster.primary.lifecycle.preflight import SUCCESSION, Verdict, try_out
+from aiocluster.program.signals import holding_signals
+
+
+class Summons(NamedTuple):
+    """What this program was started to be, from its `call`-th call of `run` on."""
+
+    kind: Literal["trial", "heir"]
+    call: int
+    fd: int
+
+
+class Heir:
+    """This program as it is now on the disk, to come in our place. See upgrade.Successor."""
+
+    def __init__(self, program: Interpreter, roles: Collection[str]) -> None:
+        self._program = program
+        self._roles = roles
+
+    async def try_out(self, boot_timeout: float) -> None:
+        """See Successor."""
+        await try_out(self._program, boot_timeout, self._roles)
+
+    def holding_signals(self) -> contextlib.AbstractContextManager[None]:
+        """See Successor."""
+        return holding_signals()
+
+    def take_over(self, estate: Estate) -> None:
+        """See Successor."""
+        with (
+            _memory(estates.to_bytes(estate)) as fd,
+            _inheritable([fd, *estate.descriptors()]),
+            workers_not_preferred(),
+        ):
+            _flush()
+            self._program.execute({SUCCESSION: f"heir:{self._program.call}:{fd}"})
+
+
+def summons_from_environment() -> Summons | None:
+    """Return what this program was started to be; None when it is an ordinary one."""
+    match os.environ.get(SUCCESSION, "").split(":"):
+        case ["trial" | "heir" as kind, call, fd]:
+            return Summons(kind, int(call), int(fd))
+    return None
+
+
+def answer(summons: Summons, check: Callable[[], object], roles: Collection[str] = ()) -> NoReturn:
+    """Say whether the program would start, which `check` finds out, and end."""
+    os.environ.pop(SUCCESSION)
+    os.environ.pop(ZYGOTE_STDERR, None)
+    os.set_inheritable(summons.fd, False)
+    cause = traceback = ""
+    try:
+        check()
+    except BaseException as error:
+        cause, traceback = describe(error)
+    verdict = Verdict(estates.RECORD, messages.PROTOCOL, cause, traceback, [*roles])
+    try:
+        with io.FileIO(summons.fd, "w") as pipe:
+            pipe.write(msgspec.json.encode(verdict))
+        _flush()
+    finally:
+        # What the program would do after its `run` is not to be tried.
+        os._exit(0)
+
+
+def inherit(summons: Summons) -> Estate:
+    """Return what the program before us left; its descriptors are ours alone from now on."""
+    os.environ.pop(SUCCESSION)
+    with io.FileIO(summons.fd, "r") as file:
+        estate = estates.from_bytes(file.readall())
+    for fd in estate.descriptors():
+        os.set_inheritable(fd, False)
+    return estate
+
+
+@contextlib.contextmanager
+def _memory(content: bytes) -> Iterator[int]:
+    fd = os.memfd_create("aiocluster-estate", os.MFD_CLOEXEC)
+    try:
+        with io.FileIO(fd, "w", closefd=False) as file:
+            file.write(content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _inheritable(fds: Iterable[int]) -> Iterator[None]:
+    fds = [*fds]
+    try:
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        yield
+    finally:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+
+
+def _flush() -> None:
+    """Write what is buffered: an exec forgets it."""
+    handlers = [handler() for handler in logging._handlerList]  # type: ignore[attr-defined]
+    for stream in (*filter(None, handlers), sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()

@@ -1,0 +1,129 @@
+"""Accepts from the cluster's own listening sockets, in a worker: the policy `shared`."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from typing import Protocol
+
+from aiocluster.ipc.accept_queue import budget
+from aiocluster.worker.accept.exclusive_epoll import epoll_of
+from aiocluster.worker.accept.shared_listener import Accepted, Gate
+
+# Seconds between two looks at what waits: what one connection may lose by a lost wake-up.
+_LOOK_INTERVAL = 0.1
+
+# Room for more connections than this is plenty: uvloop accepts, which without a free descriptor
+# would close all who wait. Room is counted each time that _LOOK_INTERVAL is over, and descriptors
+# once a second; so many would have to be opened meanwhile.
+_PLENTY = 1024
+
+# Hears of those that it has accepted; owns them.
+OnConnections = Callable[[list[Accepted]], None]
+
+# Returns what serves a connection that uvloop has accepted from the listener of this index.
+Serve = Callable[[int], asyncio.Protocol]
+
+
+class Room(Protocol):
+    """How many more connections there may be; see worker/accept/capacity.py."""
+
+    is_awaited: bool
+    on_room: Callable[[], None]
+
+    @property
+    def is_limited(self) -> bool: ...
+    @property
+    def may_shrink(self) -> bool: ...
+    def count(self) -> int: ...
+
+
+class Acceptor:
+    """Accepts in this worker's loop while it is told to, and while there is room.
+
+    `sockets` are the (index, listening socket) pairs that it shares with the other workers, and
+    owns; they must not block. While there is no `room` it waits to hear that there is.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[tuple[int, socket.socket]],
+        on_connections: OnConnections,
+        room: Room,
+        serve: Serve,
+    ) -> None:
+        self.budget = 0  # connections that may come before the room is to be counted anew
+        self.workers = 1
+        self.context = copy_context()  # of the connections
+        self.take = on_connections
+        self.serve = serve
+        self.counts_often = room.may_shrink
+        self.has_plenty = False
+        self._room = room
+        room.on_room = self.update
+        self._loop = asyncio.get_running_loop()
+        self._epoll = epoll_of(self._loop) if sockets else None
+        self._gates = [Gate(index, sock, self, self._epoll) for index, sock in sockets]
+        self._on = False
+        self._look_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def accepts(self) -> bool:
+        """Is it told to accept, and is there room?"""
+        return self._on and self.budget > 0
+
+    def resume(self, workers: int = 1) -> None:
+        """Accept from now on, as one of so many. Idempotent."""
+        self.workers = max(workers, 1)
+        if not self._on and self._gates:
+            self._on = True
+            self._look_timer = self._loop.call_later(_LOOK_INTERVAL, self._look)
+            self.update()
+
+    def pause(self) -> None:
+        """Leave connections to others, from now on. Idempotent."""
+        self._on = False
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+            self._look_timer = None
+        self._room.is_awaited = False
+        self._watch()
+
+    def update(self) -> None:
+        """There may be more room than before, or none any more."""
+        self.renewed_budget()
+        self._watch()
+
+    def renewed_budget(self) -> int:
+        """Count the room anew; return how many connections may come before the next time."""
+        room = self._room.count()
+        self.has_plenty = room > _PLENTY and not self._room.is_limited
+        self.budget = budget(room - _PLENTY if self.has_plenty else room)
+        self._room.is_awaited = self._on and not self.budget
+        return self.budget
+
+    def accept_rest(self) -> None:
+        """Accept all who wait now, if it accepts at all: before the last one closes a socket."""
+        if self._on:
+            for gate in self._gates:
+                gate.accept_all()
+
+    def close(self) -> None:
+        """Accept nothing more, and give the sockets up. Idempotent."""
+        self.pause()
+        for gate in self._gates:
+            gate.close()
+        self._gates = []
+        if self._epoll is not None:
+            self._epoll.close()
+
+    def _watch(self) -> None:
+        for gate in self._gates:
+            gate.watch()
+
+    def _look(self) -> None:
+        self._look_timer = self._loop.call_later(_LOOK_INTERVAL, self._look)
+        self.update()
+        if self.accepts:
+            for gate in self._gates:
+                gate.look()
