@@ -1,27 +1,12 @@
-"""A cluster of asyncio workers behind one address.
+"""A cluster of asyncio workers behind one address: `aiocluster.run(make_app, workers="auto")`.
 
-    import aiocluster
-    aiocluster.run(make_app, workers="auto", bind="127.0.0.1:8000")
-
-Where things are. Imports point down, and the folder says in which process a line runs.
-
-    ui/           the command line
-    program/      run(): a program that is a cluster; signals and exit codes
-    cluster.py    Cluster: what a program can ask of it. Start reading here
-    children/     how the zygote and the workers begin
-    primary/      the process that accepts, dispatches and supervises
-    zygote/       the process that imports the app once and forks workers
-    worker/       the processes that serve
-    ipc/          how they talk: messages, framing, channel, handoff, scoreboard
-    policies/     which worker gets the next connection
-    metrics/      what is measured, merged and fed to subscribers
-    config/       the settings, and what the machine has
-    events.py     what a subscriber may hear
-    fds.py        how many descriptors there may be
-    log_limit.py  how many lines each place of ours may log
-    beginning.py  the folder in which the process began
-    shortage.py   what the kernel refuses, and which limit to look at
-    errors.py     every exception
+Start reading at cluster.py. Imports point down, and the folder says which process runs a line:
+ui/, program/, cluster.py         the command line; run(); what a program can ask of its cluster
+children/, launch/                how zygotes and workers begin; how interpreters are started
+primary/, zygote/, worker/        the three kinds of processes
+ipc/                              how they talk: messages, channel, handoff, scoreboard
+policies/, metrics/, config/      which worker is next; what is measured; the settings
+events.py, errors.py              what a subscriber gets; every exception
 """
 
 from importlib import import_module
@@ -96,24 +81,24 @@ _HOMES = {
     "Scaled": "events",
     "Snapshot": "metrics.snapshot",
     "StopBegan": "events",
-    "TCPSite": "worker.site",
+    "TCPSite": "worker.api.site",
     "WorkerBlocked": "events",
     "UpgradeFailed": "events",
     "Upgraded": "events",
-    "WorkerContext": "worker.context",
+    "WorkerContext": "worker.api.context",
     "WorkerDisconnected": "events",
     "WorkerEvent": "events",
     "WorkerExited": "events",
     "WorkerForked": "events",
     "WorkerFull": "events",
-    "WorkerHandle": "primary.handle",
+    "WorkerHandle": "primary.workers.handle",
     "WorkerHasRoom": "events",
     "WorkerListening": "events",
     "WorkerMessage": "events",
     "WorkerOnline": "events",
-    "current_worker": "worker.context",
-    "is_primary": "worker.context",
-    "is_worker": "worker.context",
+    "current_worker": "worker.api.context",
+    "is_primary": "worker.api.context",
+    "is_worker": "worker.api.context",
     "run": "program.run",
     "sticky": "policies.sticky",
     "weighted": "policies.weighted",

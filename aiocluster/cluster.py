@@ -16,12 +16,12 @@ from aiocluster.events import Event, EventsMissed
 from aiocluster.fds import raise_fd_limit
 from aiocluster.launch.interpreter import Interpreter
 from aiocluster.launch.pickled_app import unpickling
+from aiocluster.launch.subreaper import become_subreaper
 from aiocluster.log_limit import limit_own_lines
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.primary.event_bus import EventBus
 from aiocluster.primary.launch_spec import Origin
 from aiocluster.primary.primary import Parts
-from aiocluster.primary.processes.reaper import become_subreaper
 from aiocluster.primary.role import check_fds
 from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.shortage import is_shortage, shortage

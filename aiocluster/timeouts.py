@@ -10,6 +10,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+# A worker cuts what is left at the end of its own graceful_timeout and then runs the app's
+# clean-up hooks; this many seconds later it is killed.
+KILL_GRACE = 3.0
+
+# A zygote ends with its socket: it runs the exit hooks of the import and ends what that has
+# started, for which it has a little less than this; after so many seconds it is killed.
+EXIT_TIMEOUT = 5.0
+
 # Seconds between two looks at the clock.
 _TICK = 0.5
 

@@ -24,7 +24,8 @@ from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatch.admission import Places
 from aiocluster.primary.dispatch.backend import Outbox
 from aiocluster.primary.dispatch.capacity import Limits
-from aiocluster.primary.dispatch.dispatcher import Connection, Dispatcher
+from aiocluster.primary.dispatch.dispatcher import Dispatcher
+from aiocluster.primary.sockets.connection import Connection
 from benchmarks import harness, plot, report
 
 ROUNDS = 7

@@ -5,9 +5,10 @@ address, and by a session id. It is asked as the dispatcher asks: with the same 
 with another client each time, and whoever was chosen has one connection more, while somewhere else
 one is closed.
 
-The candidates are like the primary's (aiocluster/primary/dispatch/backend.py): a figure is a property that
-takes a number of the primary's own and one in shared memory. Reading them is most of what
-policies that look at figures cost, and why least_connections does not read all of them each time.
+The candidates are like the primary's (aiocluster/primary/dispatch/backend.py): a figure is a
+property that takes a number of the primary's own and one in shared memory. Reading them is most
+of what policies that look at figures cost, and why least_connections does not read all of them
+each time.
 least_loaded is measured at its dearest: all are alike, so it has to look at the connections, too.
 
 What counts is CPU time of this process, less that of the same loop with nothing to choose. The

@@ -39,10 +39,9 @@ from aiocluster.launch.interpreter import (
     ZYGOTE_CALLED,
     Interpreter,
 )
-from aiocluster.primary.processes.reaper import become_subreaper
-from aiocluster.primary.processes.zygote_handle import EXIT_TIMEOUT
-from aiocluster.primary.workers.handle import KILL_GRACE
+from aiocluster.launch.subreaper import become_subreaper
 from aiocluster.shortage import is_shortage, shortage
+from aiocluster.timeouts import EXIT_TIMEOUT, KILL_GRACE
 from aiocluster.worker.api.context import enter
 from aiocluster.worker.app_exit import describe_start, exit_code
 from aiocluster.worker.bootstrap import Worker

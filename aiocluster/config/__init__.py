@@ -1,15 +1,9 @@
-"""What a user may set, and what it means.
+"""What a user may set, and what it means. Nearly all of it is pure.
 
-settings.py      the record of all settings, and the only way to make one from loose values   pure
-setting_texts.py settings as they are typed and described                                     pure
-worker_count.py  what `workers` means, and how many are too many                              pure
-roles.py         roles: each with its own app and settings                                    pure
-special.py       the settings that are more than a number or a name                           pure
-addresses.py     what `bind` may say                                                          pure
-environment.py   what a process's environment may be                                          pure
-autoscale.py     how a role's number of workers follows its load                              pure
-allowed.py       a setting's type in words, for errors and for `--help`                       pure
-elsewhere.py     what differs where the system is not Linux                                    pure
-cpus.py          how many CPUs this process may use, for `workers="auto"`
-target.py        the object that an import string names
+settings.py, setting_texts.py, allowed.py    the record of all settings, as typed and described
+roles.py, special.py, run_app.py             settings that are more than a number or a name
+addresses.py, worker_count.py, autoscale.py  what `bind`, `workers` and `autoscale` may say
+cpus.py, cgroups.py, kinds.py                what the machine gives; what kinds of apps there are
+target.py, script.py, script_file.py         the app: an import string, or a script
+environment.py, elsewhere.py                 the environment; systems other than Linux
 """

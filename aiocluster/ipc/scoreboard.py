@@ -5,7 +5,8 @@ integer, which the machines we run on store at once, so nobody locks. Policies r
 and what it says outlives the worker that wrote it.
 
 A row is a page of its own, and a worker maps no other: a pointer of its code that has run wild
-spoils the figures of that worker alone. The primary finds that out (primary/workers/scoreboard_check.py).
+spoils the figures of that worker alone. The primary finds that out
+(primary/workers/scoreboard_check.py).
 """
 
 import mmap

@@ -1,5 +1,8 @@
-"""What the cluster measures of itself: `instruments.py` (pure) is what a worker counts with,
-`snapshot.py` (pure) is what is told of it, and `ledger.py` (pure) is how the primary merges it over
-the workers; `process.py` asks the operating system what a worker costs, and `feed.py` paces the
-snapshots a subscriber gets.
+"""What the cluster measures of itself.
+
+instruments.py                      what a worker counts with
+snapshot.py                         what subscribers get
+aggregator.py, role_aggregators.py  how the primary merges reports over workers and time
+feed.py                             paces the snapshots that a subscriber gets
+process.py                          what a worker costs, from the operating system
 """

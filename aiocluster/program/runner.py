@@ -11,11 +11,10 @@ from aiocluster.cluster import Cluster
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
 from aiocluster.ipc.forks import leave_if_forked
 from aiocluster.ipc.signals import signals_of
-from aiocluster.primary.processes.zygote_handle import EXIT_TIMEOUT
-from aiocluster.primary.workers.handle import KILL_GRACE
 from aiocluster.program.output import say_where, warn_of_loopback
 from aiocluster.program.signals import handle_signals, hold_signals
 from aiocluster.program.stop_watchdog import Guard, end_in
+from aiocluster.timeouts import EXIT_TIMEOUT, KILL_GRACE
 
 log = logging.getLogger("aiocluster")
 

@@ -2,7 +2,7 @@
 
 Each role has one worker here, which serves by aiohttp's own runner. `on_start` is given a cluster
 as ever: it hears messages and sends some; what needs further processes raises ConfigError. The
-life of the program, its signals and its exit codes are those of life.py.
+life of the program, its signals and its exit codes are those of runner.py.
 """
 
 import asyncio

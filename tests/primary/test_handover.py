@@ -9,8 +9,8 @@ import pytest
 
 from aiocluster.ipc.handover import Estate, ListenerState
 from aiocluster.ipc.messages import Subscribe
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.handover import Heritage
+from aiocluster.primary.sockets.connection import Connection
 from tests.ipc.test_handover import ESTATE, role_without_workers
 from tests.support.connections import connections, states_of
 from tests.support.roles import Roles

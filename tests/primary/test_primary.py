@@ -19,12 +19,12 @@ from aiocluster.ipc.handover import ListenerState
 from aiocluster.ipc.messages import Drain, Unready
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.role_aggregators import Ledgers
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.event_bus import EventBus
 from aiocluster.primary.launch_spec import Origin
 from aiocluster.primary.lifecycle.upgrade import Successor
 from aiocluster.primary.primary import Parts
 from aiocluster.primary.role import RoleParts
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.supervisor import Supervisor
 from tests.ipc.test_handover import ESTATE, role_without_workers
 from tests.support.connections import close_all, open_fds

@@ -28,8 +28,8 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.role import RoleParts
+from aiocluster.primary.sockets.connection import Connection
 from tests.ipc.test_handover import role_without_workers
 from tests.support.connections import close_all, connections, states_of
 from tests.support.roles import Roles

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 from aiocluster.ipc.handover import ConnectionState
-from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.sockets.connection import Connection
 
 
 def connections(count: int, listener: int = 0) -> list[Connection]:

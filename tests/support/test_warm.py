@@ -16,7 +16,7 @@ import pytest
 
 from aiocluster import beginning
 from aiocluster.launch.interpreter import Interpreter
-from aiocluster.primary.processes.reaper import become_subreaper
+from aiocluster.launch.subreaper import become_subreaper
 from tests.support.warm import Template
 from tests.support.warm import template as template
 

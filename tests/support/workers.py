@@ -36,8 +36,8 @@ from aiocluster.ipc.stacks import StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatch.backend import Outbox
 from aiocluster.primary.dispatch.capacity import Limits
-from aiocluster.primary.dispatch.dispatcher import Connection
-from aiocluster.primary.workers.exits import ExitStatus
+from aiocluster.primary.processes.exit_status import ExitStatus
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.workers.handle import WorkerHandle, WorkerSpec
 from tests.support.connections import close_all, none_lost
 from tests.support.waiting import soon

@@ -50,7 +50,7 @@ def are_gone(pids: str) -> bool:
 def test_children_are_ended() -> None:
     """By TERM, and one that does not hear it by KILL, with what it leaves behind."""
     said = run(
-        "from aiocluster.primary.processes.reaper import become_subreaper\n"
+        "from aiocluster.launch.subreaper import become_subreaper\n"
         "become_subreaper()\n"
         f"pids = [started('sh', '-c', {MEEK!r}), started('sh', '-c', {STUBBORN!r})]\n"
         "family = [c for pid in pids for c in __import__('psutil').Process(pid).children()]\n"

@@ -1,0 +1,4 @@
+"""A load balancer: the backends, their capacity, admission, the policy's choice, the hand-over.
+
+It imports `sockets`.
+"""

@@ -27,8 +27,8 @@ from aiocluster.ipc.scoreboard import (
     Scoreboard,
 )
 from aiocluster.primary.dispatch.capacity import Limits, Room
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.dispatch.returns import Returns
+from aiocluster.primary.sockets.connection import Connection
 
 log = logging.getLogger("aiocluster.dispatcher")
 

@@ -8,27 +8,18 @@ chooses among all of them. Unless the policy is *binding*: then a client waits f
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from aiocluster.policies.base import Candidate, Policy
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.primary.dispatch.admission import MANY, Member, Places
+from aiocluster.primary.sockets.connection import Connection
 
 # Connections handed out between two looks at who has room; below what one handoff takes.
 _ROUND = MANY
 
 # In a flood of refusals all workers are looked at once in so many seconds: most that ends is told.
 _LOOK_PAUSE = 0.005
-
-
-class Connection(NamedTuple):
-    """An accepted connection: its descriptor, and the index of the listener it came by."""
-
-    fd: int
-    listener: int
-    affinity: bytes = b""  # what a sticky policy goes by
-    slot: int = -1  # where it was, if it comes back from a worker
-    client: tuple[str, int] | None = None  # who it is, if a proxy has told
 
 
 class Recipient(Candidate, Member, Protocol):

@@ -15,8 +15,9 @@ from aiocluster.ipc.packets import MAX_SHARED_SOCKETS
 from aiocluster.metrics.snapshot import Dispatch, together
 from aiocluster.policies.base import Policy
 from aiocluster.primary.dispatch.admission import Places
-from aiocluster.primary.dispatch.dispatcher import Connection, Recipient
+from aiocluster.primary.dispatch.dispatcher import Recipient
 from aiocluster.primary.ingress.listener_group import Door, DoorSettings
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.listener import Listener
 from aiocluster.primary.sockets.listeners import Listeners
 

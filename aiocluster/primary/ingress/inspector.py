@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aiocluster.policies.request_head import MAX_HEAD_BYTES, By, Fallback, HeadSearch
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.ingress.pending_limit import Holding
 from aiocluster.primary.ingress.proxy_protocol import (
     MAX_PROXY_BYTES,
@@ -29,6 +28,7 @@ from aiocluster.primary.ingress.proxy_protocol import (
     TrustedProxies,
     proxy_header,
 )
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.descriptor import host_of, peek, skip
 
 # Connections judged in one turn of the loop; then the others in it have theirs.

@@ -13,15 +13,15 @@ from aiocluster.policies.base import Policy
 from aiocluster.policies.client_network import client_network
 from aiocluster.policies.request_head import by_from
 from aiocluster.primary.dispatch.admission import Places
-from aiocluster.primary.dispatch.dispatcher import Connection, Dispatcher
+from aiocluster.primary.dispatch.dispatcher import Dispatcher
 from aiocluster.primary.dispatch.policies import Shared
 from aiocluster.primary.ingress.inspector import Held, Peeked, Peeker, PeekOptions
 from aiocluster.primary.ingress.load_shedder import Refusal, service_unavailable
 from aiocluster.primary.ingress.pending_limit import Holding
 from aiocluster.primary.ingress.proxy_protocol import TrustedProxies
-from aiocluster.primary.sockets.descriptor import host_of
+from aiocluster.primary.sockets.connection import Connection
+from aiocluster.primary.sockets.descriptor import host_of, packed_address
 from aiocluster.primary.sockets.listener import Listener
-from aiocluster.primary.sockets.peers import packed_address
 
 
 @dataclass(frozen=True, slots=True)

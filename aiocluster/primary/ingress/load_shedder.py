@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 
-from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.sockets.connection import Connection
 
 # Seconds that a client has to read its answer and close.
 _LINGERING = 1.0

@@ -21,9 +21,9 @@ from aiocluster.primary.event_bus import EventBus
 from aiocluster.primary.lifecycle.stability import Probation
 from aiocluster.primary.processes.generations import Generation, Generations
 from aiocluster.primary.processes.spawner import FORK_PATIENCE
-from aiocluster.primary.supervision.restart_policy import CRASH_WEIGHT
 from aiocluster.primary.supervision.slot import Slot
 from aiocluster.primary.workers.exit_log import ExitLog
+from aiocluster.primary.workers.exits import CRASH_WEIGHT
 from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.timeouts import patience
 

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
-from aiocluster.primary.workers.exits import ExitStatus
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.timeouts import patience
 
 # The zygote reports a status a moment after the pidfd says that the worker is dead; after

@@ -11,15 +11,12 @@ has not asked for yet. So only those are taken that are certainly or probably no
 
 import asyncio
 import contextlib
-import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from aiocluster.primary.tasks import start_task
-
-_PR_SET_CHILD_SUBREAPER = 36
 
 # Seconds between two looks.
 _INTERVAL = 1.0
@@ -82,13 +79,6 @@ class Reaper:
             return False
         # Or it was a worker's: nobody of the program's joins a group but its own, or the program's.
         return group in zygotes or (is_ours and group not in (pid, os.getpgrp()))
-
-
-def become_subreaper() -> None:
-    """Make the kernel give us the orphans among our descendants."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 async def reap_strays(is_stray: Callable[[int], bool], patience: float) -> None:

@@ -27,17 +27,13 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.launch.interpreter import STOP_IMPORT_TIMEOUT, StartedZygote
 from aiocluster.primary.processes.process import WorkerProcess
-from aiocluster.timeouts import Countdown, patience
+from aiocluster.timeouts import EXIT_TIMEOUT, Countdown, patience
 
 log = logging.getLogger("aiocluster.spawner")
 
 # A fork takes milliseconds. A zygote that has not answered after this many seconds is
 # stopped, or hangs in a hook that the app's module has put around forks.
 _ANSWER_TIMEOUT = 10.0
-
-# A zygote ends with its socket: it runs the exit hooks of the import and ends what that has
-# started, for which it has a little less than this; after so many seconds it is killed.
-EXIT_TIMEOUT = 5.0
 
 # Seconds that one may take to be gone once it is killed: only the kernel is left to wait for.
 _DEATH_TIMEOUT = 5.0
@@ -141,7 +137,7 @@ class ZygoteHandle:
         finally:
             self._loop.remove_reader(self._pidfd)
         with contextlib.suppress(ChildProcessError):
-            # One that even now does not die is a matter of the kernel's; orphans.py reaps it.
+            # One that even now does not die is a matter of the kernel's; reaper.py reaps it.
             os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not block)
 
     def _signal(self, number: int) -> None:

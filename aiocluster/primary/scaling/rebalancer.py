@@ -1,9 +1,9 @@
 """Moves idle keep-alive connections from workers that have many to those that have few.
 
-When workers are added they get their share, and with `rebalance` all are evened out whenever
-they are too far apart. Who gives how many is decided in balance.py; a worker gives what is idle,
-and it comes back by its handoff and goes to who has the fewest. So each look sees what came of
-the one before, and asks for the rest.
+New workers get their share of the connections. With `rebalance`, the connections are evened out
+whenever the workers' numbers are too far apart. rebalance_plan.py decides which worker gives how
+many. A worker gives idle connections back by its handoff, and the policy chooses again. Each check
+sees the result of the one before and asks for the rest.
 """
 
 import asyncio

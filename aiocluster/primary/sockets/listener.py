@@ -15,8 +15,8 @@ from aiocluster.errors import ConfigError
 from aiocluster.ipc.accept_backoff import Trouble
 from aiocluster.ipc.accept_queue import waiting_in
 from aiocluster.ipc.forks import keep_from_children
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.sockets.backlog import let_nobody_knock
+from aiocluster.primary.sockets.connection import Connection
 
 log = logging.getLogger("aiocluster.listener")
 

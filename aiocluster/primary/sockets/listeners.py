@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Address
 from aiocluster.ipc.handover import ListenerState
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.sockets.backlog import are_knocking
 from aiocluster.primary.sockets.bind import bind, check_count, check_overlap
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.listener import Listener
 
 

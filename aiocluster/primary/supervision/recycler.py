@@ -12,8 +12,8 @@ from typing import Protocol
 
 from aiocluster.errors import BootError
 from aiocluster.primary.processes.spawner import FORK_PATIENCE
-from aiocluster.primary.supervision.restart_policy import CRASH_WEIGHT
 from aiocluster.primary.tasks import start_task
+from aiocluster.primary.workers.exits import CRASH_WEIGHT
 from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.timeouts import patience
 

@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from math import log2
 
 from aiocluster.ipc.handover import FailuresState
+from aiocluster.primary.workers.exits import CRASH_WEIGHT
 
 # The wait after the first failure too many, seconds; it doubles from there.
 _FIRST_DELAY = 0.1
 
 # With so few failures that still count all is well, even where none is free.
 _CALM = 0.25
-
-# A worker that served and was then killed from outside (an operator, an out-of-memory
-# killer) says less about the code than one that crashed by itself.
-CRASH_WEIGHT = 1.0
-KILLED_WEIGHT = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 A worker that leaves its connections untaken loses them (`steal_after`), one whose loop does
 not turn is told with its stacks (`lag_warning`), and killed in the end (`hang_timeout`). What
-counts is decided in stalls.py.
+counts is decided in stall_detector.py.
 """
 
 import asyncio

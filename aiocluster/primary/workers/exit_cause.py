@@ -2,9 +2,9 @@
 
 from aiocluster.events import WorkerExited, WorkerView
 from aiocluster.ipc.handover import WorkerState
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.workers.exits import (
     OUR_KILLS,
-    ExitStatus,
     finished_all,
     is_own_code,
     is_voluntary,

@@ -5,7 +5,8 @@ import signal
 
 from aiocluster.errors import BootError
 from aiocluster.events import WorkerExited
-from aiocluster.primary.workers.exits import ExitStatus, finished_all
+from aiocluster.primary.processes.exit_status import ExitStatus
+from aiocluster.primary.workers.exits import finished_all
 from aiocluster.primary.workers.handle import WorkerHandle
 
 log = logging.getLogger("aiocluster.supervisor")

@@ -3,11 +3,9 @@
 Decided in one place, so that the event, the log, the exit code and the back-off agree.
 """
 
-from dataclasses import dataclass
-
 from aiocluster.config.settings import Restart
 from aiocluster.events import WorkerExited
-from aiocluster.primary.supervision.restart_policy import CRASH_WEIGHT, KILLED_WEIGHT
+from aiocluster.primary.processes.exit_status import ExitStatus
 
 # A worker told to go for one of these did not want to, nor did anybody want it to.
 _INVOLUNTARY = (None, "boot_timeout", "crash", "disconnected", "hang")
@@ -21,16 +19,13 @@ OUR_KILLS = ("hang", "memory_limit")
 # KILL and TERM: what an operator, or an out-of-memory killer, sends.
 _SIGNALS_FROM_OUTSIDE = (9, 15)
 
+# For the back-off: a worker that served and was then killed from outside (an operator, an
+# out-of-memory killer) says less about the code than one that crashed by itself.
+CRASH_WEIGHT = 1.0
+KILLED_WEIGHT = 0.25
+
 # A job that returns within so many seconds of its start, and runs again, does little but start.
 _MOMENT = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
-    """How a process ended: its exit code, or the signal that killed it, or neither is known."""
-
-    code: int | None
-    signal: int | None
 
 
 def is_voluntary(

@@ -13,9 +13,9 @@ from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.ipc.stacks import StackFile
 from aiocluster.primary.dispatch.backend import Outbox
 from aiocluster.primary.dispatch.capacity import Limits
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.processes.process import Process
 from aiocluster.primary.processes.spawner import Spawner
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.workers.handle import Owner, WorkerHandle, WorkerSpec
 from aiocluster.shortage import shortage
 

@@ -44,18 +44,14 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.processes.process import Process
 from aiocluster.primary.workers.exit_cause import Ending
-from aiocluster.primary.workers.exits import ExitStatus
 from aiocluster.primary.workers.kill_timer import Deadline
 from aiocluster.primary.workers.phases import Phase, Signal, advance
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import KILL_GRACE, patience
 
 log = logging.getLogger("aiocluster.supervisor")
-
-# A worker cuts what is left at the end of its own graceful_timeout and then runs the app's
-# clean-up hooks; this many seconds later it is killed.
-KILL_GRACE = 3.0
 
 # What a dead worker had still sent is read; one that left a child with its end of the
 # channel would keep that open for ever.

@@ -23,21 +23,22 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatch.capacity import Limits
-from aiocluster.primary.dispatch.dispatcher import Connection, Dispatching
+from aiocluster.primary.dispatch.dispatcher import Dispatching
 from aiocluster.primary.dispatch.shared_accept import Sharing
 from aiocluster.primary.ingress.ingress import Doors
 from aiocluster.primary.ingress.worker_servers import Servers
 from aiocluster.primary.processes.generations import Generation, Generations
 from aiocluster.primary.processes.process import Process
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.descriptor import peek
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.exit_log import ExitLog
 from aiocluster.primary.workers.factory import Hiring
-from aiocluster.primary.workers.handle import KILL_GRACE, WorkerHandle, WorkerSpec
+from aiocluster.primary.workers.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.workers.leader import Leadership
 from aiocluster.primary.workers.phases import Phase
 from aiocluster.primary.workers.shared import Commons
-from aiocluster.timeouts import Countdown, patience
+from aiocluster.timeouts import KILL_GRACE, Countdown, patience
 
 log = logging.getLogger("aiocluster.supervisor")
 

@@ -191,7 +191,7 @@ class _Process:
     worker: WorkerContext | None = None
 
 
-# The worker of the running task, where workers and primary share a process: see alone.py.
+# The worker of the running task, where workers and primary share a process: see single_process.py.
 _of_task: ContextVar[WorkerContext | None] = ContextVar("aiocluster.worker")
 
 

@@ -19,7 +19,8 @@ from aiocluster.ipc.scoreboard import (
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatch.backend import Outbox
 from aiocluster.primary.dispatch.capacity import Limits
-from aiocluster.primary.dispatch.dispatcher import Connection, Dispatcher
+from aiocluster.primary.dispatch.dispatcher import Dispatcher
+from aiocluster.primary.sockets.connection import Connection
 from tests.support.connections import close_all, connections, none_lost, open_fds
 from tests.support.waiting import soon, turns, turns_until
 

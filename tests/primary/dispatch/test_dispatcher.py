@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatch.admission import Places
-from aiocluster.primary.dispatch.dispatcher import Connection, Dispatcher
+from aiocluster.primary.dispatch.dispatcher import Dispatcher
+from aiocluster.primary.sockets.connection import Connection
 
 NOW = 1000.0
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 
 from aiocluster.ipc.handoff import Client, Taken, give, give_told, handoff_pair
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.dispatch.returns import Returns
+from aiocluster.primary.sockets.connection import Connection
 from tests.support.connections import at_fd_limit, connections, open_fds
 from tests.support.waiting import soon, turns, turns_until
 

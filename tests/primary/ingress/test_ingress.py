@@ -16,10 +16,10 @@ from aiocluster.ipc.handover import ListenerState
 from aiocluster.metrics.snapshot import Dispatch
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.dispatch.policies import policies
 from aiocluster.primary.ingress.ingress import Doors
 from aiocluster.primary.ingress.listener_group import Door, DoorSettings
+from aiocluster.primary.sockets.connection import Connection
 from tests.primary.dispatch.test_dispatcher import FakeRecipient
 from tests.support.connections import close_all, open_fds
 from tests.support.waiting import soon, turns, turns_until

@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 
 from aiocluster.policies.request_head import MAX_HEAD_BYTES, by_from
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.ingress.inspector import Peeked, Peeker, PeekOptions
 from aiocluster.primary.ingress.pending_limit import Holding
 from aiocluster.primary.ingress.proxy_protocol import MAX_PROXY_BYTES, TrustedProxies
+from aiocluster.primary.sockets.connection import Connection
 from tests.support.connections import open_fds
 from tests.support.looks import Looks
 from tests.support.program import PATIENCE

@@ -12,8 +12,8 @@ from aiocluster.policies.base import Policy
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.policies.sticky import Sticky
 from aiocluster.primary.dispatch.admission import Places
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.ingress.listener_group import Door, DoorSettings
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.listener import Listener
 from tests.primary.dispatch.test_dispatcher import FakeRecipient
 from tests.support.connections import tcp_pair

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.ingress.load_shedder import Refusal, service_unavailable
+from aiocluster.primary.sockets.connection import Connection
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 

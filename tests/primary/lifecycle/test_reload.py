@@ -8,7 +8,7 @@ import pytest
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed, WorkerExited
 from aiocluster.ipc.messages import Drain
-from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.sockets.connection import Connection
 from tests.support.connections import close_all
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns, turns_until

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.processes.process import WorkerProcess
-from aiocluster.primary.workers.exits import ExitStatus
 from tests.support.connections import open_fds
 from tests.support.processes import is_reaped, reap, start_process
 from tests.support.waiting import soon

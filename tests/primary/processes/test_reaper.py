@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aiocluster.primary.processes import reaper as orphans
+from aiocluster.primary.processes import reaper as module
 from aiocluster.primary.processes.reaper import Reaper, zombie_children
 from tests.support.processes import is_reaped
 from tests.support.waiting import soon, turns, turns_until
@@ -17,9 +17,10 @@ from tests.support.waiting import soon, turns, turns_until
 PROGRAM = """
 import asyncio, os
 from pathlib import Path
-from aiocluster.primary.processes import reaper as orphans
+from aiocluster.launch.subreaper import become_subreaper
+from aiocluster.primary.processes import reaper
 
-orphans._INTERVAL = 0.005
+reaper._INTERVAL = 0.005
 
 def make_orphan():
     told, tell = os.pipe()
@@ -45,17 +46,17 @@ async def gone(pid):
         await asyncio.sleep(0.001)
 
 async def main():
-    orphans.become_subreaper()
+    become_subreaper()
     (stray, go), (known, go_known) = make_orphan(), make_orphan()
     print("adopted", parent_of(stray) == os.getpid())
     child = os.fork()
     if child == 0:
         os._exit(7)
     is_stray = lambda pid: pid not in (known, child)
-    reaping = asyncio.create_task(orphans.reap_strays(is_stray, 0.01))
+    reaping = asyncio.create_task(reaper.reap_strays(is_stray, 0.01))
     os.close(go_known)
     os.close(go)
-    while stray not in orphans.zombie_children():
+    while stray not in reaper.zombie_children():
         await asyncio.sleep(0.001)
     await gone(stray)
     print("reaped", not Path(f"/proc/{stray}").exists())
@@ -148,8 +149,8 @@ def test_without_groups_the_rest_is_left_as_it_is() -> None:
 
 async def test_orphans_are_reaped_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In time, though the zygote that would have reaped them has gone."""
-    monkeypatch.setattr(orphans, "_INTERVAL", 0.001)
-    monkeypatch.setattr(orphans, "_OWN_PATIENCE", 0.0)
+    monkeypatch.setattr(module, "_INTERVAL", 0.001)
+    monkeypatch.setattr(module, "_OWN_PATIENCE", 0.0)
     zygote = start_dead(0)
     orphan = start_dead(zygote)
     reaper = Reaper(Known({zygote}, {zygote}), own_group=True, is_heir=False)

@@ -19,9 +19,9 @@ from aiocluster.ipc.messages import (
     Watch,
 )
 from aiocluster.launch.interpreter import CannotStart, StartedZygote
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.processes.process import WorkerProcess
 from aiocluster.primary.processes.spawner import ZygoteSpawner
-from aiocluster.primary.workers.exits import ExitStatus
 from tests.support.connections import open_fds
 from tests.support.processes import is_reaped, reap, start_process
 from tests.support.waiting import readable, soon, turns, turns_until

@@ -12,8 +12,8 @@ import pytest
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
-from aiocluster.primary.dispatch.dispatcher import Connection
 from aiocluster.primary.sockets.bind import bind
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.listener import Listener
 from tests.support.connections import close_all
 from tests.support.waiting import soon, turns

@@ -8,7 +8,7 @@ import pytest
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
-from aiocluster.primary.dispatch.dispatcher import Connection
+from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.listener import Listener
 from aiocluster.primary.sockets.listeners import Listeners
 from tests.support.connections import close_all, open_fds

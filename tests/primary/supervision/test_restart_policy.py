@@ -4,11 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiocluster.primary.supervision.restart_policy import (
-    KILLED_WEIGHT,
-    RestartConfig,
-    RestartPolicy,
-)
+from aiocluster.primary.supervision.restart_policy import RestartConfig, RestartPolicy
+from aiocluster.primary.workers.exits import KILLED_WEIGHT
 
 
 def policy(*, jitter: float = 1.0, max_delay: float = 15.0) -> RestartPolicy:

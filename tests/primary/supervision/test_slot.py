@@ -12,8 +12,8 @@ from aiocluster.errors import BootError, WorkerGone
 from aiocluster.ipc.handover import SlotState
 from aiocluster.ipc.messages import Drain
 from aiocluster.primary.processes.generations import Generation
-from aiocluster.primary.supervision.restart_policy import CRASH_WEIGHT, KILLED_WEIGHT
 from aiocluster.primary.supervision.slot import Slot
+from aiocluster.primary.workers.exits import CRASH_WEIGHT, KILLED_WEIGHT
 from aiocluster.primary.workers.handle import WorkerHandle
 from tests.support.clock import Clock
 from tests.support.waiting import soon, turns, turns_until

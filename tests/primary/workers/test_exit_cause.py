@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from aiocluster.events import WorkerExited
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.workers.exit_cause import Ending
-from aiocluster.primary.workers.exits import ExitStatus
 
 WORKER: Any = object()
 

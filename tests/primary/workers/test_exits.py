@@ -6,9 +6,10 @@ import pytest
 
 from aiocluster.config.settings import Restart
 from aiocluster.events import WorkerExited
-from aiocluster.primary.supervision.restart_policy import CRASH_WEIGHT, KILLED_WEIGHT
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.workers.exits import (
-    ExitStatus,
+    CRASH_WEIGHT,
+    KILLED_WEIGHT,
     finished_all,
     is_replaced,
     is_voluntary,

@@ -38,7 +38,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.scoreboard import UNWIRED
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.workers.exits import ExitStatus
+from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.workers.handle import WorkerHandle, WorkerSpec
 from aiocluster.primary.workers.phases import Phase
 from tests.support.waiting import soon, turns, turns_until
