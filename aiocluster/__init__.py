@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from aiocluster.events import StopBegan as StopBegan
     from aiocluster.events import Upgraded as Upgraded
     from aiocluster.events import UpgradeFailed as UpgradeFailed
+    from aiocluster.events import WorkerAtFdLimit as WorkerAtFdLimit
+    from aiocluster.events import WorkerBelowFdLimit as WorkerBelowFdLimit
     from aiocluster.events import WorkerBlocked as WorkerBlocked
     from aiocluster.events import WorkerDisconnected as WorkerDisconnected
     from aiocluster.events import WorkerEvent as WorkerEvent
     from aiocluster.events import WorkerExited as WorkerExited
     from aiocluster.events import WorkerForked as WorkerForked
-    from aiocluster.events import WorkerFull as WorkerFull
-    from aiocluster.events import WorkerHasRoom as WorkerHasRoom
     from aiocluster.events import WorkerListening as WorkerListening
     from aiocluster.events import WorkerMessage as WorkerMessage
     from aiocluster.events import WorkerOnline as WorkerOnline
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `aiocluster --help`, and a module that only asks
 # `current_worker()`, need not load the whole server.
-_HOMES = {
+_LAZY = {
     "Autoscale": "config.autoscale",
     "Candidate": "policies.base",
     "Cluster": "cluster",
@@ -90,9 +90,9 @@ _HOMES = {
     "WorkerEvent": "events",
     "WorkerExited": "events",
     "WorkerForked": "events",
-    "WorkerFull": "events",
+    "WorkerAtFdLimit": "events",
     "WorkerHandle": "primary.workers.handle",
-    "WorkerHasRoom": "events",
+    "WorkerBelowFdLimit": "events",
     "WorkerListening": "events",
     "WorkerMessage": "events",
     "WorkerOnline": "events",
@@ -114,13 +114,13 @@ __all__ = [
     "MessageError",
     "ProtocolError",
     "WorkerGone",
-    *_HOMES,
+    *_LAZY,
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module 'aiocluster' has no attribute {name!r}")
-    value = getattr(import_module(f"aiocluster.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"aiocluster.{_LAZY[name]}"), name)
     globals()[name] = value
     return value

@@ -14,14 +14,14 @@ from aiocluster.config.settings import Settings, checked_seconds
 from aiocluster.errors import BootError, ConfigError, WorkerGone
 from aiocluster.events import Event, EventsMissed
 from aiocluster.fds import raise_fd_limit
-from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.interpreter import InterpreterSpec
 from aiocluster.launch.pickled_app import unpickling
 from aiocluster.launch.subreaper import become_subreaper
 from aiocluster.log_limit import limit_own_lines
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.launch_spec import Origin
-from aiocluster.primary.primary import Parts
+from aiocluster.primary.launch_spec import LaunchSpec
+from aiocluster.primary.primary import Primary
 from aiocluster.primary.role import check_fds
 from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.shortage import is_shortage, shortage
@@ -49,24 +49,24 @@ class Cluster:
         refuse_in_child("a Cluster was made")
         limit_own_lines()
         plan = plan_from(app, roles, settings)
-        self._begin_with(plan, Origin(_interpreters(plan) if on_linux() else {}))
+        self._begin_with(plan, LaunchSpec(_interpreters(plan) if on_linux() else {}))
 
     @classmethod
-    def of_program(cls, plan: Plan, origin: Origin) -> Self:
+    def of_program(cls, plan: Plan, origin: LaunchSpec) -> Self:
         """Make the cluster of `run`."""
         cluster = cls.__new__(cls)
         cluster._begin_with(plan, origin)
         return cluster
 
-    def _begin_with(self, plan: Plan, origin: Origin) -> None:
+    def _begin_with(self, plan: Plan, origin: LaunchSpec) -> None:
         self.plan = plan
         self._origin = origin
         weakref.finalize(self, origin.close)  # of one that is neither started nor stopped
         # There from the beginning, so that nobody need miss the first event.
         self._bus = EventBus()
-        if self.is_heir:
+        if self.is_upgrade:
             self._bus.hold()
-        self._parts: Parts | None = None  # until it is started
+        self._parts: Primary | None = None  # until it is started
         self._stopped: asyncio.Future[list[str]] | None = None
 
     # ---- what the user asks
@@ -195,14 +195,14 @@ class Cluster:
             self._stopped = self._begin_to_stop(timeout)
         return await asyncio.shield(self._stopped)
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Let a `stop` that is under way wait for nothing more: what still runs is cut."""
         if self._parts is not None and self._stopped is not None:
             self._parts.hurry()
 
-    def end_wait(self) -> bool:
+    def skip_pre_drain_wait(self) -> bool:
         """Let a `stop` that is in its `pre_drain_wait` go on; False when there is none."""
-        return self._parts is not None and self._parts.end_wait()
+        return self._parts is not None and self._parts.skip_pre_drain_wait()
 
     def end_idle_grace(self) -> None:
         """Close idle connections at once in a `stop`, and in one that is under way."""
@@ -260,26 +260,26 @@ class Cluster:
             if self._origin.successor is None:  # else the program has done so before its forks
                 check_fds(self.plan, loop_fds=0)
             become_subreaper()
-            self._parts = Parts(self.plan, self._origin, self._bus)
+            self._parts = Primary(self.plan, self._origin, self._bus)
             await self._parts.start()
         except BaseException as error:
             # Workers that were another program's know by themselves what to do when we end.
-            if not self.is_heir:
+            if not self.is_upgrade:
                 await self.stop(0.0)
             if isinstance(error, OSError) and is_shortage(error):
                 raise BootError(shortage(error, "what the start needs")) from error
             raise
 
     @property
-    def is_heir(self) -> bool:
+    def is_upgrade(self) -> bool:
         """True when it goes on with the workers of the program that was here before."""
-        return self._origin.estate is not None
+        return self._origin.handover_state is not None
 
     def announce(self) -> None:
         """Whoever wants to hear of an upgrade listens: let the events out. Idempotent."""
         self._bus.release()
 
-    def _started(self, asked: str) -> Parts:
+    def _started(self, asked: str) -> Primary:
         if self._parts is None:
             raise _not_started(asked)
         return self._parts
@@ -294,9 +294,9 @@ class Cluster:
         return nobody_cut
 
 
-def _interpreters(plan: Plan) -> dict[str, Interpreter]:
+def _interpreters(plan: Plan) -> dict[str, InterpreterSpec]:
     with contextlib.ExitStack() as unused:
-        interpreters: dict[str, Interpreter] = {}
+        interpreters: dict[str, InterpreterSpec] = {}
         for name, spec in plan.roles.items():
             interpreters[name] = unpickling(spec)
             unused.callback(interpreters[name].close)

@@ -4,7 +4,7 @@ For each worker they come in this order, and end with WorkerExited:
 
 WorkerForked ▶ WorkerOnline ▶ WorkerListening ▶ WorkerMessage … ▶ WorkerDisconnected ▶ WorkerExited
 
-WorkerBlocked, and WorkerFull ▶ WorkerHasRoom, may come at any time while it serves.
+WorkerBlocked, and WorkerAtFdLimit ▶ WorkerBelowFdLimit, may come at any time while it serves.
 
 A worker that dies early leaves out what it did not reach; WorkerDisconnected (once its channel
 was open) and WorkerExited always come, and each once. A reload is ReloadBegan, and then either
@@ -131,12 +131,12 @@ class WorkerBlocked(WorkerEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFull(WorkerEvent):
+class WorkerAtFdLimit(WorkerEvent):
     """It is at its limit of open files: it is given a connection only where others have ended."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerHasRoom(WorkerEvent):
+class WorkerBelowFdLimit(WorkerEvent):
     """It was full, and is not any more."""
 
 

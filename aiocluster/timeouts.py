@@ -77,7 +77,7 @@ class Countdown:
 
 
 @asynccontextmanager
-async def patience(seconds: float) -> AsyncIterator[None]:
+async def running_timeout(seconds: float) -> AsyncIterator[None]:
     """End what is inside with TimeoutError after such a countdown."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as timeout:

@@ -21,8 +21,8 @@ import uvloop
 from aiocluster.ipc.handoff import handoff_pair
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatch.admission import Places
-from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.admission import AdmissionControl
+from aiocluster.primary.dispatch.backend import Backend
 from aiocluster.primary.dispatch.capacity import Limits
 from aiocluster.primary.dispatch.dispatcher import Dispatcher
 from aiocluster.primary.sockets.connection import Connection
@@ -54,7 +54,7 @@ CASES = (
 )
 
 
-class UnsentOutbox(Outbox):
+class UnsentOutbox(Backend):
     """Counts what it is given, and gives it to nobody."""
 
     def _give(self, batch: Sequence[Connection], now: float) -> bool:
@@ -75,26 +75,26 @@ class Cluster:
             lambda: None,
             lambda: None,
             lambda refused: None,
-            Places(lambda: self._members, total),
+            AdmissionControl(lambda: self._members, total),
         )
         self._scoreboard = Scoreboard()
         self._limits = Limits(0.05, MANY, case.max_connections)
-        self._outboxes = [self._outbox(slot) for slot in range(count)]
-        self._members += self._outboxes
-        for outbox in self._outboxes:
-            self._dispatcher.add(outbox)
+        self._backends = [self._backend(slot) for slot in range(count)]
+        self._members += self._backends
+        for backend in self._backends:
+            self._dispatcher.add(backend)
         if case.one_leaves:
             self._dispatcher.leave(self._members.pop(), self._loop.time())
         self._update()
 
-    def _outbox(self, slot: int) -> UnsentOutbox:
+    def _backend(self, slot: int) -> UnsentOutbox:
         board = (self._scoreboard, self._scoreboard.claim())
-        outbox = UnsentOutbox(
+        backend = UnsentOutbox(
             slot, handoff_pair(), board, self._limits, self._update, lambda returned: None
         )
-        outbox.sent = OPEN
-        outbox.look_for_room()
-        return outbox
+        backend.sent = OPEN
+        backend.look_for_room()
+        return backend
 
     def _update(self) -> None:
         self._dispatcher.update(self._loop.time())
@@ -109,8 +109,8 @@ class Cluster:
 
     def close(self) -> None:
         """Let go of all."""
-        for outbox in self._outboxes:
-            outbox.close()
+        for backend in self._backends:
+            backend.close()
         self._scoreboard.close()
 
 

@@ -15,9 +15,9 @@ from aiocluster.config.addresses import Address
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import ConfigError
 from aiocluster.events import Event, Upgraded
-from aiocluster.launch.interpreter import Interpreter
-from aiocluster.primary.launch_spec import Origin
-from aiocluster.primary.lifecycle.upgrade import Successor
+from aiocluster.launch.interpreter import InterpreterSpec
+from aiocluster.primary.launch_spec import LaunchSpec
+from aiocluster.primary.lifecycle.upgrade import NextProgram
 from tests.ipc.test_handover import ESTATE
 from tests.support.connections import open_fds
 
@@ -136,7 +136,7 @@ async def test_a_program_that_is_not_ours_is_not_replaced() -> None:
 
 async def test_of_a_program_it_can_be_upgraded_once_it_has_started() -> None:
     """Not before."""
-    origin = Origin({"web": Interpreter([])}, successor=cast(Successor, object()))
+    origin = LaunchSpec({"web": InterpreterSpec([])}, successor=cast(NextProgram, object()))
     cluster = Cluster.of_program(PLAN, origin)
 
     with pytest.raises(ConfigError, match="upgrade: the cluster has not started yet"):
@@ -146,8 +146,10 @@ async def test_of_a_program_it_can_be_upgraded_once_it_has_started() -> None:
 async def test_an_heir_keeps_its_events_until_it_is_announced() -> None:
     """Whoever wants to hear of the upgrade listens first."""
     heard: list[Event] = []
-    cluster = Cluster.of_program(PLAN, Origin({"web": Interpreter([])}, estate=ESTATE))
-    assert cluster.is_heir
+    cluster = Cluster.of_program(
+        PLAN, LaunchSpec({"web": InterpreterSpec([])}, handover_state=ESTATE)
+    )
+    assert cluster.is_upgrade
     cluster.on(Event, heard.append)
     cluster._bus.publish(Upgraded())
     assert heard == []

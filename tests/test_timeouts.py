@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from aiocluster.timeouts import Countdown, patience
+from aiocluster.timeouts import Countdown, running_timeout
 from tests.support.waiting import soon
 
 
@@ -147,20 +147,20 @@ def test_a_cancelled_one_never_ends() -> None:
 async def test_patience_ends() -> None:
     """What is inside is cancelled, and the error says why."""
     with pytest.raises(TimeoutError):
-        async with patience(0.01):
+        async with running_timeout(0.01):
             await asyncio.Event().wait()
 
 
 async def test_patience_with_no_seconds_ends_at_once() -> None:
     """There is no time to wait for."""
     with pytest.raises(TimeoutError):
-        async with patience(-1.0):
+        async with running_timeout(-1.0):
             await asyncio.Event().wait()
 
 
 async def test_what_is_quick_enough_is_left_alone() -> None:
     """Nothing of it outlives the block."""
-    async with patience(60.0):
+    async with running_timeout(60.0):
         await soon(asyncio.sleep(0))
 
 
@@ -168,7 +168,7 @@ async def test_a_cancellation_from_outside_is_no_timeout() -> None:
     """It goes through as it is."""
 
     async def waiting() -> None:
-        async with patience(60.0):
+        async with running_timeout(60.0):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(waiting())

@@ -37,7 +37,7 @@ from aiocluster.launch.interpreter import (
     NO_PRELOAD,
     STOP_IMPORT_TIMEOUT,
     ZYGOTE_CALLED,
-    Interpreter,
+    InterpreterSpec,
 )
 from aiocluster.launch.subreaper import become_subreaper
 from aiocluster.shortage import is_shortage, shortage
@@ -70,7 +70,7 @@ class Offspring:
     call, which returns in each process when that has served.
     """
 
-    def __init__(self, sock: socket.socket, spec: RoleSpec, again: Interpreter) -> None:
+    def __init__(self, sock: socket.socket, spec: RoleSpec, again: InterpreterSpec) -> None:
         self._sock = sock
         keep_from_children(sock)
         self._spec = spec

@@ -34,7 +34,7 @@ from aiocluster.launch.interpreter import (
     ZYGOTE_FD,
     ZYGOTE_ROLE,
     ZYGOTE_STDERR,
-    Interpreter,
+    InterpreterSpec,
     StartedZygote,
 )
 from aiocluster.log_limit import limit_own_lines
@@ -43,7 +43,7 @@ from aiocluster.zygote.server import flush_output, take_signals
 
 
 def fork_zygote(
-    spec: RoleSpec, again: Interpreter, not_its: Sequence[socket.socket | Interpreter] = ()
+    spec: RoleSpec, again: InterpreterSpec, not_its: Sequence[socket.socket | InterpreterSpec] = ()
 ) -> StartedZygote:
     """Fork the zygote of a role from this process, which must have no loop yet.
 
@@ -80,7 +80,7 @@ def zygote_from_environment() -> tuple[str, socket.socket]:
     return os.environ.pop(ZYGOTE_ROLE), socket.socket(fileno=fd)
 
 
-def become_zygote(sock: socket.socket, spec: RoleSpec, again: Interpreter) -> NoReturn:
+def become_zygote(sock: socket.socket, spec: RoleSpec, again: InterpreterSpec) -> NoReturn:
     """Be the zygote until the primary is gone; in each process it forks, be the worker."""
     code = 1
     try:
@@ -126,6 +126,6 @@ def unpickled_zygote(fd: int, begin: Callable[[RoleSpec], object] = lambda spec:
         preparation, spec, pickled = pickle.loads(file.readall())
     begin(spec)
     role, sock = zygote_from_environment()
-    again = Interpreter(sys.orig_argv, [fd], role=role)
+    again = InterpreterSpec(sys.orig_argv, [fd], role=role)
     app = UnpickledApp(preparation, pickled)
     become_zygote(sock, msgspec.structs.replace(spec, app=app), again)

@@ -112,7 +112,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         _about("Networks whose PROXY headers are trusted; connections from others are closed."),
     ] = ()
-    affinity: Annotated[
+    cpu_affinity: Annotated[
         Literal["none", "auto"],
         _about(
             "auto: pin each worker to a CPU of its own, if there are enough CPUs for all roles."

@@ -26,7 +26,7 @@ CLIENT_GONE = {
 }
 
 
-class Trouble:
+class AcceptBackoff:
     """That of one listening socket, from its first failure to the next connection.
 
     While it `is_waiting` nobody is to accept; `changed` is called when that begins and ends.

@@ -12,11 +12,11 @@ from msgspec import Struct
 from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError
 from aiocluster.ipc.messages import BootFailed, Bound, Endpoint
-from aiocluster.metrics.role_aggregators import LedgersState
+from aiocluster.metrics.role_aggregators import RoleAggregatorsState
 from aiocluster.metrics.snapshot import Dispatch
 
 # Changes when a program with this file could not read the estate of one with another.
-RECORD = 7
+RECORD = 8
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,7 +32,7 @@ class ChannelState(_Record, frozen=True):
     owed: int  # bytes that our user has read, or will, and the other side was not told of
 
 
-class OutboxState(_Record, frozen=True):
+class BackendState(_Record, frozen=True):
     """The primary's side of a handoff."""
 
     sender: int
@@ -54,7 +54,7 @@ class WorkerState(_Record, frozen=True):
     pid: int
     pidfd: int
     stacks: int
-    outbox: OutboxState
+    backend: BackendState
     channel: ChannelState | None  # None: it is disconnected
     phase: str
     started_at: float
@@ -80,7 +80,7 @@ class SlotState(_Record, frozen=True):
     env: dict[str, str]
     generation: int
     restarts: int
-    incumbent: int | None
+    current: int | None
     not_before: float  # when it may be filled if its worker is dead
 
 
@@ -166,7 +166,7 @@ class FailuresState(_Record, frozen=True):
     is_degraded: bool
 
 
-class CrewState(_Record, frozen=True):
+class SupervisionState(_Record, frozen=True):
     """The workers and their places."""
 
     workers: list[WorkerState]
@@ -185,7 +185,7 @@ class RoleState(_Record, frozen=True):
     call: RunAppCall | None  # what the code gave to aiohttp's run_app
     listeners: list[ListenerState]
     generations: GenerationsState
-    crew: CrewState
+    crew: SupervisionState
     waiting: list[ConnectionState]
     dispatch: Dispatch
     servers: list[ServerState]
@@ -199,7 +199,7 @@ class RoleState(_Record, frozen=True):
             yield from server.fds
         for worker in self.crew.workers:
             yield from (worker.pidfd, worker.stacks)
-            yield from (worker.outbox.sender, worker.outbox.receiver)
+            yield from (worker.backend.sender, worker.backend.receiver)
             if worker.channel is not None:
                 yield worker.channel.fd
         for generation in self.generations.living:
@@ -207,12 +207,12 @@ class RoleState(_Record, frozen=True):
                 yield generation.zygote.fd
 
 
-class Estate(_Record, frozen=True):
+class HandoverState(_Record, frozen=True):
     """All of it."""
 
     scoreboard: int
     next_worker_id: int
-    ledgers: LedgersState
+    aggregators: RoleAggregatorsState
     subscriptions: list[SubscriptionState]
     roles: dict[str, RoleState]
 
@@ -228,17 +228,17 @@ class Estate(_Record, frozen=True):
             yield from role.descriptors()
 
 
-def to_bytes(estate: Estate) -> bytes:
+def to_bytes(handover_state: HandoverState) -> bytes:
     """Write it down."""
-    return msgspec.msgpack.encode((RECORD, estate))
+    return msgspec.msgpack.encode((RECORD, handover_state))
 
 
-def from_bytes(data: bytes) -> Estate:
+def from_bytes(data: bytes) -> HandoverState:
     """Read what `to_bytes` wrote; BootError when that was another version."""
     try:
         record, raw = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw])
         if record != RECORD:
             raise BootError(f"an estate of version {record}; this program reads {RECORD}")
-        return msgspec.msgpack.decode(raw, type=Estate)
+        return msgspec.msgpack.decode(raw, type=HandoverState)
     except msgspec.DecodeError as error:
         raise BootError(f"not an estate: {error}") from None

@@ -74,7 +74,7 @@ class StartedZygote:
 
 
 @dataclass(frozen=True, slots=True)
-class Interpreter:
+class InterpreterSpec:
     """How to start a new interpreter that becomes a zygote."""
 
     arguments: list[str]
@@ -179,7 +179,7 @@ class Interpreter:
         folder = {} if self.folder is None else {"PWD": self.folder}
         return {**os.environ, **folder, **variables}
 
-    def of(self, role: str) -> "Interpreter":
+    def of(self, role: str) -> "InterpreterSpec":
         """Return the one that becomes a zygote of this role."""
         return replace(self, role=role)
 

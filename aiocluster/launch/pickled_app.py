@@ -21,8 +21,8 @@ from aiocluster import beginning
 from aiocluster.config.kinds import check_app
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ConfigError
-from aiocluster.launch.interpreter import Interpreter
-from aiocluster.launch.links import Link, link_of, renewed, through
+from aiocluster.launch.interpreter import InterpreterSpec
+from aiocluster.launch.links import FolderLink, link_of, renewed, through
 from aiocluster.launch.this_program import current_folder, is_same, links
 from aiocluster.shortage import shortage
 
@@ -38,7 +38,7 @@ class Preparation:
     """The folder, sys.path, sys.argv and main module that a new interpreter needs for the app."""
 
     data: dict[str, Any]  # as multiprocessing passes it to its children
-    links: list[Link]
+    links: list[FolderLink]
     python: tuple[int, int]
 
     def enter(self) -> None:
@@ -72,7 +72,7 @@ class Preparation:
         return [*path, *(entry for entry in own if entry not in path)]
 
 
-def unpickling(spec: RoleSpec, main: str = OF_A_CLUSTER) -> Interpreter:
+def unpickling(spec: RoleSpec, main: str = OF_A_CLUSTER) -> InterpreterSpec:
     """An interpreter that imports or unpickles the app of a role, and calls `main`.
 
     ConfigError when it cannot, BootError when the kernel refuses the file for that.
@@ -88,7 +88,7 @@ def unpickling(spec: RoleSpec, main: str = OF_A_CLUSTER) -> Interpreter:
     )
     bare = msgspec.structs.replace(spec, app=None, settings=settings)
     fd = _file_with(pickle.dumps((preparation, bare, pickled)))
-    return Interpreter(
+    return InterpreterSpec(
         _command(fd, main, preparation.links), [fd], role=spec.name, own_group=main == OF_A_CLUSTER
     )
 
@@ -103,7 +103,7 @@ def _file_with(content: bytes) -> int:
     return fd
 
 
-def _command(fd: int, main: str, found: list[Link]) -> list[str]:
+def _command(fd: int, main: str, found: list[FolderLink]) -> list[str]:
     executable = through(sys.executable, found)
     module, _, name = main.partition(":")
     # The program may have found this package by a path of its own.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from aiocluster import beginning
 from aiocluster.launch.command_line import Source, Started, started_with
-from aiocluster.launch.interpreter import Interpreter
-from aiocluster.launch.links import Link, link_of, through
+from aiocluster.launch.interpreter import InterpreterSpec
+from aiocluster.launch.links import FolderLink, link_of, through
 
 # A flag of the kernel's, in /proc/PID/stat: forked, and nothing executed since.
 _FORKED = 0x40
@@ -51,7 +51,7 @@ class Beginning:
         )
 
 
-def this_program(call: int = 1, began: Beginning | None = None) -> Interpreter:
+def this_program(call: int = 1, began: Beginning | None = None) -> InterpreterSpec:
     """The program we are, once more: its `call`-th call of `run` becomes the zygote.
 
     With a `refusal` where that is not possible.
@@ -64,7 +64,7 @@ def this_program(call: int = 1, began: Beginning | None = None) -> Interpreter:
     if not refusal and started.source is Source.SCRIPT:
         script = _script(began, arguments[started.place], folder)
         arguments[started.place], refusal = script or "", "" if script else _no_file(arguments)
-    return Interpreter(arguments, call=call, folder=folder or None, refusal=refusal)
+    return InterpreterSpec(arguments, call=call, folder=folder or None, refusal=refusal)
 
 
 def start_folder(began: Beginning, is_same: Callable[[str, str], bool]) -> str:
@@ -96,7 +96,7 @@ def _root_of_main(began: Beginning) -> str | None:
     return began.main_file.removesuffix(end) if began.main_file.endswith(end) else None
 
 
-def links(began: Beginning | None = None) -> list[Link]:
+def links(began: Beginning | None = None) -> list[FolderLink]:
     """Return the links by which the program was found: that of its folder, and of its file."""
     began = began or Beginning.of_this_process()
     folder = start_folder(began, is_same)

@@ -41,7 +41,7 @@ class WorkerFacts(Struct, frozen=True, kw_only=True):
     counters: Counters
 
 
-class LedgerState(Struct, frozen=True, kw_only=True):
+class AggregatorState(Struct, frozen=True, kw_only=True):
     """What a ledger must not forget: all but the latencies."""
 
     started_at: float
@@ -51,7 +51,7 @@ class LedgerState(Struct, frozen=True, kw_only=True):
     reports: dict[int, Report]
 
 
-class Ledger:
+class Aggregator:
     """Remembers what workers reported and what the dead had done.
 
     A subscription is known by the snapshot it took last: from that one, and no state of ours,
@@ -70,9 +70,9 @@ class Ledger:
         self._restarts = 0
         self._restarts_of_slot: dict[str, int] = {}
 
-    def state(self) -> LedgerState:
+    def state(self) -> AggregatorState:
         """What the next program must know, so that nothing goes backwards."""
-        return LedgerState(
+        return AggregatorState(
             started_at=self._started_at,
             retired=self._retired,
             restarts=self._restarts,
@@ -81,15 +81,15 @@ class Ledger:
         )
 
     @classmethod
-    def of(cls, state: LedgerState) -> "Ledger":
+    def of(cls, state: AggregatorState) -> "Aggregator":
         """Go on where another left off."""
-        ledger = cls(state.started_at)
-        ledger._retired = state.retired
-        ledger._restarts = state.restarts
-        ledger._restarts_of_slot = state.restarts_of_slot
-        ledger._reports = state.reports
-        ledger._reported_at = dict.fromkeys(state.reports, state.started_at)  # some time ago
-        return ledger
+        aggregator = cls(state.started_at)
+        aggregator._retired = state.retired
+        aggregator._restarts = state.restarts
+        aggregator._restarts_of_slot = state.restarts_of_slot
+        aggregator._reports = state.reports
+        aggregator._reported_at = dict.fromkeys(state.reports, state.started_at)  # some time ago
+        return aggregator
 
     def report(self, worker_id: int, report: Report, now: float) -> None:
         """Take in what a worker measured; its last report may come after its death."""

@@ -60,7 +60,7 @@ async def _paced(
         yield take(missed)
 
 
-class Mailbox(Generic[T]):
+class LatestValue(Generic[T]):
     """A box with room for one item: a new one replaces one that nobody took yet.
 
     One taker at a time. It sees None once the box is closed and empty.
@@ -97,7 +97,7 @@ class Mailbox(Generic[T]):
         self._changed.set()
 
 
-class SnapshotBox(Mailbox[Snapshot]):
+class SnapshotBox(LatestValue[Snapshot]):
     """The mailbox of one of those who share snapshots.
 
     Their rates are since the one before; a subscriber that did not take that one gets the

@@ -8,43 +8,43 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from aiocluster.metrics.aggregator import Ledger, LedgerState, WorkerFacts
+from aiocluster.metrics.aggregator import Aggregator, AggregatorState, WorkerFacts
 from aiocluster.metrics.snapshot import Counters, Dispatch, Metrics, Report, Snapshot
 
 
-class LedgersState(Struct, frozen=True, kw_only=True):
+class RoleAggregatorsState(Struct, frozen=True, kw_only=True):
     """What they must not forget."""
 
-    of_all: LedgerState
-    of_roles: dict[str, LedgerState]
+    of_all: AggregatorState
+    of_roles: dict[str, AggregatorState]
 
 
-class Ledgers:
+class RoleAggregators:
     """Those of one cluster. See Ledger."""
 
     def __init__(self, started_at: float, roles: Iterable[str]) -> None:
-        self._all = Ledger(started_at)
-        self._roles = {role: Ledger(started_at) for role in roles}
+        self._all = Aggregator(started_at)
+        self._roles = {role: Aggregator(started_at) for role in roles}
 
-    def state(self) -> LedgersState:
+    def state(self) -> RoleAggregatorsState:
         """What the next program must know, so that nothing goes backwards."""
-        of_roles = {role: ledger.state() for role, ledger in self._roles.items()}
-        return LedgersState(of_all=self._all.state(), of_roles=of_roles)
+        of_roles = {role: aggregator.state() for role, aggregator in self._roles.items()}
+        return RoleAggregatorsState(of_all=self._all.state(), of_roles=of_roles)
 
-    def adopt(self, state: LedgersState) -> None:
+    def adopt(self, state: RoleAggregatorsState) -> None:
         """Go on where others left off."""
-        self._all = Ledger.of(state.of_all)
-        self._roles |= {role: Ledger.of(one) for role, one in state.of_roles.items()}
+        self._all = Aggregator.of(state.of_all)
+        self._roles |= {role: Aggregator.of(one) for role, one in state.of_roles.items()}
 
     def report(self, worker_id: int, role: str, report: Report, now: float) -> None:
         """Take in what a worker measured; its last report may come after its death."""
-        for ledger in (self._all, self._roles[role]):
-            ledger.report(worker_id, report, now)
+        for aggregator in (self._all, self._roles[role]):
+            aggregator.report(worker_id, report, now)
 
     def retire(self, worker_id: int, role: str, counters: Counters) -> None:
         """Keep what a worker had done when it died. Idempotent."""
-        for ledger in (self._all, self._roles[role]):
-            ledger.retire(worker_id, counters)
+        for aggregator in (self._all, self._roles[role]):
+            aggregator.retire(worker_id, counters)
 
     def snapshot(
         self,
@@ -68,8 +68,10 @@ class Ledgers:
         if len(self._roles) == 1:
             return dict.fromkeys(self._roles, whole.total)
         totals: dict[str, Metrics] = {}
-        for role, ledger in self._roles.items():
+        for role, aggregator in self._roles.items():
             before = replace(previous, total=previous.roles[role]) if previous else None
             mine = [one for one in facts if one.role == role]
-            totals[role] = ledger.snapshot(mine, now=now, wall=whole.time, previous=before).total
+            totals[role] = aggregator.snapshot(
+                mine, now=now, wall=whole.time, previous=before
+            ).total
         return totals

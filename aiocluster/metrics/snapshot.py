@@ -101,7 +101,7 @@ class Dispatch(Struct, frozen=True, kw_only=True):
     policy_failures: int = 0  # the policy raised or chose no candidate: round robin chose
     fallbacks: dict[str, int] = {}  # by reason: a sticky policy went by the client's address
     refusals: dict[str, int] = {}  # by reason: closed for want of a PROXY header to trust
-    turned_away: int = 0  # all workers were full, and `when_full` is not "wait"
+    shed: int = 0  # all workers were full, and `when_full` is not "wait"
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -185,17 +185,17 @@ def latency_of(buckets: dict[int, int]) -> Latency:
 
 def together(counts: Iterable[Dispatch]) -> Dispatch:
     """Return their sums."""
-    policy_failures = turned_away = 0
+    policy_failures = shed = 0
     fallbacks: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
     for one in counts:
         policy_failures += one.policy_failures
-        turned_away += one.turned_away
+        shed += one.shed
         fallbacks.update(one.fallbacks)
         refusals.update(one.refusals)
     return Dispatch(
         policy_failures=policy_failures,
         fallbacks={**fallbacks},
         refusals={**refusals},
-        turned_away=turned_away,
+        shed=shed,
     )

@@ -58,14 +58,14 @@ class Policy(Protocol):
 
     Three more attributes are read if there are any:
 
-    by: str           What `affinity` is to be: "ip", the client's address, packed, of 4 or 16
+    affinity_by: str  What `affinity` is to be: "ip", the client's address, packed, of 4 or 16
                       bytes; "header:NAME", "cookie:NAME" or "path:N", the value of that header,
                       cookie or segment (from 1) of the first request's path. A client that does
-                      not send it in time has the affinity that "ip" would give. Without `by`,
+                      not send it in time has the affinity that "ip" would give. Without `affinity_by`,
                       or where there is no address, as on a Unix socket, it is b"".
-    is_binding: bool  True: the worker chosen gets the connection even if it is slow to take
+    strict: bool      True: the worker chosen gets the connection even if it is slow to take
                       what it was given. Otherwise another is asked for where that is so.
-    evens_out: bool   True: it does not matter which worker has a connection, so idle ones may be
+    may_rebalance: bool  True: it does not matter which worker has a connection, so idle ones may be
                       moved to even out their numbers, and one that comes back from a worker goes
                       to who has the fewest. Otherwise it goes on in its slot, or, if no worker
                       is there, where the policy says.

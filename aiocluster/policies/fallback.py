@@ -10,14 +10,14 @@ from aiocluster.policies.round_robin import RoundRobin
 log = logging.getLogger("aiocluster.dispatcher")
 
 
-class Guarded:
+class FallbackPolicy:
     """Chooses as `policy` does, if that chooses. Its other attributes are those of `policy`."""
 
     def __init__(self, policy: Policy) -> None:
         self.failures = 0
-        self.by: str | None = getattr(policy, "by", None)
-        self.is_binding = bool(getattr(policy, "is_binding", False))
-        self.evens_out = bool(getattr(policy, "evens_out", False))
+        self.affinity_by: str | None = getattr(policy, "affinity_by", None)
+        self.strict = bool(getattr(policy, "strict", False))
+        self.may_rebalance = bool(getattr(policy, "may_rebalance", False))
         self._policy = policy
         self._instead = RoundRobin()
         # As a tuple: what the policy does to its candidates is not to be felt by others.

@@ -19,7 +19,7 @@ _ASKED_EACH_TIME = 4
 class LeastConnections:
     """Evens out what round robin cannot see: some connections stay long, others go at once."""
 
-    evens_out = True
+    may_rebalance = True
 
     def __init__(self) -> None:
         self._order: Sequence[object] = ()

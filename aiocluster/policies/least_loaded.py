@@ -26,7 +26,7 @@ class LeastLoaded:
     `draw()` returns a number from 0 to 1, 1 excluded.
     """
 
-    evens_out = True
+    may_rebalance = True
 
     def __init__(self, draw: Callable[[], float] = random.random) -> None:
         self._draw = draw

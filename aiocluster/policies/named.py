@@ -88,10 +88,10 @@ def check_policy(value: Any) -> None:
             f"policy: {value!r} cannot choose; "
             "give one with `def choose(self, candidates, affinity)`, not async"
         )
-    by = getattr(value, "by", None)
+    by = getattr(value, "affinity_by", None)
     # What a class computes for its objects is looked at when there is one.
     if by is not None and not (isinstance(value, type) and hasattr(by, "__get__")):
-        by_from(by, f"policy: {value!r:.80}: by")
+        by_from(by, f"policy: {value!r:.80}: affinity_by")
 
 
 def _from_object(value: Any) -> Policy:

@@ -58,7 +58,7 @@ class Fallback(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class By:
+class AffinityKey:
     """What makes two connections belong together. Of the first three at most one is set."""
 
     segment: int = 0  # of the path, from 1
@@ -79,21 +79,21 @@ class By:
         return not (self.segment or self.header or self.cookie)
 
 
-def by_from(text: object, what: str = "by") -> By:
+def by_from(text: object, what: str = "by") -> AffinityKey:
     """Read "ip", "header:NAME", "cookie:NAME" or "path:N".
 
     ConfigError, which says `what` it was given as, for anything else.
     """
     kind, _, name = text.partition(":") if isinstance(text, str) else ("", "", "")
     if text == "ip":
-        return By()
+        return AffinityKey()
     if kind == "path" and re.fullmatch("[1-9][0-9]?", name):
-        return By(segment=int(name))
+        return AffinityKey(segment=int(name))
     if name.isascii() and re.fullmatch(_TOKEN + b"+", name.encode()):
         if kind == "header":
-            return By(header=name)
+            return AffinityKey(header=name)
         if kind == "cookie":
-            return By(cookie=name)
+            return AffinityKey(cookie=name)
     raise ConfigError(f"{what}={text!r} is not allowed; give {ALLOWED_BY}")
 
 
@@ -105,7 +105,7 @@ class HeadSearch:
 
     __slots__ = ("_by", "_has_request_line", "_line", "_seen")
 
-    def __init__(self, by: By) -> None:
+    def __init__(self, by: AffinityKey) -> None:
         self._by = by
         self._has_request_line = False
         self._line = 0  # where the first line begins that is not judged yet
@@ -182,7 +182,7 @@ def _end_of_head(data: bytes, start: int) -> int:
     return end + 1 if end >= 0 else -1
 
 
-def _value(by: By, lines: bytes) -> bytes:
+def _value(by: AffinityKey, lines: bytes) -> bytes:
     """Return the first value in `lines`, which begin and end with a line end; else nothing."""
     lowered, start = lines.lower(), by.line_start
     at = lowered.find(start)
@@ -211,7 +211,7 @@ def _unfolded(value: bytes) -> bytes:
     return value.strip(b" \t\r")
 
 
-def _cookie(by: By, header: bytes) -> bytes:
+def _cookie(by: AffinityKey, header: bytes) -> bytes:
     """Return the value of a cookie in one Cookie header; empty when there is none."""
     found = by.in_cookies.match(header)
     if found is None:

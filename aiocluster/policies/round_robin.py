@@ -12,7 +12,7 @@ from aiocluster.policies.base import C, Candidate
 class RoundRobin:
     """Exact: over the same candidates, no one is ever two connections ahead of another."""
 
-    evens_out = True
+    may_rebalance = True
 
     def __init__(self) -> None:
         self._order: Sequence[object] = ()

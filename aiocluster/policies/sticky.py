@@ -32,11 +32,11 @@ def sticky(by: str = "ip", *, ipv6_prefix: int = 64) -> "Sticky":
 class Sticky:
     """Every connection of a client to one worker, as long as its slot is there."""
 
-    is_binding = True  # one that is slow is still the one that knows this client
+    strict = True  # one that is slow is still the one that knows this client
 
     def __init__(self, by: str = "ip", *, ipv6_prefix: int = 64) -> None:
         self._is_by_ip = by_from(by, "sticky: by").is_ip
-        self.by = by
+        self.affinity_by = by
         self.ipv6_prefix = _checked_prefix(ipv6_prefix)
         self._turns = RoundRobin()
         self._order: Sequence[object] = ()

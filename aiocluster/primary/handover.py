@@ -3,40 +3,40 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiocluster.ipc.handover import Estate
+from aiocluster.ipc.handover import HandoverState
 from aiocluster.ipc.messages import Subscribe
-from aiocluster.primary.role import RoleParts
+from aiocluster.primary.role import RoleRuntime
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.shared import ClusterShared
 
 
 @dataclass(frozen=True, slots=True)
-class Heritage:
+class Handover:
     """The parts that have something to leave."""
 
-    commons: Commons
-    roles: Mapping[str, RoleParts]
+    cluster_shared: ClusterShared
+    roles: Mapping[str, RoleRuntime]
     workers: Mapping[int, WorkerHandle]
 
-    def state(self) -> Estate:
+    def state(self) -> HandoverState:
         """Return all that the next program needs to go on; only while there is no unrest."""
-        reporter = self.commons.reporter
-        return Estate(
+        reporter = self.cluster_shared.reporter
+        return HandoverState(
             scoreboard=reporter.scoreboard.fd,
-            next_worker_id=self.commons.ids.next_id,
-            ledgers=reporter.state(),
+            next_worker_id=self.cluster_shared.ids.next_id,
+            aggregators=reporter.state(),
             subscriptions=reporter.subscriptions,
             roles={name: role.state() for name, role in self.roles.items()},
         )
 
-    async def adopt(self, estate: Estate) -> None:
+    async def adopt(self, handover_state: HandoverState) -> None:
         """Go on with what another program left."""
-        reporter = self.commons.reporter
-        reporter.adopt(estate.ledgers)
-        self.commons.ids.next_id = estate.next_worker_id
+        reporter = self.cluster_shared.reporter
+        reporter.adopt(handover_state.aggregators)
+        self.cluster_shared.ids.next_id = handover_state.next_worker_id
         for name, role in self.roles.items():
-            await role.adopt(estate.roles[name])
-        for one in estate.subscriptions:
+            await role.adopt(handover_state.roles[name])
+        for one in handover_state.subscriptions:
             if (worker := self.workers.get(one.worker_id)) is not None:
                 request = Subscribe(one.subscription_id, one.interval)
                 reporter.serve(worker.id, worker.channel, request)

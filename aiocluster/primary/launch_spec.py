@@ -5,10 +5,10 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aiocluster.ipc.handover import Estate
+from aiocluster.ipc.handover import HandoverState
 from aiocluster.ipc.scoreboard import Scoreboard
-from aiocluster.launch.interpreter import Interpreter, StartedZygote
-from aiocluster.primary.lifecycle.upgrade import Successor
+from aiocluster.launch.interpreter import InterpreterSpec, StartedZygote
+from aiocluster.primary.lifecycle.upgrade import NextProgram
 from aiocluster.primary.processes.generations import GenerationSpawner
 from aiocluster.primary.processes.spawner import ZygoteSpawner
 
@@ -16,13 +16,15 @@ log = logging.getLogger("aiocluster")
 
 
 @dataclass(slots=True, eq=False)
-class Origin:
+class LaunchSpec:
     """What is there before the first part is. Each role has an entry in `interpreters`."""
 
-    interpreters: dict[str, Interpreter]  # each starts the next zygote of its role
+    interpreters: dict[str, InterpreterSpec]  # each starts the next zygote of its role
     zygotes: dict[str, StartedZygote] = field(default_factory=dict)  # those started already
-    estate: Estate | None = None  # what another program left to us, its workers among it
-    successor: Successor | None = None  # the program that may take our place
+    handover_state: HandoverState | None = (
+        None  # what another program left to us, its workers among it
+    )
+    successor: NextProgram | None = None  # the program that may take our place
     inherited: list[socket.socket] = field(default_factory=list)  # served in the place of `bind`
     say: Callable[[str], None] = log.info  # for what the user who starts the program should read
 
@@ -38,9 +40,11 @@ class Origin:
 
     def scoreboard(self) -> Scoreboard:
         """Return a new one, or the one that the workers we go on with write to."""
-        if (estate := self.estate) is None:
+        if (handover_state := self.handover_state) is None:
             return Scoreboard()
-        return Scoreboard(estate.scoreboard, {worker.row for worker in estate.workers})
+        return Scoreboard(
+            handover_state.scoreboard, {worker.row for worker in handover_state.workers}
+        )
 
     def close(self) -> None:
         """Start no more zygotes. Idempotent."""

@@ -12,29 +12,29 @@ from functools import partial
 from aiocluster.config.roles import Plan
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.events import StopBegan, Upgraded
-from aiocluster.ipc.handover import Estate
+from aiocluster.ipc.handover import HandoverState
 from aiocluster.metrics.snapshot import Dispatch
 from aiocluster.primary.dispatch.policies import policies
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.handover import Heritage
-from aiocluster.primary.launch_spec import Origin
-from aiocluster.primary.lifecycle.upgrade import Turns, Upgrader
+from aiocluster.primary.handover import Handover
+from aiocluster.primary.launch_spec import LaunchSpec
+from aiocluster.primary.lifecycle.upgrade import RoleLocks, Upgrader
 from aiocluster.primary.processes.cpu_affinity import dealt
 from aiocluster.primary.processes.reaper import Reaper
-from aiocluster.primary.role import RoleParts
+from aiocluster.primary.role import RoleRuntime
 from aiocluster.primary.sockets.activation import take_inherited
 from aiocluster.primary.sockets.bind import check_overlap
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.shared import ClusterShared
 from aiocluster.primary.workers.snapshots import Reporter
 
 log = logging.getLogger("aiocluster")
 
 
-class Parts:
+class Primary:
     """Those of one cluster: started once, and stopped once."""
 
-    def __init__(self, plan: Plan, origin: Origin, bus: EventBus) -> None:
+    def __init__(self, plan: Plan, origin: LaunchSpec, bus: EventBus) -> None:
         self._plan = plan
         self._origin = origin
         self._bus = bus
@@ -44,23 +44,27 @@ class Parts:
         self.reporter = Reporter(
             origin.scoreboard(), lambda: self.workers.values(), plan.roles, self._dispatch
         )
-        self._commons = commons = Commons(bus, self.reporter, say=origin.say)
+        self._cluster_shared = cluster_shared = ClusterShared(bus, self.reporter, say=origin.say)
         self.roles = {
-            name: RoleParts(spec, choosing[name], commons, partial(origin.new_spawner, name))
+            name: RoleRuntime(
+                spec, choosing[name], cluster_shared, partial(origin.new_spawner, name)
+            )
             for name, spec in plan.roles.items()
         }
         # Ids are never used twice, so the order of the maps does not matter.
         self.workers: Mapping[int, WorkerHandle] = ChainMap(
             *(role.supervisor.workers for role in self.roles.values())
         )
-        self._reaper = Reaper(self, own_group=origin.own_group, is_heir=origin.estate is not None)
+        self._reaper = Reaper(
+            self, own_group=origin.own_group, is_upgrade=origin.handover_state is not None
+        )
         self.upgrader: Upgrader | None = None  # once all is started, if there is a successor
         self._ends = AsyncExitStack()
         self._serving = self._stopping = False
         self._stop_timeouts: dict[str, float] = {}
         self._cut: list[str] = []
 
-    def role(self, name: str | None, asked: str) -> RoleParts:
+    def role(self, name: str | None, asked: str) -> RoleRuntime:
         """Return the role of this name; ConfigError when there is none, or it must be said."""
         if name is None and len(self.roles) == 1:
             return next(iter(self.roles.values()))
@@ -93,23 +97,23 @@ class Parts:
         return any(role.generations.knows(pid) for role in self.roles.values())
 
     @property
-    def turns(self) -> list[Turns]:
+    def turns(self) -> list[RoleLocks]:
         """See upgrade.Predecessor."""
         return [role.supervisor.turns for role in self.roles.values()]
 
     @property
-    def unrest(self) -> str:
+    def busy_reason(self) -> str:
         """See upgrade.Predecessor."""
-        all_of_it = (role.supervisor.unrest for role in self.roles.values())
+        all_of_it = (role.supervisor.busy_reason for role in self.roles.values())
         return next(filter(None, all_of_it), "")
 
     @property
     def are_answering(self) -> bool:
         """See upgrade.Predecessor."""
-        return any(role.doors.are_answering for role in self.roles.values())
+        return any(role.ingress.are_answering for role in self.roles.values())
 
     def _dispatch(self) -> dict[str, Dispatch]:
-        return {name: role.doors.dispatch_counts() for name, role in self.roles.items()}
+        return {name: role.ingress.dispatch_counts() for name, role in self.roles.items()}
 
     async def wait_empty(self) -> None:
         """Wait until no worker is left, nor one to come."""
@@ -133,21 +137,21 @@ class Parts:
     def hurry(self) -> None:
         """Let a stop wait for nothing more."""
         for role in self.roles.values():
-            role.farewell.hurry()
+            role.shutdown.hurry()
             role.supervisor.hurry()
 
-    def end_wait(self) -> bool:
+    def skip_pre_drain_wait(self) -> bool:
         """Let a stop that is in its `pre_drain_wait` go on; False when there is none."""
-        waiting = [role for role in self.roles.values() if role.farewell.in_pre_drain_wait]
+        waiting = [role for role in self.roles.values() if role.shutdown.in_pre_drain_wait]
         for role in waiting:
-            role.farewell.end_wait()
+            role.shutdown.skip_pre_drain_wait()
         return bool(waiting)
 
     def kill(self, *, stopping: bool) -> None:
         """End every worker now; if `stopping` nothing is waited for any more."""
         for role in self.roles.values():
             if stopping:
-                role.farewell.hurry()
+                role.shutdown.hurry()
             role.supervisor.kill_all()
 
     # ---- start
@@ -172,10 +176,10 @@ class Parts:
         ends.push_async_callback(self._stop_workers)
         ends.push_async_callback(self._say_farewell)
         self._pin()
-        if self._origin.estate is None:
+        if self._origin.handover_state is None:
             await self._begin()
         else:
-            await self._adopt(self._origin.estate)
+            await self._adopt(self._origin.handover_state)
         for role in self.roles.values():
             role.listen()
         self._serving = True
@@ -185,7 +189,7 @@ class Parts:
         """Let each worker of the roles that want it have a CPU of its own, if there are as many."""
         cpus = sorted(os.sched_getaffinity(0))
         counts = {name: role.count_of_workers for name, role in self.roles.items()}
-        pinned = [name for name, role in self.roles.items() if role.settings.affinity == "auto"]
+        pinned = [name for name, role in self.roles.items() if role.settings.cpu_affinity == "auto"]
         if pinned and sum(counts.values()) > len(cpus):
             count = sum(counts.values())
             log.warning("%d workers on %d CPUs: none is pinned to one", count, len(cpus))
@@ -229,21 +233,21 @@ class Parts:
             )
         return inherited
 
-    async def _adopt(self, estate: Estate) -> None:
+    async def _adopt(self, handover_state: HandoverState) -> None:
         self._bus.publish(Upgraded())
-        await self._heritage().adopt(estate)
+        await self._handover().adopt(handover_state)
 
     def _be_upgradable(self) -> None:
         if (successor := self._origin.successor) is None:
             return
         boot_timeout = max(role.settings.boot_timeout for role in self.roles.values())
-        self.upgrader = Upgrader(successor, self, self._bus, boot_timeout, self._heritage().state)
+        self.upgrader = Upgrader(successor, self, self._bus, boot_timeout, self._handover().state)
         self._ends.callback(self.upgrader.close)
 
-    def _heritage(self) -> Heritage:
-        return Heritage(self._commons, self.roles, self.workers)
+    def _handover(self) -> Handover:
+        return Handover(self._cluster_shared, self.roles, self.workers)
 
-    async def _of_each(self, step: Callable[[RoleParts], Awaitable[object]]) -> None:
+    async def _of_each(self, step: Callable[[RoleRuntime], Awaitable[object]]) -> None:
         """Take a step with all roles at the same time; when one fails the others end it first."""
         steps = (step(role) for role in self.roles.values())
         for outcome in await asyncio.gather(*steps, return_exceptions=True):
@@ -277,16 +281,16 @@ class Parts:
             # Who gives a stop no time does not want to wait for anybody.
             if self.addresses and any(self._stop_timeouts.values()):
                 seconds = self._plan.settings.pre_drain_wait
-                await self._of_each(lambda role: role.farewell.wait(seconds))
+                await self._of_each(lambda role: role.shutdown.wait(seconds))
         await self._of_each(self._close_doors)
 
-    async def _close_doors(self, role: RoleParts) -> None:
+    async def _close_doors(self, role: RoleRuntime) -> None:
         self._stop_timeouts[role.name] = await role.close_doors(self._stop_timeouts[role.name])
 
     async def _stop_workers(self) -> None:
         await self._of_each(self._stop_role)
 
-    async def _stop_role(self, role: RoleParts) -> None:
+    async def _stop_role(self, role: RoleRuntime) -> None:
         self._cut += await role.stop(self._stop_timeouts[role.name])
 
 
@@ -296,7 +300,7 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _start(role: RoleParts, *, alone: bool) -> None:
+async def _start(role: RoleRuntime, *, alone: bool) -> None:
     try:
         await role.start()
     except BootError as error:

@@ -19,17 +19,17 @@ from aiocluster.fds import fd_limit, open_fd_count
 from aiocluster.ipc.handover import RoleState
 from aiocluster.policies.base import Policy
 from aiocluster.primary.dispatch.policies import policy_of_server, unserved
-from aiocluster.primary.ingress.ingress import Doors, close_unserved
-from aiocluster.primary.ingress.listener_group import DoorSettings
-from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.ingress.ingress import Ingress, close_unserved
+from aiocluster.primary.ingress.listener_group import IngressSettings
+from aiocluster.primary.ingress.worker_servers import WorkerServers
 from aiocluster.primary.lifecycle.fd_needs import LOOP_FDS, RoleNeeds, fds_needed, too_few_fds
-from aiocluster.primary.lifecycle.shutdown import Farewell
+from aiocluster.primary.lifecycle.shutdown import GracefulShutdown
 from aiocluster.primary.processes.generations import Generations, GenerationSpawner
 from aiocluster.primary.sockets.listeners import Listeners
 from aiocluster.primary.supervision.restart_policy import RestartConfig, RestartPolicy
 from aiocluster.primary.supervision.watchdog import Watchdog
 from aiocluster.primary.supervisor import Supervisor
-from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.shared import ClusterShared
 
 log = logging.getLogger("aiocluster")
 
@@ -41,45 +41,48 @@ _SILENCE_PATIENCE = 1.0
 _ONLY_AT_A_START = ("bind", "backlog", "graceful_timeout", "tcp_keepalive")
 
 
-class RoleParts:
+class RoleRuntime:
     """Those of one role; `Parts` starts and stops them, step by step with those of the others."""
 
     def __init__(
         self,
         spec: RoleSpec,
         policy_for: Callable[[str], Policy],
-        commons: Commons,
+        cluster_shared: ClusterShared,
         new_spawner: Callable[[], GenerationSpawner],
     ) -> None:
         """`policy_for` is of `policies`."""
         self.name = spec.name
         self.settings = settings = spec.settings
         self._spec = spec
-        self._say = commons.say
+        self._say = cluster_shared.say
         self._call: RunAppCall | None = None
         self._is_imported = False
         self.generations = Generations(new_spawner, settings.boot_timeout, self._on_imported)
-        self.doors = Doors(policy_for, DoorSettings.of(settings, commons.holding))
-        commons.listeners.append(self.doors.listeners)
-        self.servers = Servers(
-            self.doors,
+        self.ingress = Ingress(policy_for, IngressSettings.of(settings, cluster_shared.holding))
+        cluster_shared.listeners.append(self.ingress.listeners)
+        self.servers = WorkerServers(
+            self.ingress,
             partial(policy_of_server, settings.policy),
-            lambda: self._bound(commons.listeners),
+            lambda: self._bound(cluster_shared.listeners),
             patience=settings.boot_timeout,
             tcp_keepalive=settings.tcp_keepalive,
         )
         self.supervisor = Supervisor(
-            spec, self.generations, self.doors, self.servers, commons, _restarts(settings)
+            spec, self.generations, self.ingress, self.servers, cluster_shared, _restarts(settings)
         )
         self.watchdog = Watchdog(
             settings,
-            commons.reporter.scoreboard,
-            self.doors,
+            cluster_shared.reporter.scoreboard,
+            self.ingress,
             self.supervisor.workers,
-            commons.bus.publish,
+            cluster_shared.bus.publish,
         )
-        self.farewell = Farewell(
-            self.doors.listeners, self.doors, self.supervisor.empty, self.supervisor.make_room
+        self.shutdown = GracefulShutdown(
+            self.ingress.listeners,
+            self.ingress,
+            self.supervisor.empty,
+            self.supervisor.shed_idle_connections,
         )
         self._loop = asyncio.get_running_loop()
 
@@ -117,16 +120,16 @@ class RoleParts:
         keepalive = self.settings.tcp_keepalive
         if inherited:
             log.info("serving the sockets that were handed down (LISTEN_FDS) in the place of bind")
-            self.doors.inherit(inherited, tcp_keepalive=keepalive)
+            self.ingress.inherit(inherited, tcp_keepalive=keepalive)
             if said := self._without_socket():
                 raise ConfigError(said)
         else:
-            self.doors.bind(self.settings.bind, tcp_keepalive=keepalive)
-        self.supervisor.listen_on(self.doors)
+            self.ingress.bind(self.settings.bind, tcp_keepalive=keepalive)
+        self.supervisor.listen_on(self.ingress)
 
     def _without_socket(self) -> str:
         """Say which policies are for addresses where nobody listens, if any."""
-        here = [listener.asked for listener in self.doors.listeners.all]
+        here = [listener.asked for listener in self.ingress.listeners.all]
         wrong = unserved(self.settings.policy, here)
         if not wrong:
             return ""
@@ -135,7 +138,7 @@ class RoleParts:
     @property
     def sockets(self) -> list[socket.socket]:
         """Those that are bound."""
-        return [listener.sock for listener in self.doors.listeners.all]
+        return [listener.sock for listener in self.ingress.listeners.all]
 
     @property
     def count_of_workers(self) -> int:
@@ -163,16 +166,16 @@ class RoleParts:
                     self.name,
                     bind,
                 )
-            self.doors.drop()
-            self.supervisor.listen_on(self.doors)
-        self.doors.listeners.listen(self.settings.backlog)
+            self.ingress.drop()
+            self.supervisor.listen_on(self.ingress)
+        self.ingress.listeners.listen(self.settings.backlog)
         self.supervisor.begin_accepting()
-        self.doors.update(self._loop.time())
+        self.ingress.update(self._loop.time())
 
     def _bound(self, all_listeners: Iterable[Listeners]) -> Iterator[socket.socket]:
         """Iterate over what any role has bound, and does not listen at yet."""
         for listeners in all_listeners:
-            if listeners is self.doors.listeners and self.supervisor.take_connections is False:
+            if listeners is self.ingress.listeners and self.supervisor.take_connections is False:
                 continue  # a job has no use for them: they are about to be closed
             for listener in listeners.all:
                 if not listener.is_listening and listener.sock.fileno() >= 0:
@@ -186,11 +189,11 @@ class RoleParts:
         return RoleState(
             **self.asked_for(),
             call=self._call,
-            listeners=self.doors.listeners.state(),
+            listeners=self.ingress.listeners.state(),
             generations=self.generations.state(),
             crew=self.supervisor.state(),
-            waiting=self.doors.state(),
-            dispatch=self.doors.dispatch_counts(),
+            waiting=self.ingress.state(),
+            dispatch=self.ingress.dispatch_counts(),
             servers=self.servers.state(),
             free_numbers=self.servers.numbers.free,
         )
@@ -199,15 +202,15 @@ class RoleParts:
         """Go on with what another program left."""
         self._use(state.call)
         self._warn_of_what_stays(state)
-        self.doors.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
+        self.ingress.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
         if state.listeners and (said := self._without_socket()):
             log.warning("%s", said)
-        self.supervisor.listen_on(self.doors)
+        self.supervisor.listen_on(self.ingress)
         self.servers.adopt(state.servers, state.free_numbers)
         self.generations.adopt(state.generations)
         await self.supervisor.adopt(state.crew)
-        self.doors.take_back(state.waiting)
-        self.doors.counted_before = state.dispatch
+        self.ingress.take_back(state.waiting)
+        self.ingress.counted_before = state.dispatch
 
     def asked_for(self) -> dict[str, Any]:
         """Return what only a start can change."""
@@ -230,12 +233,12 @@ class RoleParts:
     async def close_doors(self, seconds: float) -> float:
         """Let nobody in any more; return how many of the stop's `seconds` are left."""
         began = self._loop.time()
-        self.supervisor.begin_to_end()
+        self.supervisor.mark_stopping()
         self.servers.begin_stop()
-        end_peeking = self._loop.call_later(_SILENCE_PATIENCE, self.doors.end_peeking)
-        await self.farewell.close_doors(seconds)
+        end_peeking = self._loop.call_later(_SILENCE_PATIENCE, self.ingress.end_peeking)
+        await self.shutdown.close_doors(seconds)
         end_peeking.cancel()
-        self.doors.end_peeking()
+        self.ingress.end_peeking()
         return max(seconds - (self._loop.time() - began), 0.0)
 
     async def stop(self, seconds: float) -> list[str]:
@@ -244,8 +247,8 @@ class RoleParts:
         The primary, too, if it had let in whom nobody had room for.
         """
         cut = await self.supervisor.stop(seconds)
-        self.doors.close()
-        unserved = self.doors.take_waiting()
+        self.ingress.close()
+        unserved = self.ingress.take_waiting()
         close_unserved(unserved)
         if unserved:
             log.warning("%d connections closed unserved: no worker had room", len(unserved))

@@ -8,26 +8,26 @@ from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import WorkerMessage
 from aiocluster.ipc.framing import decode_user, encode_user
-from aiocluster.ipc.handover import CrewState
+from aiocluster.ipc.handover import SupervisionState
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatch.dispatcher import Dispatching
-from aiocluster.primary.ingress.ingress import Doors
-from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.ingress.ingress import Ingress
+from aiocluster.primary.ingress.worker_servers import WorkerServers
 from aiocluster.primary.lifecycle.reload import Reloader
 from aiocluster.primary.lifecycle.startup import first_start
-from aiocluster.primary.lifecycle.upgrade import Turns
+from aiocluster.primary.lifecycle.upgrade import RoleLocks
 from aiocluster.primary.processes.generations import Generation, Generations
 from aiocluster.primary.scaling.sizing import Sizing
-from aiocluster.primary.supervision.circuit_breaker import Breaker
-from aiocluster.primary.supervision.recycle_monitor import Upkeep
+from aiocluster.primary.supervision.circuit_breaker import CircuitBreaker
+from aiocluster.primary.supervision.recycle_monitor import RecycleMonitor
 from aiocluster.primary.supervision.recycler import Recycler
 from aiocluster.primary.supervision.restart_policy import RestartPolicy
 from aiocluster.primary.supervision.slot import Slot
 from aiocluster.primary.supervision.slots import Slots
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.handle import WorkerHandle, WorkerSpec
-from aiocluster.primary.workers.pool import Workers
-from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.pool import WorkerPool
+from aiocluster.primary.workers.shared import ClusterShared
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -40,26 +40,28 @@ class Supervisor:
         spec: RoleSpec,
         generations: Generations,
         dispatcher: Dispatching,
-        servers: Servers,
-        commons: Commons,
+        servers: WorkerServers,
+        cluster_shared: ClusterShared,
         restarts: RestartPolicy,
     ) -> None:
-        settings, bus = spec.settings, commons.bus
+        settings, bus = spec.settings, cluster_shared.bus
         self._role = spec.name
         self._env = settings.env
         self._restart = settings.restart
-        self._ids = commons.ids
+        self._ids = cluster_shared.ids
         self._bus = bus
         self._generations = generations
-        self._workers = Workers(settings, generations, dispatcher, servers, commons, self)
+        self._workers = WorkerPool(settings, generations, dispatcher, servers, cluster_shared, self)
         self._slots = Slots(self, settings.restart, spec.name)
-        self._breaker = Breaker(self._role, restarts, bus.publish)
+        self._breaker = CircuitBreaker(self._role, restarts, bus.publish)
         self._first_start_over = asyncio.Event()
         self._stopping = False
-        self._upkeep = Upkeep(settings, self.on_due)
-        self._recycler = Recycler(settings.boot_timeout, self._upkeep.is_still_due)
-        self._watch = start_task(self._upkeep.watch(self.workers.values), "watching memory")
-        self._sizing = Sizing(spec, self, commons, dispatcher, self._workers.serving)
+        self._recycle_monitor = RecycleMonitor(settings, self.on_due)
+        self._recycler = Recycler(settings.boot_timeout, self._recycle_monitor.is_still_due)
+        self._watch = start_task(
+            self._recycle_monitor.watch(self.workers.values), "watching memory"
+        )
+        self._sizing = Sizing(spec, self, cluster_shared, dispatcher, self._workers.serving)
         self._reloader = Reloader(spec, generations, self, bus, self._workers.exit_log)
 
     @property
@@ -92,9 +94,9 @@ class Supervisor:
         """Do the workers take connections? Jobs do not. None: none has come up."""
         return self._workers.take_connections
 
-    def listen_on(self, doors: Doors) -> None:
+    def listen_on(self, ingress: Ingress) -> None:
         """From here the workers' connections will come."""
-        self._workers.listen_on(doors)
+        self._workers.listen_on(ingress)
 
     def give_time(self, graceful_timeout: float) -> None:
         """Let a drain take so many seconds, where nothing else is said."""
@@ -138,13 +140,13 @@ class Supervisor:
         self._change_no_more()
         self._workers.announce_stop()
 
-    def begin_to_end(self) -> None:
+    def mark_stopping(self) -> None:
         """What is lost from now on is lost to the stop, which names who lost it. Idempotent."""
-        self._workers.begin_to_end()
+        self._workers.mark_stopping()
 
-    def make_room(self, count: int) -> None:
+    def shed_idle_connections(self, count: int) -> None:
         """See Workers.make_room."""
-        self._workers.make_room(count)
+        self._workers.shed_idle_connections(count)
 
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
@@ -174,18 +176,18 @@ class Supervisor:
     # ---- from one program to the next
 
     @property
-    def turns(self) -> Turns:
+    def turns(self) -> RoleLocks:
         """Whoever holds them is the only one who replaces workers, or wants more or fewer."""
-        return Turns(self._reloader.turn, self._recycler.turn, self._sizing.turn)
+        return RoleLocks(self._reloader.turn, self._recycler.turn, self._sizing.turn)
 
     @property
-    def unrest(self) -> str:
+    def busy_reason(self) -> str:
         """What is half done, and must be over before an upgrade; or ""."""
-        return self._workers.unrest or self._slots.unrest
+        return self._workers.busy_reason or self._slots.busy_reason
 
-    def state(self) -> CrewState:
+    def state(self) -> SupervisionState:
         """What the next program must know; only while there is no `unrest`."""
-        return CrewState(
+        return SupervisionState(
             workers=[worker.state() for worker in self.workers.values()],
             slots=[slot.state() for slot in self.slots],
             due=self._recycler.due,
@@ -194,7 +196,7 @@ class Supervisor:
             reload_wanted=self._reloader.is_wanted,
         )
 
-    async def adopt(self, state: CrewState) -> None:
+    async def adopt(self, state: SupervisionState) -> None:
         """Take over the workers of another program; those that died meanwhile are replaced."""
         self._end_first_start()
         self._breaker.adopt(state.failures)
@@ -215,7 +217,7 @@ class Supervisor:
 
     # ---- Crew
 
-    async def hire(
+    async def spawn(
         self, slot: Slot, generation: Generation, restarts: int, *, held: bool = False
     ) -> WorkerHandle:
         """See Crew."""
@@ -227,7 +229,7 @@ class Supervisor:
             restarts=restarts,
             env=self._env.of(slot.number, slot.env),
         )
-        return await self._workers.hire(spec, generation, held=held)
+        return await self._workers.spawn(spec, generation, held=held)
 
     def admit(self, worker: WorkerHandle, before: WorkerHandle | None) -> None:
         """See Crew."""
@@ -253,17 +255,17 @@ class Supervisor:
 
     def on_serving(self, worker: WorkerHandle) -> None:
         """See Care."""
-        self._upkeep.on_ready(worker)
+        self._recycle_monitor.on_ready(worker)
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """See Care."""
-        self._upkeep.on_report(worker, report)
+        self._recycle_monitor.on_report(worker, report)
 
     def on_due(self, worker: WorkerHandle, reason: str) -> None:
         """Replace it in its turn, or let it end when nobody would take its place."""
         if (slot := self._slots.place_of(worker)) is not None:
             self._recycler.recycle(slot, worker, reason)
-        elif not worker.is_leaving and self._upkeep.is_still_due(worker, reason):
+        elif not worker.is_leaving and self._recycle_monitor.is_still_due(worker, reason):
             worker.begin_drain(reason)
 
     def replace_first(self, worker: WorkerHandle, reason: str) -> bool:
@@ -283,8 +285,8 @@ class Supervisor:
     def close_slot(self, slot: Slot, reason: str) -> None:
         """Drain its worker for `reason`; no other takes its place."""
         self._slots.give_up(slot)
-        if slot.incumbent is not None:
-            self._workers.let_go(slot.incumbent, reason)
+        if slot.current is not None:
+            self._workers.let_go(slot.current, reason)
 
     def why_not_up(self, slot: Slot) -> BootError:
         """Say why the first worker of a slot is not ready."""
@@ -303,7 +305,7 @@ class Supervisor:
         self._recycler.close()
         self._breaker.close()
         self._watch.cancel()
-        self._workers.stop_hiring()
+        self._workers.stop_spawning()
         self._slots.close()
 
     def _change_no_more(self) -> None:

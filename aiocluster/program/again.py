@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from aiocluster.config.roles import Plan, RoleSpec
 from aiocluster.errors import ConfigError
-from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.interpreter import InterpreterSpec
 from aiocluster.launch.pickled_app import unpickling
 
 log = logging.getLogger("aiocluster")
@@ -16,11 +16,11 @@ log = logging.getLogger("aiocluster")
 _NEW_ZYGOTE = "aiocluster.program.new_zygote:zygote_of_a_program"
 
 
-def interpreters_of(plan: Plan, again: Interpreter) -> dict[str, Interpreter]:
+def interpreters_of(plan: Plan, again: InterpreterSpec) -> dict[str, InterpreterSpec]:
     return {name: _interpreter(spec, again) for name, spec in plan.roles.items()}
 
 
-def _interpreter(spec: RoleSpec, again: Interpreter) -> Interpreter:
+def _interpreter(spec: RoleSpec, again: InterpreterSpec) -> InterpreterSpec:
     """Return what starts the next zygote of a role.
 
     An import string needs no program. An object is made by the program, run again; where that
@@ -35,7 +35,7 @@ def _interpreter(spec: RoleSpec, again: Interpreter) -> Interpreter:
         return replace(again.of(spec.name), refusal=f"{again.refusal}; {error}")
 
 
-def log_what_will_not_work(interpreters: Iterable[Interpreter], again: Interpreter) -> None:
+def log_what_will_not_work(interpreters: Iterable[InterpreterSpec], again: InterpreterSpec) -> None:
     if refusals := [one.refusal for one in interpreters if one.refusal]:
         log.warning(
             "this program cannot be run again: %s. So a reload and an upgrade will fail, and when"

@@ -26,11 +26,11 @@ from aiocluster.config.script import Script
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.error_text import describe
-from aiocluster.launch.interpreter import Interpreter, StartedZygote
+from aiocluster.launch.interpreter import InterpreterSpec, StartedZygote
 from aiocluster.launch.scheduling import workers_preferred
 from aiocluster.launch.this_program import this_program
 from aiocluster.log_limit import tell_what_was_left_out
-from aiocluster.primary.launch_spec import Origin
+from aiocluster.primary.launch_spec import LaunchSpec
 from aiocluster.primary.lifecycle.preflight import check_roles
 from aiocluster.primary.role import check_fds
 from aiocluster.primary.sockets.activation import take_inherited
@@ -47,8 +47,8 @@ from aiocluster.program.runner import (
     EXIT_BOOT_FAILED,
     EXIT_OK,
     EXIT_REFUSED,
-    Life,
     OnStart,
+    ProgramRunner,
     boot_failed,
     close,
     log_early_stop,
@@ -60,10 +60,10 @@ from aiocluster.program.signals import (
     release_signals,
 )
 from aiocluster.program.single_process import run_in_one_process
-from aiocluster.program.stop_watchdog import Guard
+from aiocluster.program.stop_watchdog import StopWatchdog
 from aiocluster.program.upgrade_exec import (
-    Heir,
-    Summons,
+    ExecNextProgram,
+    UpgradeRequest,
     answer,
     inherit,
     summons_from_environment,
@@ -204,7 +204,7 @@ def _refuse(error: ConfigError) -> NoReturn:
     raise error
 
 
-def _become_zygote(plan: Plan, again: Interpreter) -> NoReturn:
+def _become_zygote(plan: Plan, again: InterpreterSpec) -> NoReturn:
     role, sock = zygote_from_environment()
     if (spec := plan.roles.get(role)) is None:
         raise ConfigError(f"the program has no role {role!r} any more")
@@ -214,7 +214,7 @@ def _become_zygote(plan: Plan, again: Interpreter) -> NoReturn:
 def _begin(
     plan: Plan,
     on_start: OnStart | str | None,
-    again: Interpreter,
+    again: InterpreterSpec,
     inherited: list[socket.socket],
 ) -> int:
     _set_up_process()
@@ -241,8 +241,12 @@ def _begin(
         if not isinstance(error, BootError):
             error = BootError(*describe_start(error, "the module of on_start"))
         return boot_failed(error)
-    origin = Origin(
-        interpreters, zygotes, successor=Heir(again, plan.roles), inherited=inherited, say=say
+    origin = LaunchSpec(
+        interpreters,
+        zygotes,
+        successor=ExecNextProgram(again, plan.roles),
+        inherited=inherited,
+        say=say,
     )
     return _live(runner, Cluster.of_program(plan, origin), hook)
 
@@ -250,7 +254,7 @@ def _begin(
 def _fork_zygotes(
     zygotes: dict[str, StartedZygote],
     plan: Plan,
-    interpreters: Mapping[str, Interpreter],
+    interpreters: Mapping[str, InterpreterSpec],
     inherited: list[socket.socket],
 ) -> None:
     """Fork one for each role, into `zygotes`; BootError when the kernel refuses it."""
@@ -269,7 +273,7 @@ def _check(plan: Plan, on_start: OnStart | str | None) -> None:
 
 
 def _succeed(
-    summons: Summons, plan: Plan, on_start: OnStart | str | None, again: Interpreter
+    summons: UpgradeRequest, plan: Plan, on_start: OnStart | str | None, again: InterpreterSpec
 ) -> int:
     """Do what a program does that is to come, or has come, in the place of another."""
     if again.call < summons.call:
@@ -280,16 +284,18 @@ def _succeed(
 
 
 def _inherit(
-    summons: Summons, plan: Plan, again: Interpreter, on_start: OnStart | str | None
+    summons: UpgradeRequest, plan: Plan, again: InterpreterSpec, on_start: OnStart | str | None
 ) -> int:
     """Go on in the place of the program that was here before."""
-    _set_up_process(is_heir=True)
+    _set_up_process(is_upgrade=True)
     try:
-        estate = inherit(summons)
-        check_roles(plan.roles, estate.roles)  # it may have changed since it was tried
+        handover_state = inherit(summons)
+        check_roles(plan.roles, handover_state.roles)  # it may have changed since it was tried
         hook = on_start_from(on_start)
-        origin = Origin(
-            interpreters_of(plan, again), estate=estate, successor=Heir(again, plan.roles)
+        origin = LaunchSpec(
+            interpreters_of(plan, again),
+            handover_state=handover_state,
+            successor=ExecNextProgram(again, plan.roles),
         )
         cluster = Cluster.of_program(plan, origin)
         runner = _new_runner()
@@ -300,7 +306,7 @@ def _inherit(
     return _live(runner, cluster, hook)
 
 
-def _set_up_process(*, is_heir: bool = False) -> None:
+def _set_up_process(*, is_upgrade: bool = False) -> None:
     """What holds for the primary and for all that is forked from it."""
     raise_fd_limit()
     warn_of_threads()
@@ -308,7 +314,7 @@ def _set_up_process(*, is_heir: bool = False) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
     # it unprepared.
-    hold_signals(by_us=is_heir)
+    hold_signals(by_us=is_upgrade)
 
 
 def _new_runner() -> asyncio.Runner:
@@ -324,10 +330,10 @@ def _new_runner() -> asyncio.Runner:
 
 
 def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) -> int:
-    guard = Guard()
+    guard = StopWatchdog()
 
     async def live() -> int:
-        return await Life(cluster, on_start, guard).live()
+        return await ProgramRunner(cluster, on_start, guard).live()
 
     with workers_preferred():
         try:
@@ -344,7 +350,7 @@ def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) ->
 def _drop(
     zygotes: Iterable[StartedZygote],
     inherited: Sequence[socket.socket],
-    interpreters: Mapping[str, Interpreter],
+    interpreters: Mapping[str, InterpreterSpec],
 ) -> None:
     """End the first zygotes: they may be importing, for ever perhaps, and have no workers yet."""
     for sock in inherited:

@@ -13,7 +13,7 @@ from aiocluster.ipc.forks import leave_if_forked
 from aiocluster.ipc.signals import signals_of
 from aiocluster.program.output import say_where, warn_of_loopback
 from aiocluster.program.signals import handle_signals, hold_signals
-from aiocluster.program.stop_watchdog import Guard, end_in
+from aiocluster.program.stop_watchdog import StopWatchdog, end_in
 from aiocluster.timeouts import EXIT_TIMEOUT, KILL_GRACE
 
 log = logging.getLogger("aiocluster")
@@ -46,10 +46,10 @@ _EARLY_STOP = KILL_GRACE + EXIT_TIMEOUT
 OnStart = Callable[[Cluster], Awaitable[None]]
 
 
-class Life:
+class ProgramRunner:
     """One cluster and the signals that steer it."""
 
-    def __init__(self, cluster: Cluster, on_start: OnStart | None, guard: Guard) -> None:
+    def __init__(self, cluster: Cluster, on_start: OnStart | None, guard: StopWatchdog) -> None:
         self._cluster = cluster
         self._on_start = on_start
         self._guard = guard
@@ -82,7 +82,7 @@ class Life:
                 log.info("stopped")
                 return self._code_after(cut)
             self._be_guarded()  # the code may have given itself another time
-            if not self._cluster.is_heir:
+            if not self._cluster.is_upgrade:
                 say_where(self._cluster)
                 warn_of_loopback(self._cluster, os.getpid())
             return await self._serve()
@@ -99,7 +99,7 @@ class Life:
 
     async def _start(self) -> bool:
         """Start the cluster; False when told to stop before it was up."""
-        if self._cluster.is_heir:
+        if self._cluster.is_upgrade:
             await self._take_over()
             return True
         starting = asyncio.ensure_future(self._cluster.start())
@@ -252,7 +252,7 @@ class Life:
         if self._interrupted_at is not None and now - self._interrupted_at <= _SAME_INT:
             return
         first, self._interrupted_at = self._interrupted_at is None, now
-        if self._cluster.end_wait():
+        if self._cluster.skip_pre_drain_wait():
             log.info("INT: the pre_drain_wait is over")
         elif not first:
             log.warning("second INT: killing every worker")
@@ -260,7 +260,7 @@ class Life:
 
     def _on_quit(self) -> None:
         self._hurried = True
-        self._cluster.hurry()
+        self._cluster.stop_now()
         self._stop.set()
 
 

@@ -26,12 +26,12 @@ from aiocluster.ipc.loopback import connect
 from aiocluster.ipc.messages import DrainRequest, FromWorker, Message, UserMessage
 from aiocluster.metrics.feed import check_interval
 from aiocluster.metrics.snapshot import Snapshot
-from aiocluster.primary.launch_spec import Origin
+from aiocluster.primary.launch_spec import LaunchSpec
 from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.primary.workers.phases import Phase
 from aiocluster.program.output import discard_unwritable_output
-from aiocluster.program.runner import EXIT_CUT, EXIT_OK, Life, OnStart, boot_failed, close
-from aiocluster.program.stop_watchdog import Guard
+from aiocluster.program.runner import EXIT_CUT, EXIT_OK, OnStart, ProgramRunner, boot_failed, close
+from aiocluster.program.stop_watchdog import StopWatchdog
 from aiocluster.worker.api.context import enter, share_process
 from aiocluster.worker.app_exit import describe_start, exit_code
 from aiocluster.worker.http.runner import setting_notes
@@ -86,8 +86,8 @@ def _target_of(spec: RoleSpec) -> object:
 def _live(
     cluster: "SingleCluster", on_start: OnStart | None, own: asyncio.AbstractEventLoop | None
 ) -> int:
-    guard = Guard()
-    life = Life(cluster, on_start, guard)
+    guard = StopWatchdog()
+    life = ProgramRunner(cluster, on_start, guard)
 
     async def live() -> int:
         share_process(None)
@@ -105,7 +105,9 @@ def _live(
             guard.close()
 
 
-def _until_over(loop: asyncio.AbstractEventLoop, living: "asyncio.Task[int]", life: Life) -> int:
+def _until_over(
+    loop: asyncio.AbstractEventLoop, living: "asyncio.Task[int]", life: ProgramRunner
+) -> int:
     """Run the loop; what exits the program from within the app stops it gracefully, as aiohttp."""
     while True:
         try:
@@ -120,7 +122,7 @@ class SingleCluster(Cluster):
     """A cluster with its workers, one of each role, in this process. `given` are their apps."""
 
     def __init__(self, plan: Plan, given: Mapping[str, object]) -> None:
-        self._begin_with(plan, Origin({}))
+        self._begin_with(plan, LaunchSpec({}))
         self._bus.hold()  # until `announce`: on_start misses nothing that a worker sends
         self._given = given
         self._handles: dict[int, _Handle] = {}
@@ -169,12 +171,12 @@ class SingleCluster(Cluster):
             await self.stop(0.0)
             raise
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """See Cluster."""
         for handle in self._handles.values():
             handle.end(0.0)
 
-    def end_wait(self) -> bool:
+    def skip_pre_drain_wait(self) -> bool:
         """See Cluster: a stop does not wait here before it begins."""
         return False
 

@@ -43,7 +43,7 @@ def end_never() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
-class Guard:
+class StopWatchdog:
     """Has the process ended, by `end_in`, when its loop does not turn after the deadline."""
 
     def __init__(

@@ -17,14 +17,14 @@ import msgspec
 from aiocluster.ipc import handover as estates
 from aiocluster.ipc import messages
 from aiocluster.ipc.error_text import describe
-from aiocluster.ipc.handover import Estate
-from aiocluster.launch.interpreter import ZYGOTE_STDERR, Interpreter
+from aiocluster.ipc.handover import HandoverState
+from aiocluster.launch.interpreter import ZYGOTE_STDERR, InterpreterSpec
 from aiocluster.launch.scheduling import workers_not_preferred
-from aiocluster.primary.lifecycle.preflight import SUCCESSION, Verdict, try_out
+from aiocluster.primary.lifecycle.preflight import SUCCESSION, PreflightResult, try_out
 from aiocluster.program.signals import holding_signals
 
 
-class Summons(NamedTuple):
+class UpgradeRequest(NamedTuple):
     """What this program was started to be, from its `call`-th call of `run` on."""
 
     kind: Literal["trial", "heir"]
@@ -32,10 +32,10 @@ class Summons(NamedTuple):
     fd: int
 
 
-class Heir:
+class ExecNextProgram:
     """This program as it is now on the disk, to come in our place. See upgrade.Successor."""
 
-    def __init__(self, program: Interpreter, roles: Collection[str]) -> None:
+    def __init__(self, program: InterpreterSpec, roles: Collection[str]) -> None:
         self._program = program
         self._roles = roles
 
@@ -47,26 +47,28 @@ class Heir:
         """See Successor."""
         return holding_signals()
 
-    def take_over(self, estate: Estate) -> None:
+    def take_over(self, handover_state: HandoverState) -> None:
         """See Successor."""
         with (
-            _memory(estates.to_bytes(estate)) as fd,
-            _inheritable([fd, *estate.descriptors()]),
+            _memory(estates.to_bytes(handover_state)) as fd,
+            _inheritable([fd, *handover_state.descriptors()]),
             workers_not_preferred(),
         ):
             _flush()
             self._program.execute({SUCCESSION: f"heir:{self._program.call}:{fd}"})
 
 
-def summons_from_environment() -> Summons | None:
+def summons_from_environment() -> UpgradeRequest | None:
     """Return what this program was started to be; None when it is an ordinary one."""
     match os.environ.get(SUCCESSION, "").split(":"):
         case ["trial" | "heir" as kind, call, fd]:
-            return Summons(kind, int(call), int(fd))
+            return UpgradeRequest(kind, int(call), int(fd))
     return None
 
 
-def answer(summons: Summons, check: Callable[[], object], roles: Collection[str] = ()) -> NoReturn:
+def answer(
+    summons: UpgradeRequest, check: Callable[[], object], roles: Collection[str] = ()
+) -> NoReturn:
     """Say whether the program would start, which `check` finds out, and end."""
     os.environ.pop(SUCCESSION)
     os.environ.pop(ZYGOTE_STDERR, None)
@@ -76,7 +78,7 @@ def answer(summons: Summons, check: Callable[[], object], roles: Collection[str]
         check()
     except BaseException as error:
         cause, traceback = describe(error)
-    verdict = Verdict(estates.RECORD, messages.PROTOCOL, cause, traceback, [*roles])
+    verdict = PreflightResult(estates.RECORD, messages.PROTOCOL, cause, traceback, [*roles])
     try:
         with io.FileIO(summons.fd, "w") as pipe:
             pipe.write(msgspec.json.encode(verdict))
@@ -86,14 +88,14 @@ def answer(summons: Summons, check: Callable[[], object], roles: Collection[str]
         os._exit(0)
 
 
-def inherit(summons: Summons) -> Estate:
+def inherit(summons: UpgradeRequest) -> HandoverState:
     """Return what the program before us left; its descriptors are ours alone from now on."""
     os.environ.pop(SUCCESSION)
     with io.FileIO(summons.fd, "r") as file:
-        estate = estates.from_bytes(file.readall())
-    for fd in estate.descriptors():
+        handover_state = estates.from_bytes(file.readall())
+    for fd in handover_state.descriptors():
         os.set_inheritable(fd, False)
-    return estate
+    return handover_state
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ class Worker:
         self._files = files
         self._fork = fork
         self._sockets = sockets
-        self._doors = [*zip(fork.shared, shared, strict=True)]
+        self._ingress = [*zip(fork.shared, shared, strict=True)]
         keep_from_children(*sockets, *shared)
 
     @contextmanager
@@ -103,7 +103,7 @@ class Worker:
 
         `load()` returns the app or its factory; what it raises is why the worker cannot boot.
         """
-        life = _Life(self._fork, settings, self._doors)
+        life = _Life(self._fork, settings, self._ingress)
         try:
             seed_generators()
             life.open_files(*self._files)
@@ -162,11 +162,11 @@ class _Life:
         self,
         fork: Fork,
         settings: Settings,
-        doors: Sequence[tuple[int, socket.socket]],
+        ingress: Sequence[tuple[int, socket.socket]],
     ) -> None:
         self._fork = fork
         self._settings = settings
-        self._doors = doors
+        self._ingress = ingress
         self._runtime: Runtime | None = None
 
     def open_files(self, board: int, stacks: int) -> None:
@@ -179,7 +179,7 @@ class _Life:
     ) -> int:
         """Run until it is drained, end the tasks that are left; return the exit code."""
         row, stacks = self._files
-        self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._doors)
+        self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._ingress)
         enter("worker", _context(self._fork, runtime))
         signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
         hear_alone(_HEARD, _is_ours)
@@ -219,8 +219,8 @@ def _context(fork: Fork, runtime: Runtime) -> WorkerContext:
         fork.slot,
         fork.role,
         fork.generation,
-        runtime.mail,
-        runtime.standing,
+        runtime.messaging,
+        runtime.readiness,
         runtime.servers,
         runtime.leading,
     )

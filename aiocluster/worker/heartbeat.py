@@ -35,7 +35,7 @@ _TICKS_NEAR_THE_LIMIT = 3
 _QUICKLY_COUNTED = 2_000
 
 
-class Vitals:
+class Heartbeat:
     """Writes the heartbeat and how late the loop is to the scoreboard, and measures the lag."""
 
     def __init__(self, row: memoryview, on_beat: Callable[[], None] = lambda: None) -> None:

@@ -41,22 +41,22 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.scoreboard import ACCEPTED, REQUESTS_BEGUN, UNWIRED
 from aiocluster.worker.accept.acceptor import Acceptor
-from aiocluster.worker.accept.capacity import Room
-from aiocluster.worker.accept.handoff_receiver import Intake
+from aiocluster.worker.accept.capacity import AcceptCapacity
+from aiocluster.worker.accept.handoff_receiver import HandoffReceiver
 from aiocluster.worker.accept.shared_listener import Accepted
 from aiocluster.worker.api.context import current_worker
 from aiocluster.worker.api.leading import Leading
-from aiocluster.worker.api.messaging import Mail
-from aiocluster.worker.api.readiness import Standing
+from aiocluster.worker.api.messaging import Messaging
+from aiocluster.worker.api.readiness import Readiness
 from aiocluster.worker.app_exit import describe_start, exit_code, is_exit
-from aiocluster.worker.heartbeat import Vitals
+from aiocluster.worker.heartbeat import Heartbeat
 from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.loggers import keep_loggers
 from aiocluster.worker.memory import Memory
 from aiocluster.worker.reports import Reports
 from aiocluster.worker.services.base import Service, Upstream
 from aiocluster.worker.services.job import JobService
-from aiocluster.worker.services.servers import Servers
+from aiocluster.worker.services.servers import ServerRegistry
 from aiocluster.worker.wires import Wires
 
 log = logging.getLogger("aiocluster.worker")
@@ -92,15 +92,15 @@ class Runtime:
         self._row = row
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(ToWorker, self._on_message, self._on_channel_closed)
-        self._room = Room(row, settings, lambda: self._channel.post(RoomAgain()))
+        self._room = AcceptCapacity(row, settings, lambda: self._channel.post(RoomAgain()))
         self._acceptor = Acceptor(shared, self._on_accepted, self._room, self._serve)
         self._memory = Memory(row, settings)
-        self._vitals = Vitals(row, self._on_beat)
+        self._heartbeat = Heartbeat(row, self._on_beat)
         self._wires = Wires({f"listener {index}": sock.fileno() for index, sock in shared})
-        self._reports = Reports(settings, self._channel, self._vitals.lag)
+        self._reports = Reports(settings, self._channel, self._heartbeat.lag)
         self._service: Service | None = None
         # What is lost for want of descriptors is counted so that the primary learns of it at once.
-        self._intake = Intake(row, self._vitals.count_fds)
+        self._handoff_receiver = HandoffReceiver(row, self._heartbeat.count_fds)
         self._drain: Drain | None = None
         self._drained_by = float("inf")  # on the monotonic clock
         self._exit: BaseException | None = None  # by which the app's code ends this worker,
@@ -112,10 +112,12 @@ class Runtime:
         self._request_limit = settings.max_requests and settings.max_requests + random.randint(
             0, settings.max_requests_jitter
         )
-        self.mail = Mail(self._channel)
+        self.messaging = Messaging(self._channel)
         self.leading = Leading(row)
-        self.servers = Servers(row, self._channel.post, self._intake.turn_away, self._room.note_end)
-        self.standing = Standing(explicit=settings.ready == "explicit")
+        self.servers = ServerRegistry(
+            row, self._channel.post, self._handoff_receiver.turn_away, self._room.note_end
+        )
+        self.readiness = Readiness(explicit=settings.ready == "explicit")
 
     async def run(
         self, load: Callable[[], object], handoff: socket.socket, channel: socket.socket
@@ -124,7 +126,7 @@ class Runtime:
         self._wires.add({"handoff": handoff.fileno(), "channel": channel.fileno()})
         await open_channel(channel, self._channel)
         self._channel.post(Online())
-        self._vitals.start()
+        self._heartbeat.start()
         return await self._leave(await self._live(load, handoff))
 
     async def _live(self, load: Callable[[], object], handoff: socket.socket) -> int:
@@ -134,18 +136,18 @@ class Runtime:
         if (service := self._service) is None:  # told to drain before
             return EXIT_OK
         if not self.is_draining:
-            self._intake.begin(handoff, self._adopt)
+            self._handoff_receiver.begin(handoff, self._adopt)
         self._reports.begin(service.take_latency)
         self._watch_request_limit()
         # Not a turn of the loop later than need be: the app may block it any moment.
-        declared = self.standing.is_declared
+        declared = self.readiness.is_declared
         if declared or await self._unless_drained(self._until_declared(service)):
-            if not self.standing.is_declared and (error := service.over.exception()) is not None:
+            if not self.readiness.is_declared and (error := service.over.exception()) is not None:
                 self._channel.post(BootFailed(*describe_start(error, _THE_APP)))
                 return EXIT_BOOT_FAILED
             if not declared:
                 self._memory.settle_app(time.monotonic())
-            self.standing.serve()
+            self.readiness.serve()
             self._channel.post(Ready(service.serves))
             if self._exit is not None:  # a job has exited in its first step
                 self._ask_to_exit()
@@ -159,7 +161,7 @@ class Runtime:
         if self._channel.closed:
             self._on_drain(self._own_drain(stopping=True))
         else:
-            self.mail.ask_to_drain(reason)
+            self.messaging.ask_to_drain(reason)
 
     def leave(self, error: BaseException) -> None:
         """Drain, then exit, as `error` asks, which the app's code has raised through the loop.
@@ -234,19 +236,19 @@ class Runtime:
         return service
 
     def _service_of(self, given: object) -> Service:
-        goodbye = self.standing.say_goodbye
+        goodbye = self.readiness.run_on_drain_callbacks
         if is_job(given):
             worker = current_worker()
             assert worker is not None
             repeated = self._settings.restart == "always"
             return JobService(given, worker, self._row, goodbye, is_repeated=repeated)
-        upstream = Upstream(self._room, self._intake.give_back)
+        upstream = Upstream(self._room, self._handoff_receiver.give_back)
         fail = partial(self.ask_to_drain, "crash")
         return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye, fail)
 
     async def _until_declared(self, service: Service) -> None:
         """Wait until it is said to be ready, or is over, after which nobody will say so."""
-        declared = asyncio.ensure_future(self.standing.wait_declared())
+        declared = asyncio.ensure_future(self.readiness.wait_declared())
         try:
             await asyncio.wait({declared, service.over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -296,9 +298,9 @@ class Runtime:
     def _on_message(self, message: Message, size: int) -> None:
         match message:
             case UserMessage(payload=payload):
-                self.mail.put_message(payload, size)
+                self.messaging.put_message(payload, size)
             case SnapshotFor():
-                self.mail.put_snapshot(message)
+                self.messaging.put_snapshot(message)
             case Listening() | ListenFailed():
                 self.servers.requests.hear(message)
             case _:
@@ -309,7 +311,7 @@ class Runtime:
             case Accept():
                 self._on_accept(message)
             case Unready():
-                self.standing.leave()
+                self.readiness.leave()
             case Lead():
                 self.leading.hear()
             case GiveBack(count=count):
@@ -329,7 +331,7 @@ class Runtime:
 
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
         self._disconnected.set()
-        self.mail.close()
+        self.messaging.close()
         if self._leaving or self._is_unwired:
             return
         self._note_unwired()
@@ -356,7 +358,9 @@ class Runtime:
         if self.is_draining or self._leaving:
             return
         # Without a channel the primary has closed its end of the handoff.
-        cut_off = ["handoff"] if self._intake.is_cut_off and not self._channel.closed else []
+        cut_off = (
+            ["handoff"] if self._handoff_receiver.is_cut_off and not self._channel.closed else []
+        )
         if broken := self._wires.broken() or cut_off:
             self._on_broken(broken)
 
@@ -368,11 +372,11 @@ class Runtime:
             " and the ".join(wires),
         )
         self._note_unwired()
-        self._intake.abandon()
+        self._handoff_receiver.abandon()
         if "channel" in wires:
             self._channel.abandon()
             self._disconnected.set()
-            self.mail.close()
+            self.messaging.close()
         else:
             self._channel.abort()
         self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=False))
@@ -403,10 +407,10 @@ class Runtime:
         self._drain = drain
         self._drained_by = min(self._drained_by, time.monotonic() + drain.timeout)
         self._stop_accepting(drain)
-        self._intake.end()  # before the user's code hears of it, and closes its servers
+        self._handoff_receiver.end()  # before the user's code hears of it, and closes its servers
         self.servers.hurry(drain.timeout)
         self.servers.stop()
-        self.standing.stop()
+        self.readiness.stop()
         self.leading.stop()
         self._drain_ordered.set()
         if self._service is not None:
@@ -455,8 +459,8 @@ class Runtime:
         """Close the channel after all that was sent has been read, or nobody reads it."""
         self._leaving = True
         self._acceptor.close()
-        self._vitals.stop()
-        self.mail.close()
+        self._heartbeat.stop()
+        self.messaging.close()
         self._channel.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE_TIMEOUT):

@@ -22,8 +22,8 @@ from aiocluster.ipc.messages import Message, ToWorker, UserMessage
 from aiocluster.ipc.scoreboard import LEADS, private_row
 from aiocluster.worker.api.context import WorkerContext, share_process
 from aiocluster.worker.api.leading import Leading
-from aiocluster.worker.api.messaging import Mail
-from aiocluster.worker.api.readiness import Standing
+from aiocluster.worker.api.messaging import Messaging
+from aiocluster.worker.api.readiness import Readiness
 from aiocluster.worker.app_exit import describe_start
 from aiocluster.worker.http.application import application_from
 from aiocluster.worker.http.runner import runner_options
@@ -46,8 +46,8 @@ class LoneWorker:
         self._given = given
         self._settings = spec.settings
         self._row = private_row()
-        self._mail = Mail(self.channel)
-        self._standing = Standing(explicit=spec.settings.ready == "explicit")
+        self._messaging = Messaging(self.channel)
+        self._readiness = Readiness(explicit=spec.settings.ready == "explicit")
         self._leading = Leading(self._row)
         self._servers = LocalServers(self._row)
         self.context = WorkerContext(
@@ -55,8 +55,8 @@ class LoneWorker:
             0,
             spec.name,
             1,
-            self._mail,
-            self._standing,
+            self._messaging,
+            self._readiness,
             self._servers,
             self._leading,
         )
@@ -83,13 +83,13 @@ class LoneWorker:
         """Let it end: within `timeout` seconds, by default `graceful_timeout`. May be repeated."""
         self._servers.hurry(self._settings.graceful_timeout if timeout is None else timeout)
         self._servers.stop()
-        self._standing.stop()
+        self._readiness.stop()
         self._leading.stop()
 
     @property
     def is_stopping(self) -> bool:
         """True once it was stopped, or has ended."""
-        return self._standing.is_stopping
+        return self._readiness.is_stopping
 
     async def _serve(self) -> None:
         runner: web.AppRunner | None = None
@@ -98,10 +98,10 @@ class LoneWorker:
                 app = await application_from(self._given)
                 runner = web.AppRunner(app, **self._options())
                 await runner.setup()
-                await self._standing.wait_declared()
+                await self._readiness.wait_declared()
                 await self._listen(runner)
             self._begin()
-            await self._standing.stopping()
+            await self._readiness.stopping()
             await self._say_goodbye()
         finally:
             if runner is not None:
@@ -125,10 +125,10 @@ class LoneWorker:
         self.addresses = tuple((host, port) for host, port, *_ in runner.addresses)
 
     async def _work(self, job: Job) -> None:
-        service = JobService(job, self.context, self._row, self._standing.say_goodbye)
+        service = JobService(job, self.context, self._row, self._readiness.run_on_drain_callbacks)
         await service.start()
-        declared = asyncio.ensure_future(self._standing.wait_declared())
-        stopping = asyncio.ensure_future(self._standing.stopping())
+        declared = asyncio.ensure_future(self._readiness.wait_declared())
+        stopping = asyncio.ensure_future(self._readiness.stopping())
         try:
             over = {service.over, stopping}
             await asyncio.wait({declared, *over}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,7 +147,7 @@ class LoneWorker:
         """Become ready, and lead the role: it has no other worker."""
         self._row[LEADS] = 1
         self._leading.hear()
-        self._standing.serve()
+        self._readiness.serve()
         if not self.started.done():
             self.started.set_result(None)
 
@@ -168,19 +168,19 @@ class LoneWorker:
     async def _say_goodbye(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.graceful_timeout):
-                await self._standing.say_goodbye()
+                await self._readiness.run_on_drain_callbacks()
                 return
         self.cut.append("the on_drain hooks")
 
     def _on_message(self, message: Message, size: int) -> None:
         match message:
             case UserMessage(payload=payload):
-                self._mail.put_message(payload, size)
+                self._messaging.put_message(payload, size)
             case _:
                 raise ProtocolError(f"the program may not send {message!r}")
 
     def _on_channel_closed(self, error: ProtocolError | None) -> None:
-        self._mail.close()
+        self._messaging.close()
 
 
 def set_environment(spec: RoleSpec, worker_id: int) -> None:

@@ -103,7 +103,7 @@ def prefer_uvloop() -> None:
 
 
 def _policy() -> Any:
-    class Policy(uvloop.EventLoopPolicy):  # type: ignore[misc]
+    class PreloadPolicy(uvloop.EventLoopPolicy):  # type: ignore[misc]
         """uvloop's, but its main thread gets a loop wherever Python's own policy would make one."""
 
         def get_event_loop(self) -> Any:
@@ -112,7 +112,7 @@ def _policy() -> Any:
                 self.set_event_loop(self.new_event_loop())
             return super().get_event_loop()
 
-    return Policy()
+    return PreloadPolicy()
 
 
 def _folder() -> int:

@@ -60,9 +60,9 @@ async def pid(request: web.Request) -> web.Response:
 
 @routes.get("/block/{gate}")
 async def block(request: web.Request) -> web.Response:
-    gate = request.match_info["gate"]
-    _write_begun(request, gate)
-    _wait_for_file(gate)
+    shared_listener = request.match_info["gate"]
+    _write_begun(request, shared_listener)
+    _wait_for_file(shared_listener)
     return web.Response(text=str(os.getpid()))
 
 

@@ -23,13 +23,13 @@ async def test_blocked_workers_lose_nothing(tmp_path: Path, dice: Random) -> Non
     """While a worker blocks, others go on; what waits for it is answered when it goes on."""
     async with under_load(tmp_path, dice) as scene:
         for number in range(ROUNDS):
-            gate = f"gate{number}"
+            shared_listener = f"gate{number}"
             async with Wire(scene.url) as wire:
-                await wire.ask(f"/block/{gate}")
-                await until(partial(_has_begun, scene, gate), "no worker blocks")
+                await wire.ask(f"/block/{shared_listener}")
+                await until(partial(_has_begun, scene, shared_listener), "no worker blocks")
                 await scene.load.some(ANSWERS)
-                scene.program.write(gate)
-                assert int((await wire.response()).body) == scene.begun()[gate]
+                scene.program.write(shared_listener)
+                assert int((await wire.response()).body) == scene.begun()[shared_listener]
             await scene.go_on()
     scene.assert_nothing_lost()
 
@@ -38,16 +38,16 @@ async def test_a_crowd_goes_on_while_a_worker_is_blocked(tmp_path: Path, dice: R
     """Of those that come now none waits for it: what it does not take is stolen back."""
     async with under_load(tmp_path, dice, connections={"keepalive": 1}) as scene:
         for number in range(ROUNDS):
-            gate = f"gate{number}"
+            shared_listener = f"gate{number}"
             async with Wire(scene.url) as wire:
-                await wire.ask(f"/block/{gate}")
-                await until(partial(_has_begun, scene, gate), "no worker blocks")
+                await wire.ask(f"/block/{shared_listener}")
+                await until(partial(_has_begun, scene, shared_listener), "no worker blocks")
                 crowd = {"close": dice.randint(6, 24)}
                 async with load_on(scene.url, crowd, dice.getrandbits(32)) as load:
                     await load.each(ANSWERS)
                     seen = await load.stop()  # which waits for the last of them
                 assert seen.failures == {}
-                scene.program.write(gate)
+                scene.program.write(shared_listener)
                 await wire.response()
             await scene.go_on()
     scene.assert_nothing_lost()

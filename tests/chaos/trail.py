@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp.web_protocol import RequestHandler
 
-from aiocluster.worker.accept import handoff_receiver as intake
+from aiocluster.worker.accept import handoff_receiver as handoff_receiver
 
 # What is written of a client that has closed already.
 _GONE = ("", 0)
@@ -27,7 +27,7 @@ _GONE = ("", 0)
 
 def follow(write: Callable[[bytes], object]) -> None:
     """Write down from now on what this process takes and gives; `write` is given whole lines."""
-    made, give = RequestHandler.connection_made, intake.give  # type: ignore[attr-defined]
+    made, give = RequestHandler.connection_made, handoff_receiver.give  # type: ignore[attr-defined]
 
     def note(what: str, port: int) -> None:
         if port:
@@ -50,7 +50,7 @@ def follow(write: Callable[[bytes], object]) -> None:
         return False
 
     RequestHandler.connection_made = connection_made  # type: ignore[assignment,method-assign]
-    intake.give = give_noted  # type: ignore[attr-defined]
+    handoff_receiver.give = give_noted  # type: ignore[attr-defined]
 
 
 class Trail:

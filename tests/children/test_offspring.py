@@ -17,10 +17,10 @@ from aiocluster.config.script import Script
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.messages import Prepared, PrepareFailed
 from aiocluster.ipc.packets import receive_packet
-from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.interpreter import InterpreterSpec
 
 spec = RoleSpec("web", {app}, settings_from({settings}))
-zygote = fork_zygote(spec, Interpreter(["false"]))
+zygote = fork_zygote(spec, InterpreterSpec(["false"]))
 answer, _ = receive_packet(zygote.sock, Prepared | PrepareFailed)
 print(answer)
 zygote.sock.close()

@@ -21,7 +21,7 @@ def factory() -> web.Application:
 class ByMoon:
     """A policy that would go by what there is not."""
 
-    by = "moon"
+    affinity_by = "moon"
 
     def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
         return candidates[0]
@@ -75,7 +75,7 @@ def test_a_stop_takes_as_long_as_the_role_that_takes_longest() -> None:
     """Whoever watches over the program waits for all of them."""
     plan = plan_of(
         web=Role(factory, graceful_timeout=5),
-        mail=Role(factory, graceful_timeout=90),
+        messaging=Role(factory, graceful_timeout=90),
         jobs=Role(factory, graceful_timeout=7),
     )
 
@@ -123,7 +123,7 @@ def test_an_ordinary_name_is_good(name: str) -> None:
         ({"wokers": 2}, "did you mean 'workers'"),
         ({"workers": 0}, "workers: 0 is not allowed"),
         ({"bind": "nowhere"}, "bind: 'nowhere' is not allowed"),
-        ({"policy": ByMoon}, "policy: <class '.*ByMoon'>: by='moon' is not allowed"),
+        ({"policy": ByMoon}, "policy: <class '.*ByMoon'>: affinity_by='moon' is not allowed"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_where_it_is_written(

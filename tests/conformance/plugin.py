@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from aiocluster.config.settings import settings_from
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 from aiocluster.worker.http import metered_server
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer
 
@@ -42,7 +42,9 @@ class OurServer(MeteredServer):
 
     def __init__(self, handler: Any, **options: Any) -> None:
         row = memoryview(bytearray(_ROW_FIELDS * 8)).cast("Q")
-        super().__init__(_AiohttpServer(handler, **options), row, Room(row, settings_from({})))
+        super().__init__(
+            _AiohttpServer(handler, **options), row, AcceptCapacity(row, settings_from({}))
+        )
 
 
 def _replace(own: type, ours: type) -> None:

@@ -10,8 +10,8 @@ from aiohttp import web
 
 import aiocluster
 from aiocluster import Cluster
-from aiocluster.primary.ingress.inspector import Peeker
-from aiocluster.primary.ingress.listener_group import Door
+from aiocluster.primary.ingress.inspector import ConnectionInspector
+from aiocluster.primary.ingress.listener_group import ListenerGroup
 from tests.e2e.wire import Response, Wire
 from tests.support.cluster import url_of
 from tests.support.program import PATIENCE
@@ -137,17 +137,17 @@ async def visits(clients: list[Visitor]) -> dict[str, Place]:
 # ---- what is inside the primary
 
 
-def door_of(cluster: Cluster, nth: int = 1, *, role: str = "web") -> Door:
+def door_of(cluster: Cluster, nth: int = 1, *, role: str = "web") -> ListenerGroup:
     """Return the door that a role's connections come by."""
     assert cluster._parts is not None
-    return cluster._parts.roles[role].doors._doors[nth - 1]
+    return cluster._parts.roles[role].ingress._ingress[nth - 1]
 
 
-def peeker_of(cluster: Cluster, *, role: str = "web") -> Peeker:
+def peeker_of(cluster: Cluster, *, role: str = "web") -> ConnectionInspector:
     """Return what looks at connections before they are given to a worker."""
-    peeker = door_of(cluster, role=role).peeker
-    assert peeker is not None
-    return peeker
+    inspector = door_of(cluster, role=role).inspector
+    assert inspector is not None
+    return inspector
 
 
 async def soon_true(condition: Callable[[], bool], what: Callable[[], object] = str) -> None:

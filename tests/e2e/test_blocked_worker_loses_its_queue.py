@@ -61,18 +61,18 @@ async def test_a_burst_is_answered_by_the_other(caplog: pytest.LogCaptureFixture
 
 async def test_what_all_hold_up_goes_to_the_first_that_turns_again(tmp_path: Path) -> None:
     """While all are blocked their clients wait where they are; nobody is lost."""
-    gate = tmp_path / "gate"
+    shared_listener = tmp_path / "gate"
     async with (
         serving(**FOR_GOOD) as (cluster, _heard),
         await Client.connect(cluster) as one,
         await Client.connect(cluster) as other,
     ):
         blocked = int(await one.get("/block"))
-        freed = int(await other.get(f"/block_until?path={gate}"))
+        freed = int(await other.get(f"/block_until?path={shared_listener}"))
         clients = [asyncio.create_task(_who(cluster)) for _ in range(10)]
         workers = cluster.workers.values()
-        await until(lambda: sum(w.outbox.queued for w in workers) == 10, "clients do not wait")
-        gate.touch()
+        await until(lambda: sum(w.backend.queued for w in workers) == 10, "clients do not wait")
+        shared_listener.touch()
         answers = await asyncio.gather(*clients)
         kill(cluster.workers[blocked].pid)
 
@@ -82,17 +82,17 @@ async def test_what_all_hold_up_goes_to_the_first_that_turns_again(tmp_path: Pat
 
 async def test_a_worker_that_turns_again_gets_its_share_again(tmp_path: Path) -> None:
     """What was held against it ends with its next turn."""
-    gate = tmp_path / "gate"
+    shared_listener = tmp_path / "gate"
     async with (
         serving(**FOR_GOOD) as (cluster, _heard),
         await Client.connect(cluster) as blocker,
     ):
-        blocked = int(await blocker.get(f"/block_until?path={gate}"))
+        blocked = int(await blocker.get(f"/block_until?path={shared_listener}"))
         assert await _who(cluster) != blocked
         assert await _who(cluster) != blocked
-        gate.touch()
-        outbox = cluster.workers[blocked].outbox
-        await until(lambda: not outbox.is_stuck, "it is still passed over")
+        shared_listener.touch()
+        backend = cluster.workers[blocked].backend
+        await until(lambda: not backend.is_stuck, "it is still passed over")
         answers = [await _who(cluster) for _ in range(10)]
 
     assert answers.count(blocked) == 5
@@ -100,14 +100,14 @@ async def test_a_worker_that_turns_again_gets_its_share_again(tmp_path: Path) ->
 
 async def test_a_single_blocked_worker_serves_what_waited(tmp_path: Path) -> None:
     """Nobody else is there: the connections stay, and looking at them spins nowhere."""
-    gate = tmp_path / "gate"
+    shared_listener = tmp_path / "gate"
     async with (
         serving(workers=1, **FOR_GOOD) as (cluster, _heard),
         await Client.connect(cluster) as blocker,
     ):
-        await blocker.get(f"/block_until?path={gate}")
+        await blocker.get(f"/block_until?path={shared_listener}")
         clients = [asyncio.create_task(_who(cluster)) for _ in range(5)]
-        await until(lambda: first(cluster).outbox.is_stuck, "it is not seen")
-        gate.touch()
+        await until(lambda: first(cluster).backend.is_stuck, "it is not seen")
+        shared_listener.touch()
 
         assert await asyncio.gather(*clients) == [first(cluster).id] * 5

@@ -121,15 +121,15 @@ async def test_a_worker_that_met_its_limit_gets_connections_again(tmp_path: Path
             hogging = json.loads(await friend.get("/hog"))
             assert hogging["files"] > 10
             full = f"id={hogging['id']} "
-            await program.line(f"event WorkerFull {full}")
+            await program.line(f"event WorkerAtFdLimit {full}")
             meanwhile = [json.loads(await ask(url, "/who"))["id"] for _ in range(20)]
             assert await friend.get("/unhog") == "closed"
-            await program.line(f"event WorkerHasRoom {full}")
+            await program.line(f"event WorkerBelowFdLimit {full}")
             afterwards = [json.loads(await ask(url, "/who"))["id"] for _ in range(20)]
         assert await program.stop() == 0
         output = await program.all_output()
 
     assert hogging["id"] not in meanwhile
     assert afterwards.count(hogging["id"]) == 10
-    assert output.count("event WorkerFull") == output.count("event WorkerHasRoom") == 1
+    assert output.count("event WorkerAtFdLimit") == output.count("event WorkerBelowFdLimit") == 1
     assert "connections lost" not in output

@@ -72,14 +72,14 @@ async def test_a_long_block_is_told_once_and_kills_nobody(
 ) -> None:
     """The stack names the function, and when the loop turns again that is told too."""
     caplog.set_level(logging.INFO, "aiocluster.watchdog")
-    gate = tmp_path / "gate"
+    shared_listener = tmp_path / "gate"
     async with (
         serving(lag_warning=0.2) as (cluster, heard),
         await Client.connect(cluster) as client,
     ):
-        worker = cluster.workers[int(await client.get(f"/block_until?path={gate}"))]
+        worker = cluster.workers[int(await client.get(f"/block_until?path={shared_listener}"))]
         blocked = await heard.next(WorkerBlocked)
-        gate.touch()
+        shared_listener.touch()
         await until(lambda: "its loop turns again" in caplog.text, "it is not told")
         assert worker.id in cluster.workers
         assert len(heard.of_kind(WorkerExited)) == 0

@@ -260,8 +260,8 @@ async def test_a_request_beyond_the_limit_may_be_told_so() -> None:
         (pid,) = await held(heard, 1)
         refused = await kept.get("/who")
         assert (refused.status, refused.headers["retry-after"]) == (503, "3")
-        turned_away = await (await ask("/who")).response()
-        assert (turned_away.status, turned_away.headers["retry-after"]) == (503, "3")
+        shed = await (await ask("/who")).response()
+        assert (shed.status, shed.headers["retry-after"]) == (503, "3")
         kill(pid, signal.SIGUSR1)
         assert (await busy.response()).body == b"released"
         assert (await kept.get("/who")).status == 200

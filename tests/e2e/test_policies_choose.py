@@ -77,7 +77,7 @@ async def test_least_connections_evens_out() -> None:
             else:
                 kept.push_async_exit(client)
         emptied = next(one for one in cluster.workers.values() if one.slot == 1)
-        await until(lambda: emptied.outbox.open_connections == 0, "they are closed")
+        await until(lambda: emptied.backend.open_connections == 0, "they are closed")
 
         more = [await kept.enter_async_context(await Client.connect(cluster)) for _ in range(10)]
         assert {json.loads(await client.get("/who"))["slot"] for client in more} == {1}
@@ -94,8 +94,8 @@ async def test_least_loaded_passes_over_a_worker_that_is_blocked() -> None:
             (other,) = {*cluster.workers.values()} - {blocked}
             for _ in range(30):
                 # What one connection leaves is not to be seen by the choice for the next.
-                await until(lambda: not other.outbox.requests_in_flight, "it is answered")
-                await until(lambda: not other.outbox.open_connections, "it is closed")
+                await until(lambda: not other.backend.requests_in_flight, "it is answered")
+                await until(lambda: not other.backend.open_connections, "it is closed")
                 assert (await who_answers(cluster))["id"] == other.id
         kill(blocked.pid)
 

@@ -89,14 +89,14 @@ async def test_no_policy_sees_a_full_worker(limit: int) -> None:
         for _ in range(3):
             clients = await asyncio.gather(*(Client.connect(cluster) for _ in range(3 * limit)))
             await asyncio.gather(*(client.get("/who") for client in clients))
-            assert {one.outbox.open_connections for one in cluster.workers.values()} == {limit}
+            assert {one.backend.open_connections for one in cluster.workers.values()} == {limit}
             # They come while all are full, and are served as places get free.
             late = asyncio.gather(*(who_answers(cluster) for _ in range(10)))
             for client in clients:
                 await client.__aexit__()
             await late
             for worker in cluster.workers.values():
-                await until(lambda: worker.outbox.open_connections == 0, "all closed")  # noqa: B023
+                await until(lambda: worker.backend.open_connections == 0, "all closed")  # noqa: B023
 
     assert policy.wrong == []
     assert policy.asked == 3 * (3 * limit + 10)
@@ -116,7 +116,7 @@ async def test_who_handles_as_many_requests_as_it_may_gets_no_connection() -> No
 
         assert [(await who_answers(cluster))["slot"] for _ in range(6)] == [1] * 6
         kill(busy.pid, signal.SIGUSR1)
-        await until(lambda: busy.outbox.has_room, "all are answered")
+        await until(lambda: busy.backend.has_room, "all are answered")
         assert {(await who_answers(cluster))["slot"] for _ in range(2)} == {0, 1}
 
 

@@ -82,7 +82,7 @@ async def test_what_is_no_header_is_closed(policy: str) -> None:
             assert refusals(cluster) == {"malformed": count}
 
         assert place_in(await other.get()) == before
-        assert {worker.outbox.sent for worker in cluster.workers.values()} <= {0, 1}
+        assert {worker.backend.sent for worker in cluster.workers.values()} <= {0, 1}
 
 
 async def test_a_header_that_never_comes_whole_ends_with_its_time() -> None:

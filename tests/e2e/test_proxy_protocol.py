@@ -204,7 +204,7 @@ async def test_what_a_killed_worker_had_not_taken_keeps_its_client() -> None:
         (worker,) = cluster.workers.values()
         kill(worker.pid, signal.SIGSTOP)
         asking = [asyncio.create_task(get(cluster, v2(f"203.0.113.{n}"))) for n in range(5)]
-        await soon_true(lambda: worker.outbox.queued == 5)
+        await soon_true(lambda: worker.backend.queued == 5)
         kill(worker.pid)
         responses = await soon(asyncio.gather(*asking))
         await heard.exit_of(worker)

@@ -152,7 +152,7 @@ async def test_who_is_turned_away_is_told_nothing_in_another_protocol() -> None:
             async with await connected(port) as other:
                 assert await other.say("two") == ""
         snapshot = await anext(cluster.subscribe(0.05))
-        assert snapshot.dispatch["web"].turned_away == 1
+        assert snapshot.dispatch["web"].shed == 1
 
 
 async def test_a_stop_serves_who_has_come_and_closes() -> None:

@@ -68,9 +68,9 @@ async def test_others_are_served_meanwhile(monkeypatch: pytest.MonkeyPatch) -> N
         clients = visitors(cluster, 50)
         homes = await visits(clients)
         async with silent_clients(cluster):
-            peeker = peeker_of(cluster)
+            inspector = peeker_of(cluster)
             held = min(SILENT, BOUND)
-            await soon_true(lambda: peeker.held == held)
+            await soon_true(lambda: inspector.held == held)
             assert await visits(clients) == homes
             for client in clients[:10]:
                 before, request = looks.count, client.request()
@@ -79,19 +79,19 @@ async def test_others_are_served_meanwhile(monkeypatch: pytest.MonkeyPatch) -> N
                     await soon_true(lambda: looks.count > before)  # noqa: B023
                     await wire.send(request[30:])
                     assert place_in(await wire.response()) == homes[client.name]
-            assert peeker.held <= BOUND
+            assert inspector.held <= BOUND
 
 
 async def test_who_has_been_silent_for_longest_goes_on_where_there_are_too_many() -> None:
     """No more than so many are held; the others have a worker, by their address."""
     more = 100
     async with serving(MIRROR_APP, peek_timeout=3600.0, **POLICY) as (cluster, _):
-        peeker = peeker_of(cluster)
+        inspector = peeker_of(cluster)
         async with silent_clients(cluster, BOUND) as first, silent_clients(cluster, more):
             await soon_true(lambda: fallbacks(cluster) == {"crowded": more})
             # The first ones to come are a worker's: when they speak no fewer are held.
             assert len({await slot_of(sock) for sock in first[:more]}) == 1
-            assert peeker.held == BOUND
+            assert inspector.held == BOUND
 
 
 async def test_all_are_passed_on_after_their_time() -> None:
@@ -174,4 +174,4 @@ async def test_they_leave_nothing_when_they_go() -> None:
         await soon_true(lambda: peeker_of(cluster).held == 0)
         assert await visits(clients) == homes
         for worker in cluster.workers.values():
-            await soon_true(lambda: worker.outbox.open_connections == 0)  # noqa: B023
+            await soon_true(lambda: worker.backend.open_connections == 0)  # noqa: B023

@@ -39,7 +39,7 @@ def slot_by_ip(client: Visitor) -> int:
 
 def given(cluster: Cluster) -> dict[int, int]:
     """Return how many connections each slot was given so far."""
-    return {worker.slot: worker.outbox.sent for worker in cluster.workers.values()}
+    return {worker.slot: worker.backend.sent for worker in cluster.workers.values()}
 
 
 def fallbacks(cluster: Cluster) -> dict[str, int]:
@@ -120,12 +120,12 @@ async def test_a_head_that_comes_byte_by_byte_is_put_together(
     looks = Looks(monkeypatch)
     async with serving(MIRROR_APP, workers=WORKERS, **FOR_EVER) as (cluster, _):
         client = visitors(cluster, 5)[4]
-        home, peeker, request = await client.visit(), peeker_of(cluster), client.request(b"body")
+        home, inspector, request = await client.visit(), peeker_of(cluster), client.request(b"body")
         async with client.connect() as wire:
             for number in range(len(request)):
                 seen = looks.count
                 await wire.send(request[number : number + 1])
-                await soon_true(lambda: looks.count > seen or not peeker.held)  # noqa: B023
+                await soon_true(lambda: looks.count > seen or not inspector.held)  # noqa: B023
             response = await wire.response()
 
     assert (place_in(response), response.body) == (home, b"body")
@@ -253,17 +253,17 @@ async def test_what_is_not_http_goes_by_the_address(data: bytes, reason: str) ->
 async def test_a_client_that_goes_before_its_head_leaves_nothing() -> None:
     """Closed, or reset: nobody waits for it."""
     async with serving(MIRROR_APP, workers=WORKERS, **FOR_EVER) as (cluster, _):
-        peeker = peeker_of(cluster)
+        inspector = peeker_of(cluster)
         for number, hard in enumerate([True, False] * 5, 1):
             async with Visitor(cluster, number).connect() as wire:
                 await wire.send(b"GET /half HTTP/1.1\r\nHo")
-                await soon_true(lambda: peeker.held == 1)
+                await soon_true(lambda: inspector.held == 1)
                 if hard:
                     wire.writer.transport.abort()
-            await soon_true(lambda: peeker.held == 0)
+            await soon_true(lambda: inspector.held == 0)
             assert fallbacks(cluster) == {"closed": number}
         for worker in cluster.workers.values():
-            await soon_true(lambda: worker.outbox.open_connections == 0)  # noqa: B023
+            await soon_true(lambda: worker.backend.open_connections == 0)  # noqa: B023
 
 
 # ---- at a stop
@@ -280,9 +280,9 @@ async def test_half_a_head_at_a_stop_is_answered(caplog: pytest.LogCaptureFixtur
         async with client.connect() as wire, client.connect() as silent:
             await wire.send(request[:25])
             await soon_true(lambda: peeker_of(cluster).held == 2)
-            peeker = peeker_of(cluster)
+            inspector = peeker_of(cluster)
             stopping = asyncio.create_task(cluster.stop())
-            await soon_true(lambda: peeker.held == 0)
+            await soon_true(lambda: inspector.held == 0)
             await wire.send(request[25:])
             response = await wire.response()
             assert await soon(silent.rest()) == b""

@@ -18,7 +18,7 @@ async def test_clients_sent_to_a_blocked_worker_are_answered_after_its_death() -
     ):
         blocked = cluster.workers[int(await blocker.get("/block"))]
         clients = [asyncio.create_task(ask(cluster, "/who")) for _ in range(12)]
-        await until(lambda: blocked.outbox.queued == 6, "the blocked worker got no clients")
+        await until(lambda: blocked.backend.queued == 6, "the blocked worker got no clients")
         kill(blocked.pid)
         answers = [json.loads(answer)["id"] for answer in await asyncio.gather(*clients)]
         await heard.exit_of(blocked)
@@ -37,7 +37,7 @@ async def test_all_workers_die_at_once_and_waiting_clients_are_served() -> None:
         assert {int(await blocker.get("/block")) for blocker in blockers} == {1, 2}
         clients = [asyncio.create_task(ask(cluster, "/who")) for _ in range(10)]
         await until(
-            lambda: sum(worker.outbox.queued for worker in dead) == 10, "clients do not wait"
+            lambda: sum(worker.backend.queued for worker in dead) == 10, "clients do not wait"
         )
         for worker in dead:
             kill(worker.pid)

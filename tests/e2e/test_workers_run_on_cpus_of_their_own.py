@@ -1,4 +1,4 @@
-"""With affinity="auto" each worker has a CPU of its own, where there are as many."""
+"""With cpu_affinity="auto" each worker has a CPU of its own, where there are as many."""
 
 import os
 
@@ -18,7 +18,7 @@ def cpus_of(worker: WorkerHandle) -> list[int]:
 
 async def test_each_has_one_and_so_has_who_replaces_it() -> None:
     """By slot: the caches of the one before may be of use to it."""
-    async with serving(workers=len(CPUS), affinity="auto") as (cluster, heard):
+    async with serving(workers=len(CPUS), cpu_affinity="auto") as (cluster, heard):
         pinned = {worker.slot: cpus_of(worker) for worker in cluster.workers.values()}
         worker = first(cluster)
         kill(worker.pid)
@@ -34,7 +34,7 @@ async def test_where_there_are_not_as_many_none_is_pinned(
 ) -> None:
     """Two on one CPU would be worse than the kernel's own choice; and it is told."""
     count = len(CPUS) + 1
-    async with serving(workers=count, affinity="auto") as (cluster, _):
+    async with serving(workers=count, cpu_affinity="auto") as (cluster, _):
         assert [cpus_of(worker) for worker in cluster.workers.values()] == [CPUS] * count
         await logged(caplog, f"{count} workers on {len(CPUS)} CPUs: none is pinned to one")
 
@@ -50,8 +50,8 @@ async def test_those_of_several_roles_do_not_share_one() -> None:
     """Each role has as many as it has workers; those of neither are the other's."""
     others = len(CPUS) - 1
     roles = {
-        "web": Role(HTTP_APP, workers=1, affinity="auto"),
-        "other": Role(HTTP_APP, workers=others, affinity="auto"),
+        "web": Role(HTTP_APP, workers=1, cpu_affinity="auto"),
+        "other": Role(HTTP_APP, workers=others, cpu_affinity="auto"),
     }
     async with serving_roles(roles) as (cluster, _):
         pinned = {(one.role, one.slot): cpus_of(one) for one in cluster.workers.values()}
@@ -67,8 +67,8 @@ async def test_where_all_roles_together_are_too_many_none_is_pinned(
 ) -> None:
     """However few each of them has."""
     roles = {
-        "web": Role(HTTP_APP, workers=1, affinity="auto"),
-        "other": Role(HTTP_APP, workers=len(CPUS), affinity="none"),
+        "web": Role(HTTP_APP, workers=1, cpu_affinity="auto"),
+        "other": Role(HTTP_APP, workers=len(CPUS), cpu_affinity="none"),
     }
     async with serving_roles(roles) as (cluster, _):
         assert [cpus_of(worker) for worker in cluster.workers.values()] == [CPUS] * (len(CPUS) + 1)
@@ -78,7 +78,7 @@ async def test_where_all_roles_together_are_too_many_none_is_pinned(
 
 async def test_who_is_added_beyond_the_cpus_runs_on_any() -> None:
     """Those that were there before keep their own."""
-    async with serving(workers=1, affinity="auto") as (cluster, _):
+    async with serving(workers=1, cpu_affinity="auto") as (cluster, _):
         await cluster.scale(len(CPUS) + 1)
         on = {worker.slot: cpus_of(worker) for worker in cluster.workers.values()}
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiocluster.ipc import accept_backoff as module
-from aiocluster.ipc.accept_backoff import CLIENT_GONE, Trouble
+from aiocluster.ipc.accept_backoff import CLIENT_GONE, AcceptBackoff
 from tests.support.waiting import turns, turns_until
 
 log = logging.getLogger("test")
@@ -20,7 +20,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0))
-        self.trouble = Trouble(self.sock, log, self._hear)
+        self.trouble = AcceptBackoff(self.sock, log, self._hear)
         self.heard: list[bool] = []  # whether it was too soon to try again
 
     def meet(self, number: int) -> None:

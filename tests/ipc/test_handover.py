@@ -9,27 +9,27 @@ from aiocluster.config.run_app import RunAppCall
 from aiocluster.errors import BootError
 from aiocluster.ipc.handover import (
     RECORD,
+    BackendState,
     ChannelState,
     ConnectionState,
-    CrewState,
-    Estate,
     FailuresState,
     GenerationsState,
     GenerationState,
+    HandoverState,
     ListenerState,
-    OutboxState,
     RoleState,
     ServerState,
     SlotState,
     SubscriptionState,
+    SupervisionState,
     WorkerState,
     ZygoteState,
     from_bytes,
     to_bytes,
 )
 from aiocluster.ipc.messages import BootFailed, Bound, Endpoint
-from aiocluster.metrics.aggregator import LedgerState
-from aiocluster.metrics.role_aggregators import LedgersState
+from aiocluster.metrics.aggregator import AggregatorState
+from aiocluster.metrics.role_aggregators import RoleAggregatorsState
 from aiocluster.metrics.snapshot import Counters, Dispatch, Report
 from tests.support.schemas import fingerprint
 
@@ -44,7 +44,7 @@ WORKER = WorkerState(
     pid=70,
     pidfd=20,
     stacks=24,
-    outbox=OutboxState(sender=21, receiver=22, sent=9, untaken=[(8, 0.5), (9, 0.75)]),
+    backend=BackendState(sender=21, receiver=22, sent=9, untaken=[(8, 0.5), (9, 0.75)]),
     channel=ChannelState(fd=23, half=b"\x92\x14", window=100, owed=5),
     phase="draining",
     started_at=1.5e9,
@@ -85,9 +85,9 @@ ROLE = RoleState(
             GenerationState(number=1, is_retired=True, zygote=None, zygote_pids=[50]),
         ],
     ),
-    crew=CrewState(
+    crew=SupervisionState(
         workers=[WORKER, msgspec.structs.replace(WORKER, channel=None, deadline=None)],
-        slots=[SlotState(number=0, env={}, generation=2, restarts=3, incumbent=7, not_before=0.0)],
+        slots=[SlotState(number=0, env={}, generation=2, restarts=3, current=7, not_before=0.0)],
         due=[(7, "max_age")],
         unread=[(7, b"\x92\x14\x01")],
         failures=FailuresState(count=1.5, last=9.0, is_degraded=False),
@@ -113,7 +113,7 @@ ROLE = RoleState(
             awaits_proxy=True,
         ),
     ],
-    dispatch=Dispatch(fallbacks={"timeout": 3}, turned_away=1),
+    dispatch=Dispatch(fallbacks={"timeout": 3}, shed=1),
     servers=[
         ServerState(
             endpoints=[Endpoint(2, "127.0.0.1", 0)],
@@ -127,7 +127,7 @@ ROLE = RoleState(
     free_numbers=[253, 252],
 )
 
-LEDGER = LedgerState(
+LEDGER = AggregatorState(
     started_at=1.0,
     retired=Counters(requests_begun=5),
     restarts=2,
@@ -135,10 +135,10 @@ LEDGER = LedgerState(
     reports={7: Report(latency={400: 3}, rss_bytes=5)},
 )
 
-ESTATE = Estate(
+ESTATE = HandoverState(
     scoreboard=12,
     next_worker_id=8,
-    ledgers=LedgersState(of_all=LEDGER, of_roles={"web": LEDGER}),
+    aggregators=RoleAggregatorsState(of_all=LEDGER, of_roles={"web": LEDGER}),
     subscriptions=[SubscriptionState(worker_id=7, subscription_id=1, interval=0.5)],
     roles={"web": ROLE},
 )
@@ -174,15 +174,17 @@ def test_nothing_of_any_role_is_forgotten() -> None:
         other.crew, workers=[msgspec.structs.replace(WORKER, worker_id=9, role="jobs")]
     )
     both = {"web": ROLE, "jobs": msgspec.structs.replace(other, crew=crew)}
-    estate = msgspec.structs.replace(ESTATE, roles=both)
+    handover_state = msgspec.structs.replace(ESTATE, roles=both)
 
-    assert from_bytes(to_bytes(estate)) == estate
-    assert [(one.worker_id, one.role) for one in estate.workers] == [
+    assert from_bytes(to_bytes(handover_state)) == handover_state
+    assert [(one.worker_id, one.role) for one in handover_state.workers] == [
         (7, "web"),
         (7, "web"),
         (9, "jobs"),
     ]
-    assert sorted(estate.descriptors()) == sorted([*ESTATE.descriptors(), 40, *range(20, 25)])
+    assert sorted(handover_state.descriptors()) == sorted(
+        [*ESTATE.descriptors(), 40, *range(20, 25)]
+    )
 
 
 def test_another_version_is_refused() -> None:
@@ -201,4 +203,4 @@ def test_what_is_none_is_refused(data: bytes) -> None:
 
 def test_a_changed_record_has_a_number_of_its_own() -> None:
     """Where this fails raise RECORD, then write the new pair: an upgrade compares the numbers."""
-    assert (RECORD, fingerprint(Estate)) == (7, "1ebfb29f64276be2")
+    assert (RECORD, fingerprint(HandoverState)) == (8, "e2301379894383b1")

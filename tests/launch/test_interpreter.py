@@ -13,7 +13,7 @@ from aiocluster.launch.interpreter import (
     ZYGOTE_FD,
     ZYGOTE_ROLE,
     CannotStart,
-    Interpreter,
+    InterpreterSpec,
     StartedZygote,
 )
 from tests.support.connections import open_fds
@@ -30,7 +30,7 @@ async def test_a_zygote_is_started_with_its_socket_and_its_files(tmp_path: Path)
         f" told = os.environ[{ZYGOTE_CALL!r}] + os.environ[{ZYGOTE_ROLE!r}];"
         f" s.send(os.read({fd}, 100) + told.encode())"
     )
-    interpreter = Interpreter([sys.executable, "-c", code], [fd], call=2)
+    interpreter = InterpreterSpec([sys.executable, "-c", code], [fd], call=2)
     started = await interpreter.of("jobs").start_zygote()
     pid, sock = started.pid, started.sock
 
@@ -49,7 +49,7 @@ _TELL_WHERE = (
 )
 
 
-async def told_by(interpreter: Interpreter) -> str:
+async def told_by(interpreter: InterpreterSpec) -> str:
     """Start one that says something on its socket; return it, once it has ended."""
     started = await interpreter.start_zygote()
     told = started.sock.recv(1000).decode()
@@ -69,7 +69,7 @@ async def test_it_begins_in_its_folder(tmp_path: Path, monkeypatch: pytest.Monke
 
     for here in ("/", folder):
         monkeypatch.chdir(here)
-        told = await told_by(Interpreter(arguments, folder=folder))
+        told = await told_by(InterpreterSpec(arguments, folder=folder))
         assert told == f"{tmp_path}/releases/7 {folder} x"
 
 
@@ -77,13 +77,15 @@ async def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     """It may come back, so that is no reason never to try again."""
     before = open_fds()
     with pytest.raises(OSError, match=r"the program's folder is gone: .*/gone"):
-        await Interpreter([sys.executable, "-c", ""], folder=str(tmp_path / "gone")).start_zygote()
+        await InterpreterSpec(
+            [sys.executable, "-c", ""], folder=str(tmp_path / "gone")
+        ).start_zygote()
     assert open_fds() == before
 
 
 async def test_one_that_can_never_be_started_says_why() -> None:
     """In every way to start it, and nothing is left open."""
-    interpreter = Interpreter(["python"], refusal="it was read from standard input")
+    interpreter = InterpreterSpec(["python"], refusal="it was read from standard input")
     before = open_fds()
 
     with pytest.raises(CannotStart, match="cannot be run again: it was read from standard"):
@@ -97,7 +99,7 @@ def test_an_exec_that_fails_leaves_the_folder(tmp_path: Path) -> None:
     """The process goes on where it was."""
     here, before = os.getcwd(), open_fds()
     with pytest.raises(FileNotFoundError):
-        Interpreter([str(tmp_path / "no-python")], folder=str(tmp_path)).execute({})
+        InterpreterSpec([str(tmp_path / "no-python")], folder=str(tmp_path)).execute({})
 
     assert os.getcwd() == here
     assert open_fds() == before
@@ -105,7 +107,7 @@ def test_an_exec_that_fails_leaves_the_folder(tmp_path: Path) -> None:
 
 def test_closed_twice_it_has_no_descriptor(tmp_path: Path) -> None:
     """Whoever has one closes it, and nobody closes another's."""
-    interpreter = Interpreter(["python"], [os.open(os.devnull, os.O_RDONLY)])
+    interpreter = InterpreterSpec(["python"], [os.open(os.devnull, os.O_RDONLY)])
     interpreter.close()
     interpreter.close()
     assert interpreter.fds == []

@@ -2,10 +2,10 @@
 
 import pytest
 
-from aiocluster.launch.links import Link, link_of, renewed, through
+from aiocluster.launch.links import FolderLink, link_of, renewed, through
 
-CURRENT = Link("/srv/releases/7", "/srv/current")
-NESTED = Link("/srv/releases/7/vendor/2", "/srv/vendor")
+CURRENT = FolderLink("/srv/releases/7", "/srv/current")
+NESTED = FolderLink("/srv/releases/7/vendor/2", "/srv/vendor")
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ NESTED = Link("/srv/releases/7/vendor/2", "/srv/vendor")
         ("/srv/releases/7/", "/srv/current/", CURRENT),
         ("/srv/releases/7/venv/bin", "/srv/current/venv/bin", CURRENT),
         ("/srv/releases/7/app", "/srv/current/app/", CURRENT),
-        ("/srv/7", "/current", Link("/srv/7", "/current")),
+        ("/srv/7", "/current", FolderLink("/srv/7", "/current")),
         ("/srv/app", "/srv/app", None),
         ("/", "/", None),
         ("/srv/app", "/link/srv/app", None),  # a link to the root itself
@@ -23,7 +23,7 @@ NESTED = Link("/srv/releases/7/vendor/2", "/srv/vendor")
     ],
 )
 def test_a_link_is_where_two_paths_of_a_folder_part(
-    real: str, by_link: str, link: Link | None
+    real: str, by_link: str, link: FolderLink | None
 ) -> None:
     """What they have in common at the end lies below the link."""
     assert link_of(real, by_link) == link

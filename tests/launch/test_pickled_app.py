@@ -16,8 +16,8 @@ from aiohttp import web
 from aiocluster.config.roles import RoleSpec
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
-from aiocluster.launch.interpreter import Interpreter
-from aiocluster.launch.links import Link
+from aiocluster.launch.interpreter import InterpreterSpec
+from aiocluster.launch.links import FolderLink
 from aiocluster.launch.pickled_app import Preparation, unpickling
 from tests.support.connections import open_fds
 
@@ -32,7 +32,7 @@ def jobs(app: object) -> RoleSpec:
     return RoleSpec("jobs", app, SETTINGS)
 
 
-def close_fds(interpreter: Interpreter) -> None:
+def close_fds(interpreter: InterpreterSpec) -> None:
     for fd in interpreter.fds:
         os.close(fd)
 
@@ -106,7 +106,7 @@ def test_a_program_that_cannot_be_run_again_is_told_to_have_a_module(
         unpickling(jobs(factory))
 
 
-def content(interpreter: Interpreter) -> tuple[Preparation, RoleSpec]:
+def content(interpreter: InterpreterSpec) -> tuple[Preparation, RoleSpec]:
     """Return what an interpreter would read, and close it."""
     os.lseek(interpreter.fds[0], 0, os.SEEK_SET)
     preparation, spec, _ = pickle.loads(os.read(interpreter.fds[0], 100_000))
@@ -137,7 +137,7 @@ def test_the_folder_of_the_app_is_known_from_anywhere(
     settings = settings_from({"chdir": "app"})
     preparation, spec = content(unpickling(RoleSpec("jobs", "pkg:name", settings)))
     assert preparation.data["dir"] == spec.settings.chdir == f"{tmp_path}/current/app"
-    assert Link(f"{tmp_path}/releases/7", f"{tmp_path}/current") in preparation.links
+    assert FolderLink(f"{tmp_path}/releases/7", f"{tmp_path}/current") in preparation.links
 
 
 _ENTER = """
@@ -163,7 +163,7 @@ def test_the_folder_and_the_path_are_those_of_the_new_release(tmp_path: Path) ->
         "sys_path": [old, f"{old}/lib", "lib/python9.9/site-packages"],
         "sys_argv": ["serve.py", "more"],
     }
-    preparation = Preparation(data, [Link(old, str(current))], (9, 9))
+    preparation = Preparation(data, [FolderLink(old, str(current))], (9, 9))
 
     ended = subprocess.run(
         [sys.executable, "-c", _ENTER, pickle.dumps(preparation).hex()],

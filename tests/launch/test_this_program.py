@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiocluster.launch.links import Link
+from aiocluster.launch.links import FolderLink
 from aiocluster.launch.this_program import (
     Beginning,
     current_folder,
@@ -44,8 +44,8 @@ class Deployed:
         }
         return Beginning(**{**given, **more})
 
-    def link(self) -> Link:
-        return Link(str(self.release), str(self.current))
+    def link(self) -> FolderLink:
+        return FolderLink(str(self.release), str(self.current))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiocluster.metrics.aggregator import Ledger, WorkerFacts
+from aiocluster.metrics.aggregator import Aggregator, WorkerFacts
 from aiocluster.metrics.instruments import bucket_of
 from aiocluster.metrics.snapshot import LATENCY_WINDOW, Counters, Latency, Report, Snapshot
 
@@ -25,8 +25,10 @@ def worker(worker_id: int = 1, *, restarts: int = 0, slot: int = 0, **counters: 
     )
 
 
-def look(ledger: Ledger, *workers: WorkerFacts, now: float = 110.0, **more: Any) -> Snapshot:
-    return ledger.snapshot(workers, now=now, wall=1.7e9 + now, **more)
+def look(
+    aggregator: Aggregator, *workers: WorkerFacts, now: float = 110.0, **more: Any
+) -> Snapshot:
+    return aggregator.snapshot(workers, now=now, wall=1.7e9 + now, **more)
 
 
 def took(milliseconds: int, times: int = 1) -> Report:
@@ -35,9 +37,9 @@ def took(milliseconds: int, times: int = 1) -> Report:
 
 def test_a_workers_figures_are_its_counters_its_report_and_its_facts() -> None:
     """Each figure comes from where it is known best, and is found under its name."""
-    ledger = Ledger(START)
+    aggregator = Aggregator(START)
     report = Report(lag_mean=0.1, lag_max=0.2, cpu_percent=30.0, rss_bytes=40, pss_bytes=20)
-    ledger.report(1, report, now=105.0)
+    aggregator.report(1, report, now=105.0)
     facts = worker(
         restarts=2,
         slot=5,
@@ -50,7 +52,7 @@ def test_a_workers_figures_are_its_counters_its_report_and_its_facts() -> None:
         responses_5xx=1,
     )
 
-    figures = look(ledger, facts).workers[1]
+    figures = look(aggregator, facts).workers[1]
 
     assert msgspec.to_builtins(figures) == {
         "worker_id": 1,
@@ -80,14 +82,14 @@ def test_a_workers_figures_are_its_counters_its_report_and_its_facts() -> None:
 
 def test_the_total_adds_up_its_workers() -> None:
     """Sums for what can be added, the mean for the mean lag, the worst for the worst."""
-    ledger = Ledger(START - 10.0)
+    aggregator = Aggregator(START - 10.0)
     one = Report(lag_mean=0.1, lag_max=0.9, cpu_percent=90.0, rss_bytes=10, pss_bytes=5)
     two = Report(lag_mean=0.3, lag_max=0.4, cpu_percent=60.0, rss_bytes=30, pss_bytes=7)
-    ledger.report(1, one, now=105.0)
-    ledger.report(2, two, now=105.0)
+    aggregator.report(1, one, now=105.0)
+    aggregator.report(2, two, now=105.0)
 
     total = look(
-        ledger,
+        aggregator,
         worker(1, connections_open=1, requests_begun=30, requests_done=29, restarts=1),
         worker(2, connections_open=2, requests_begun=10, requests_done=8, restarts=2, slot=1),
         worker(3, slot=2),
@@ -102,11 +104,11 @@ def test_the_total_adds_up_its_workers() -> None:
 
 def test_the_totals_latency_is_of_all_requests_not_of_the_workers_quantiles() -> None:
     """One slow worker with few requests does not make the cluster slow."""
-    ledger = Ledger(START)
-    ledger.report(1, took(2, times=98), now=105.0)
-    ledger.report(2, took(500, times=2), now=105.0)
+    aggregator = Aggregator(START)
+    aggregator.report(1, took(2, times=98), now=105.0)
+    aggregator.report(2, took(500, times=2), now=105.0)
 
-    snapshot = look(ledger, worker(1), worker(2))
+    snapshot = look(aggregator, worker(1), worker(2))
 
     assert snapshot.workers[2].latency.p50 == pytest.approx(0.5, rel=0.02)
     assert snapshot.total.latency.count == 100
@@ -118,13 +120,13 @@ def test_the_totals_latency_is_of_all_requests_not_of_the_workers_quantiles() ->
 
 def test_latency_is_that_of_the_last_minute() -> None:
     """A quiet moment does not blank it, and last week's peak does not hide today's."""
-    ledger = Ledger(START)
-    ledger.report(1, took(500), now=200.0)
-    ledger.report(1, took(2), now=230.0)
-    ledger.report(1, Report(), now=250.0)
+    aggregator = Aggregator(START)
+    aggregator.report(1, took(500), now=200.0)
+    aggregator.report(1, took(2), now=230.0)
+    aggregator.report(1, Report(), now=250.0)
 
-    before = look(ledger, worker(), now=200.0 + LATENCY_WINDOW - 1)
-    after = look(ledger, worker(), now=200.0 + LATENCY_WINDOW)
+    before = look(aggregator, worker(), now=200.0 + LATENCY_WINDOW - 1)
+    after = look(aggregator, worker(), now=200.0 + LATENCY_WINDOW)
 
     assert (before.workers[1].latency.count, before.total.latency.count) == (2, 2)
     assert after.workers[1].latency == after.total.latency
@@ -133,17 +135,17 @@ def test_latency_is_that_of_the_last_minute() -> None:
 
 def test_a_dead_workers_latency_ages_out_of_the_total() -> None:
     """The crash itself does not change what clients met in the last minute."""
-    ledger = Ledger(START)
-    ledger.report(1, took(500), now=200.0)
-    ledger.retire(1, Counters())
+    aggregator = Aggregator(START)
+    aggregator.report(1, took(500), now=200.0)
+    aggregator.retire(1, Counters())
 
-    assert look(ledger, now=201.0).total.latency.count == 1
-    assert look(ledger, now=200.0 + LATENCY_WINDOW).total.latency.count == 0
+    assert look(aggregator, now=201.0).total.latency.count == 1
+    assert look(aggregator, now=200.0 + LATENCY_WINDOW).total.latency.count == 0
 
 
 def test_what_a_dead_worker_had_done_stays_and_what_it_held_goes() -> None:
     """Its requests and responses were real; its connections and requests in flight are gone."""
-    ledger = Ledger(START)
+    aggregator = Aggregator(START)
     last = Counters(
         connections_open=5,
         connections_total=7,
@@ -151,10 +153,10 @@ def test_what_a_dead_worker_had_done_stays_and_what_it_held_goes() -> None:
         requests_done=18,
         responses_5xx=1,
     )
-    ledger.report(1, Report(cpu_percent=90.0, rss_bytes=1), now=105.0)
-    ledger.retire(1, last)
+    aggregator.report(1, Report(cpu_percent=90.0, rss_bytes=1), now=105.0)
+    aggregator.retire(1, last)
 
-    snapshot = look(ledger, worker(2, requests_begun=4, requests_done=3))
+    snapshot = look(aggregator, worker(2, requests_begun=4, requests_done=3))
     total = snapshot.total
 
     assert snapshot.workers.keys() == {2}
@@ -165,12 +167,12 @@ def test_what_a_dead_worker_had_done_stays_and_what_it_held_goes() -> None:
 
 def test_a_worker_counts_once_however_its_death_is_told() -> None:
     """Retired twice, or still listed for a moment: no request is counted twice."""
-    ledger = Ledger(START)
+    aggregator = Aggregator(START)
     dead = worker(requests_begun=20)
-    ledger.retire(1, dead.counters)
-    ledger.retire(1, dead.counters)
+    aggregator.retire(1, dead.counters)
+    aggregator.retire(1, dead.counters)
 
-    snapshot = look(ledger, dead)
+    snapshot = look(aggregator, dead)
 
     assert snapshot.workers == {}
     assert snapshot.total.requests_total == 20
@@ -178,11 +180,11 @@ def test_a_worker_counts_once_however_its_death_is_told() -> None:
 
 def test_a_report_that_comes_after_the_death_counts_for_the_total_alone() -> None:
     """The last report of a dead worker is not lost, and its worker does not come back."""
-    ledger = Ledger(START)
-    ledger.retire(1, Counters())
-    ledger.report(1, took(2), now=105.0)
+    aggregator = Aggregator(START)
+    aggregator.retire(1, Counters())
+    aggregator.report(1, took(2), now=105.0)
 
-    snapshot = look(ledger, now=106.0)
+    snapshot = look(aggregator, now=106.0)
 
     assert snapshot.total.latency.count == 1
     assert snapshot.workers == {}
@@ -190,12 +192,12 @@ def test_a_report_that_comes_after_the_death_counts_for_the_total_alone() -> Non
 
 def test_rates_are_over_each_subscriptions_own_interval() -> None:
     """A fast and a slow subscription do not disturb each other."""
-    ledger = Ledger(START)
-    first = look(ledger, worker(requests_begun=100), now=110.0)
+    aggregator = Aggregator(START)
+    first = look(aggregator, worker(requests_begun=100), now=110.0)
 
-    fast = look(ledger, worker(requests_begun=150), now=111.0, previous=first)
-    slow = look(ledger, worker(requests_begun=500), now=120.0, previous=first)
-    faster = look(ledger, worker(requests_begun=500), now=120.0, previous=fast)
+    fast = look(aggregator, worker(requests_begun=150), now=111.0, previous=first)
+    slow = look(aggregator, worker(requests_begun=500), now=120.0, previous=first)
+    faster = look(aggregator, worker(requests_begun=500), now=120.0, previous=fast)
 
     assert [s.interval for s in (first, fast, slow, faster)] == [10.0, 1.0, 10.0, 9.0]
     for snapshot, rate in [(first, 10.0), (fast, 50.0), (slow, 40.0), (faster, 350 / 9)]:
@@ -205,11 +207,11 @@ def test_rates_are_over_each_subscriptions_own_interval() -> None:
 
 def test_a_new_workers_requests_count_from_zero() -> None:
     """The workers' rates add up to the total's, also in the interval in which one was started."""
-    ledger = Ledger(START)
-    previous = look(ledger, worker(1, requests_begun=100), now=110.0)
+    aggregator = Aggregator(START)
+    previous = look(aggregator, worker(1, requests_begun=100), now=110.0)
 
     now = look(
-        ledger,
+        aggregator,
         worker(1, requests_begun=140),
         worker(2, requests_begun=20),
         now=112.0,
@@ -222,15 +224,17 @@ def test_a_new_workers_requests_count_from_zero() -> None:
 
 def test_no_time_between_two_snapshots_is_no_rate() -> None:
     """Two snapshots at the same moment do not divide by zero."""
-    ledger = Ledger(START)
-    previous = look(ledger, worker(requests_begun=1))
+    aggregator = Aggregator(START)
+    previous = look(aggregator, worker(requests_begun=1))
 
-    assert look(ledger, worker(requests_begun=9), previous=previous).total.requests_per_second == 0
+    assert (
+        look(aggregator, worker(requests_begun=9), previous=previous).total.requests_per_second == 0
+    )
 
 
 def test_a_snapshot_tells_when_it_was_taken_and_what_was_missed() -> None:
     """The wall clock is only told; no figure depends on it."""
-    snapshot = Ledger(START).snapshot([], now=101.0, wall=1.7e9, missed=3)
+    snapshot = Aggregator(START).snapshot([], now=101.0, wall=1.7e9, missed=3)
 
     assert (snapshot.time, snapshot.interval, snapshot.missed) == (1.7e9, 1.0, 3)
     assert snapshot.total.uptime == 1.0

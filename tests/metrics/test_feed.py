@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from aiocluster.errors import ConfigError
-from aiocluster.metrics.feed import Mailbox, SnapshotBox, paced
+from aiocluster.metrics.feed import LatestValue, SnapshotBox, paced
 from aiocluster.metrics.snapshot import Snapshot
 from tests.support.snapshots import snapshot_of
 
@@ -117,7 +117,7 @@ async def test_a_feed_runs_on_the_real_clock_by_default() -> None:
 
 async def test_the_box_gives_what_was_put_in() -> None:
     """One put, one take, nothing missed."""
-    box = Mailbox[str]()
+    box = LatestValue[str]()
     box.put("a")
 
     assert await box.take() == ("a", 0)
@@ -125,7 +125,7 @@ async def test_the_box_gives_what_was_put_in() -> None:
 
 async def test_a_newer_item_replaces_an_unread_one() -> None:
     """A slow taker gets the newest, and the number of those it will never see; once."""
-    box = Mailbox[str]()
+    box = LatestValue[str]()
     for item in "abc":
         box.put(item)
 
@@ -136,7 +136,7 @@ async def test_a_newer_item_replaces_an_unread_one() -> None:
 
 async def test_a_taker_waits_for_the_next_item() -> None:
     """An empty box is waited on, also after it was once full."""
-    box = Mailbox[str]()
+    box = LatestValue[str]()
     box.put("a")
     await box.take()
     async with asyncio.TaskGroup() as tasks:
@@ -150,7 +150,7 @@ async def test_a_taker_waits_for_the_next_item() -> None:
 
 async def test_none_is_an_item_like_any_other() -> None:
     """An item that is None is not taken for an empty or a closed box."""
-    box = Mailbox[None]()
+    box = LatestValue[None]()
     box.put(None)
 
     assert await box.take() == (None, 0)
@@ -158,7 +158,7 @@ async def test_none_is_an_item_like_any_other() -> None:
 
 async def test_a_taker_that_gives_up_loses_nothing() -> None:
     """A cancelled take leaves what came for the next."""
-    box = Mailbox[str]()
+    box = LatestValue[str]()
     taking = asyncio.create_task(box.take())
     await asyncio.sleep(0)
     box.put("a")
@@ -170,7 +170,7 @@ async def test_a_taker_that_gives_up_loses_nothing() -> None:
 
 async def test_closing_ends_a_waiting_taker() -> None:
     """Who waits on a box that nobody will fill is told so."""
-    box = Mailbox[str]()
+    box = LatestValue[str]()
     async with asyncio.TaskGroup() as tasks:
         taking = tasks.create_task(box.take())
         await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_closing_ends_a_waiting_taker() -> None:
 
 async def test_what_was_unread_when_the_box_closed_can_still_be_taken() -> None:
     """The last snapshot is not lost; what comes after the end is."""
-    box = Mailbox[str]()
+    box = LatestValue[str]()
     box.put("a")
     box.close()
     box.put("b")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from aiocluster.metrics.aggregator import Ledger, WorkerFacts
+from aiocluster.metrics.aggregator import Aggregator, WorkerFacts
 from aiocluster.metrics.instruments import FIRST_BUCKET
 from aiocluster.metrics.snapshot import Counters, Metrics, Report, Snapshot
 
@@ -28,8 +28,8 @@ def worker(worker_id: int, *, slot: int = 0, restarts: int = 0) -> WorkerFacts:
     )
 
 
-def total_restarts(ledger: Ledger, *workers: WorkerFacts) -> int:
-    return ledger.snapshot(workers, now=START, wall=0.0).total.restarts
+def total_restarts(aggregator: Aggregator, *workers: WorkerFacts) -> int:
+    return aggregator.snapshot(workers, now=START, wall=0.0).total.restarts
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,11 @@ def total_restarts(ledger: Ledger, *workers: WorkerFacts) -> int:
 )
 def test_restarts_are_never_forgotten(seen: list[dict[int, int]], total: int) -> None:
     """The total of restarts outlives the slots they were in."""
-    ledger = Ledger(START)
+    aggregator = Aggregator(START)
     told = [
-        total_restarts(ledger, *(worker(slot, slot=slot, restarts=n) for slot, n in each.items()))
+        total_restarts(
+            aggregator, *(worker(slot, slot=slot, restarts=n) for slot, n in each.items())
+        )
         for each in seen
     ]
 
@@ -54,10 +56,10 @@ def test_restarts_are_never_forgotten(seen: list[dict[int, int]], total: int) ->
 
 def test_two_workers_in_one_slot_count_its_restarts_once() -> None:
     """During a reload the old and the new worker share a slot, and nothing was restarted."""
-    ledger = Ledger(START)
+    aggregator = Aggregator(START)
     old, new = worker(1, restarts=2), worker(2, restarts=0)
 
-    told = [total_restarts(ledger, *each) for each in [(old,), (old, new), (new, old), (new,)]]
+    told = [total_restarts(aggregator, *each) for each in [(old,), (old, new), (new, old), (new,)]]
 
     assert told == [2, 2, 2, 2]
 
@@ -67,7 +69,7 @@ class Life:
 
     def __init__(self) -> None:
         self.now = START
-        self.ledger = Ledger(START)
+        self.aggregator = Aggregator(START)
         self.alive: dict[int, WorkerFacts] = {}
         self.started = 0
         self.crashes = 0
@@ -83,12 +85,12 @@ class Life:
                 self.alive[slot] = after_serving(facts, amount)
             case "report" if facts:
                 report = Report(latency={FIRST_BUCKET: 1 + amount})
-                self.ledger.report(facts.worker_id, report, self.now)
+                self.aggregator.report(facts.worker_id, report, self.now)
             case "remove" if facts:
-                self.ledger.retire(facts.worker_id, self.alive.pop(slot).counters)
+                self.aggregator.retire(facts.worker_id, self.alive.pop(slot).counters)
             case "crash" if facts:
                 self.crashes += 1
-                self.ledger.retire(facts.worker_id, facts.counters)
+                self.aggregator.retire(facts.worker_id, facts.counters)
                 self.start(slot, facts.restarts + 1)
         self.look()
 
@@ -99,7 +101,7 @@ class Life:
     def look(self) -> None:
         previous = self.snapshots[-1] if self.snapshots else None
         facts = self.alive.values()
-        snapshot = self.ledger.snapshot(facts, now=self.now, wall=0.0, previous=previous)
+        snapshot = self.aggregator.snapshot(facts, now=self.now, wall=0.0, previous=previous)
         self.snapshots.append(snapshot)
 
 
@@ -173,11 +175,11 @@ def test_each_restart_is_counted_once(life: Life) -> None:
 
 def test_another_ledger_goes_on() -> None:
     """Nothing goes backwards: what the dead had done, restarts, the uptime."""
-    first = Ledger(START)
+    first = Aggregator(START)
     first.report(1, Report(rss_bytes=5), START)
     first.snapshot([worker(1, restarts=3)], now=START, wall=0.0)
     first.retire(2, Counters(requests_begun=7, connections_total=4))
-    second = Ledger.of(first.state())
+    second = Aggregator.of(first.state())
     before = first.snapshot([worker(1, restarts=3)], now=START + 5, wall=0.0)
     after = second.snapshot([worker(1, restarts=3)], now=START + 5, wall=0.0)
 

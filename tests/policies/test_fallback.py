@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiocluster.policies.fallback import Guarded
+from aiocluster.policies.fallback import FallbackPolicy
 from tests.support.candidates import Worker, turns, workers
 
 
@@ -32,7 +32,7 @@ class Answers:
 
 def test_one_that_chooses_is_obeyed() -> None:
     """Nothing is counted."""
-    guarded = Guarded(Last())
+    guarded = FallbackPolicy(Last())
 
     assert turns(guarded, workers(0, 1, 2), 3) == [2, 2, 2]
     assert guarded.failures == 0
@@ -53,7 +53,7 @@ class Meddles:
 def test_one_that_changes_its_candidates_changes_nothing(meddles: Meddles) -> None:
     """They are the dispatcher's: a worker that is taken out would never be given anything."""
     candidates = workers(0, 1, 2)
-    guarded = Guarded(meddles)
+    guarded = FallbackPolicy(meddles)
 
     assert turns(guarded, candidates, 3) == [0, 1, 2]
     assert (guarded.failures, [one.slot for one in candidates]) == (3, [0, 1, 2])
@@ -68,7 +68,7 @@ def test_it_is_shown_the_same_sequence_while_nobody_comes_or_goes() -> None:
             seen.append(candidates)
             return candidates[0]
 
-    guarded, first, second = Guarded(Remembers()), workers(0, 1), workers(0)
+    guarded, first, second = FallbackPolicy(Remembers()), workers(0, 1), workers(0)
     for candidates in (first, first, second):
         guarded.choose(candidates, b"")
 
@@ -99,7 +99,7 @@ class Unspeakable:
 )
 def test_one_that_fails_is_replaced_by_round_robin(answer: object) -> None:
     """For that connection, whether it raises or answers what is no candidate."""
-    guarded = Guarded(Answers(answer))
+    guarded = FallbackPolicy(Answers(answer))
 
     assert turns(guarded, workers(0, 1, 2), 6) == [0, 1, 2, 0, 1, 2]
     assert guarded.failures == 6
@@ -114,7 +114,7 @@ def test_an_equal_one_is_no_candidate() -> None:
 
         __hash__ = Worker.__hash__
 
-    guarded = Guarded(Answers(Equal(7)))
+    guarded = FallbackPolicy(Answers(Equal(7)))
 
     assert turns(guarded, workers(0), 1) == [0]
     assert guarded.failures == 1
@@ -124,7 +124,7 @@ def test_it_is_asked_again_after_a_failure() -> None:
     """One bad moment does not depose it."""
     policy = Answers(ValueError())
     candidates = workers(0, 1)
-    guarded = Guarded(policy)
+    guarded = FallbackPolicy(policy)
     turns(guarded, candidates, 1)
     policy.answer = candidates[1]
 
@@ -135,13 +135,13 @@ def test_what_the_user_ends_the_program_with_is_not_caught() -> None:
     """It is not the policy's, wherever in it it comes."""
     for answer in (KeyboardInterrupt(), Unspeakable(KeyboardInterrupt())):
         with pytest.raises(KeyboardInterrupt):
-            Guarded(Answers(answer)).choose(workers(0), b"")
+            FallbackPolicy(Answers(answer)).choose(workers(0), b"")
 
 
 def test_the_log_says_so_at_each_doubling(caplog: pytest.LogCaptureFixture) -> None:
     """With the cause; a failure at every connection does not fill the disk."""
     with caplog.at_level(logging.ERROR):
-        turns(Guarded(Answers(RuntimeError("bad day"))), workers(0, 1), 100)
+        turns(FallbackPolicy(Answers(RuntimeError("bad day"))), workers(0, 1), 100)
 
     assert len(caplog.records) == 7
     assert "round robin chooses instead (64 failures so far)" in caplog.text
@@ -150,7 +150,7 @@ def test_the_log_says_so_at_each_doubling(caplog: pytest.LogCaptureFixture) -> N
 
 def test_the_log_says_what_it_answered(caplog: pytest.LogCaptureFixture) -> None:
     """Cut short, since it may be anything."""
-    turns(Guarded(Answers("x" * 10_000)), workers(0), 1)
+    turns(FallbackPolicy(Answers("x" * 10_000)), workers(0), 1)
 
     (record,) = caplog.records
     assert "chose 'xxx" in record.getMessage()
@@ -159,8 +159,8 @@ def test_the_log_says_what_it_answered(caplog: pytest.LogCaptureFixture) -> None
 
 def test_the_log_names_what_cannot_be_shown(caplog: pytest.LogCaptureFixture) -> None:
     """Be it the answer or the policy itself: by its class."""
-    turns(Guarded(Answers(Unspeakable(ValueError()))), workers(0), 1)
-    turns(Guarded(Unspeakable(ValueError("no name"))), workers(0), 1)
+    turns(FallbackPolicy(Answers(Unspeakable(ValueError()))), workers(0), 1)
+    turns(FallbackPolicy(Unspeakable(ValueError("no name"))), workers(0), 1)
 
     answered, raised = (record.getMessage() for record in caplog.records)
     assert "chose a Unspeakable without a repr, which is no candidate" in answered
@@ -176,7 +176,7 @@ def test_an_answer_is_looked_at_only_where_the_log_says_so() -> None:
             shown.append(self)
             return "shown"
 
-    turns(Guarded(Answers(Shown())), workers(0), 100)
+    turns(FallbackPolicy(Answers(Shown())), workers(0), 100)
 
     assert len(shown) == 7
 
@@ -185,12 +185,12 @@ def test_its_attributes_are_the_policys() -> None:
     """Whoever peeks asks the guard."""
 
     class ByCookie(Last):
-        by = "cookie:sid"
-        is_binding = evens_out = True
+        affinity_by = "cookie:sid"
+        strict = may_rebalance = True
 
     for policy, attributes in (
         (ByCookie(), ("cookie:sid", True, True)),
         (Last(), (None, False, False)),
     ):
-        guarded = Guarded(policy)
-        assert (guarded.by, guarded.is_binding, guarded.evens_out) == attributes
+        guarded = FallbackPolicy(policy)
+        assert (guarded.affinity_by, guarded.strict, guarded.may_rebalance) == attributes

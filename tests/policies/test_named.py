@@ -95,7 +95,7 @@ def test_what_sticky_goes_by_is_read_from_the_text(by: str) -> None:
     """Colons of its own included."""
     policy = policy_from(f"sticky:{by}")
     assert isinstance(policy, Sticky)
-    assert policy.by == by
+    assert policy.affinity_by == by
 
 
 def test_an_object_that_chooses_is_taken_as_it_is() -> None:
@@ -197,12 +197,12 @@ def test_a_class_is_checked_without_being_made() -> None:
 
 
 class ByMoon(Last):
-    by = "moon"
+    affinity_by = "moon"
 
 
 class ByProperty(Last):
     @property
-    def by(self) -> str:
+    def affinity_by(self) -> str:
         return "moon"
 
 
@@ -211,13 +211,17 @@ def test_what_none_can_go_by_is_refused(value: object) -> None:
     """With the policy, whoever has written it."""
     with pytest.raises(ConfigError) as error:
         check_policy(value)
-    assert str(error.value).startswith(f"policy: {value!r:.80}: by='moon' is not allowed; give ip,")
+    assert str(error.value).startswith(
+        f"policy: {value!r:.80}: affinity_by='moon' is not allowed; give ip,"
+    )
 
 
 def test_what_a_class_goes_by_may_be_computed() -> None:
     """Then it is looked at as soon as there is an object."""
     check_policy(ByProperty)
-    with pytest.raises(ConfigError, match=r"ByProperty object.*: by='moon' is not allowed"):
+    with pytest.raises(
+        ConfigError, match=r"ByProperty object.*: affinity_by='moon' is not allowed"
+    ):
         policy_from(ByProperty)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from aiocluster.errors import ConfigError
 from aiocluster.policies.request_head import (
     MAX_HEAD_BYTES,
-    By,
+    AffinityKey,
     Fallback,
     HeadSearch,
     by_from,
@@ -21,12 +21,12 @@ FIRST = by_from("path:1")
 GET = b"GET /a/b HTTP/1.1\r\nHost: x\r\n"
 
 
-def look(by: By, data: bytes) -> bytes | Fallback | None:
+def look(by: AffinityKey, data: bytes) -> bytes | Fallback | None:
     """Show all of it at once."""
     return HeadSearch(by).look(data)
 
 
-def looks(by: By, data: bytes, sizes: list[int]) -> list[bytes | Fallback | None]:
+def looks(by: AffinityKey, data: bytes, sizes: list[int]) -> list[bytes | Fallback | None]:
     """Show the first so many bytes, one after the other, and at last all."""
     search = HeadSearch(by)
     return [search.look(data[:size]) for size in [*sorted(sizes), len(data)]]
@@ -173,7 +173,9 @@ def test_empty_lines_before_a_request_are_skipped() -> None:
         (COOKIE, GET + b"\r\n", len(GET) + 2),
     ],
 )
-def test_the_answer_comes_as_soon_as_it_is_certain(by: By, head: bytes, needed: int) -> None:
+def test_the_answer_comes_as_soon_as_it_is_certain(
+    by: AffinityKey, head: bytes, needed: int
+) -> None:
     """A header when the next line has begun and does not go on with it."""
     answers = looks(by, head, [needed - 1])
     assert answers[0] is None
@@ -274,7 +276,9 @@ any_by = st.sampled_from([HEADER, COOKIE, FIRST, by_from("path:2")])
 @given(any_by, nearly | st.binary(), sizes)
 @example(HEADER, GET + b"X-Session-Id: a\r\n b\r\n\r\n", list(range(60)))
 @example(COOKIE, GET + b'Cookie: sid=";"\r\nCookie: sid=2\r\n\r\n', list(range(70)))
-def test_every_split_finds_what_the_whole_does(by: By, data: bytes, sizes: list[int]) -> None:
+def test_every_split_finds_what_the_whole_does(
+    by: AffinityKey, data: bytes, sizes: list[int]
+) -> None:
     """Nothing raises; once there is an answer, it is the answer to all that may follow."""
     whole = look(by, data)
     answers = looks(by, data, sizes)

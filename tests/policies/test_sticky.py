@@ -130,7 +130,7 @@ def test_clients_nothing_is_known_of_are_served_in_turn() -> None:
 def test_it_says_what_it_goes_by(by: str) -> None:
     """The primary looks for that in a connection's first bytes."""
     policy = sticky(by)
-    assert (policy.by, policy.is_binding) == (by, True)
+    assert (policy.affinity_by, policy.strict) == (by, True)
 
 
 @pytest.mark.parametrize(

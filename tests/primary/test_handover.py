@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from aiocluster.ipc.handover import Estate, ListenerState
+from aiocluster.ipc.handover import HandoverState, ListenerState
 from aiocluster.ipc.messages import Subscribe
-from aiocluster.primary.handover import Heritage
+from aiocluster.primary.handover import Handover
 from aiocluster.primary.sockets.connection import Connection
 from tests.ipc.test_handover import ESTATE, role_without_workers
 from tests.support.connections import connections, states_of
@@ -24,8 +24,8 @@ async def roles() -> AsyncIterator[Roles]:
     await roles.close()
 
 
-def heritage(roles: Roles) -> Heritage:
-    return Heritage(roles.commons, roles.all, roles.workers)
+def handover(roles: Roles) -> Handover:
+    return Handover(roles.cluster_shared, roles.all, roles.workers)
 
 
 async def test_all_parts_leave_what_they_have(roles: Roles) -> None:
@@ -36,22 +36,22 @@ async def test_all_parts_leave_what_they_have(roles: Roles) -> None:
     await turns_until(lambda: bool(roles.reporter.subscriptions))
     for worker in web.supervisor.workers.values():
         worker.begin_drain("drain")
-    web.doors.dispatch(connections(3), 0.0)
-    await turns_until(lambda: not web.supervisor.unrest)
+    web.ingress.dispatch(connections(3), 0.0)
+    await turns_until(lambda: not web.supervisor.busy_reason)
 
-    estate = heritage(roles).state()
-    left = estate.roles["web"]
+    handover_state = handover(roles).state()
+    left = handover_state.roles["web"]
     assert (left.bind, left.workers) == (["127.0.0.1:0"], "2")
     assert [(one.worker_id, one.slot, one.phase) for one in left.crew.workers] == [
         (first.fork.worker_id, 0, "draining"),
         (second.fork.worker_id, 1, "draining"),
     ]
-    assert [(one.number, one.incumbent) for one in left.crew.slots] == [(0, 1), (1, 2)]
-    assert estate.next_worker_id == 3
-    assert [(one.worker_id, one.interval) for one in estate.subscriptions] == [(2, 0.25)]
+    assert [(one.number, one.current) for one in left.crew.slots] == [(0, 1), (1, 2)]
+    assert handover_state.next_worker_id == 3
+    assert [(one.worker_id, one.interval) for one in handover_state.subscriptions] == [(2, 0.25)]
     assert len(left.waiting) == 3
     assert left.generations.begun == left.generations.current == 1
-    assert estate.scoreboard == roles.scoreboard.fd
+    assert handover_state.scoreboard == roles.scoreboard.fd
     assert roles.spawner().is_dropped  # a zygote that is not ready would be nobody's
 
 
@@ -62,18 +62,18 @@ async def test_each_role_leaves_its_own(roles: Roles) -> None:
     await roles.start("web", 1)
     await roles.start("jobs", 2)
 
-    estate = heritage(roles).state()
+    handover_state = handover(roles).state()
 
-    assert [*estate.roles] == ["web", "jobs"]
-    web, jobs = estate.roles.values()
+    assert [*handover_state.roles] == ["web", "jobs"]
+    web, jobs = handover_state.roles.values()
     assert (len(web.listeners), len(jobs.listeners)) == (1, 0)
     assert [(one.worker_id, one.role) for one in web.crew.workers] == [(1, "web")]
     assert [(one.worker_id, one.role) for one in jobs.crew.workers] == [(2, "jobs"), (3, "jobs")]
-    assert estate.next_worker_id == 4
+    assert handover_state.next_worker_id == 4
     assert all(spawner.is_dropped for spawner in map(roles.spawner, ["web", "jobs"]))
 
 
-def left_with(listening: socket.socket, waiting: list[Connection]) -> Estate:
+def left_with(listening: socket.socket, waiting: list[Connection]) -> HandoverState:
     """Return what is left by a program of two roles, one of which listens."""
     listener = ListenerState(fd=os.dup(listening.fileno()), is_shared=False, asked="127.0.0.1:0")
     web = role_without_workers(listeners=[listener], waiting=states_of(waiting))
@@ -88,17 +88,17 @@ async def test_other_roles_go_on(roles: Roles, caplog: pytest.LogCaptureFixture)
     jobs = roles.add("jobs", workers=3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
-        await heritage(roles).adopt(left_with(listening, waiting))
+        await handover(roles).adopt(left_with(listening, waiting))
 
     assert web.supervisor.empty.is_set()
     assert jobs.supervisor.empty.is_set()
     assert (web.supervisor.addresses, jobs.supervisor.addresses) == ((address,), ())
-    ledgers = roles.reporter.state()
-    assert ledgers.of_all == ESTATE.ledgers.of_all
-    assert ledgers.of_roles["web"] == ESTATE.ledgers.of_roles["web"]
-    assert web.doors.state() == states_of(waiting)
-    assert jobs.doors.state() == []
-    assert roles.commons.ids.take() == 8
+    aggregators = roles.reporter.state()
+    assert aggregators.of_all == ESTATE.aggregators.of_all
+    assert aggregators.of_roles["web"] == ESTATE.aggregators.of_roles["web"]
+    assert web.ingress.state() == states_of(waiting)
+    assert jobs.ingress.state() == []
+    assert roles.cluster_shared.ids.take() == 8
     assert web.generations.current.number == 2
     assert web.generations.next_number == 4
     assert web.generations.zygote_pids == {1}

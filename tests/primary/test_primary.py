@@ -18,12 +18,12 @@ from aiocluster.events import Event, EventsMissed, ReloadBegan, Reloaded, StopBe
 from aiocluster.ipc.handover import ListenerState
 from aiocluster.ipc.messages import Drain, Unready
 from aiocluster.ipc.scoreboard import Scoreboard
-from aiocluster.metrics.role_aggregators import Ledgers
+from aiocluster.metrics.role_aggregators import RoleAggregators
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.launch_spec import Origin
-from aiocluster.primary.lifecycle.upgrade import Successor
-from aiocluster.primary.primary import Parts
-from aiocluster.primary.role import RoleParts
+from aiocluster.primary.launch_spec import LaunchSpec
+from aiocluster.primary.lifecycle.upgrade import NextProgram
+from aiocluster.primary.primary import Primary
+from aiocluster.primary.role import RoleRuntime
 from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.supervisor import Supervisor
 from tests.ipc.test_handover import ESTATE, role_without_workers
@@ -35,7 +35,7 @@ from tests.support.workers import FakeSpawner, FakeWorker
 LOOPBACK = "127.0.0.1:0"
 
 
-class PlayedOrigin(Origin):
+class PlayedOrigin(LaunchSpec):
     """Its zygotes are the test's spawners: those of a role are there before they are asked for."""
 
     def __init__(self, **given: Any) -> None:
@@ -70,7 +70,7 @@ class Stage:
         self.bus.on(Event, self.heard.append)
         app = "pkg.module:name" if roles is None else None
         one = {"bind": LOOPBACK, "workers": 2} if roles is None else {}
-        self.parts = Parts(plan_from(app, roles, {**one, **settings}), origin, self.bus)
+        self.parts = Primary(plan_from(app, roles, {**one, **settings}), origin, self.bus)
         self.stopping: asyncio.Task[list[str]] | None = None
 
     @property
@@ -79,7 +79,7 @@ class Stage:
         return self.roles[0].supervisor
 
     @property
-    def roles(self) -> list[RoleParts]:
+    def roles(self) -> list[RoleRuntime]:
         return [*self.parts.roles.values()]
 
     @property
@@ -231,10 +231,10 @@ async def test_it_goes_on_with_what_another_program_left(make_stage: MakeStage) 
     address = listening.getsockname()
     listener = ListenerState(fd=os.dup(listening.fileno()), is_shared=False, asked=LOOPBACK)
     role = role_without_workers(workers="2", listeners=[listener])
-    estate = msgspec.structs.replace(
+    handover_state = msgspec.structs.replace(
         ESTATE, scoreboard=os.dup(theirs.fd), subscriptions=[], roles={"web": role}
     )
-    stage = make_stage(PlayedOrigin(estate=estate))
+    stage = make_stage(PlayedOrigin(handover_state=handover_state))
 
     await soon(stage.parts.start())
 
@@ -248,7 +248,7 @@ async def test_it_goes_on_with_what_another_program_left(make_stage: MakeStage) 
 
 async def test_it_can_be_upgraded_once_all_is_started(make_stage: MakeStage) -> None:
     """If there is a program that can take its place."""
-    stage = make_stage(PlayedOrigin(successor=cast(Successor, object())))
+    stage = make_stage(PlayedOrigin(successor=cast(NextProgram, object())))
     assert stage.parts.upgrader is None
     await stage.start()
     assert stage.parts.upgrader is not None
@@ -569,11 +569,11 @@ async def test_all_roles_wait_together_before_a_stop(make_stage: MakeStage) -> N
     """One word ends the wait of all of them."""
     stage = make_stage(roles=two_roles(), pre_drain_wait=3600)
     workers = [one for (one,) in (await stage.start_roles(web=1, jobs=1)).values()]
-    assert not stage.parts.end_wait()
+    assert not stage.parts.skip_pre_drain_wait()
     stopping = stage.stop(30.0)
-    await turns_until(lambda: all(role.farewell.in_pre_drain_wait for role in stage.roles))
+    await turns_until(lambda: all(role.shutdown.in_pre_drain_wait for role in stage.roles))
 
-    assert stage.parts.end_wait()
+    assert stage.parts.skip_pre_drain_wait()
     for worker in workers:
         await drained(worker)
         worker.exit(0)
@@ -652,10 +652,10 @@ async def test_the_unrest_of_any_role_is_that_of_all(make_stage: MakeStage) -> N
     """An upgrade waits for it, and takes the turns of all."""
     stage = make_stage(roles=two_roles())
     await stage.start_roles(web=1, jobs=1)
-    await turns_until(lambda: not stage.parts.unrest)
+    await turns_until(lambda: not stage.parts.busy_reason)
     stage.origin.spawner("jobs").is_forking = True
 
-    assert stage.parts.unrest == "a worker is being forked"
+    assert stage.parts.busy_reason == "a worker is being forked"
     assert len(stage.parts.turns) == 2
 
 
@@ -737,14 +737,14 @@ async def test_all_roles_go_on_with_what_another_program_left(make_stage: MakeSt
         workers="1", listeners=[ListenerState(fd=fd, is_shared=False, asked=LOOPBACK)]
     )
     jobs = role_without_workers(workers="1", bind=[], listeners=[])
-    estate = msgspec.structs.replace(
+    handover_state = msgspec.structs.replace(
         ESTATE,
         scoreboard=os.dup(theirs.fd),
-        ledgers=Ledgers(0.0, ["web", "jobs"]).state(),
+        aggregators=RoleAggregators(0.0, ["web", "jobs"]).state(),
         subscriptions=[],
         roles={"web": web, "jobs": jobs},
     )
-    stage = make_stage(PlayedOrigin(estate=estate), two_roles())
+    stage = make_stage(PlayedOrigin(handover_state=handover_state), two_roles())
 
     await soon(stage.parts.start())
 

@@ -28,7 +28,7 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.role import RoleParts
+from aiocluster.primary.role import RoleRuntime
 from aiocluster.primary.sockets.connection import Connection
 from tests.ipc.test_handover import role_without_workers
 from tests.support.connections import close_all, connections, states_of
@@ -67,7 +67,7 @@ def call(**settings: object) -> RunAppCall:
     return RunAppCall({"bind": [LOOPBACK], **settings}, "host 127.0.0.1, port 0")
 
 
-async def started_unbound(role: RoleParts, roles: Roles) -> FakeWorker:
+async def started_unbound(role: RoleRuntime, roles: Roles) -> FakeWorker:
     """Start a role that is bound when its code is imported; return its worker."""
     starting = asyncio.create_task(role.start())
     await turns()
@@ -279,7 +279,7 @@ async def test_a_socket_that_was_handed_down_has_its_policy(roles: Roles) -> Non
 
     role.bind([sock])
 
-    assert not role.doors.evens_out
+    assert not role.ingress.may_rebalance
 
 
 async def test_a_policy_for_what_was_not_handed_down_is_refused(roles: Roles) -> None:
@@ -298,7 +298,7 @@ async def test_it_leaves_what_it_was_asked_for_and_what_it_has(roles: Roles) -> 
     """A zygote that is not ready yet would be nobody's, and is dropped."""
     role = roles.add("jobs", bind=LOOPBACK, workers=1)
     await roles.start("jobs")
-    await turns_until(lambda: not role.supervisor.unrest)
+    await turns_until(lambda: not role.supervisor.busy_reason)
 
     state = role.state()
 
@@ -323,7 +323,7 @@ async def test_it_goes_on_with_what_was_left(
     await role.adopt(state)
 
     assert role.supervisor.addresses == (address,)
-    assert role.doors.state() == states_of(waiting)
+    assert role.ingress.state() == states_of(waiting)
     assert role.generations.current.number == 2
     assert f"bind of role jobs stays {[LOOPBACK]}: to make it ['127.0.0.1:8001']" in caplog.text
     assert "workers of role" not in caplog.text
@@ -354,7 +354,7 @@ async def answer(worker: FakeWorker, where: Endpoint) -> Any:
     return message
 
 
-def port_of(role: RoleParts) -> Endpoint:
+def port_of(role: RoleRuntime) -> Endpoint:
     ((_, port),) = role.supervisor.addresses
     return Endpoint(int(socket.AF_INET), "127.0.0.1", port)
 
@@ -445,7 +445,7 @@ async def test_each_server_has_a_policy_of_its_own(
     await answer(worker, ANY)
     await answer(worker, msgspec.structs.replace(ANY, host="127.0.0.2"))
 
-    one, other = (door.policy for door in role.doors._own)
+    one, other = (group.policy for group in role.ingress._own)
 
     assert type(one) is type(other) is kind
     assert one is not other
@@ -457,7 +457,7 @@ async def test_a_policy_that_is_an_object_is_that_of_all_servers(roles: Roles) -
     (role, (worker,)) = roles.add(workers=1, policy=policy), await roles.start()
     await answer(worker, ANY)
 
-    assert [door.policy for door in role.doors._own] == [policy]
+    assert [group.policy for group in role.ingress._own] == [policy]
 
 
 # ---- stop
@@ -526,10 +526,10 @@ async def test_who_could_not_be_served_is_closed_and_told(
     (worker,) = await roles.start()
     worker.exit(1)
     await soon(role.supervisor.empty.wait())
-    role.doors.dispatch(connections(3), 0.0)
+    role.ingress.dispatch(connections(3), 0.0)
     await turns()
 
     assert await soon(role.stop(0.0)) == ["the primary"]
 
-    assert role.doors.waiting == 0
+    assert role.ingress.waiting == 0
     assert "3 connections closed unserved" in caplog.text

@@ -32,7 +32,7 @@ async def test_start_returns_when_all_are_ready(stage: Stage) -> None:
     second.boot()
     await soon(starting)
 
-    assert stage.door == ["resume"]
+    assert stage.group == ["resume"]
     assert sorted(stage.supervisor.workers) == [1, 2]
 
 

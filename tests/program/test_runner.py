@@ -11,9 +11,9 @@ import pytest
 from aiocluster.cluster import Cluster
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import BootError, ClusterStopping, ConfigError
-from aiocluster.program.runner import Life
+from aiocluster.program.runner import ProgramRunner
 from aiocluster.program.signals import handled_signals, release_signals
-from aiocluster.program.stop_watchdog import Guard
+from aiocluster.program.stop_watchdog import StopWatchdog
 from tests.support.waiting import soon, turns, turns_until
 
 
@@ -29,7 +29,7 @@ class FakeCluster:
         self.cut: list[str] = []
         self.exit_code = 0
         self.start_error: Exception | None = None
-        self.is_heir = False
+        self.is_upgrade = False
         self.announced = asyncio.Event()
         self.reload_error: Exception | None = None
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
@@ -83,10 +83,10 @@ class FakeCluster:
     def end_idle_grace(self) -> None:
         self.has_idle_grace = False
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         self.done.append("hurry")
 
-    def end_wait(self) -> bool:
+    def skip_pre_drain_wait(self) -> bool:
         waiting, self.waiting = self.waiting, False
         if waiting:
             self.done.append("end wait")
@@ -103,10 +103,10 @@ class Stage:
     def __init__(self) -> None:
         self.cluster = FakeCluster()
         self.hook: Callable[[Any], Awaitable[None]] | None = None
-        self.guard = Guard(lambda seconds: None)
+        self.guard = StopWatchdog(lambda seconds: None)
 
     def begin(self) -> "asyncio.Task[int]":
-        life = Life(cast(Cluster, self.cluster), self.hook, self.guard)
+        life = ProgramRunner(cast(Cluster, self.cluster), self.hook, self.guard)
         return asyncio.create_task(life.live())
 
     async def ends_with(self, code: int) -> None:
@@ -441,7 +441,7 @@ async def test_rtmin_upgrades(stage: Stage, caplog: pytest.LogCaptureFixture) ->
 
 async def test_an_heir_goes_on_in_silence(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     """Where it serves is known; events come when on_start has said what it wants to hear."""
-    stage.cluster.is_heir = True
+    stage.cluster.is_upgrade = True
     announced_before_hook: list[bool] = []
 
     async def hook(cluster: Any) -> None:
@@ -459,7 +459,7 @@ async def test_an_heir_goes_on_in_silence(stage: Stage, capsys: pytest.CaptureFi
 
 async def test_an_heir_that_is_told_to_stop_takes_over_first(stage: Stage) -> None:
     """A start that is given up half way would cut what the workers do."""
-    stage.cluster.is_heir = True
+    stage.cluster.is_upgrade = True
     stage.cluster.may_start.clear()
     life = stage.begin()
     await turns()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aiocluster.program.stop_watchdog import _TURN_TIMEOUT, Guard, end_in, end_never
+from aiocluster.program.stop_watchdog import _TURN_TIMEOUT, StopWatchdog, end_in, end_never
 from tests.support.program import PATIENCE
 from tests.support.waiting import turns_until
 
@@ -21,7 +21,7 @@ class Stage:
     def __init__(self) -> None:
         self.time = 0.0
         self.asked: list[float] = []
-        self.guard = Guard(self.asked.append, lambda: self.time)
+        self.guard = StopWatchdog(self.asked.append, lambda: self.time)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ async def test_a_loop_that_turns_puts_the_end_off(stage: Stage) -> None:
 
 async def test_once_closed_it_asks_for_nothing(stage: Stage) -> None:
     """Closed twice is no harm, and what was asked for is taken back."""
-    stage.guard = Guard()
+    stage.guard = StopWatchdog()
     stage.guard.listen({})
     stage.guard.watch(1000.0)
     assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
@@ -85,7 +85,7 @@ async def test_a_signal_is_heard_amid_a_call_that_blocks(stage: Stage) -> None:
     def say(seconds: float) -> None:
         os.write(writer, b"x")
 
-    stage.guard = Guard(say)
+    stage.guard = StopWatchdog(say)
     stage.guard.listen({signal.SIGUSR2: 60.0})
     threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGUSR2)).start()
 

@@ -8,16 +8,22 @@ import msgspec
 import pytest
 
 from aiocluster.errors import ConfigError
-from aiocluster.ipc.handover import RECORD, Estate, ListenerState, to_bytes
+from aiocluster.ipc.handover import RECORD, HandoverState, ListenerState, to_bytes
 from aiocluster.ipc.messages import PROTOCOL
-from aiocluster.launch.interpreter import Interpreter
-from aiocluster.primary.lifecycle.preflight import SUCCESSION, Verdict
-from aiocluster.program.upgrade_exec import Heir, Summons, answer, inherit, summons_from_environment
+from aiocluster.launch.interpreter import InterpreterSpec
+from aiocluster.primary.lifecycle.preflight import SUCCESSION, PreflightResult
+from aiocluster.program.upgrade_exec import (
+    ExecNextProgram,
+    UpgradeRequest,
+    answer,
+    inherit,
+    summons_from_environment,
+)
 from tests.ipc.test_handover import ESTATE, ROLE, role_without_workers
 from tests.support.connections import open_fds
 
 
-def without_workers(fds: list[int]) -> Estate:
+def without_workers(fds: list[int]) -> HandoverState:
     """Return an estate that has these descriptors, and no others."""
     role = role_without_workers(
         listeners=[ListenerState(fd=fd, is_shared=False, asked="") for fd in fds[1:]],
@@ -30,13 +36,13 @@ def without_workers(fds: list[int]) -> Estate:
     ("text", "summons"),
     [
         ("", None),
-        ("trial:1:9", Summons("trial", 1, 9)),
-        ("heir:2:10", Summons("heir", 2, 10)),
+        ("trial:1:9", UpgradeRequest("trial", 1, 9)),
+        ("heir:2:10", UpgradeRequest("heir", 2, 10)),
         ("king:2:10", None),
     ],
 )
 def test_the_environment_says_it(
-    monkeypatch: pytest.MonkeyPatch, text: str, summons: Summons | None
+    monkeypatch: pytest.MonkeyPatch, text: str, summons: UpgradeRequest | None
 ) -> None:
     """An ordinary program finds nothing there."""
     monkeypatch.setenv(SUCCESSION, text)
@@ -45,25 +51,25 @@ def test_the_environment_says_it(
 
 def verdict_of(
     check: Callable[[], object], monkeypatch: pytest.MonkeyPatch, roles: Sequence[str] = ()
-) -> Verdict:
+) -> PreflightResult:
     """Let a child answer; return what it said."""
     monkeypatch.setenv(SUCCESSION, "trial:1:0")
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
-        answer(Summons("trial", 1, theirs), check, roles)
+        answer(UpgradeRequest("trial", 1, theirs), check, roles)
     os.close(theirs)
     with open(ours, "rb") as pipe:
         said = pipe.read()
     assert os.waitpid(pid, 0)[1] == 0
-    return msgspec.json.decode(said, type=Verdict)
+    return msgspec.json.decode(said, type=PreflightResult)
 
 
 def test_a_trial_says_that_it_would_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its versions and roles; whether they fit is the other's to say."""
     verdict = verdict_of(lambda: None, monkeypatch, ["web", "jobs"])
 
-    assert verdict == Verdict(RECORD, PROTOCOL, roles=["web", "jobs"])
+    assert verdict == PreflightResult(RECORD, PROTOCOL, roles=["web", "jobs"])
 
 
 def test_a_trial_says_why_it_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,13 +90,13 @@ def test_an_heir_reads_what_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
     left = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
     for fd in left:
         os.set_inheritable(fd, True)
-    estate = without_workers(left)
+    handover_state = without_workers(left)
     memory = os.memfd_create("test")
-    os.write(memory, to_bytes(estate))
+    os.write(memory, to_bytes(handover_state))
     os.lseek(memory, 0, os.SEEK_SET)
     monkeypatch.setenv(SUCCESSION, f"heir:1:{memory}")
 
-    assert inherit(Summons("heir", 1, memory)) == estate
+    assert inherit(UpgradeRequest("heir", 1, memory)) == handover_state
     assert not any(os.get_inheritable(fd) for fd in left)
     assert SUCCESSION not in os.environ
     for fd in left:
@@ -106,12 +112,12 @@ def test_an_exec_that_fails_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch
         kind, call, memory = env[SUCCESSION].split(":")
         assert (kind, call, arguments) == ("heir", "2", ["python", "program.py"])
         assert all(os.get_inheritable(fd) for fd in (*left, int(memory)))
-        assert inherit(Summons("heir", 2, os.dup(int(memory)))) == without_workers(left)
+        assert inherit(UpgradeRequest("heir", 2, os.dup(int(memory)))) == without_workers(left)
         raise FileNotFoundError(2, "No such file or directory", path)
 
     monkeypatch.setenv(SUCCESSION, "")
     monkeypatch.setattr(os, "execve", execve)
-    heir = Heir(Interpreter(["python", "program.py"], call=2), ["web"])
+    heir = ExecNextProgram(InterpreterSpec(["python", "program.py"], call=2), ["web"])
     with pytest.raises(FileNotFoundError):
         heir.take_over(without_workers(left))
     assert open_fds() == before

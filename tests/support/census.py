@@ -59,7 +59,7 @@ async def quiet(cluster: Cluster, workers: int, strangers: set[int]) -> Census:
     zygote = await settled(cluster, workers, strangers)
     async with asyncio.timeout(PATIENCE):
         # The watchdog meets new workers when it looks at them, and tells nobody.
-        watched = "aiocluster.primary.supervision.watchdog._Watch"
+        watched = "aiocluster.primary.supervision.watchdog._WatchedWorker"
         while Census.now(zygote).counts[watched] != workers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return Census.now(zygote)

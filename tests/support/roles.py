@@ -10,9 +10,9 @@ from aiocluster.events import Event
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.primary.dispatch.policies import policies
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.role import RoleParts
+from aiocluster.primary.role import RoleRuntime
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.shared import ClusterShared
 from aiocluster.primary.workers.snapshots import Reporter
 from tests.support.connections import close_all
 from tests.support.waiting import soon, turns
@@ -27,8 +27,10 @@ class Roles:
         self.bus.on(Event, self.heard.append)
         self.scoreboard = Scoreboard()
         self.reporter = Reporter(self.scoreboard, lambda: self.workers.values(), ["web", "jobs"])
-        self.commons = Commons(self.bus, self.reporter, say=lambda line: self.said.append(line))
-        self.all: dict[str, RoleParts] = {}
+        self.cluster_shared = ClusterShared(
+            self.bus, self.reporter, say=lambda line: self.said.append(line)
+        )
+        self.all: dict[str, RoleRuntime] = {}
         self.boot_error: BootError | None = None  # of the next generation
         self.call: RunAppCall | None = None  # what its code gives to run_app
         self.said: list[str] = []
@@ -43,7 +45,7 @@ class Roles:
             for worker in role.supervisor.workers.values()
         }
 
-    def add(self, name: Literal["web", "jobs"] = "web", **settings: Any) -> RoleParts:
+    def add(self, name: Literal["web", "jobs"] = "web", **settings: Any) -> RoleRuntime:
         """Make one more; by default it listens nowhere."""
         spec = plan_from(None, {name: Role("pkg.module:name", **settings)}, {}).roles[name]
         spawners = self._spawners[name] = []
@@ -55,7 +57,7 @@ class Roles:
             return spawners[-1]
 
         policy_for = policies(spec.settings.policy)
-        self.all[name] = RoleParts(spec, policy_for, self.commons, new_spawner)
+        self.all[name] = RoleRuntime(spec, policy_for, self.cluster_shared, new_spawner)
         return self.all[name]
 
     def spawner(self, name: str = "web") -> FakeSpawner:
@@ -84,8 +86,8 @@ class Roles:
                 spawner.let_go()
             await soon(stopping)
             role.servers.begin_stop()
-            role.doors.listeners.close()
-            close_all(role.doors.take_waiting())
+            role.ingress.listeners.close()
+            close_all(role.ingress.take_waiting())
         self.reporter.close()
         self.bus.close()
         await turns()

@@ -20,7 +20,7 @@ class Stage:
     def __init__(
         self,
         app: web.Application,
-        say_goodbye: Callable[[], Awaitable[None]] | None = None,
+        run_on_drain_callbacks: Callable[[], Awaitable[None]] | None = None,
         on_failure: Callable[[], None] | None = None,
         **settings: Any,
     ) -> None:
@@ -28,7 +28,11 @@ class Stage:
         self.adopted = 0
         checked = settings_from(settings)
         self.service = AiohttpService(
-            lambda: app, checked, self.row, say_goodbye=say_goodbye, on_failure=on_failure
+            lambda: app,
+            checked,
+            self.row,
+            run_on_drain_callbacks=run_on_drain_callbacks,
+            on_failure=on_failure,
         )
         self.clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 

@@ -12,14 +12,14 @@ from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatch.dispatcher import Dispatcher
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.ingress.ingress import Doors
-from aiocluster.primary.ingress.listener_group import DoorSettings
-from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.ingress.ingress import Ingress
+from aiocluster.primary.ingress.listener_group import IngressSettings
+from aiocluster.primary.ingress.worker_servers import WorkerServers
 from aiocluster.primary.processes.generations import Generations
 from aiocluster.primary.supervision.restart_policy import RestartConfig, RestartPolicy
 from aiocluster.primary.supervisor import Supervisor
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.shared import ClusterShared
 from aiocluster.primary.workers.snapshots import Reporter
 from tests.support.connections import close_all, connections
 from tests.support.waiting import soon, turns
@@ -37,13 +37,13 @@ class Stage:
         self.events = self.bus.events()
         self.scoreboard = Scoreboard()
         self.reporter = Reporter(self.scoreboard, lambda: self.supervisor.workers.values())
-        self.commons = Commons(self.bus, self.reporter)
-        self.door: list[str] = []
+        self.cluster_shared = ClusterShared(self.bus, self.reporter)
+        self.group: list[str] = []
         self.dispatcher = Dispatcher(
-            RoundRobin(), lambda: self.door.append("pause"), lambda: self.door.append("resume")
+            RoundRobin(), lambda: self.group.append("pause"), lambda: self.group.append("resume")
         )
-        own_doors = Doors(lambda _: RoundRobin(), DoorSettings.of(settings_from({})))
-        self.servers = Servers(
+        own_doors = Ingress(lambda _: RoundRobin(), IngressSettings.of(settings_from({})))
+        self.servers = WorkerServers(
             own_doors,
             RoundRobin,
             lambda: (),
@@ -55,7 +55,7 @@ class Stage:
             self.generations,
             self.dispatcher,
             self.servers,
-            self.commons,
+            self.cluster_shared,
             RestartPolicy(RestartConfig(max_failures=1000.0), lambda: 1.0),
         )
 

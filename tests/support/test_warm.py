@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aiocluster import beginning
-from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.interpreter import InterpreterSpec
 from aiocluster.launch.subreaper import become_subreaper
 from tests.support.warm import Template
 from tests.support.warm import template as template
@@ -57,7 +57,7 @@ async def facts_of_one_started(*, own_group: bool) -> dict[str, Any]:
     os.close(low)
     code = f"import sys; sys.path.append({str(REPOSITORY)!r});"
     code += f" from tests.support.test_warm import unpickled_zygote; unpickled_zygote({its})"
-    interpreter = Interpreter([sys.executable, "-c", code], [its], own_group=own_group)
+    interpreter = InterpreterSpec([sys.executable, "-c", code], [its], own_group=own_group)
     started = await interpreter.start_zygote()
     interpreter.close()
     with open(told, "rb") as pipe:  # noqa: ASYNC230 (it ends at once)

@@ -192,7 +192,7 @@ def be_template(fd: int) -> None:
             return
         order = pickle.loads(message)
         read, write = os.pipe()
-        gate, opener = os.pipe()
+        shared_listener, opener = os.pipe()
         # Forked twice: the kernel gives the child of a process that has ended to the nearest
         # subreaper, as which every cluster's process has made itself known.
         first = os.fork()
@@ -201,20 +201,20 @@ def be_template(fd: int) -> None:
                 sock.close()
                 signal.signal(signal.SIGINT, interrupted)
                 os.close(opener)
-                _become(order, fds, write, gate)
+                _become(order, fds, write, shared_listener)
                 return
             os._exit(0)
         os.waitpid(first, 0)
-        for one in (write, gate, opener):
+        for one in (write, shared_listener, opener):
             os.close(one)
         sock.send(os.read(read, _MAX_REQUEST) or pickle.dumps(OSError("the fork has died")))
         for one in (read, *fds):
             os.close(one)
 
 
-def _become(order: _Order, fds: list[int], answer: int, gate: int) -> None:
+def _become(order: _Order, fds: list[int], answer: int, shared_listener: int) -> None:
     """Be what `posix_spawn` would have started, once that is told."""
-    os.read(gate, 1)  # which ends when the tests' process is the parent
+    os.read(shared_listener, 1)  # which ends when the tests' process is the parent
     above = max(order.numbers) + 1  # the numbers that are to be given
     answer, folder, *rest = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in (answer, *fds)]
     os.fchdir(folder)

@@ -34,7 +34,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, Scoreboard, open_row
 from aiocluster.ipc.stacks import StackFile
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.backend import Backend
 from aiocluster.primary.dispatch.capacity import Limits
 from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.sockets.connection import Connection
@@ -346,9 +346,9 @@ async def play_worker(
     row = scoreboard.claim()
     handoff, channel = handoff_pair(), socket.socketpair()
     limits, returned = Limits(0.05, 1024), owner.returned
-    outbox = Outbox(slot, handoff, (scoreboard, row), limits, lambda: None, returned.extend)
+    backend = Backend(slot, handoff, (scoreboard, row), limits, lambda: None, returned.extend)
     spec = WorkerSpec(worker_id, slot, "web", generation, restarts)
-    handle = WorkerHandle(spec, outbox, row, StackFile(), owner)
+    handle = WorkerHandle(spec, backend, row, StackFile(), owner)
     await open_channel(channel[0], handle.channel)
     process = FakeProcess()
     worker = FakeWorker(Fork(worker_id, slot, "web", generation, row, [], {}), process)
@@ -363,7 +363,7 @@ def let_go(handle: WorkerHandle, worker: FakeWorker) -> None:
     worker.close()
     handle.channel.abort()
     handle.stacks.close()
-    close_all(handle.outbox.close())
+    close_all(handle.backend.close())
 
 
 class FarEnd:

@@ -18,7 +18,7 @@ from aiocluster.ipc.scoreboard import (
     OTHER_FDS,
 )
 from aiocluster.metrics.process import count_fds
-from aiocluster.worker.heartbeat import _TICK, Vitals
+from aiocluster.worker.heartbeat import _TICK, Heartbeat
 from tests.support.connections import at_fd_limit
 from tests.support.waiting import turns_until
 
@@ -35,10 +35,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_the_heart_beats_from_the_start_on(row: memoryview) -> None:
     """The first beat is now, not a tick later."""
-    vitals, before = Vitals(row), time.monotonic_ns()
-    vitals.start()
+    heartbeat, before = Heartbeat(row), time.monotonic_ns()
+    heartbeat.start()
     beat = row[HEARTBEAT]
-    vitals.stop()
+    heartbeat.stop()
 
     assert before - 1000 <= beat <= time.monotonic_ns()
 
@@ -46,21 +46,21 @@ async def test_the_heart_beats_from_the_start_on(row: memoryview) -> None:
 @pytest.mark.usefixtures("_quick")
 async def test_the_heart_beats_while_the_loop_turns(row: memoryview) -> None:
     """Each beat is later than the one before."""
-    vitals = Vitals(row)
-    vitals.start()
+    heartbeat = Heartbeat(row)
+    heartbeat.start()
     for _ in range(3):
         last = row[HEARTBEAT]
         await turns_until(lambda last=last: row[HEARTBEAT] > last)  # type: ignore[misc]
-    vitals.stop()
+    heartbeat.stop()
 
 
 @pytest.mark.usefixtures("_quick")
 async def test_the_heart_stops_when_told(row: memoryview) -> None:
     """It says so, and writes nothing after the end; to stop twice is harmless."""
-    vitals = Vitals(row)
-    vitals.start()
-    vitals.stop()
-    vitals.stop()
+    heartbeat = Heartbeat(row)
+    heartbeat.start()
+    heartbeat.stop()
+    heartbeat.stop()
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(0.01, over.set)
 
@@ -72,16 +72,16 @@ async def test_the_heart_stops_when_told(row: memoryview) -> None:
 @pytest.mark.usefixtures("_quick")
 async def test_a_blocked_loop_shows_as_lag(row: memoryview) -> None:
     """What the loop could not do in time is measured in seconds."""
-    vitals = Vitals(row)
-    vitals.start()
+    heartbeat = Heartbeat(row)
+    heartbeat.start()
     until = time.monotonic() + 0.05
     while time.monotonic() < until:
         pass
     last = row[HEARTBEAT]
     await turns_until(lambda: row[HEARTBEAT] > last)
-    vitals.stop()
+    heartbeat.stop()
 
-    _, longest = vitals.lag.take()
+    _, longest = heartbeat.lag.take()
 
     assert longest >= 0.04
 
@@ -108,12 +108,12 @@ async def test_the_lag_that_is_told_rises_at_once_and_fades(
     left = iter(moments)
     clock = SimpleNamespace(monotonic=lambda: next(left))
     monkeypatch.setattr("aiocluster.worker.heartbeat.time", clock)
-    vitals, seen = Vitals(row), []
-    vitals.start()
+    heartbeat, seen = Heartbeat(row), []
+    heartbeat.start()
     for _ in lateness:
-        vitals._tick()
+        heartbeat._tick()
         seen.append(row[LAG])
-    vitals.stop()
+    heartbeat.stop()
 
     assert seen == pytest.approx(told, abs=1)
 
@@ -122,9 +122,9 @@ async def test_descriptors_are_counted_without_the_connections(row: memoryview) 
     """What is no client's connection is told apart from what is."""
     extra = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
     row[CONNECTIONS_TAKEN], row[ACCEPTED], row[CONNECTIONS_CLOSED] = 8, 2, 7
-    vitals = Vitals(row)
-    vitals.start()
-    vitals.stop()
+    heartbeat = Heartbeat(row)
+    heartbeat.start()
+    heartbeat.stop()
 
     assert row[OTHER_FDS] == count_fds() - 3
     for fd in extra:
@@ -135,18 +135,18 @@ async def test_the_limit_of_descriptors_is_told_with_their_count(row: memoryview
     """As it is now: prlimit may have changed it."""
     with at_fd_limit(5):
         low = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        Vitals(row).count_fds()
+        Heartbeat(row).count_fds()
     assert row[FD_LIMIT] == low
-    Vitals(row).count_fds()
+    Heartbeat(row).count_fds()
     assert row[FD_LIMIT] == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > low
 
 
 async def test_more_connections_than_descriptors_are_not_a_negative_count(row: memoryview) -> None:
     """A connection may be counted a moment longer than it is open."""
     row[CONNECTIONS_TAKEN] = 10**6
-    vitals = Vitals(row)
-    vitals.start()
-    vitals.stop()
+    heartbeat = Heartbeat(row)
+    heartbeat.start()
+    heartbeat.stop()
 
     assert row[OTHER_FDS] == 0
 
@@ -154,13 +154,13 @@ async def test_more_connections_than_descriptors_are_not_a_negative_count(row: m
 async def test_without_a_descriptor_to_count_with_all_are_in_use(row: memoryview) -> None:
     """And the beat goes on: the next count will be a true one."""
     row[CONNECTIONS_TAKEN] = 2
-    vitals = Vitals(row)
+    heartbeat = Heartbeat(row)
     with at_fd_limit(free=0):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        vitals.start()
+        heartbeat.start()
         beat, others = row[HEARTBEAT], row[OTHER_FDS]
     await turns_until(lambda: row[HEARTBEAT] > beat)
-    vitals.stop()
+    heartbeat.stop()
 
     assert others == limit - 2
 
@@ -178,13 +178,13 @@ async def test_near_its_limit_descriptors_are_counted_more_often(
         return counted[-1]
 
     monkeypatch.setattr("aiocluster.worker.heartbeat.count_fds", count)
-    vitals = Vitals(row)
+    heartbeat = Heartbeat(row)
     with at_fd_limit(free):
-        vitals.start()
+        heartbeat.start()
         for _ in range(9):
             last = row[HEARTBEAT]
             await turns_until(lambda last=last: row[HEARTBEAT] > last)  # type: ignore[misc]
-        vitals.stop()
+        heartbeat.stop()
 
     assert len(counted) == counts
 
@@ -192,9 +192,9 @@ async def test_near_its_limit_descriptors_are_counted_more_often(
 async def test_what_it_accepted_by_itself_is_a_connection_too(row: memoryview) -> None:
     """And no descriptor of the handlers'."""
     row[CONNECTIONS_TAKEN], row[ACCEPTED] = 2, 1
-    vitals = Vitals(row)
-    vitals.start()
+    heartbeat = Heartbeat(row)
+    heartbeat.start()
     others = row[OTHER_FDS]
-    vitals.stop()
+    heartbeat.stop()
 
     assert others == count_fds() - 3

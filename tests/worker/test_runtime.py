@@ -62,13 +62,13 @@ class Stage:
         self.row = private_row()
         self.primary = FarEnd()
         self.sender, self.receiver = handoff_pair()
-        self.door = socket.create_server(("127.0.0.1", 0))
-        self.door.setblocking(False)
+        self.group = socket.create_server(("127.0.0.1", 0))
+        self.group.setblocking(False)
         self.runtime = Runtime(
             settings_from({"metrics_interval": 1000.0, **settings}),
             [int(socket.AF_INET)],
             self.row,
-            [(0, self.door.dup())],
+            [(0, self.group.dup())],
         )
 
     async def run(self, app: object) -> None:
@@ -106,7 +106,7 @@ class Stage:
 
     def knock(self) -> socket.socket:
         """Connect to what it may accept from."""
-        client = socket.create_connection(self.door.getsockname())
+        client = socket.create_connection(self.group.getsockname())
         client.setblocking(False)
         return client
 
@@ -120,7 +120,7 @@ class Stage:
         await soon(asyncio.wait({self.running}))
         self.sender.close()
         self.receiver.close()
-        self.door.close()
+        self.group.close()
         await turns()
 
 
@@ -239,7 +239,7 @@ async def test_it_is_ready_when_its_app_says_so(make_stage: MakeStage) -> None:
         assert isinstance(await stage.primary.hear(), ReportMetrics)
 
     cache = [object()]  # made since its start
-    stage.runtime.standing.declare_ready()
+    stage.runtime.readiness.declare_ready()
 
     await stage.hear(Ready)
     assert not in_sight(cache)
@@ -250,7 +250,7 @@ async def test_it_may_say_so_before_its_app_has_started(make_stage: MakeStage) -
     stage = await make_stage(ready="explicit")
 
     def factory() -> web.Application:
-        stage.runtime.standing.declare_ready()
+        stage.runtime.readiness.declare_ready()
         return App().application
 
     await stage.run(factory)
@@ -275,10 +275,10 @@ async def test_a_drain_ends_the_wait_for_its_app_to_be_ready(make_stage: MakeSta
 async def test_told_that_a_stop_will_follow_it_serves_on_and_is_not_ready(stage: Stage) -> None:
     """A load balancer that asks looks away, and loses nothing meanwhile."""
     await stage.ready(App().application)
-    assert stage.runtime.standing.is_ready
+    assert stage.runtime.readiness.is_ready
 
     stage.say(Unready())
-    await turns_until(lambda: not stage.runtime.standing.is_ready)
+    await turns_until(lambda: not stage.runtime.readiness.is_ready)
 
     client = stage.connect()
     client.send(HELLO)
@@ -293,7 +293,7 @@ async def test_a_draining_worker_is_not_ready(stage: Stage) -> None:
     stage.say(Drain(1000.0, moving=False))
 
     await stage.code()
-    assert not stage.runtime.standing.is_ready
+    assert not stage.runtime.readiness.is_ready
 
 
 async def test_it_serves_the_connections_it_is_given(stage: Stage) -> None:
@@ -412,7 +412,7 @@ async def test_a_broken_handoff_is_told_once_and_ends_it(
         case "closed":
             os.close(stage.receiver.fileno())
         case "replaced":
-            os.dup2(stage.door.fileno(), stage.receiver.fileno())
+            os.dup2(stage.group.fileno(), stage.receiver.fileno())
         case _:
             stage.receiver.shutdown(socket.SHUT_RDWR)
 
@@ -436,14 +436,14 @@ async def test_a_channel_that_is_another_file_now_ends_it(
     channel = stage.runtime._channel._transport
     assert channel is not None
     fd = channel.get_extra_info("socket").fileno()
-    os.dup2(stage.door.fileno(), fd)
+    os.dup2(stage.group.fileno(), fd)
 
     assert await stage.code() == 0
 
     await soon(stage.primary.disconnected.wait())
     assert app.cleaned == 1
     assert "lost the channel to the primary" in caplog.text
-    assert os.fstat(fd).st_ino == os.fstat(stage.door.fileno()).st_ino
+    assert os.fstat(fd).st_ino == os.fstat(stage.group.fileno()).st_ino
     channel.abort()
 
 
@@ -557,7 +557,7 @@ async def test_websockets_are_told_whether_anybody_goes_on(
     client = stage.connect()
     client.send(upgrade("/ws", Random(1)))
     await read(client)
-    stage.runtime.standing.on_drain(goodbye.wait)
+    stage.runtime.readiness.on_drain(goodbye.wait)
     if before is not None:
         stage.say(before)
     await turns_until(lambda: stage.runtime._drain == before)
@@ -640,9 +640,9 @@ async def test_messages_go_both_ways(stage: Stage) -> None:
     await stage.run(App().application)
     assert await stage.primary.hear() == Online()
     await stage.primary.channel.send("to the worker")
-    await stage.runtime.mail.send("to the primary")
+    await stage.runtime.messaging.send("to the primary")
 
-    assert await soon(anext(stage.runtime.mail.messages())) == "to the worker"
+    assert await soon(anext(stage.runtime.messaging.messages())) == "to the worker"
     while not isinstance(message := await stage.primary.hear(), UserMessage):
         continue
     assert message == UserMessage("to the primary")
@@ -678,7 +678,7 @@ async def test_it_reports_in_its_interval_and_once_more_at_the_end(
 
 def context_of(runtime: Runtime) -> context.WorkerContext:
     """Return what the user's code sees of it."""
-    ways = (runtime.mail, runtime.standing, runtime.servers, runtime.leading)
+    ways = (runtime.messaging, runtime.readiness, runtime.servers, runtime.leading)
     return context.WorkerContext(1, 0, "jobs", 1, *ways)
 
 
@@ -701,7 +701,7 @@ async def test_a_job_is_ready_when_it_has_begun(stage: Stage) -> None:
     await stage.run(job)
     assert await stage.hear(Ready) == Ready(serves=False)
     assert begun.is_set()
-    assert stage.runtime.standing.is_ready
+    assert stage.runtime.readiness.is_ready
 
     stage.say(Drain(1000.0, moving=False))
 
@@ -1080,7 +1080,7 @@ async def test_a_drain_leaves_connections_to_others(stage: Stage) -> None:
     stage.say(Drain(10.0, moving=False))
     assert await stage.code() == 0
     with stage.knock():
-        assert waiting_in(stage.door) == 1
+        assert waiting_in(stage.group) == 1
         assert stage.row[ACCEPTED] == 0
 
 

@@ -29,12 +29,12 @@ def ask() -> None:
     os.kill(os.getpid(), STACKS_SIGNAL)
 
 
-async def in_a_function(gate: asyncio.Event) -> None:
-    await in_another(gate)
+async def in_a_function(shared_listener: asyncio.Event) -> None:
+    await in_another(shared_listener)
 
 
-async def in_another(gate: asyncio.Event) -> None:
-    await gate.wait()
+async def in_another(shared_listener: asyncio.Event) -> None:
+    await shared_listener.wait()
 
 
 async def test_the_stack_of_the_thread_comes_first_and_then_the_tasks(stacks: StackFile) -> None:
@@ -54,13 +54,13 @@ async def test_the_stack_of_the_thread_comes_first_and_then_the_tasks(stacks: St
 
 async def test_a_task_is_told_down_to_what_it_waits_for(stacks: StackFile) -> None:
     """Not only its outermost coroutine: the most recent call first, as threads are told."""
-    gate = asyncio.Event()
-    task = asyncio.create_task(in_a_function(gate), name="waiter")
+    shared_listener = asyncio.Event()
+    task = asyncio.create_task(in_a_function(shared_listener), name="waiter")
     await turns()
 
     ask()
     text = stacks.take()
-    gate.set()
+    shared_listener.set()
     await task
 
     _, told = text.split("Task waiter:")
@@ -70,13 +70,15 @@ async def test_a_task_is_told_down_to_what_it_waits_for(stacks: StackFile) -> No
 
 async def test_tasks_that_wait_at_one_place_are_told_once(stacks: StackFile) -> None:
     """A server has thousands of idle connections, each of them a task."""
-    gate = asyncio.Event()
-    tasks = [asyncio.create_task(in_a_function(gate), name=f"idle-{n}") for n in range(500)]
+    shared_listener = asyncio.Event()
+    tasks = [
+        asyncio.create_task(in_a_function(shared_listener), name=f"idle-{n}") for n in range(500)
+    ]
     await turns()
 
     ask()
     text = stacks.take()
-    gate.set()
+    shared_listener.set()
     await asyncio.gather(*tasks)
 
     assert text.count("in in_another") == 1
@@ -86,11 +88,11 @@ async def test_tasks_that_wait_at_one_place_are_told_once(stacks: StackFile) -> 
 
 async def test_every_thread_is_told(stacks: StackFile) -> None:
     """The one that holds a lock may not be the one that waits for it."""
-    waiting, gate = threading.Event(), threading.Event()
+    waiting, shared_listener = threading.Event(), threading.Event()
 
     def hold_a_lock() -> None:
         waiting.set()
-        gate.wait()
+        shared_listener.wait()
 
     thread = threading.Thread(target=hold_a_lock)
     thread.start()
@@ -98,7 +100,7 @@ async def test_every_thread_is_told(stacks: StackFile) -> None:
 
     ask()
     text = stacks.take()
-    gate.set()
+    shared_listener.set()
     thread.join()
 
     assert "in hold_a_lock" in text

@@ -20,7 +20,7 @@ _RETURN_TIME = 1.0
 MANY = 128
 
 
-class Member(Protocol):
+class AdmittedBackend(Protocol):
     """The part of an Outbox that is needed here."""
 
     @property
@@ -36,7 +36,7 @@ class Member(Protocol):
         """Are some of its connections on their way back to us?"""
         ...
 
-    def tell_of_room(self) -> None:
+    def notify_on_close(self) -> None:
         """Let the dispatcher be updated when one of its connections has ended."""
         ...
 
@@ -45,12 +45,12 @@ class Member(Protocol):
         ...
 
 
-class Places:
+class AdmissionControl:
     """Those of one role."""
 
     def __init__(
         self,
-        members: Callable[[], Iterable[Member]],
+        members: Callable[[], Iterable[AdmittedBackend]],
         max_connections: int | None = None,
         *,
         keeps_room: bool = True,
@@ -63,18 +63,20 @@ class Places:
         self._members = members
         self._max_connections = max_connections
         self._keeps_room = keeps_room
-        self._leaving: dict[Member, float] = {}  # until when room is kept for what each has
+        self._leaving: dict[
+            AdmittedBackend, float
+        ] = {}  # until when room is kept for what each has
         self.budget = 0  # so many may be let in before the next look
         self.are_limited = max_connections is not None
 
-    def leave(self, member: Member, now: float) -> None:
+    def leave(self, member: AdmittedBackend, now: float) -> None:
         """It finishes, or gives back, what it has. Idempotent."""
         if self._keeps_room:
             self._leaving.setdefault(member, now + _RETURN_TIME)
             self.are_limited = True
             self.forget()
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: AdmittedBackend) -> None:
         """It leaves no more: it is gone, or has come. Idempotent."""
         self._leaving.pop(member, None)
         self.are_limited = self._max_connections is not None or bool(self._leaving)
@@ -94,7 +96,7 @@ class Places:
         if not self.budget:
             everybody = [*self._members(), *self._leaving]
             for member in everybody:
-                member.tell_of_room()
+                member.notify_on_close()
             for member in everybody[:1]:  # one is enough for all
                 member.look_soon()
             # What ended before they were asked was not told.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from aiocluster.ipc.handoff import Taken, give, give_told, next_batch_size, take_all
-from aiocluster.ipc.handover import OutboxState
+from aiocluster.ipc.handover import BackendState
 from aiocluster.ipc.scoreboard import (
     ACCEPTED,
     CONNECTIONS_CLOSED,
@@ -26,7 +26,7 @@ from aiocluster.ipc.scoreboard import (
     UNWIRED,
     Scoreboard,
 )
-from aiocluster.primary.dispatch.capacity import Limits, Room
+from aiocluster.primary.dispatch.capacity import Limits, WorkerCapacity
 from aiocluster.primary.dispatch.returns import Returns
 from aiocluster.primary.sockets.connection import Connection
 
@@ -37,7 +37,7 @@ log = logging.getLogger("aiocluster.dispatcher")
 _FULL_PAUSE = 0.01
 
 
-class Outbox:
+class Backend:
     """Gives connections to one worker. It is a dispatcher's Recipient."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
         self._untaken: deque[tuple[int, float]] = deque()
-        self.room = Room(scoreboard, limits, self, self._tell_of_room)
+        self.room = WorkerCapacity(scoreboard, limits, self, self._tell_of_room)
         self._queue_is_full = False
         self._retry: asyncio.TimerHandle | None = None
 
@@ -130,11 +130,11 @@ class Outbox:
         self.is_behind(now)  # forgets what was taken since
         return now - self._untaken[0][1] if self._untaken else 0.0
 
-    def forgive(self, seconds: float, now: float) -> None:
+    def excuse_pause(self, seconds: float, now: float) -> None:
         """The primary did not run for so long: that is not held against what waits."""
         self._untaken = deque((sent, min(when + seconds, now)) for sent, when in self._untaken)
 
-    def steal(self) -> list[Connection]:
+    def reclaim(self) -> list[Connection]:
         """Read back what the worker has not taken; the caller owns it."""
         if self.is_closed:
             return []
@@ -155,7 +155,7 @@ class Outbox:
         if not batch:
             return 0
         given = 0
-        for message in _messages(batch) if self._limits.tells_clients else (batch,):
+        for message in _messages(batch) if self._limits.passes_client_address else (batch,):
             if not self._give(message, now):
                 break
             given += len(message)
@@ -183,16 +183,16 @@ class Outbox:
             self.look_for_room()
         return True
 
-    def state(self) -> OutboxState:
+    def state(self) -> BackendState:
         """What another one, with the same ends, goes on with."""
-        return OutboxState(
+        return BackendState(
             sender=self._sender.fileno(),
             receiver=self._receiver.fileno(),
             sent=self.sent,
             untaken=[*self._untaken],
         )
 
-    def adopt(self, state: OutboxState) -> None:
+    def adopt(self, state: BackendState) -> None:
         """Go on where another left off."""
         self.leads = self._scoreboard.read(self._row, LEADS) == 1
         self.sent = state.sent
@@ -266,7 +266,7 @@ class Outbox:
             self.room.look()
             self._update_room()
 
-    def tell_of_room(self) -> None:
+    def notify_on_close(self) -> None:
         """See Recipient."""
         self.room.await_end()
 

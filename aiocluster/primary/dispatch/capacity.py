@@ -28,7 +28,7 @@ class Limits:
     max_fds: int  # RLIMIT_NOFILE, until the worker has told its own
     max_connections: int | None = None  # None: no limit but the descriptors
     max_requests: int | None = None  # that it may handle at a time
-    tells_clients: bool = False  # are there connections whose client a proxy has told?
+    passes_client_address: bool = False  # are there connections whose client a proxy has told?
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
@@ -38,7 +38,7 @@ class Limits:
             max_fds=fd_limit(),
             max_connections=_number(settings.max_connections),
             max_requests=_number(settings.max_requests_in_flight),
-            tells_clients=settings.proxy_protocol,
+            passes_client_address=settings.proxy_protocol,
         )
 
 
@@ -46,7 +46,7 @@ def _number(limit: int | Literal["unlimited"]) -> int | None:
     return None if limit == "unlimited" else limit
 
 
-class Figures(Protocol):
+class BackendFigures(Protocol):
     """The part of an Outbox that tells how full its worker is."""
 
     def given(self) -> int:
@@ -58,14 +58,14 @@ class Figures(Protocol):
         ...
 
 
-class Room:
+class WorkerCapacity:
     """That of one worker. `on_room` is called when there is some again, or what was awaited."""
 
     def __init__(
         self,
         board: tuple[Scoreboard, int],
         limits: Limits,
-        figures: Figures,
+        figures: BackendFigures,
         on_room: Callable[[], None],
     ) -> None:
         self.budget = 0

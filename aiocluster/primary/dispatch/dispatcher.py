@@ -12,7 +12,7 @@ from typing import Protocol
 
 from aiocluster.policies.base import Candidate, Policy
 from aiocluster.policies.least_connections import LeastConnections
-from aiocluster.primary.dispatch.admission import MANY, Member, Places
+from aiocluster.primary.dispatch.admission import MANY, AdmissionControl, AdmittedBackend
 from aiocluster.primary.sockets.connection import Connection
 
 # Connections handed out between two looks at who has room; below what one handoff takes.
@@ -22,7 +22,7 @@ _ROUND = MANY
 _LOOK_PAUSE = 0.005
 
 
-class Recipient(Candidate, Member, Protocol):
+class DispatchTarget(Candidate, AdmittedBackend, Protocol):
     """The part of an Outbox that the dispatcher needs.
 
     `promised` is how many it will be given of those that are being given out.
@@ -67,16 +67,16 @@ class Dispatching(Protocol):
     @property
     def waiting(self) -> int: ...
     @property
-    def evens_out(self) -> bool:
+    def may_rebalance(self) -> bool:
         """May connections be moved to even out their numbers?"""
         ...
 
-    def add(self, recipient: Recipient) -> None: ...
-    def leave(self, recipient: Recipient, now: float) -> None: ...
-    def remove(self, recipient: Recipient) -> None: ...
+    def add(self, recipient: DispatchTarget) -> None: ...
+    def leave(self, recipient: DispatchTarget, now: float) -> None: ...
+    def remove(self, recipient: DispatchTarget) -> None: ...
     def update(self, now: float) -> None: ...
     def dispatch(self, connections: Sequence[Connection], now: float) -> None: ...
-    def has_punctual(self, now: float) -> bool: ...
+    def has_responsive(self, now: float) -> bool: ...
 
 
 class Dispatcher:
@@ -88,7 +88,7 @@ class Dispatcher:
         pause: Callable[[], None],
         resume: Callable[[], None],
         turn_away: Callable[[Sequence[Connection]], None] | None = None,
-        places: Places | None = None,
+        places: AdmissionControl | None = None,
     ) -> None:
         """`turn_away` takes, and owns, what comes while there are workers and all are full; without
         it that waits.
@@ -97,15 +97,15 @@ class Dispatcher:
         """
         self._policy = policy
         self._fewest: Policy = LeastConnections()
-        self.is_binding = getattr(policy, "is_binding", False)
-        self.evens_out = getattr(policy, "evens_out", False)
+        self.strict = getattr(policy, "strict", False)
+        self.may_rebalance = getattr(policy, "may_rebalance", False)
         self._pause = pause
         self._resume = resume
         self._turn_away = turn_away
-        self._recipients: list[Recipient] = []
-        self._places = places or Places(lambda: self._recipients)
-        self._candidates: list[Recipient] = []
-        self._punctual: list[Recipient] = []
+        self._recipients: list[DispatchTarget] = []
+        self._places = places or AdmissionControl(lambda: self._recipients)
+        self._candidates: list[DispatchTarget] = []
+        self._punctual: list[DispatchTarget] = []
         self._waiting: list[Connection] = []
         self._lets_in = self._paused = True
         self._next_look = 0.0
@@ -115,22 +115,22 @@ class Dispatcher:
         """Connections accepted that nobody has room for."""
         return len(self._waiting)
 
-    def add(self, recipient: Recipient) -> None:
+    def add(self, recipient: DispatchTarget) -> None:
         """This worker may be given connections from now on. Idempotent."""
         self.remove(recipient)
         self._recipients = sorted([*self._recipients, recipient], key=lambda r: r.slot)
 
-    def leave(self, recipient: Recipient, now: float) -> None:
+    def leave(self, recipient: DispatchTarget, now: float) -> None:
         """This worker finishes, or gives back, what it has: that still counts. Idempotent."""
         self.part(recipient)
         self._places.leave(recipient, now)
 
-    def remove(self, recipient: Recipient) -> None:
+    def remove(self, recipient: DispatchTarget) -> None:
         """This worker is no more. Idempotent."""
         self.part(recipient)
         self._places.remove(recipient)
 
-    def part(self, recipient: Recipient) -> None:
+    def part(self, recipient: DispatchTarget) -> None:
         """Give this worker nothing more by this door; what it has counts as before. Idempotent."""
         self._recipients = [other for other in self._recipients if other is not recipient]
 
@@ -192,9 +192,9 @@ class Dispatcher:
         """Return the slots of those that may be given more now."""
         return {recipient.slot for recipient in self._recipients if recipient.has_room}
 
-    def has_punctual(self, now: float) -> bool:
+    def has_responsive(self, now: float) -> bool:
         """Is there a worker that would take at once what another leaves lying?"""
-        return not self.is_binding and any(
+        return not self.strict and any(
             not candidate.is_stuck and not candidate.is_behind(now)
             for candidate in self._candidates
         )
@@ -210,7 +210,7 @@ class Dispatcher:
 
     def _hand_out(
         self,
-        batches: Mapping[Recipient, Sequence[Connection]],
+        batches: Mapping[DispatchTarget, Sequence[Connection]],
         left: Sequence[Connection],
         now: float,
     ) -> Sequence[Connection]:
@@ -226,11 +226,11 @@ class Dispatcher:
 
     def _batches(
         self, connections: Sequence[Connection], now: float
-    ) -> tuple[Mapping[Recipient, Sequence[Connection]], Sequence[Connection]]:
+    ) -> tuple[Mapping[DispatchTarget, Sequence[Connection]], Sequence[Connection]]:
         """Choose for each, until somebody would be full; return also those that are left."""
         if len(connections) == 1:
             return {self._choose(connections[0], now): connections}, []
-        batches: dict[Recipient, list[Connection]] = {}
+        batches: dict[DispatchTarget, list[Connection]] = {}
         try:
             for connection in connections:
                 chosen = self._choose(connection, now)
@@ -244,25 +244,25 @@ class Dispatcher:
         chosen_for = sum(map(len, batches.values()))
         return batches, connections[chosen_for:]
 
-    def _choose(self, connection: Connection, now: float) -> Recipient:
+    def _choose(self, connection: Connection, now: float) -> DispatchTarget:
         candidates = self._candidates
         policy = self._policy
         if connection.slot >= 0:
-            if self.evens_out:
+            if self.may_rebalance:
                 policy = self._fewest
             elif (settled := self._in_slot(connection.slot)) is not None:
                 return settled
         chosen = policy.choose(candidates, connection.affinity)
-        if self.is_binding or not chosen.is_behind(now):
+        if self.strict or not chosen.is_behind(now):
             return chosen
-        punctual = self._punctual_ones(now)
+        punctual = self._responsive(now)
         return policy.choose(punctual, connection.affinity) if punctual else chosen
 
-    def _in_slot(self, slot: int) -> Recipient | None:
+    def _in_slot(self, slot: int) -> DispatchTarget | None:
         """Return where one that comes back was, or the next worker in that place."""
         return next((one for one in self._candidates if one.slot == slot), None)
 
-    def _punctual_ones(self, now: float) -> list[Recipient]:
+    def _responsive(self, now: float) -> list[DispatchTarget]:
         """Return them in the same list as before while they are the same, as policies like it."""
         punctual = [candidate for candidate in self._candidates if not candidate.is_behind(now)]
         if punctual != self._punctual:
@@ -279,9 +279,9 @@ class Dispatcher:
         self._candidates = self._fit()
         self._lets_in = self._places.look(now) > 0
 
-    def _fit(self) -> list[Recipient]:
+    def _fit(self) -> list[DispatchTarget]:
         roomy = [recipient for recipient in self._recipients if recipient.has_room]
-        if self.is_binding:
+        if self.strict:
             return roomy
         return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 

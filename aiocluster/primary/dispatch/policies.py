@@ -6,14 +6,14 @@ from typing import Any
 from aiocluster.config.special import SHARED
 from aiocluster.config.target import import_target
 from aiocluster.policies.base import Policy
-from aiocluster.policies.fallback import Guarded
+from aiocluster.policies.fallback import FallbackPolicy
 from aiocluster.policies.named import policy_from
 from aiocluster.policies.round_robin import RoundRobin
 
 _OURS = "aiocluster.policies."
 
 
-class Shared(RoundRobin):
+class SharedPolicy(RoundRobin):
     """Workers accept by themselves; what still comes by the primary goes to each in turn."""
 
 
@@ -62,6 +62,6 @@ def _key(value: Any) -> str | int:
 
 def _made(value: Any) -> Policy:
     if value == SHARED:
-        return Shared()
+        return SharedPolicy()
     policy = policy_from(value, import_target)
-    return policy if type(policy).__module__.startswith(_OURS) else Guarded(policy)
+    return policy if type(policy).__module__.startswith(_OURS) else FallbackPolicy(policy)

@@ -6,7 +6,7 @@ from typing import Protocol
 from aiocluster.ipc.messages import Accept
 
 
-class Sharer(Protocol):
+class SharedAcceptWorker(Protocol):
     """The part of a WorkerHandle that is needed here."""
 
     @property
@@ -15,16 +15,16 @@ class Sharer(Protocol):
         ...
 
     @property
-    def channel(self) -> "Channel": ...
+    def channel(self) -> "AcceptChannel": ...
 
 
-class Channel(Protocol):
+class AcceptChannel(Protocol):
     """How it is told."""
 
     def post(self, message: Accept) -> None: ...
 
 
-class SharedDoors(Protocol):
+class SharedIngress(Protocol):
     """The part of the Doors that is needed here."""
 
     @property
@@ -34,17 +34,19 @@ class SharedDoors(Protocol):
     def leave_to_workers(self, on: bool) -> None: ...
 
 
-class Sharing:
+class SharedAccept:
     """That of one role. `count()` says how many workers there are, `serving()` who serves."""
 
-    def __init__(self, count: Callable[[], int], serving: Callable[[], Iterable[Sharer]]) -> None:
+    def __init__(
+        self, count: Callable[[], int], serving: Callable[[], Iterable[SharedAcceptWorker]]
+    ) -> None:
         self._count = count
         self._serving = serving
-        self._doors: SharedDoors | None = None  # until they are bound
+        self._ingress: SharedIngress | None = None  # until they are bound
 
-    def begin_with(self, doors: SharedDoors) -> None:
+    def begin_with(self, ingress: SharedIngress) -> None:
         """From these the connections will come, once they listen."""
-        self._doors = doors
+        self._ingress = ingress
 
     def begin_accepting(self) -> None:
         """Clients may connect now: who serves, and shares the listeners, accepts from them."""
@@ -52,12 +54,12 @@ class Sharing:
             self.let_accept(worker)
         self.divide()
 
-    def let_accept(self, worker: Sharer) -> None:
+    def let_accept(self, worker: SharedAcceptWorker) -> None:
         """Let it accept by itself, if it can and clients may connect; see `begin_accepting`."""
-        if worker.shared and self._doors is not None and self._doors.are_listening:
-            worker.channel.post(Accept(on=bool(self._doors.shared), workers=self._count()))
+        if worker.shared and self._ingress is not None and self._ingress.are_listening:
+            worker.channel.post(Accept(on=bool(self._ingress.shared), workers=self._count()))
 
-    def end(self, worker: Sharer) -> None:
+    def end(self, worker: SharedAcceptWorker) -> None:
         """Let it accept nothing more."""
         if worker.shared:
             worker.channel.post(Accept(on=False))
@@ -67,6 +69,6 @@ class Sharing:
 
         After an upgrade that may be so until a reload.
         """
-        if self._doors is not None and (shared := self._doors.shared):
+        if self._ingress is not None and (shared := self._ingress.shared):
             able = all(worker.shared >= shared.keys() for worker in self._serving())
-            self._doors.leave_to_workers(able)
+            self._ingress.leave_to_workers(able)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aiocluster.policies.request_head import MAX_HEAD_BYTES, By, Fallback, HeadSearch
-from aiocluster.primary.ingress.pending_limit import Holding
+from aiocluster.policies.request_head import MAX_HEAD_BYTES, AffinityKey, Fallback, HeadSearch
+from aiocluster.primary.ingress.pending_limit import PendingLimit
 from aiocluster.primary.ingress.proxy_protocol import (
     MAX_PROXY_BYTES,
     Endpoint,
@@ -42,7 +42,7 @@ FALLBACKS = (*map(str, Fallback), "timeout", "closed", "crowded", "stopped")
 REFUSALS = ("untrusted", "malformed", "timeout", "closed", "crowded", "stopped")
 
 
-class Peeked(NamedTuple):
+class Inspected(NamedTuple):
     """A connection, what the policy may go by, and its client, if a proxy has told."""
 
     connection: Connection
@@ -50,7 +50,7 @@ class Peeked(NamedTuple):
     client: Endpoint | None = None
 
 
-class Held(NamedTuple):
+class PendingState(NamedTuple):
     """What another program needs to go on with a connection that is held."""
 
     connection: Connection
@@ -59,22 +59,22 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeekOptions:
+class InspectorOptions:
     """What is looked for, and what bounds it."""
 
-    by: By
+    by: AffinityKey
     timeout: float = 1.0  # seconds a connection is held at most
     proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
     affinity_of_host: Callable[[str], bytes] = str.encode
     were_served: bool = False  # by a worker: one that says nothing more is closed, as idle ones are
 
 
-class _Newcomer:
+class _Pending:
     """One connection while it is judged."""
 
     __slots__ = ("awaits_proxy", "client", "connection", "deadline", "has_spoken", "search")
 
-    def __init__(self, connection: Connection, by: By) -> None:
+    def __init__(self, connection: Connection, by: AffinityKey) -> None:
         self.connection = connection
         self.search = HeadSearch(by)
         self.awaits_proxy = self.has_spoken = False
@@ -82,11 +82,14 @@ class _Newcomer:
         self.deadline = 0.0
 
 
-class Peeker:
+class ConnectionInspector:
     """Owns the connections it is given until it has told of them, or closed them."""
 
     def __init__(
-        self, options: PeekOptions, holding: Holding, on_known: Callable[[list[Peeked]], None]
+        self,
+        options: InspectorOptions,
+        holding: PendingLimit,
+        on_known: Callable[[list[Inspected]], None],
     ) -> None:
         self.fallbacks = dict.fromkeys(FALLBACKS, 0)
         self.refusals = dict.fromkeys(REFUSALS, 0)
@@ -95,8 +98,8 @@ class Peeker:
         self._on_known = on_known
         self._loop = asyncio.get_running_loop()
         # The longest held first.
-        self._held: OrderedDict[int, _Newcomer] = OrderedDict()
-        self._known: list[Peeked] = []
+        self._held: OrderedDict[int, _Pending] = OrderedDict()
+        self._known: list[Inspected] = []
         self._timer: asyncio.Handle | None = None
         self._epoll = select.epoll()
         holding.join(self)
@@ -120,7 +123,7 @@ class Peeker:
     def take(self, connections: Iterable[Connection]) -> None:
         """Own these, just accepted; tell at once of all that have shown enough."""
         for connection in connections:
-            newcomer = _Newcomer(connection, self._options.by)
+            newcomer = _Pending(connection, self._options.by)
             if self._options.proxies is not None:
                 newcomer.awaits_proxy = True
                 if not self._options.proxies.has(host_of(connection.fd)):
@@ -130,22 +133,22 @@ class Peeker:
                 self._hold(newcomer)
         self._tell()
 
-    def adopt(self, held: Iterable[Held]) -> None:
+    def adopt(self, held: Iterable[PendingState]) -> None:
         """Go on with what another program held; each has the whole of its time again."""
         for connection, client, awaits_proxy in held:
-            newcomer = _Newcomer(connection, self._options.by)
+            newcomer = _Pending(connection, self._options.by)
             newcomer.client, newcomer.awaits_proxy = client, awaits_proxy
             self._hold(newcomer)
         self._tell()
 
-    def state(self) -> list[Held]:
+    def state(self) -> list[PendingState]:
         """Return what is held; it stays here."""
         return [
-            Held(newcomer.connection, newcomer.client, newcomer.awaits_proxy)
+            PendingState(newcomer.connection, newcomer.client, newcomer.awaits_proxy)
             for newcomer in self._held.values()
         ]
 
-    def close(self) -> list[Peeked]:
+    def close(self) -> list[Inspected]:
         """Give back all that is held, as far as it is known; the caller owns it. Idempotent.
 
         Closed are those of which not even the PROXY header has come: no worker can know what
@@ -165,7 +168,7 @@ class Peeker:
 
     # ---- one connection
 
-    def _is_judged(self, newcomer: _Newcomer, *, is_over: bool = False) -> bool:
+    def _is_judged(self, newcomer: _Pending, *, is_over: bool = False) -> bool:
         """Look at what has come: is the connection known now, or refused?
 
         `is_over`: nothing more will come.
@@ -187,28 +190,28 @@ class Peeker:
             data = data[header.length :]
         return self._is_found(newcomer, data, is_over=is_over)
 
-    def _is_refused(self, newcomer: _Newcomer, header: Malformed | None, *, is_over: bool) -> bool:
+    def _is_refused(self, newcomer: _Pending, header: Malformed | None, *, is_over: bool) -> bool:
         if header is not None:
             self._refuse(newcomer, "malformed")
         elif is_over:
             self._refuse(newcomer, "closed")
         return header is not None or is_over
 
-    def _is_found(self, newcomer: _Newcomer, data: bytes, *, is_over: bool) -> bool:
+    def _is_found(self, newcomer: _Pending, data: bytes, *, is_over: bool) -> bool:
         if self._options.by.is_ip:
             self._go_by_host(newcomer)
             return True
         found = newcomer.search.look(data)
         if type(found) is bytes:
             self._release(newcomer)
-            self._known.append(Peeked(newcomer.connection, found, newcomer.client))
+            self._known.append(Inspected(newcomer.connection, found, newcomer.client))
         elif found is not None:
             self._fall_back(newcomer, str(found))
         elif is_over:
             self._fall_back(newcomer, "closed")
         return found is not None or is_over
 
-    def _give_up(self, newcomer: _Newcomer, reason: str) -> None:
+    def _give_up(self, newcomer: _Pending, reason: str) -> None:
         """Wait no longer. What has just come still counts: it may be us who are late."""
         if self._is_judged(newcomer):
             return
@@ -217,7 +220,7 @@ class Peeker:
         else:
             self._fall_back(newcomer, reason)
 
-    def _fall_back(self, newcomer: _Newcomer, reason: str) -> None:
+    def _fall_back(self, newcomer: _Pending, reason: str) -> None:
         if self._options.were_served and not newcomer.has_spoken:
             # By its address a worker might get it that does not know it.
             self._close(newcomer)
@@ -225,18 +228,18 @@ class Peeker:
         self.fallbacks[reason] += 1
         self._go_by_host(newcomer)
 
-    def _go_by_host(self, newcomer: _Newcomer) -> None:
+    def _go_by_host(self, newcomer: _Pending) -> None:
         connection, client = newcomer.connection, newcomer.client
         host = client[0] if client is not None else host_of(connection.fd)
         affinity = self._options.affinity_of_host(host) if host else b""
         self._release(newcomer)
-        self._known.append(Peeked(connection, affinity, client))
+        self._known.append(Inspected(connection, affinity, client))
 
-    def _refuse(self, newcomer: _Newcomer, reason: str) -> None:
+    def _refuse(self, newcomer: _Pending, reason: str) -> None:
         self.refusals[reason] += 1
         self._close(newcomer)
 
-    def _close(self, newcomer: _Newcomer) -> None:
+    def _close(self, newcomer: _Pending) -> None:
         self._release(newcomer)
         os.close(newcomer.connection.fd)
 
@@ -248,14 +251,14 @@ class Peeker:
     # ---- those that are held
 
     @property
-    def _oldest(self) -> _Newcomer:
+    def _oldest(self) -> _Pending:
         return next(iter(self._held.values()))
 
-    def _hold(self, newcomer: _Newcomer) -> None:
+    def _hold(self, newcomer: _Pending) -> None:
         if self._epoll.closed:
             self._give_up(newcomer, "stopped")
             return
-        self._holding.make_room()
+        self._holding.shed_idle_connections()
         fd = newcomer.connection.fd
         newcomer.deadline = self._loop.time() + self._options.timeout
         self._held[fd] = newcomer
@@ -266,7 +269,7 @@ class Peeker:
             self._give_up(newcomer, "crowded")
         self._set_timer()
 
-    def _release(self, newcomer: _Newcomer) -> None:
+    def _release(self, newcomer: _Pending) -> None:
         """It is held no longer, if it was. Idempotent."""
         fd = newcomer.connection.fd
         if self._held.pop(fd, None) is not None:

@@ -12,12 +12,17 @@ from aiocluster.metrics.snapshot import Dispatch
 from aiocluster.policies.base import Policy
 from aiocluster.policies.client_network import client_network
 from aiocluster.policies.request_head import by_from
-from aiocluster.primary.dispatch.admission import Places
+from aiocluster.primary.dispatch.admission import AdmissionControl
 from aiocluster.primary.dispatch.dispatcher import Dispatcher
-from aiocluster.primary.dispatch.policies import Shared
-from aiocluster.primary.ingress.inspector import Held, Peeked, Peeker, PeekOptions
-from aiocluster.primary.ingress.load_shedder import Refusal, service_unavailable
-from aiocluster.primary.ingress.pending_limit import Holding
+from aiocluster.primary.dispatch.policies import SharedPolicy
+from aiocluster.primary.ingress.inspector import (
+    ConnectionInspector,
+    Inspected,
+    InspectorOptions,
+    PendingState,
+)
+from aiocluster.primary.ingress.load_shedder import LoadShedder, service_unavailable
+from aiocluster.primary.ingress.pending_limit import PendingLimit
 from aiocluster.primary.ingress.proxy_protocol import TrustedProxies
 from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.descriptor import host_of, packed_address
@@ -25,7 +30,7 @@ from aiocluster.primary.sockets.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
-class DoorSettings:
+class IngressSettings:
     """What holds at all doors of a role."""
 
     max_connections: int | None  # of all workers together; None: any number
@@ -34,10 +39,10 @@ class DoorSettings:
     peek_timeout: float  # seconds
     keepalive_timeout: float  # seconds
     proxies: TrustedProxies | None  # who begins each connection with a PROXY header; None: nobody
-    holding: Holding  # how many may be held until it is known whose they are
+    holding: PendingLimit  # how many may be held until it is known whose they are
 
     @classmethod
-    def of(cls, settings: Settings, holding: Holding | None = None) -> "DoorSettings":
+    def of(cls, settings: Settings, holding: PendingLimit | None = None) -> "IngressSettings":
         """Return those of a role; `holding` is shared with others, if there are any."""
         total = settings.max_connections_total
         refusals = {
@@ -52,18 +57,18 @@ class DoorSettings:
             settings.peek_timeout,
             settings.keepalive_timeout,
             TrustedProxies(settings.trusted_proxies) if settings.proxy_protocol else None,
-            holding or Holding(),
+            holding or PendingLimit(),
         )
 
 
-class Door:
+class ListenerGroup:
     """Listeners that share a policy, and its dispatcher."""
 
     def __init__(
         self,
         policy: Policy,
-        settings: DoorSettings,
-        places: Places,
+        settings: IngressSettings,
+        places: AdmissionControl,
         *,
         peeks: bool = True,
     ) -> None:
@@ -77,7 +82,7 @@ class Door:
         self.listeners: list[Listener] = []
         self._is_paused, self._is_left_to_workers = True, False
         refusal = settings.refusal
-        self.refusal = None if refusal is None else Refusal(refusal if peeks else b"")
+        self.refusal = None if refusal is None else LoadShedder(refusal if peeks else b"")
         self.dispatcher = Dispatcher(
             policy,
             self._pause,
@@ -85,28 +90,28 @@ class Door:
             None if self.refusal is None else self.refusal.refuse,
             places,
         )
-        self._by: str | None = getattr(policy, "by", None)
+        self._by: str | None = getattr(policy, "affinity_by", None)
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         # What finds out whose a connection is; None where `accept` tells all of it.
-        self.peeker: Peeker | None = None
+        self.inspector: ConnectionInspector | None = None
         # The same for those whose worker has gone; None until there are any.
-        self.second_peeker: Peeker | None = None
+        self.second_peeker: ConnectionInspector | None = None
         self._has_ended_peeking = False
         if peeks and (self._by not in (None, "ip") or settings.proxies is not None):
-            self.peeker = self._new_peeker(settings.peek_timeout, settings.proxies)
+            self.inspector = self._new_peeker(settings.peek_timeout, settings.proxies)
 
     def _new_peeker(
         self, timeout: float, proxies: TrustedProxies | None, *, were_served: bool = False
-    ) -> Peeker:
-        options = PeekOptions(
+    ) -> ConnectionInspector:
+        options = InspectorOptions(
             by=by_from(self._by or "ip"),
             timeout=timeout,
             proxies=proxies,
             affinity_of_host=self._affinity_of_host,
             were_served=were_served,
         )
-        return Peeker(options, self._settings.holding, self._on_known)
+        return ConnectionInspector(options, self._settings.holding, self._on_known)
 
     def _affinity_of_host(self, host: str) -> bytes:
         return self._affinity_of_peer((host,))
@@ -119,18 +124,18 @@ class Door:
     def add(self, listener: Listener) -> None:
         """From here on its connections come by this door."""
         self.listeners.append(listener)
-        if self._by is not None and self.peeker is None:
+        if self._by is not None and self.inspector is None:
             by_ip = self._by == "ip"
             listener.affinity_of = packed_address if by_ip else self._affinity_of_peer
 
     def take(self, connections: list[Connection]) -> None:
         """Own what has been accepted."""
-        if self.peeker is not None:
-            self.peeker.take(connections)
+        if self.inspector is not None:
+            self.inspector.take(connections)
         else:
             self.dispatcher.dispatch(connections, self._loop.time())
 
-    def _on_known(self, known: list[Peeked]) -> None:
+    def _on_known(self, known: list[Inspected]) -> None:
         self.dispatcher.dispatch([*map(_as_known, known)], self._loop.time())
 
     def take_again(self, connections: Iterable[Connection], now: float) -> None:
@@ -151,11 +156,11 @@ class Door:
 
         Those that its client opens from now on go by what they say: so must this one.
         """
-        by_request = self.peeker is not None and self._by not in (None, "ip")
+        by_request = self.inspector is not None and self._by not in (None, "ip")
         comes_back = connection.slot >= 0 and not connection.affinity
-        return by_request and comes_back and not self.dispatcher.evens_out
+        return by_request and comes_back and not self.dispatcher.may_rebalance
 
-    def _peeker_of_lost(self) -> Peeker:
+    def _peeker_of_lost(self) -> ConnectionInspector:
         if self.second_peeker is None:
             timeout = self._settings.keepalive_timeout
             self.second_peeker = self._new_peeker(timeout, None, were_served=True)
@@ -164,8 +169,8 @@ class Door:
         return self.second_peeker
 
     @property
-    def _peekers(self) -> list[Peeker]:
-        return [one for one in (self.peeker, self.second_peeker) if one is not None]
+    def _peekers(self) -> list[ConnectionInspector]:
+        return [one for one in (self.inspector, self.second_peeker) if one is not None]
 
     def recognised(self, connection: Connection) -> Connection:
         """Return one that comes back with what is known of it without a word from its client."""
@@ -180,36 +185,36 @@ class Door:
             policy_failures=getattr(self.policy, "failures", 0),
             fallbacks=_seen(one.fallbacks for one in self._peekers),
             refusals=_seen(one.refusals for one in self._peekers),
-            turned_away=0 if self.refusal is None else self.refusal.count,
+            shed=0 if self.refusal is None else self.refusal.count,
         )
 
     @property
     def held(self) -> int:
         """Those that have just come, and it is not known yet whose they are."""
-        return 0 if self.peeker is None else self.peeker.held
+        return 0 if self.inspector is None else self.inspector.held
 
     def state(self) -> Iterator[ConnectionState]:
         """Iterate over the connections that no worker was given yet; they stay here."""
         for connection in self.dispatcher.state():
             yield _state_of(connection, is_held=False)
-        for held in (held for peeker in self._peekers for held in peeker.state()):
+        for held in (held for inspector in self._peekers for held in inspector.state()):
             connection = held.connection._replace(client=held.client)
             yield _state_of(connection, is_held=True, awaits_proxy=held.awaits_proxy)
 
     def take_back(self, state: ConnectionState) -> None:
         """Own a connection that another program had."""
         connection = Connection(state.fd, state.listener, state.affinity, state.slot, state.client)
-        if state.is_held and self.peeker is not None:
-            peeker = self.peeker if state.slot < 0 else self._peeker_of_lost()
-            peeker.adopt([Held(connection, state.client, state.awaits_proxy)])
+        if state.is_held and self.inspector is not None:
+            inspector = self.inspector if state.slot < 0 else self._peeker_of_lost()
+            inspector.adopt([PendingState(connection, state.client, state.awaits_proxy)])
         else:
             self.dispatcher.dispatch([connection], self._loop.time())
 
     def end_peeking(self) -> None:
         """Give out what is held, as far as it is known, and hold nothing more. Idempotent."""
         self._has_ended_peeking = True
-        for peeker in self._peekers:
-            if known := peeker.close():
+        for inspector in self._peekers:
+            if known := inspector.close():
                 self._on_known(known)
 
     def close(self) -> None:
@@ -221,7 +226,7 @@ class Door:
     @property
     def is_shared(self) -> bool:
         """Do workers accept from its listeners by themselves?"""
-        return isinstance(self.policy, Shared)
+        return isinstance(self.policy, SharedPolicy)
 
     def leave_to_workers(self, on: bool) -> None:
         """Accept nothing while they do. Idempotent."""
@@ -262,5 +267,5 @@ def _state_of(
     )
 
 
-def _as_known(peeked: Peeked) -> Connection:
+def _as_known(peeked: Inspected) -> Connection:
     return peeked.connection._replace(affinity=peeked.affinity, client=peeked.client)

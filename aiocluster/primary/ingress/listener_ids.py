@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 _HIGHEST = 254
 
 
-class Numbers:
+class ListenerIds:
     """Those of one role."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ def service_unavailable(retry_after: int) -> bytes:
     ).encode()
 
 
-class Refusal:
+class LoadShedder:
     """Turns connections away: each gets `answer`, if there is one, and is closed."""
 
     def __init__(self, answer: bytes) -> None:

@@ -15,7 +15,7 @@ _SHARE = 4
 MAX_HELD = 4096
 
 
-class Holder(Protocol):
+class PendingQueue(Protocol):
     """Who holds some: a Peeker."""
 
     @property
@@ -33,28 +33,28 @@ class Holder(Protocol):
         ...
 
 
-class Holding:
+class PendingLimit:
     """What the holders of a program share."""
 
     def __init__(self, max_held: int | None = None) -> None:
         """None: as many as the limit of descriptors allows."""
         self.max_held = min(MAX_HELD, fd_limit() // _SHARE) if max_held is None else max_held
-        self._holders: list[Holder] = []
+        self._holders: list[PendingQueue] = []
 
     @property
     def held(self) -> int:
         """Connections that are held now."""
         return sum(holder.held for holder in self._holders)
 
-    def join(self, holder: Holder) -> None:
+    def join(self, holder: PendingQueue) -> None:
         """It shares the bound from now on."""
         self._holders.append(holder)
 
-    def part(self, holder: Holder) -> None:
+    def part(self, holder: PendingQueue) -> None:
         """It holds nothing any more. Idempotent."""
         self._holders = [other for other in self._holders if other is not holder]
 
-    def make_room(self) -> None:
+    def shed_idle_connections(self) -> None:
         """One more is about to be held: whoever was silent for longest gives way, if it must.
 
         It is the least likely to say something still.

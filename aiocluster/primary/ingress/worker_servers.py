@@ -27,10 +27,10 @@ from aiocluster.ipc.messages import (
     Unlisten,
 )
 from aiocluster.policies.base import Policy
-from aiocluster.primary.dispatch.dispatcher import Recipient
-from aiocluster.primary.ingress.ingress import Doors
-from aiocluster.primary.ingress.listener_group import Door
-from aiocluster.primary.ingress.listener_ids import Numbers
+from aiocluster.primary.dispatch.dispatcher import DispatchTarget
+from aiocluster.primary.ingress.ingress import Ingress
+from aiocluster.primary.ingress.listener_group import ListenerGroup
+from aiocluster.primary.ingress.listener_ids import ListenerIds
 from aiocluster.primary.sockets.bind import listen_at
 
 log = logging.getLogger("aiocluster.listener")
@@ -42,12 +42,12 @@ class Asker(Protocol):
     @property
     def id(self) -> int: ...
     @property
-    def outbox(self) -> Recipient: ...
+    def backend(self) -> DispatchTarget: ...
     @property
-    def channel(self) -> "Channel": ...
+    def channel(self) -> "AskerChannel": ...
 
 
-class Channel(Protocol):
+class AskerChannel(Protocol):
     """How a worker is answered."""
 
     def post(self, message: Message) -> None: ...
@@ -56,11 +56,11 @@ class Channel(Protocol):
 class _Server:
     """Some sockets, the door by which their connections come, and the workers that have it."""
 
-    def __init__(self, ask: Listen, bound: Sequence[Bound], door: Door) -> None:
+    def __init__(self, ask: Listen, bound: Sequence[Bound], group: ListenerGroup) -> None:
         self.key = _key(ask)
         self.backlog = ask.backlog
         self.bound = [*bound]
-        self.door = door
+        self.group = group
         self.workers: dict[int, set[int]] = {}  # by id: for which listeners each said Serving
         self.end: asyncio.TimerHandle | None = None  # when nobody is waited for any more
 
@@ -78,12 +78,12 @@ def _key(ask: Listen | ServerState) -> Key:
     return tuple(ask.endpoints), ask.nth
 
 
-class Servers:
+class WorkerServers:
     """All of one role."""
 
     def __init__(
         self,
-        doors: Doors,
+        ingress: Ingress,
         new_policy: Callable[[], Policy],
         taken: Callable[[], Iterable[socket.socket]],
         *,
@@ -94,15 +94,15 @@ class Servers:
 
         The next in the place of a worker is waited for as many seconds as `patience`.
         """
-        self.numbers = Numbers()
-        self._doors = doors
+        self.numbers = ListenerIds()
+        self._ingress = ingress
         self._new_policy = new_policy
         self._taken = taken
         self._patience = patience
         self._tcp_keepalive = tcp_keepalive
         self._by_key: dict[Key, _Server] = {}
         self._by_listener: dict[int, _Server] = {}
-        self._in_service: dict[int, Recipient] = {}  # by id
+        self._in_service: dict[int, DispatchTarget] = {}  # by id
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -126,8 +126,8 @@ class Servers:
 
     def enter(self, worker: Asker) -> None:
         """It is given connections from now on, of what it serves. Idempotent."""
-        self._in_service[worker.id] = worker.outbox
-        self._doors.count(worker.outbox)
+        self._in_service[worker.id] = worker.backend
+        self._ingress.count(worker.backend)
         for server in self._all:
             self._let_in(server, worker.id)
 
@@ -167,7 +167,7 @@ class Servers:
                 nth=server.key[1],
                 backlog=server.backlog,
                 bound=server.bound,
-                fds=[listener.sock.fileno() for listener in server.door.listeners],
+                fds=[listener.sock.fileno() for listener in server.group.listeners],
                 workers={one: sorted(served) for one, served in server.workers.items()},
             )
             for server in self._all
@@ -238,8 +238,8 @@ class Servers:
     def _open(
         self, ask: Listen, bound: Sequence[Bound], socks: Mapping[int, socket.socket]
     ) -> _Server:
-        door = self._doors.open(socks, self._new_policy())
-        server = _Server(ask, bound, door)
+        group = self._ingress.open(socks, self._new_policy())
+        server = _Server(ask, bound, group)
         self._by_key[server.key] = server
         self._by_listener.update(dict.fromkeys(socks, server))
         return server
@@ -252,16 +252,16 @@ class Servers:
 
     def _let_in(self, server: _Server, worker_id: int) -> None:
         """Give it connections, if it serves and may have some."""
-        outbox = self._in_service.get(worker_id)
-        if outbox is not None and server.is_served_by(worker_id):
-            server.door.dispatcher.add(outbox)
-            server.door.dispatcher.update(self._loop.time())
+        backend = self._in_service.get(worker_id)
+        if backend is not None and server.is_served_by(worker_id):
+            server.group.dispatcher.add(backend)
+            server.group.dispatcher.update(self._loop.time())
 
     def _part(self, server: _Server, worker_id: int) -> None:
         del server.workers[worker_id]
-        if (outbox := self._in_service.get(worker_id)) is not None:
-            server.door.dispatcher.part(outbox)
-            server.door.dispatcher.update(self._loop.time())
+        if (backend := self._in_service.get(worker_id)) is not None:
+            server.group.dispatcher.part(backend)
+            server.group.dispatcher.update(self._loop.time())
 
     def _wait_for_another(self, server: _Server) -> None:
         if server.end is not None:
@@ -279,5 +279,5 @@ class Servers:
         del self._by_key[server.key]
         for one in server.bound:
             del self._by_listener[one.listener]
-        self._doors.shut(server.door)
+        self._ingress.shut(server.group)
         self.numbers.give_back(one.listener for one in server.bound)

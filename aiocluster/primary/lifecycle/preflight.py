@@ -15,9 +15,9 @@ from msgspec import Struct
 from aiocluster.errors import BootError
 from aiocluster.ipc.handover import RECORD
 from aiocluster.ipc.messages import PROTOCOL
-from aiocluster.launch.interpreter import CannotStart, Interpreter
+from aiocluster.launch.interpreter import CannotStart, InterpreterSpec
 from aiocluster.launch.stderr_tail import StderrTail
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 # What the child is to be, in its environment: "trial", which call of `run`, its descriptor.
 SUCCESSION = "AIOCLUSTER_SUCCESSION"
@@ -28,7 +28,7 @@ _READ_BYTES = 64 * 1024
 _EXIT_TIMEOUT = 5.0
 
 
-class Verdict(Struct, frozen=True):
+class PreflightResult(Struct, frozen=True):
     """What the child found out. Other versions read it: fields may be added, none may go."""
 
     record: int
@@ -38,7 +38,7 @@ class Verdict(Struct, frozen=True):
     roles: list[str] = []
 
 
-async def try_out(program: Interpreter, boot_timeout: float, roles: Collection[str]) -> None:
+async def try_out(program: InterpreterSpec, boot_timeout: float, roles: Collection[str]) -> None:
     """Start the program as a child that only checks; BootError, with the cause, if it fails.
 
     It fails as well when its roles are not the same, or it cannot be run again.
@@ -56,7 +56,7 @@ async def try_out(program: Interpreter, boot_timeout: float, roles: Collection[s
         os.close(theirs)
     trial = _watched(pid, ours, tail)
     try:
-        async with patience(boot_timeout):
+        async with running_timeout(boot_timeout):
             await trial.dead.wait()
         trial.judge(roles)
     except TimeoutError:
@@ -67,9 +67,9 @@ async def try_out(program: Interpreter, boot_timeout: float, roles: Collection[s
         await trial.close()
 
 
-def _watched(pid: int, answers: int, tail: StderrTail | None) -> "_Trial":
+def _watched(pid: int, answers: int, tail: StderrTail | None) -> "_Preflight":
     try:
-        return _Trial(pid, os.pidfd_open(pid), answers, tail)
+        return _Preflight(pid, os.pidfd_open(pid), answers, tail)
     except OSError as error:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -79,7 +79,7 @@ def _watched(pid: int, answers: int, tail: StderrTail | None) -> "_Trial":
         raise BootError(f"the new program could not be watched: {error}") from error
 
 
-class _Trial:
+class _Preflight:
     """The child, and what it says."""
 
     def __init__(self, pid: int, pidfd: int, answers: int, tail: StderrTail | None) -> None:
@@ -97,7 +97,7 @@ class _Trial:
         while self._read():
             pass
         try:
-            verdict = msgspec.json.decode(self._answer, type=Verdict)
+            verdict = msgspec.json.decode(self._answer, type=PreflightResult)
         except msgspec.DecodeError:
             raise self._why_no_verdict() from None
         if verdict.cause:

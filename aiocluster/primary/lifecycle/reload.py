@@ -18,14 +18,14 @@ from aiocluster.config.roles import ONLY_ROLE, RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import ReloadBegan, Reloaded, ReloadFailed
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.lifecycle.stability import Probation
+from aiocluster.primary.lifecycle.stability import StabilityCheck
 from aiocluster.primary.processes.generations import Generation, Generations
 from aiocluster.primary.processes.spawner import FORK_PATIENCE
 from aiocluster.primary.supervision.slot import Slot
 from aiocluster.primary.workers.exit_log import ExitLog
 from aiocluster.primary.workers.exits import CRASH_WEIGHT
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.reload")
 
@@ -138,10 +138,12 @@ class Reloader:
             if error.traceback and not error.is_shown:
                 log.error("%s", error.traceback.rstrip())
             raise
-        probation = Probation(new.number, self._settings.min_uptime, self._bus, self._exit_log)
+        stability_check = StabilityCheck(
+            new.number, self._settings.min_uptime, self._bus, self._exit_log
+        )
         try:
-            with probation:
-                await self._roll(new, probation)
+            with stability_check:
+                await self._roll(new, stability_check)
         except Exception as error:
             failure = _as_boot_error(error)
             log.error(
@@ -158,7 +160,7 @@ class Reloader:
 
     # ---- forward
 
-    async def _roll(self, new: Generation, probation: Probation) -> None:
+    async def _roll(self, new: Generation, stability_check: StabilityCheck) -> None:
         """Renew every slot, and see that it lasts; nobody is of another generation on return."""
         settings = self._settings
         # The first ones show whether the code lasts; the others need not wait for that again.
@@ -167,12 +169,14 @@ class Reloader:
         while todo := self._to_be_renewed(new):
             batch = todo[: settings.reload_surge]
             limit = settings.boot_timeout + hold + FORK_PATIENCE
-            await _all_of([slot.renew(new, "reload", hold) for slot in batch], probation, limit)
+            await _all_of(
+                [slot.renew(new, "reload", hold) for slot in batch], stability_check, limit
+            )
             if settings.restart == "always":
                 hold = settings.min_ready_seconds
             # Else the slot of one that crashed is closed, and could not be given back.
             if not self._to_be_renewed(new):
-                await probation.last(probation.seconds_left())
+                await stability_check.last(stability_check.seconds_left())
 
     def _to_be_renewed(self, new: Generation) -> list[Slot]:
         return [slot for slot in self._roster.slots if slot.generation is not new]
@@ -200,7 +204,7 @@ class Reloader:
             slot.generation = self._current
         limit = self._settings.boot_timeout + FORK_PATIENCE
         try:
-            async with patience(limit), asyncio.TaskGroup() as group:
+            async with running_timeout(limit), asyncio.TaskGroup() as group:
                 for slot in renewed:
                     group.create_task(self._restore(slot))
         except TimeoutError:
@@ -233,12 +237,12 @@ class Reloader:
 
 
 async def _all_of(
-    renewals: Sequence[Coroutine[Any, Any, None]], probation: Probation, limit: float
+    renewals: Sequence[Coroutine[Any, Any, None]], stability_check: StabilityCheck, limit: float
 ) -> None:
     """Wait for all; when one fails, or the probation does, give up the others and raise why."""
     try:
-        async with patience(limit), asyncio.TaskGroup() as group:
-            watching = group.create_task(probation.failure())
+        async with running_timeout(limit), asyncio.TaskGroup() as group:
+            watching = group.create_task(stability_check.failure())
             await asyncio.wait([group.create_task(renewal) for renewal in renewals])
             watching.cancel()
     except TimeoutError:

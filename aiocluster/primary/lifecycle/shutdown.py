@@ -18,7 +18,7 @@ log = logging.getLogger("aiocluster")
 
 # Seconds that a client may take to complete a connection which the kernel has answered: one
 # repetition of a packet that was lost. Who takes longer is mostly a port scanner.
-_KNOCKING_PATIENCE = 1.5
+_SYN_RECV_TIMEOUT = 1.5
 
 # The share of a stop's time that may go by until somebody has room for what was accepted.
 _HAND_OUT_SHARE = 0.5
@@ -40,7 +40,7 @@ def pause_after(look: float) -> float:
     return max(_LOOK_INTERVAL, look / _LOOK_SHARE)
 
 
-class Farewell:
+class GracefulShutdown:
     """The first part of a stop; each step waits for nothing more once it is hurried."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Farewell:
         listeners: Listeners,
         dispatcher: Dispatching,
         nobody_is_left: asyncio.Event,
-        make_room: Callable[[int], None],
+        shed_idle_connections: Callable[[int], None],
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`make_room(count)` lets workers give up idle connections, at most so many each."""
@@ -56,20 +56,20 @@ class Farewell:
         self._listeners = listeners
         self._dispatcher = dispatcher
         self._nobody_is_left = nobody_is_left
-        self._make_room = make_room
+        self._make_room = shed_idle_connections
         self._asked_at = -_ASK_INTERVAL
         self._now = now  # the loop's clock stands still while the loop does
         self._wait_over = asyncio.Event()
         self._hurried = asyncio.Event()
 
-    def end_wait(self) -> None:
+    def skip_pre_drain_wait(self) -> None:
         """Let `wait` return now. Idempotent."""
         self._wait_over.set()
 
     def hurry(self) -> None:
         """Wait for nothing more. Idempotent."""
         self._hurried.set()
-        self.end_wait()
+        self.skip_pre_drain_wait()
 
     async def wait(self, seconds: float) -> None:
         """Serve on for `seconds`."""
@@ -85,9 +85,9 @@ class Farewell:
 
         `seconds` is what the whole stop may take.
         """
-        self._listeners.let_nobody_knock()
+        self._listeners.drop_new_syns()
         self._listeners.accept_rest()
-        patience = min(_KNOCKING_PATIENCE, seconds * _HAND_OUT_SHARE)
+        patience = min(_SYN_RECV_TIMEOUT, seconds * _HAND_OUT_SHARE)
         await self._while(self._somebody_comes, patience)
         self._listeners.close()
         await self._while(self._somebody_waits, seconds * _HAND_OUT_SHARE)

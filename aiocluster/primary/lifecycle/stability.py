@@ -13,10 +13,10 @@ from aiocluster.events import WorkerExited, WorkerListening
 from aiocluster.primary.event_bus import EventBus
 from aiocluster.primary.workers.exit_log import ExitLog
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.timeouts import Countdown, patience
+from aiocluster.timeouts import Countdown, running_timeout
 
 
-class Probation:
+class StabilityCheck:
     """Hears of workers of a new generation that die too soon; a context manager."""
 
     def __init__(self, number: int, min_uptime: float, bus: EventBus, exit_log: ExitLog) -> None:
@@ -50,7 +50,7 @@ class Probation:
     async def last(self, seconds: float) -> None:
         """Wait this long; BootError when one dies too soon meanwhile."""
         with contextlib.suppress(TimeoutError):
-            async with patience(seconds):
+            async with running_timeout(seconds):
                 await self.failure()
 
     def _on_listening(self, listening: WorkerListening) -> None:

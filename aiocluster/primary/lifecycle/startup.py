@@ -10,7 +10,7 @@ from aiocluster.launch.interpreter import CannotStart
 from aiocluster.primary.processes.spawner import FORK_PATIENCE
 from aiocluster.primary.supervision.slot import Slot
 from aiocluster.primary.workers.exit_log import ExitLog
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -43,7 +43,7 @@ async def _settled(slot: Slot) -> bool:
     """
     refused: asyncio.Future[Any] = asyncio.ensure_future(slot.is_refused.wait())
     try:
-        async with patience(FORK_PATIENCE):
+        async with running_timeout(FORK_PATIENCE):
             await asyncio.wait([slot.first, refused], return_when=asyncio.FIRST_COMPLETED)
             if not slot.first.done():
                 return False

@@ -16,10 +16,10 @@ from typing import NamedTuple, Protocol
 
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import UpgradeFailed
-from aiocluster.ipc.handover import Estate
+from aiocluster.ipc.handover import HandoverState
 from aiocluster.primary.event_bus import EventBus
 from aiocluster.primary.processes.spawner import FORK_PATIENCE
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.upgrade")
 
@@ -41,7 +41,7 @@ _LOOK_INTERVAL = 0.005
 _SIGNAL_TURNS = 20
 
 
-class Turns(NamedTuple):
+class RoleLocks(NamedTuple):
     """What all that changes the workers of a role takes turns by."""
 
     reloads: asyncio.Lock
@@ -49,7 +49,7 @@ class Turns(NamedTuple):
     scaling: asyncio.Lock
 
 
-class Successor(Protocol):
+class NextProgram(Protocol):
     """The program as it is now on the disk."""
 
     async def try_out(self, boot_timeout: float) -> None:
@@ -60,21 +60,21 @@ class Successor(Protocol):
         """Let signals wait, for it or, when it does not come, for us."""
         ...
 
-    def take_over(self, estate: Estate) -> None:
+    def take_over(self, handover_state: HandoverState) -> None:
         """Put it in our place. Returns never; OSError when that is not possible."""
         ...
 
 
-class Predecessor(Protocol):
+class RunningProgram(Protocol):
     """What is here now: the part of all roles that an upgrade needs."""
 
     @property
-    def turns(self) -> Sequence[Turns]:
+    def turns(self) -> Sequence[RoleLocks]:
         """Those of each role."""
         ...
 
     @property
-    def unrest(self) -> str: ...
+    def busy_reason(self) -> str: ...
 
     @property
     def are_answering(self) -> bool:
@@ -87,18 +87,18 @@ class Upgrader:
 
     def __init__(
         self,
-        successor: Successor,
-        predecessor: Predecessor,
+        successor: NextProgram,
+        predecessor: RunningProgram,
         bus: EventBus,
         boot_timeout: float,
-        bequeath: Callable[[], Estate],
+        capture_state: Callable[[], HandoverState],
     ) -> None:
         """`bequeath()` returns the estate; nothing of the loop may run from there to the exec."""
         self._successor = successor
         self._predecessor = predecessor
         self._bus = bus
         self._boot_timeout = boot_timeout
-        self._bequeath = bequeath
+        self._bequeath = capture_state
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -151,7 +151,7 @@ class Upgrader:
         limit = self._boot_timeout + FORK_PATIENCE
         async with contextlib.AsyncExitStack() as taken:
             try:
-                async with patience(limit):
+                async with running_timeout(limit):
                     for turn in turns:
                         await taken.enter_async_context(turn)
             except TimeoutError:
@@ -171,12 +171,12 @@ class Upgrader:
                 if self._is_quiet(patient_until):
                     self._leave_the_process()
         raise BootError(
-            f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._predecessor.unrest}"
+            f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._predecessor.busy_reason}"
         )
 
     def _is_quiet(self, patient_until: float) -> bool:
         answering = self._predecessor.are_answering and self._loop.time() < patient_until
-        return not (answering or self._predecessor.unrest)
+        return not (answering or self._predecessor.busy_reason)
 
     def _leave_the_process(self) -> None:
         try:

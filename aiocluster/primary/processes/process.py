@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aiocluster.primary.processes.exit_status import ExitStatus
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 # The zygote reports a status a moment after the pidfd says that the worker is dead; after
 # this many seconds nobody will tell any more.
@@ -92,7 +92,7 @@ class WorkerProcess:
         """See Process."""
         await self._dead.wait()
         try:
-            async with patience(_STATUS_TIMEOUT):
+            async with running_timeout(_STATUS_TIMEOUT):
                 while not self._status.done() and not self._reaped():
                     # Either the zygote tells within a millisecond, or it died too and the
                     # kernel needs a moment to make us the parent.

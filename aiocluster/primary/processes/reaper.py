@@ -42,10 +42,10 @@ class Reaper:
     `is_heir`: another program was here before, whose orphans are ours as well.
     """
 
-    def __init__(self, known: KnownProcesses, *, own_group: bool, is_heir: bool) -> None:
+    def __init__(self, known: KnownProcesses, *, own_group: bool, is_upgrade: bool) -> None:
         self._known = known
         self._own_group = own_group
-        self._is_heir = is_heir
+        self._is_heir = is_upgrade
         self._reaping: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -27,7 +27,7 @@ from aiocluster.ipc.messages import (
 from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.launch.interpreter import STOP_IMPORT_TIMEOUT, StartedZygote
 from aiocluster.primary.processes.process import WorkerProcess
-from aiocluster.timeouts import EXIT_TIMEOUT, Countdown, patience
+from aiocluster.timeouts import EXIT_TIMEOUT, Countdown, running_timeout
 
 log = logging.getLogger("aiocluster.spawner")
 
@@ -69,7 +69,7 @@ class ZygoteHandle:
         Raises BootError, with the cause, when it cannot be.
         """
         try:
-            async with patience(boot_timeout):
+            async with running_timeout(boot_timeout):
                 return await asyncio.shield(self._prepared)
         except TimeoutError:
             raise BootError(
@@ -127,11 +127,11 @@ class ZygoteHandle:
             os.close(self._pidfd)
             self._pidfd = -1
 
-    async def _reap(self, patience: float) -> None:
+    async def _reap(self, running_timeout: float) -> None:
         dead = asyncio.Event()
         self._loop.add_reader(self._pidfd, dead.set)
         try:
-            if not await _is_set(dead, patience):
+            if not await _is_set(dead, running_timeout):
                 self._signal(signal.SIGKILL)
                 await _is_set(dead, _DEATH_TIMEOUT)
         finally:

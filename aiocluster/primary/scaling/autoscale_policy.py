@@ -98,7 +98,7 @@ class _Streak:
         return self.samples > 0 and sample.now - self.since >= seconds
 
 
-class Scaler:
+class AutoscalePolicy:
     """Decides for one role, in made-up time: it asks nobody and starts nothing.
 
     A worker's figures count once it has been ready for `settle` seconds, the interval of its

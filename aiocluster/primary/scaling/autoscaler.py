@@ -6,7 +6,7 @@ from typing import Protocol
 
 from aiocluster.errors import ConfigError
 from aiocluster.metrics.snapshot import Snapshot
-from aiocluster.primary.scaling.autoscale_policy import Decision, Scaler
+from aiocluster.primary.scaling.autoscale_policy import AutoscalePolicy, Decision
 
 log = logging.getLogger("aiocluster.autoscale")
 
@@ -37,7 +37,7 @@ class Staff(Protocol):
 class Autoscaler:
     """Looks at each snapshot, and has done what the scaler decides."""
 
-    def __init__(self, scaler: Scaler, staff: Staff, now: Callable[[], float]) -> None:
+    def __init__(self, scaler: AutoscalePolicy, staff: Staff, now: Callable[[], float]) -> None:
         self._scaler = scaler
         self._staff = staff
         self._now = now

@@ -23,7 +23,7 @@ _INTERVAL = 0.25
 _TRIES = 40
 
 
-class Balancer:
+class Rebalancer:
     """That of one role. `serving()` returns the workers that are given connections."""
 
     def __init__(self, serving: Callable[[], Iterable[WorkerHandle]]) -> None:
@@ -65,13 +65,13 @@ class Balancer:
             await asyncio.sleep(_INTERVAL)
 
     def _connections(self) -> dict[int, int]:
-        return {worker.id: worker.outbox.open_connections for worker in self._serving()}
+        return {worker.id: worker.backend.open_connections for worker in self._serving()}
 
     def _of_able(self) -> dict[int, int]:
         """Leave out those that can neither give nor be given."""
         now = asyncio.get_running_loop().time()
         # One whose loop does not turn would give all it was asked for meanwhile, at once.
-        able = [worker.outbox for worker in self._serving() if not worker.outbox.is_stuck]
+        able = [worker.backend for worker in self._serving() if not worker.backend.is_stuck]
         full = {one.worker_id for one in able if not one.has_room or one.is_behind(now)}
         return without_few({one.worker_id: one.open_connections for one in able}, full)
 

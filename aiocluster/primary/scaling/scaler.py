@@ -15,7 +15,7 @@ from aiocluster.events import Event, Scaled
 from aiocluster.primary.processes.spawner import FORK_PATIENCE
 from aiocluster.primary.supervision.slot import Slot
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -33,7 +33,7 @@ class Positions(Protocol):
     def why_not_up(self, slot: Slot) -> BootError: ...
 
 
-class Staffing:
+class Scaler:
     """Those of one role."""
 
     def __init__(
@@ -133,7 +133,7 @@ class Staffing:
 
     async def _up(self, slot: Slot) -> WorkerHandle:
         try:
-            async with patience(FORK_PATIENCE):
+            async with running_timeout(FORK_PATIENCE):
                 worker = await asyncio.shield(slot.first)
         except (TimeoutError, WorkerGone):
             raise BootError(slot.trouble or "no worker was forked") from None
@@ -145,7 +145,7 @@ class Staffing:
     def _remove(self, count: int) -> list[WorkerHandle]:
         """The highest slots: nobody who stays changes place. Return the workers that go."""
         slots = sorted(self._positions.slots, key=lambda slot: slot.number)[-count:]
-        leaving = [slot.incumbent for slot in slots if slot.incumbent is not None]
+        leaving = [slot.current for slot in slots if slot.current is not None]
         for slot in slots:
             self._positions.close_slot(slot, "scale_down")
         return leaving

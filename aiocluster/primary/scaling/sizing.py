@@ -9,13 +9,13 @@ from typing import Any
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.primary.dispatch.dispatcher import Dispatching
-from aiocluster.primary.scaling.autoscale_policy import Decision, Scaler
+from aiocluster.primary.scaling.autoscale_policy import AutoscalePolicy, Decision
 from aiocluster.primary.scaling.autoscaler import Autoscaler
-from aiocluster.primary.scaling.rebalancer import Balancer
-from aiocluster.primary.scaling.scaler import Positions, Staffing
+from aiocluster.primary.scaling.rebalancer import Rebalancer
+from aiocluster.primary.scaling.scaler import Positions, Scaler
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.primary.workers.shared import Commons
+from aiocluster.primary.workers.shared import ClusterShared
 
 log = logging.getLogger("aiocluster")
 
@@ -30,22 +30,22 @@ class Sizing:
         self,
         spec: RoleSpec,
         positions: Positions,
-        commons: Commons,
+        cluster_shared: ClusterShared,
         dispatcher: Dispatching,
         serving: Callable[[], Collection[WorkerHandle]],
     ) -> None:
         self._spec = spec
         self._positions = positions
-        self._reporter = commons.reporter
+        self._reporter = cluster_shared.reporter
         self._dispatcher = dispatcher
         self._serving = serving
         self._loop = asyncio.get_running_loop()
-        self._balancer = Balancer(serving)
-        self._staffing = Staffing(
+        self._balancer = Rebalancer(serving)
+        self._scaler = Scaler(
             spec.name,
             positions,
             self._on_more,
-            commons.bus.publish,
+            cluster_shared.bus.publish,
             spec.settings.autoscale,
         )
         self._tasks: set[asyncio.Task[None]] = set()
@@ -54,13 +54,15 @@ class Sizing:
         """The first workers are there: follow their load, and even them out, if that is wanted."""
         settings = self._spec.settings
         if settings.autoscale is not None:
-            scaler = Scaler(settings.autoscale, self._spec.name, settle=settings.metrics_interval)
+            scaler = AutoscalePolicy(
+                settings.autoscale, self._spec.name, settle=settings.metrics_interval
+            )
             # A look between two reports would only see old figures once more.
             interval = max(_INTERVAL, settings.metrics_interval)
             snapshots = self._reporter.subscribe(interval)
             following = Autoscaler(scaler, self, self._loop.time).follow(snapshots)
             self._begin(following, f"autoscaling {self._spec.name}")
-        if settings.rebalance and self._dispatcher.evens_out:
+        if settings.rebalance and self._dispatcher.may_rebalance:
             self._balancer.begin_to_even()
         elif settings.rebalance:
             log.warning(
@@ -70,18 +72,18 @@ class Sizing:
 
     async def scale(self, wanted: int | str, reason: str) -> int:
         """See Staffing.scale."""
-        return await self._staffing.scale(wanted, reason)
+        return await self._scaler.scale(wanted, reason)
 
     @property
     def turn(self) -> asyncio.Lock:
         """Whoever holds it is the only one who changes how many there are."""
-        return self._staffing.turn
+        return self._scaler.turn
 
     def close(self) -> None:
         """Change nothing more. Idempotent."""
         for task in self._tasks:
             task.cancel()
-        self._staffing.close()
+        self._scaler.close()
         self._balancer.close()
 
     # ---- Staff
@@ -109,7 +111,7 @@ class Sizing:
 
     def _on_more(self, workers: Collection[WorkerHandle]) -> None:
         """New ones get their share of what is open, unless it matters which worker has it."""
-        if self._dispatcher.evens_out:
+        if self._dispatcher.may_rebalance:
             self._balancer.give_share(workers)
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -120,4 +122,4 @@ class Sizing:
     async def _obey(self, decision: Decision, places: int) -> None:
         # Why it could not be done is logged already.
         with contextlib.suppress(BootError, ClusterStopping):
-            await self._staffing.scale(decision.count, decision.reason, if_there_are=places)
+            await self._scaler.scale(decision.count, decision.reason, if_there_are=places)

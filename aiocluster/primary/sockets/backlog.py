@@ -33,7 +33,7 @@ _NO_FIRST_PACKETS = b"".join(
 _SYN_RECV = "03"
 
 
-def let_nobody_knock(sock: socket.socket) -> bool:
+def drop_new_syns(sock: socket.socket) -> bool:
     """Let no new connection begin at this listening socket; False where that is impossible.
 
     It holds for every process that has the socket, and connections that come by it later have
@@ -52,7 +52,7 @@ def let_nobody_knock(sock: socket.socket) -> bool:
     return True
 
 
-def are_knocking(ports: set[int]) -> bool:
+def has_half_open(ports: set[int]) -> bool:
     """Are there clients whom the kernel has answered, and whose own answer is on its way?
 
     They believe that they are connected, and are in no backlog yet.

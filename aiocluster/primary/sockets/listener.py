@@ -12,10 +12,10 @@ from typing import Any
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
-from aiocluster.ipc.accept_backoff import Trouble
+from aiocluster.ipc.accept_backoff import AcceptBackoff
 from aiocluster.ipc.accept_queue import waiting_in
 from aiocluster.ipc.forks import keep_from_children
-from aiocluster.primary.sockets.backlog import let_nobody_knock
+from aiocluster.primary.sockets.backlog import drop_new_syns
 from aiocluster.primary.sockets.connection import Connection
 
 log = logging.getLogger("aiocluster.listener")
@@ -51,7 +51,7 @@ class Listener:
         self._reading = False
         self._listening = False
         self._paused = True
-        self._trouble = Trouble(sock, log, self._watch)
+        self._trouble = AcceptBackoff(sock, log, self._watch)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -84,10 +84,10 @@ class Listener:
         self._paused = False
         self._watch()
 
-    def let_nobody_knock(self) -> None:
+    def drop_new_syns(self) -> None:
         """Let no new connection begin: what comes from now on had begun before."""
         if self.ends_with_us:
-            let_nobody_knock(self.sock)
+            drop_new_syns(self.sock)
 
     @property
     def is_listening(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from aiocluster.config.settings import Address
 from aiocluster.ipc.handover import ListenerState
-from aiocluster.primary.sockets.backlog import are_knocking
+from aiocluster.primary.sockets.backlog import has_half_open
 from aiocluster.primary.sockets.bind import bind, check_count, check_overlap
 from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.listener import Listener
@@ -86,10 +86,10 @@ class Listeners:
         for listener in self._listeners:
             listener.listen(backlog)
 
-    def let_nobody_knock(self) -> None:
+    def drop_new_syns(self) -> None:
         """Let no new connection begin. Idempotent."""
         for listener in self._everyone:
-            listener.let_nobody_knock()
+            listener.drop_new_syns()
 
     def accept_rest(self) -> None:
         """Accept who has already connected."""
@@ -101,7 +101,7 @@ class Listeners:
         """Is anybody still to be accepted, or about to be?"""
         ports = {listener.address[1] for listener in self._everyone if listener.ends_with_us}
         rest = any(listener.has_rest for listener in self._everyone)
-        return rest or (bool(ports) and are_knocking(ports))
+        return rest or (bool(ports) and has_half_open(ports))
 
     def drop(self) -> None:
         """Nobody serves what would come: be as if nothing had been bound. Before `listen`."""

@@ -17,7 +17,7 @@ from aiocluster.primary.supervision.restart_policy import RestartPolicy
 log = logging.getLogger("aiocluster.supervisor")
 
 
-class Breaker:
+class CircuitBreaker:
     """The failures of one role, and what they mean for its starts."""
 
     def __init__(self, role: str, policy: RestartPolicy, publish: Callable[[Event], None]) -> None:

@@ -36,7 +36,7 @@ _LONGEST_WAIT = 300.0
 Measure = Callable[[int], int | None]
 
 
-class Upkeep:
+class RecycleMonitor:
     """Finds the workers that are due. `recycle(worker, reason)` replaces one in its turn."""
 
     def __init__(

@@ -15,7 +15,7 @@ from aiocluster.primary.processes.spawner import FORK_PATIENCE
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.exits import CRASH_WEIGHT
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -92,7 +92,7 @@ class Recycler:
             return any(self._is_still_due(worker, reason) for reason in [*reasons])
 
         try:
-            async with patience(self._limit):
+            async with running_timeout(self._limit):
                 await place.replace(worker, reasons[0], is_still_due)
         except TimeoutError:
             raise BootError(f"no other could be started in {self._limit:g} s") from None

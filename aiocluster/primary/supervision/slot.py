@@ -18,7 +18,7 @@ from aiocluster.ipc.handover import SlotState
 from aiocluster.primary.processes.generations import Generation
 from aiocluster.primary.workers.exits import is_replaced, returned_at_once, weight_of
 from aiocluster.primary.workers.handle import WorkerHandle
-from aiocluster.timeouts import patience
+from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -38,7 +38,7 @@ _WHY_SLOW = (
 class Crew(Protocol):
     """What a slot needs from the supervisor."""
 
-    async def hire(
+    async def spawn(
         self, slot: "Slot", generation: Generation, restarts: int, *, held: bool = False
     ) -> WorkerHandle:
         """Fork a worker for the slot; WorkerGone when that failed this time.
@@ -87,7 +87,7 @@ class Slot:
         self.trouble = ""  # why the last fork failed
         self.is_refused = asyncio.Event()  # forks have failed for some time
         self.first: asyncio.Future[WorkerHandle] = asyncio.get_running_loop().create_future()
-        self.incumbent: WorkerHandle | None = None
+        self.current: WorkerHandle | None = None
         self.not_before = 0.0  # on the loop's clock, when a dead worker's place may be filled
         self.closed = False
         self.is_finished = False  # its last worker's job has returned
@@ -106,13 +106,13 @@ class Slot:
             env=self.env,
             generation=self.generation.number,
             restarts=self.restarts,
-            incumbent=None if self.incumbent is None else self.incumbent.id,
+            current=None if self.current is None else self.current.id,
             not_before=self.not_before,
         )
 
-    def adopt(self, state: SlotState, incumbent: WorkerHandle | None) -> None:
+    def adopt(self, state: SlotState, current: WorkerHandle | None) -> None:
         """Go on with the one of another program; without an incumbent, as after its death."""
-        self.restarts, self.incumbent = state.restarts, incumbent
+        self.restarts, self.current = state.restarts, current
         self.not_before = state.not_before
 
     # ---- when its worker dies
@@ -120,10 +120,10 @@ class Slot:
     async def keep(self) -> None:
         """Keep the slot filled, until a worker goes that is not to be replaced."""
         try:
-            if self.incumbent is None:  # else another program has filled it
+            if self.current is None:  # else another program has filled it
                 self.first.set_result(await self._fill(self._start_in_turn()))
             else:
-                self.first.set_result(self.incumbent)
+                self.first.set_result(self.current)
             while is_replaced(exited := await self._vacancy(), self._restart):
                 self.restarts += 1
                 await self._fill(self._start_after(exited))
@@ -135,12 +135,12 @@ class Slot:
         """Return how the slot's last worker ended; it may not be the one it was."""
         while True:
             self._renewed.clear()
-            assert self.incumbent is not None
-            incumbent = self.incumbent
-            await _first_of(self._renewed.wait(), incumbent.exited)
-            if incumbent is self.incumbent and incumbent.exited.done():
-                self.incumbent = None
-                return incumbent.exited.result()
+            assert self.current is not None
+            current = self.current
+            await _first_of(self._renewed.wait(), current.exited)
+            if current is self.current and current.exited.done():
+                self.current = None
+                return current.exited.result()
 
     async def _fill(self, start: Coroutine[Any, Any, WorkerHandle]) -> WorkerHandle:
         """Let this start a worker, unless a renewal is quicker; return who is in the slot."""
@@ -148,8 +148,8 @@ class Slot:
         starting = asyncio.ensure_future(start)
         try:
             await _first_of(self._renewed.wait(), starting)
-            if self.incumbent is None:
-                self.incumbent = starting.result()
+            if self.current is None:
+                self.current = starting.result()
             elif starting.done():
                 starting.result().begin_drain("reload")
         except asyncio.CancelledError:
@@ -159,7 +159,7 @@ class Slot:
             raise
         finally:
             starting.cancel()
-        return self.incumbent
+        return self.current
 
     async def _start_after(self, exited: WorkerExited) -> WorkerHandle:
         worker = exited.worker
@@ -177,7 +177,7 @@ class Slot:
             await self._sleep(delay)
         end_turn = await self._crew.take_turn()
         try:
-            successor = await self._hire()
+            successor = await self._spawn()
         except BaseException:
             end_turn()
             raise
@@ -206,11 +206,11 @@ class Slot:
 
     def holds(self, worker: WorkerHandle) -> bool:
         """Does this worker serve here, and would another come in its place?"""
-        return worker is self.incumbent and not worker.is_leaving and self._restart != "never"
+        return worker is self.current and not worker.is_leaving and self._restart != "never"
 
     async def _renew(self, generation: Generation, reason: str, hold: float) -> None:
         # Held, so that nobody new has the room which the old one's connections will need.
-        successor = await self._hire(generation, held=True)
+        successor = await self._spawn(generation, held=True)
         try:
             await self._proven(successor, hold)
         except BaseException:
@@ -219,9 +219,9 @@ class Slot:
         if self.closed:
             successor.begin_drain(reason)
             return
-        self._crew.admit(successor, self.incumbent)
+        self._crew.admit(successor, self.current)
         self.generation = generation
-        before, self.incumbent = self.incumbent, successor
+        before, self.current = self.current, successor
         self.restarts += 1
         self._renewed.set()
         if before is not None:
@@ -231,7 +231,7 @@ class Slot:
         await asyncio.shield(worker.settled)
         if worker.was_ready:
             with contextlib.suppress(TimeoutError):
-                async with patience(hold):  # a program that is paused proves nothing
+                async with running_timeout(hold):  # a program that is paused proves nothing
                     await asyncio.shield(worker.exited)
         # Told to go, or talking nonsense, it is as good as dead, and soon will be.
         if not worker.was_ready or worker.is_leaving or not worker.is_connected:
@@ -254,7 +254,7 @@ class Slot:
             log.warning("slot %d: %s, next start in %.1f s", self.number, why, delay)
         return delay
 
-    async def _hire(
+    async def _spawn(
         self, successors: Generation | None = None, *, held: bool = False
     ) -> WorkerHandle:
         """Have a worker forked of these, or in the place of one that is dead, of the slot's own."""
@@ -262,7 +262,7 @@ class Slot:
             generation = successors or self.generation
             restarts = self.restarts + (successors is not None)
             try:
-                worker = await self._crew.hire(self, generation, restarts, held=held)
+                worker = await self._crew.spawn(self, generation, restarts, held=held)
             except WorkerGone as error:
                 self._note_trouble(str(error))
                 await self._sleep(_FORK_RETRY)

@@ -63,13 +63,13 @@ class Slots:
         self, state: SlotState, generation: Generation, workers: Mapping[int, WorkerHandle]
     ) -> None:
         slot = Slot(state.number, state.env, generation, self._crew, self._restart)
-        slot.adopt(state, None if state.incumbent is None else workers.get(state.incumbent))
+        slot.adopt(state, None if state.current is None else workers.get(state.current))
         self._fill(slot)
 
     @property
-    def unrest(self) -> str:
+    def busy_reason(self) -> str:
         """What is half done, and must be over before an upgrade; or ""."""
-        workers = (slot.incumbent for slot in self._open.values())
+        workers = (slot.current for slot in self._open.values())
         dead = next((worker for worker in workers if worker is not None and worker.is_dead), None)
         return "" if dead is None else f"{dead} is being replaced"
 

@@ -37,14 +37,14 @@ class Alarm(StrEnum):
     HANGS = "hangs"  # tell, and end it
 
 
-class Pulse:
+class StallDetector:
     """The heart of one worker."""
 
     def __init__(self, limits: StallLimits) -> None:
         self.stalled = 0.0  # seconds since its last beat
         # Both until its next beat:
         self.is_late = False  # it has left connections untaken
-        self.was_robbed = False  # of these, and it was told
+        self.queue_was_reclaimed = False  # of these, and it was told
         self._limits = limits
         # Less than two beats is what a loop that turns may look like.
         self._stuck_after = max(limits.steal_after, 2 * BEAT)
@@ -72,7 +72,7 @@ class Pulse:
         """
         if self.has_beaten(beat):
             self._beat, self.stalled = beat, 0.0
-            self.is_late = self.was_robbed = False
+            self.is_late = self.queue_was_reclaimed = False
             self._raised = None
             return None
         self.stalled += passed

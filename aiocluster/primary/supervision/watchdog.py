@@ -16,7 +16,13 @@ from aiocluster.ipc.scoreboard import HEARTBEAT, Scoreboard
 from aiocluster.ipc.stacks import loop_stack
 from aiocluster.metrics.process import free_fds
 from aiocluster.primary.dispatch.dispatcher import Dispatching
-from aiocluster.primary.supervision.stall_detector import BEAT, Alarm, Pulse, StallLimits, counted
+from aiocluster.primary.supervision.stall_detector import (
+    BEAT,
+    Alarm,
+    StallDetector,
+    StallLimits,
+    counted,
+)
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.primary.workers.scoreboard_check import contradiction
@@ -65,7 +71,7 @@ class Watchdog:
         self._workers = workers
         self._publish = publish
         self._loop = asyncio.get_running_loop()
-        self._watches: dict[int, _Watch] = {}
+        self._watches: dict[int, _WatchedWorker] = {}
         self._examinations: set[asyncio.Task[None]] = set()
         self._last = 0.0
         self._pause = self._longest_pause
@@ -93,7 +99,7 @@ class Watchdog:
         due = self._longest_pause
         for watch in self._watches.values():
             if elapsed > passed:
-                watch.worker.outbox.forgive(elapsed - passed, now)
+                watch.worker.backend.excuse_pause(elapsed - passed, now)
             if watch.must_beat:
                 self._check_figures(watch)
             if watch.must_beat:
@@ -114,38 +120,38 @@ class Watchdog:
             for worker_id, worker in self._workers.items()
         }
 
-    def _watch(self, worker: WorkerHandle) -> "_Watch":
+    def _watch(self, worker: WorkerHandle) -> "_WatchedWorker":
         beat = self._scoreboard.reader(worker.row, HEARTBEAT)
-        return _Watch(worker, beat, Pulse(self._limits))
+        return _WatchedWorker(worker, beat, StallDetector(self._limits))
 
-    def _look_at(self, watch: "_Watch", now: float, passed: float) -> float:
+    def _look_at(self, watch: "_WatchedWorker", now: float, passed: float) -> float:
         """Return in how many seconds its connections are to be looked at again."""
         self._feel(watch, passed)
-        pulse, outbox = watch.pulse, watch.worker.outbox
-        outbox.check_room()
-        waited = outbox.waited(now)
+        pulse, backend = watch.pulse, watch.worker.backend
+        backend.check_room()
+        waited = backend.waited(now)
         is_due = waited >= self._steal_at
         pulse.is_late = pulse.is_late or is_due
-        if outbox.is_stuck != pulse.is_stuck:
-            outbox.is_stuck = pulse.is_stuck
+        if backend.is_stuck != pulse.is_stuck:
+            backend.is_stuck = pulse.is_stuck
             self._dispatcher.update(now)
         if is_due:
             self._steal(watch, now)
         return self._longest_pause if is_due else self._steal_at - waited
 
-    def _check_figures(self, watch: "_Watch") -> None:
+    def _check_figures(self, watch: "_WatchedWorker") -> None:
         """Disconnect one whose figures cannot be true, at two looks: it has spoilt its row."""
         worker, board = watch.worker, self._scoreboard
         before, after = board.figures(worker.row), board.figures(worker.row)
         was_doubted = watch.is_doubted
-        why = contradiction(before, after, worker.outbox.sent, time.monotonic_ns())
+        why = contradiction(before, after, worker.backend.sent, time.monotonic_ns())
         watch.is_doubted = bool(why)
         if why and was_doubted:
             # So that it can count again what it finishes.
             board.clear(worker.row)
             worker.disconnect(f"cannot be right in what it counts ({why})", _SPOILT_TIMEOUT)
 
-    def _feel(self, watch: "_Watch", passed: float) -> None:
+    def _feel(self, watch: "_WatchedWorker", passed: float) -> None:
         pulse = watch.pulse
         stalled, told = pulse.stalled, pulse.was_told
         if (alarm := pulse.feel(watch.beat(), passed)) is not None:
@@ -155,14 +161,14 @@ class Watchdog:
 
     # ---- stealing
 
-    def _steal(self, watch: "_Watch", now: float) -> None:
-        outbox = watch.worker.outbox
+    def _steal(self, watch: "_WatchedWorker", now: float) -> None:
+        backend = watch.worker.backend
         # Otherwise they would only come back, or be lost for want of a descriptor.
-        if not self._dispatcher.has_punctual(now) or free_fds() < outbox.queued + _SPARE_FDS:
+        if not self._dispatcher.has_responsive(now) or free_fds() < backend.queued + _SPARE_FDS:
             return
-        if stolen := outbox.steal():
+        if stolen := backend.reclaim():
             # Those that come while nobody else has room may follow: once is enough to tell.
-            again, watch.pulse.was_robbed = watch.pulse.was_robbed, True
+            again, watch.pulse.queue_was_reclaimed = watch.pulse.queue_was_reclaimed, True
             log.log(
                 logging.DEBUG if again else logging.INFO,
                 "%d connections that %s has not taken go to others (steal_after %g s)",
@@ -174,12 +180,12 @@ class Watchdog:
 
     # ---- loops that do not turn
 
-    def _begin_to_examine(self, watch: "_Watch", alarm: Alarm) -> None:
+    def _begin_to_examine(self, watch: "_WatchedWorker", alarm: Alarm) -> None:
         examination = start_task(self._examine(watch, alarm), f"examining {watch.worker}")
         self._examinations.add(examination)
         examination.add_done_callback(self._examinations.discard)
 
-    async def _examine(self, watch: "_Watch", alarm: Alarm) -> None:
+    async def _examine(self, watch: "_WatchedWorker", alarm: Alarm) -> None:
         """Ask for its stacks, tell, and end it if it hangs."""
         worker, seconds = watch.worker, watch.pulse.stalled
         async with watch.examining:  # it has one file to answer to
@@ -211,10 +217,10 @@ def _for_the_log(stack: str) -> str:
     return f"{short}{rest}"
 
 
-class _Watch:
+class _WatchedWorker:
     """One worker under watch."""
 
-    def __init__(self, worker: WorkerHandle, beat: Callable[[], int], pulse: Pulse) -> None:
+    def __init__(self, worker: WorkerHandle, beat: Callable[[], int], pulse: StallDetector) -> None:
         self.worker = worker
         self.beat = beat
         self.pulse = pulse
@@ -224,7 +230,7 @@ class _Watch:
     @property
     def must_beat(self) -> bool:
         """Is it past its boot, which has its own limit, and alive?"""
-        return self.worker.was_ready and not self.worker.outbox.is_closed
+        return self.worker.was_ready and not self.worker.backend.is_closed
 
 
 async def _stacks_of(worker: WorkerHandle) -> str:

@@ -12,7 +12,7 @@ from aiocluster.primary.workers.exits import (
 )
 
 
-class Ending:
+class ExitCause:
     """What is known of one worker's end; what is told of it is decided in exits.py."""
 
     def __init__(self) -> None:

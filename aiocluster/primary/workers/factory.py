@@ -11,7 +11,7 @@ from aiocluster.ipc.handover import WorkerState
 from aiocluster.ipc.messages import Fork
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.ipc.stacks import StackFile
-from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.backend import Backend
 from aiocluster.primary.dispatch.capacity import Limits
 from aiocluster.primary.processes.process import Process
 from aiocluster.primary.processes.spawner import Spawner
@@ -20,7 +20,7 @@ from aiocluster.primary.workers.handle import Owner, WorkerHandle, WorkerSpec
 from aiocluster.shortage import shortage
 
 
-class Hiring:
+class WorkerFactory:
     """Makes workers, each whole or not at all."""
 
     def __init__(
@@ -44,11 +44,11 @@ class Hiring:
         self._on_returned = on_returned
         self._limits = limits
 
-    async def hire(self, spec: WorkerSpec, spawner: Spawner) -> tuple[WorkerHandle, Process]:
+    async def spawn(self, spec: WorkerSpec, spawner: Spawner) -> tuple[WorkerHandle, Process]:
         """Fork a worker as `spec` says; WorkerGone when that failed this time."""
         row = self._scoreboard.claim()
         try:
-            return await self._hire(spec, row, spawner)
+            return await self._spawn(spec, row, spawner)
         except BaseException as error:
             # One that nobody waits for any more may be there already, and write its row.
             spawner.when_gone(spec.worker_id, lambda: self._scoreboard.release(row))
@@ -63,23 +63,23 @@ class Hiring:
     async def adopt(self, state: WorkerState, process: Process) -> WorkerHandle:
         """Take over a worker that another program had, with the same descriptors."""
         ends = (
-            socket.socket(fileno=state.outbox.sender),
-            socket.socket(fileno=state.outbox.receiver),
+            socket.socket(fileno=state.backend.sender),
+            socket.socket(fileno=state.backend.receiver),
         )
         keep_from_children(*ends)
         board = (self._scoreboard, state.row)
-        outbox = Outbox(state.slot, ends, board, self._limits, self._on_room, self._on_returned)
+        backend = Backend(state.slot, ends, board, self._limits, self._on_room, self._on_returned)
         spec = WorkerSpec(
             state.worker_id, state.slot, state.role, state.generation, state.restarts, state.env
         )
-        worker = WorkerHandle(spec, outbox, state.row, StackFile(state.stacks), self._owner)
+        worker = WorkerHandle(spec, backend, state.row, StackFile(state.stacks), self._owner)
         worker.adopt(state, process)
         if state.channel is not None:
             await open_channel(socket.socket(fileno=state.channel.fd), worker.channel)
             worker.channel.consumed(0)  # what was owed may be due
         return worker
 
-    async def _hire(
+    async def _spawn(
         self, spec: WorkerSpec, row: int, spawner: Spawner
     ) -> tuple[WorkerHandle, Process]:
         stacks = StackFile()
@@ -94,8 +94,8 @@ class Hiring:
     ) -> tuple[WorkerHandle, Process]:
         handoff, channel = _wires()
         board = (self._scoreboard, row)
-        outbox = Outbox(spec.slot, handoff, board, self._limits, self._on_room, self._on_returned)
-        worker = WorkerHandle(spec, outbox, row, stacks, self._owner)
+        backend = Backend(spec.slot, handoff, board, self._limits, self._on_room, self._on_returned)
+        worker = WorkerHandle(spec, backend, row, stacks, self._owner)
         shared = self.shared()
         worker.shared = frozenset(shared)
         try:
@@ -109,7 +109,7 @@ class Hiring:
         except BaseException:
             channel[1].close()
             worker.channel.abort()
-            outbox.close()
+            backend.close()
             raise
         return worker, process
 

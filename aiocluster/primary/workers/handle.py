@@ -12,10 +12,10 @@ from aiocluster.config.settings import checked_seconds
 from aiocluster.errors import ChannelClosed, ProtocolError, WorkerGone
 from aiocluster.events import (
     Event,
+    WorkerAtFdLimit,
+    WorkerBelowFdLimit,
     WorkerDisconnected,
     WorkerExited,
-    WorkerFull,
-    WorkerHasRoom,
     WorkerListening,
     WorkerMessage,
     WorkerOnline,
@@ -43,13 +43,13 @@ from aiocluster.ipc.messages import (
 )
 from aiocluster.ipc.stacks import STACKS_SIGNAL, StackFile
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.backend import Backend
 from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.primary.processes.process import Process
-from aiocluster.primary.workers.exit_cause import Ending
-from aiocluster.primary.workers.kill_timer import Deadline
-from aiocluster.primary.workers.phases import Phase, Signal, advance
-from aiocluster.timeouts import KILL_GRACE, patience
+from aiocluster.primary.workers.exit_cause import ExitCause
+from aiocluster.primary.workers.kill_timer import KillTimer
+from aiocluster.primary.workers.phases import Phase, Trigger, advance
+from aiocluster.timeouts import KILL_GRACE, running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -95,7 +95,7 @@ class WorkerHandle:
     """A worker: who it is, how it is, and what can be asked of it."""
 
     def __init__(
-        self, spec: WorkerSpec, outbox: Outbox, row: int, stacks: StackFile, owner: Owner
+        self, spec: WorkerSpec, backend: Backend, row: int, stacks: StackFile, owner: Owner
     ) -> None:
         self.id = spec.worker_id
         self.slot = spec.slot
@@ -106,7 +106,7 @@ class WorkerHandle:
         self.phase = Phase.STARTING
         # Seconds: unix time, and on the loop's clock the same moment and a later one.
         self.started_at = self.born = self.ready_at = 0.0
-        self.outbox = outbox
+        self.backend = backend
         self.row = row
         self.stacks = stacks
         self.shared: frozenset[int] = frozenset()  # listeners from which it can accept by itself
@@ -115,21 +115,21 @@ class WorkerHandle:
         self.was_ready = False
         self.drain_timeout: float | None = None  # seconds; None: the owner's
         self.serves = True  # once it is ready: does it take connections, or run a job?
-        self.ending = Ending()
+        self.ending = ExitCause()
         self.settled: asyncio.Future[None] = asyncio.Future()  # ready, or dead before
         self.exited: asyncio.Future[WorkerExited] = asyncio.Future()
         self._owner = owner
         self._process: Process | None = None
-        self._deadline = Deadline(self.kill_for)
+        self._deadline = KillTimer(self.kill_for)
         self._unpaid = 0  # bytes of its messages that are not heard yet
         self._is_to_pay = False  # once they are
         self._disconnected = asyncio.Event()
         # What its channel said before we heard that it was forked: nobody may hear of a
         # worker before its WorkerForked.
         self._early: list[Callable[[], None]] | None = []
-        outbox.worker_id = spec.worker_id
-        outbox.room.on_fd_limit = self._on_fd_limit
-        outbox.on_broken = self._on_handoff_broken
+        backend.worker_id = spec.worker_id
+        backend.room.on_fd_limit = self._on_fd_limit
+        backend.on_broken = self._on_handoff_broken
 
     def __repr__(self) -> str:
         return f"<WorkerHandle id={self.id} slot={self.slot} pid={self.pid} {self.phase}>"
@@ -156,7 +156,7 @@ class WorkerHandle:
     @property
     def is_leader(self) -> bool:
         """True while it is the one of its role that does what must be done once."""
-        return self.outbox.leads
+        return self.backend.leads
 
     @property
     def cut(self) -> list[str]:
@@ -231,7 +231,7 @@ class WorkerHandle:
         importing = self.phase is Phase.STARTING
         self._leave(reason, seconds)
         if not self.is_dead:
-            self.outbox.order_drain()
+            self.backend.order_drain()
         if importing and self._process is not None:
             # It has no loop yet that would read the message, and an import may take long.
             self._process.send_signal(signal.SIGTERM)
@@ -242,7 +242,7 @@ class WorkerHandle:
 
     def lead(self, does: bool) -> None:
         """Let it lead its role, or not any more; it sees that at once, whatever it does."""
-        self.outbox.lead(does)
+        self.backend.lead(does)
         if does:
             self.channel.post(Lead())
 
@@ -286,10 +286,10 @@ class WorkerHandle:
                 log.error("%s sent nonsense and is disconnected: %s", self, error)
                 self.channel.abort()
 
-    async def read_last_words(self) -> None:
+    async def flush_channel(self) -> None:
         """Wait until all it had sent before it died is read, and it counts as disconnected."""
         try:
-            async with patience(_LAST_WORDS_TIMEOUT):
+            async with running_timeout(_LAST_WORDS_TIMEOUT):
                 await self._disconnected.wait()
         except TimeoutError:
             self.channel.abort()
@@ -297,9 +297,9 @@ class WorkerHandle:
 
     def ended(self, status: ExitStatus) -> WorkerExited:
         """Its process is gone; return the event, which is the last of this worker."""
-        self.phase = advance(self.phase, Signal.EXIT)
+        self.phase = advance(self.phase, Trigger.EXIT)
         self._deadline.cancel()
-        if status.code == 0 and self.outbox.was_unwired:
+        if status.code == 0 and self.backend.was_unwired:
             self.ending.ask("disconnected")
         self.stacks.close()
         event = self.ending.event(self, status, boot_failed=self.boot_failure is not None)
@@ -311,9 +311,9 @@ class WorkerHandle:
     # ---- from one program to the next
 
     @property
-    def unrest(self) -> str:
+    def busy_reason(self) -> str:
         """What is half done between us and it, and must be over before an upgrade; or ""."""
-        if self._process is None or self._process.is_dead or self.outbox.is_closed:
+        if self._process is None or self._process.is_dead or self.backend.is_closed:
             return f"{self} is ending"
         if self.channel.closed:
             return "" if self._disconnected.is_set() else f"{self} is being disconnected"
@@ -333,7 +333,7 @@ class WorkerHandle:
             pid=self.pid,
             pidfd=self._process.pidfd,
             stacks=self.stacks.fd,
-            outbox=self.outbox.state(),
+            backend=self.backend.state(),
             channel=None if self.channel.closed else self.channel.state(self._unpaid),
             phase=self.phase.value,
             started_at=self.started_at,
@@ -360,7 +360,7 @@ class WorkerHandle:
         self.serves, self.boot_failure = state.serves, state.boot_failure
         self.shared = frozenset(state.shared)
         self.ending.adopt(state)
-        self.outbox.adopt(state.outbox)
+        self.backend.adopt(state.backend)
         if self.was_ready:
             self.settled.set_result(None)
         self._deadline.adopt(state.deadline)
@@ -377,7 +377,7 @@ class WorkerHandle:
         if self.is_dead:
             return
         self.ending.ask(reason)
-        self.phase = advance(self.phase, Signal.DRAIN)
+        self.phase = advance(self.phase, Trigger.DRAIN)
         self._owner.on_unready(self)
         self._deadline.at_latest_in(timeout + KILL_GRACE, reason)
 
@@ -394,7 +394,7 @@ class WorkerHandle:
                     self._is_to_pay = True
                     self._owner.when_heard(self._pay)
             case RoomAgain():
-                self.outbox.room.look_again()
+                self.backend.room.look_again()
             case ReportMetrics(report=report):
                 self._owner.on_report(self, report)
             case Subscribe() | Unsubscribe():
@@ -416,11 +416,11 @@ class WorkerHandle:
     def _on_progress(self, message: Message) -> None:
         match message:
             case Online():
-                self.phase = advance(self.phase, Signal.ONLINE)
+                self.phase = advance(self.phase, Trigger.ONLINE)
                 self._owner.publish(WorkerOnline(self))
             case Ready(serves=serves):
                 self.serves = serves
-                self.phase = advance(self.phase, Signal.READY)
+                self.phase = advance(self.phase, Trigger.READY)
                 self._on_ready()
             case BootFailed():
                 self.boot_failure = message
@@ -449,7 +449,7 @@ class WorkerHandle:
             log.warning("%s is at its limit of open files: no new connections for it", self)
         else:
             log.info("%s has room for connections again", self)
-        self._owner.publish(WorkerFull(self) if is_there else WorkerHasRoom(self))
+        self._owner.publish(WorkerAtFdLimit(self) if is_there else WorkerBelowFdLimit(self))
 
     def _on_handoff_broken(self, why: str) -> None:
         if not self.is_dead:

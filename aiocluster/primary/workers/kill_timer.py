@@ -6,7 +6,7 @@ from collections.abc import Callable
 from aiocluster.timeouts import Countdown
 
 
-class Deadline:
+class KillTimer:
     """May be brought nearer, and never moved away. `kill(reason)` is called when it passes."""
 
     def __init__(self, kill: Callable[[str], None]) -> None:

@@ -21,7 +21,7 @@ class Leader(Protocol):
         ...
 
 
-class Leadership:
+class LeaderElection:
     """That of one role."""
 
     def __init__(self) -> None:

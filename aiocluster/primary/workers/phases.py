@@ -20,7 +20,7 @@ class Phase(StrEnum):
     EXITED = "exited"
 
 
-class Signal(StrEnum):
+class Trigger(StrEnum):
     """What happens to a worker."""
 
     ONLINE = "online"
@@ -29,30 +29,30 @@ class Signal(StrEnum):
     EXIT = "exit"
 
 
-TRANSITIONS: dict[Phase, dict[Signal, Phase]] = {
+TRANSITIONS: dict[Phase, dict[Trigger, Phase]] = {
     Phase.STARTING: {
-        Signal.ONLINE: Phase.ONLINE,
-        Signal.DRAIN: Phase.DRAINING,  # stopped before it ever ran
-        Signal.EXIT: Phase.EXITED,
+        Trigger.ONLINE: Phase.ONLINE,
+        Trigger.DRAIN: Phase.DRAINING,  # stopped before it ever ran
+        Trigger.EXIT: Phase.EXITED,
     },
     Phase.ONLINE: {
-        Signal.READY: Phase.READY,
-        Signal.DRAIN: Phase.DRAINING,
-        Signal.EXIT: Phase.EXITED,
+        Trigger.READY: Phase.READY,
+        Trigger.DRAIN: Phase.DRAINING,
+        Trigger.EXIT: Phase.EXITED,
     },
-    Phase.READY: {Signal.DRAIN: Phase.DRAINING, Signal.EXIT: Phase.EXITED},
+    Phase.READY: {Trigger.DRAIN: Phase.DRAINING, Trigger.EXIT: Phase.EXITED},
     Phase.DRAINING: {
         # What it sent before it read the Drain.
-        Signal.ONLINE: Phase.DRAINING,
-        Signal.READY: Phase.DRAINING,
-        Signal.DRAIN: Phase.DRAINING,
-        Signal.EXIT: Phase.EXITED,
+        Trigger.ONLINE: Phase.DRAINING,
+        Trigger.READY: Phase.DRAINING,
+        Trigger.DRAIN: Phase.DRAINING,
+        Trigger.EXIT: Phase.EXITED,
     },
     Phase.EXITED: {},
 }
 
 
-def advance(phase: Phase, signal: Signal) -> Phase:
+def advance(phase: Phase, signal: Trigger) -> Phase:
     """Return the phase after `signal`; ProtocolError when it cannot happen in `phase`."""
     try:
         return TRANSITIONS[phase][signal]

@@ -24,21 +24,21 @@ from aiocluster.ipc.messages import (
 from aiocluster.metrics.snapshot import Report
 from aiocluster.primary.dispatch.capacity import Limits
 from aiocluster.primary.dispatch.dispatcher import Dispatching
-from aiocluster.primary.dispatch.shared_accept import Sharing
-from aiocluster.primary.ingress.ingress import Doors
-from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.dispatch.shared_accept import SharedAccept
+from aiocluster.primary.ingress.ingress import Ingress
+from aiocluster.primary.ingress.worker_servers import WorkerServers
 from aiocluster.primary.processes.generations import Generation, Generations
 from aiocluster.primary.processes.process import Process
 from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.descriptor import peek
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.exit_log import ExitLog
-from aiocluster.primary.workers.factory import Hiring
+from aiocluster.primary.workers.factory import WorkerFactory
 from aiocluster.primary.workers.handle import WorkerHandle, WorkerSpec
-from aiocluster.primary.workers.leader import Leadership
+from aiocluster.primary.workers.leader import LeaderElection
 from aiocluster.primary.workers.phases import Phase
-from aiocluster.primary.workers.shared import Commons
-from aiocluster.timeouts import KILL_GRACE, Countdown, patience
+from aiocluster.primary.workers.shared import ClusterShared
+from aiocluster.timeouts import KILL_GRACE, Countdown, running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
@@ -77,7 +77,7 @@ class Care(Protocol):
         ...
 
 
-class Workers:
+class WorkerPool:
     """Those of all slots and generations of a role: an Owner to their handles."""
 
     def __init__(
@@ -85,8 +85,8 @@ class Workers:
         settings: Settings,
         generations: Generations,
         dispatcher: Dispatching,
-        servers: Servers,
-        commons: Commons,
+        servers: WorkerServers,
+        cluster_shared: ClusterShared,
         care: Care,
     ) -> None:
         self.all: dict[int, WorkerHandle] = {}
@@ -105,19 +105,19 @@ class Workers:
         self._generations = generations
         self._dispatcher = dispatcher
         self._servers = servers
-        self._bus = commons.bus
-        self._reporter = commons.reporter
+        self._bus = cluster_shared.bus
+        self._reporter = cluster_shared.reporter
         self._care = care
         self._loop = asyncio.get_running_loop()
         self._held: set[int] = set()  # those that are given nothing yet
         self._asking: set[int] = set()  # those that have asked to go, and have not been heard yet
         self._parting: dict[int, str] = {}  # those that go, and why, once another serves
-        self._leadership = Leadership()
-        self._oom_kills = commons.oom_kills
-        self._sharing = Sharing(lambda: len(self.all), self.serving)
+        self._leader_election = LeaderElection()
+        self._oom_kills = cluster_shared.oom_kills
+        self._sharing = SharedAccept(lambda: len(self.all), self.serving)
         self._ends: set[asyncio.Task[None]] = set()
-        self._hiring = Hiring(
-            commons.reporter.scoreboard,
+        self._factory = WorkerFactory(
+            cluster_shared.reporter.scoreboard,
             self,
             Limits.of(settings),
             self._update_dispatcher,
@@ -126,15 +126,15 @@ class Workers:
 
     def pin_to(self, cpus: Sequence[int]) -> None:
         """Let the workers of the first slots run on one of these each."""
-        self._hiring.cpus = cpus
+        self._factory.cpus = cpus
 
-    def listen_on(self, doors: Doors) -> None:
+    def listen_on(self, ingress: Ingress) -> None:
         """From here their connections will come."""
-        self.addresses = doors.listeners.addresses
-        self._sharing.begin_with(doors)
-        self._hiring.families = doors.listeners.families
-        self._hiring.shared = lambda: doors.shared
-        self._servers.numbers.reserve(len(doors.listeners.families))
+        self.addresses = ingress.listeners.addresses
+        self._sharing.begin_with(ingress)
+        self._factory.families = ingress.listeners.families
+        self._factory.shared = lambda: ingress.shared
+        self._servers.numbers.reserve(len(ingress.listeners.families))
 
     def begin_accepting(self) -> None:
         """See Sharing.begin_accepting."""
@@ -142,7 +142,7 @@ class Workers:
 
     # ---- they come
 
-    async def hire(
+    async def spawn(
         self, spec: WorkerSpec, generation: Generation, *, held: bool = False
     ) -> WorkerHandle:
         """Fork one; WorkerGone when that failed this time. See `admit` for one that is `held`."""
@@ -150,7 +150,7 @@ class Workers:
             self._held.add(spec.worker_id)
         self._generations.joined(generation)
         try:
-            worker, process = await self._hiring.hire(spec, generation.spawner)
+            worker, process = await self._factory.spawn(spec, generation.spawner)
         except BaseException:
             self._generations.left(generation.number)
             self._held.discard(spec.worker_id)
@@ -178,9 +178,9 @@ class Workers:
         """Take over those of another program; return what lets them be heard, and serve."""
         processes = [self._adopt_process(state) for state in states]
         for state, process in zip(states, processes, strict=True):
-            self.all[state.worker_id] = await self._hiring.adopt(state, process)
+            self.all[state.worker_id] = await self._factory.adopt(state, process)
         adopted = [*self.all.values()]
-        self._leadership.adopt(next((worker for worker in adopted if worker.is_leader), None))
+        self._leader_election.adopt(next((worker for worker in adopted if worker.is_leader), None))
         for worker in adopted:
             if worker.was_ready:
                 self._note_kind(worker)
@@ -194,7 +194,7 @@ class Workers:
         return begin
 
     @property
-    def unrest(self) -> str:
+    def busy_reason(self) -> str:
         """What is half done, and must be over before an upgrade; or ""."""
         forked = self._generations.worker_ids
         if self._generations.is_forking or not forked <= self.all.keys():
@@ -203,7 +203,7 @@ class Workers:
             return "a worker has asked to go"
         if self._parting:
             return "the only worker that serves drains when another is ready"
-        return next((worker.unrest for worker in self.all.values() if worker.unrest), "")
+        return next((worker.busy_reason for worker in self.all.values() if worker.busy_reason), "")
 
     # ---- they go
 
@@ -213,7 +213,7 @@ class Workers:
         for worker in self.all.values():
             worker.channel.post(Unready())
 
-    def begin_to_end(self) -> None:
+    def mark_stopping(self) -> None:
         """What is lost from now on is lost to the stop. Idempotent.
 
         Connections move no more, and those that are on their way go to workers that still serve.
@@ -223,13 +223,13 @@ class Workers:
             if worker.phase is Phase.DRAINING:
                 worker.begin_drain("stop")
 
-    def make_room(self, count: int) -> None:
+    def shed_idle_connections(self, count: int) -> None:
         """Let each give up idle connections, at most so many; in a stop they are closed."""
         self._makes_room = True
         for worker in self.serving():
             worker.channel.post(GiveBack(count))
 
-    def stop_hiring(self) -> None:
+    def stop_spawning(self) -> None:
         """Whoever still comes goes at once. Idempotent."""
         self._stopping = True
 
@@ -324,8 +324,8 @@ class Workers:
     def on_lost_channel(self, worker: WorkerHandle) -> None:
         """See Owner."""
         # What it has need not be known any more, nor true.
-        self._dispatcher.remove(worker.outbox)
-        self._give_to_others(worker, worker.outbox.close())
+        self._dispatcher.remove(worker.backend)
+        self._give_to_others(worker, worker.backend.close())
         if worker.was_ready:
             self._loop.call_later(_DEATH_MOMENT, self._replace_disconnected, worker)
 
@@ -359,7 +359,7 @@ class Workers:
 
     def on_server(self, worker: WorkerHandle, message: Listen | Serving | Unlisten) -> None:
         """See Owner."""
-        if not worker.is_leaving and not worker.outbox.is_closed:  # else it has nothing any more
+        if not worker.is_leaving and not worker.backend.is_closed:  # else it has nothing any more
             self._servers.hear(worker, message)
 
     # ---- inside
@@ -378,7 +378,7 @@ class Workers:
 
     def _look_after(self, worker: WorkerHandle, process: Process) -> None:
         """See to it from here to its end."""
-        worker.outbox.returns.would_flood = self._have_enough_to_take
+        worker.backend.returns.would_flood = self._have_enough_to_take
         worker.announced()
         process.on_death(lambda: self._on_death(worker))
         if not worker.settled.done():  # one that another program had may serve for long
@@ -395,8 +395,8 @@ class Workers:
 
     def _enter_service(self, worker: WorkerHandle) -> None:
         if worker.serves:
-            worker.outbox.look_for_room()
-            self._dispatcher.add(worker.outbox)
+            worker.backend.look_for_room()
+            self._dispatcher.add(worker.backend)
             self._sharing.let_accept(worker)
             self._sharing.divide()
             self._update_dispatcher()
@@ -422,8 +422,8 @@ class Workers:
             log.error("%s %s, unlike the first one: that needs a stop and a start", worker, what)
 
     def _leave(self, worker: WorkerHandle) -> None:
-        if not worker.outbox.is_closed:  # else it is known to be dead, and is removed
-            self._dispatcher.leave(worker.outbox, self._loop.time())
+        if not worker.backend.is_closed:  # else it is known to be dead, and is removed
+            self._dispatcher.leave(worker.backend, self._loop.time())
 
     def _leave_nobody_waiting(self) -> None:
         """One that is to show first that it lasts is better than none at all."""
@@ -435,8 +435,8 @@ class Workers:
     def _on_death(self, worker: WorkerHandle) -> None:
         """At once: what it had not taken goes to others."""
         self._servers.leave(worker.id)
-        self._dispatcher.remove(worker.outbox)
-        left = worker.outbox.close()
+        self._dispatcher.remove(worker.backend)
+        left = worker.backend.close()
         self._leave_nobody_waiting()
         self._sharing.divide()
         self._update_dispatcher()
@@ -468,7 +468,7 @@ class Workers:
 
         So do they those of servers of their own: nobody has served these yet.
         """
-        apps = len(self._hiring.families)
+        apps = len(self._factory.families)
         kept = [one for one in connections if one.listener >= apps or peek(one.fd, 1)]
         kept = [] if self._stopping else kept
         for connection in connections:
@@ -480,7 +480,7 @@ class Workers:
         status = await process.wait()
         if status.signal == signal.SIGKILL and not worker.ending.is_ours(status.signal):
             worker.ending.out_of_memory = self._oom_kills.claim(self._loop.time())
-        await worker.read_last_words()
+        await worker.flush_channel()
         self._reporter.retire(worker)
         self._reporter.scoreboard.release(worker.row)
         del self.all[worker.id]
@@ -504,12 +504,12 @@ class Workers:
         """Has one of those that serve, and whose loop turns, many connections to take?"""
         if self._is_ending:  # nothing comes back later
             return False
-        outboxes = [worker.outbox for worker in self.serving()]
-        return any(one.queued > _MANY_UNTAKEN and not one.is_stuck for one in outboxes)
+        backends = [worker.backend for worker in self.serving()]
+        return any(one.queued > _MANY_UNTAKEN and not one.is_stuck for one in backends)
 
     def _choose_leader(self) -> None:
         # In a stop nobody takes over from who goes first.
-        self._leadership.update([] if self._stopping else self.serving())
+        self._leader_election.update([] if self._stopping else self.serving())
 
     def _update_dispatcher(self) -> None:
         self._dispatcher.update(self._loop.time())
@@ -517,12 +517,12 @@ class Workers:
 
 def _may_serve(worker: WorkerHandle) -> bool:
     # Its death may be seen, and not be told yet.
-    seen_dead = worker.outbox.is_closed
+    seen_dead = worker.backend.is_closed
     return worker.phase is Phase.READY and worker.is_connected and not seen_dead
 
 
 async def _all_in(seconds: float, futures: "Iterable[asyncio.Future[Any]]") -> None:
     """Wait for all, or as long as that."""
     with contextlib.suppress(TimeoutError):
-        async with patience(seconds):
+        async with running_timeout(seconds):
             await asyncio.wait(futures)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.ingress.pending_limit import Holding
+from aiocluster.primary.ingress.pending_limit import PendingLimit
 from aiocluster.primary.processes.oom_kills import OomKills
 from aiocluster.primary.sockets.listeners import Listeners
 from aiocluster.primary.workers.snapshots import Reporter
@@ -26,13 +26,13 @@ class Ids:
 
 
 @dataclass(frozen=True, slots=True)
-class Commons:
+class ClusterShared:
     """Who hears of everything, who counts it, who gets which id and port, and what bounds all."""
 
     bus: EventBus
     reporter: Reporter
     ids: Ids = field(default_factory=Ids)
     listeners: list[Listeners] = field(default_factory=list)  # of each role
-    holding: Holding = field(default_factory=Holding)
+    holding: PendingLimit = field(default_factory=PendingLimit)
     oom_kills: OomKills = field(default_factory=OomKills)
     say: Callable[[str], None] = log.info  # for what the user who starts the program should read

@@ -17,7 +17,7 @@ from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.metrics.aggregator import WorkerFacts
 from aiocluster.metrics.feed import SnapshotBox, check_interval, paced
-from aiocluster.metrics.role_aggregators import Ledgers, LedgersState
+from aiocluster.metrics.role_aggregators import RoleAggregators, RoleAggregatorsState
 from aiocluster.metrics.snapshot import Counters, Dispatch, Report, Snapshot
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.handle import WorkerHandle
@@ -87,20 +87,20 @@ class Reporter:
         self._workers = workers
         self._dispatch = dispatch
         self._loop = asyncio.get_running_loop()
-        self._ledgers = Ledgers(self._loop.time(), roles)
+        self._aggregators = RoleAggregators(self._loop.time(), roles)
         self._closed = asyncio.Event()
         self._beats: dict[float, _Beat] = {}  # by their intervals
         self._feeds: dict[tuple[int, int], float] = {}  # those of workers: their intervals
         self._mailboxes: set[SnapshotBox] = set()  # of subscribers here
         self._counted: dict[int, Counters] = {}  # what each worker had at the last look
 
-    def state(self) -> LedgersState:
+    def state(self) -> RoleAggregatorsState:
         """What the next program must know of the past."""
-        return self._ledgers.state()
+        return self._aggregators.state()
 
-    def adopt(self, state: LedgersState) -> None:
+    def adopt(self, state: RoleAggregatorsState) -> None:
         """Go on with what another program remembers."""
-        self._ledgers.adopt(state)
+        self._aggregators.adopt(state)
 
     @property
     def subscriptions(self) -> list[SubscriptionState]:
@@ -112,11 +112,11 @@ class Reporter:
 
     def report(self, worker: WorkerHandle, report: Report) -> None:
         """A worker reported."""
-        self._ledgers.report(worker.id, worker.role, report, self._loop.time())
+        self._aggregators.report(worker.id, worker.role, report, self._loop.time())
 
     def retire(self, worker: WorkerHandle) -> None:
         """A worker is gone: keep what it had done, feed it no more."""
-        self._ledgers.retire(worker.id, worker.role, self._counters(worker))
+        self._aggregators.retire(worker.id, worker.role, self._counters(worker))
         del self._counted[worker.id]
         for key in [key for key in self._feeds if key[0] == worker.id]:
             self._leave(self._feeds.pop(key), key)
@@ -206,7 +206,7 @@ class Reporter:
         return take
 
     def _snapshot(self, previous: Snapshot | None, missed: int) -> Snapshot:
-        return self._ledgers.snapshot(
+        return self._aggregators.snapshot(
             [self._facts(worker) for worker in self._workers()],
             now=self._loop.time(),
             wall=time.time(),

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from aiocluster.ipc.accept_queue import budget
 from aiocluster.worker.accept.exclusive_epoll import epoll_of
-from aiocluster.worker.accept.shared_listener import Accepted, Gate
+from aiocluster.worker.accept.shared_listener import Accepted, SharedListener
 
 # Seconds between two looks at what waits: what one connection may lose by a lost wake-up.
 _LOOK_INTERVAL = 0.1
@@ -25,7 +25,7 @@ OnConnections = Callable[[list[Accepted]], None]
 Serve = Callable[[int], asyncio.Protocol]
 
 
-class Room(Protocol):
+class FreeCapacity(Protocol):
     """How many more connections there may be; see worker/accept/capacity.py."""
 
     is_awaited: bool
@@ -49,7 +49,7 @@ class Acceptor:
         self,
         sockets: Sequence[tuple[int, socket.socket]],
         on_connections: OnConnections,
-        room: Room,
+        room: FreeCapacity,
         serve: Serve,
     ) -> None:
         self.budget = 0  # connections that may come before the room is to be counted anew
@@ -63,7 +63,9 @@ class Acceptor:
         room.on_room = self.update
         self._loop = asyncio.get_running_loop()
         self._epoll = epoll_of(self._loop) if sockets else None
-        self._gates = [Gate(index, sock, self, self._epoll) for index, sock in sockets]
+        self._shared_listeners = [
+            SharedListener(index, sock, self, self._epoll) for index, sock in sockets
+        ]
         self._on = False
         self._look_timer: asyncio.TimerHandle | None = None
 
@@ -75,7 +77,7 @@ class Acceptor:
     def resume(self, workers: int = 1) -> None:
         """Accept from now on, as one of so many. Idempotent."""
         self.workers = max(workers, 1)
-        if not self._on and self._gates:
+        if not self._on and self._shared_listeners:
             self._on = True
             self._look_timer = self._loop.call_later(_LOOK_INTERVAL, self._look)
             self.update()
@@ -105,25 +107,25 @@ class Acceptor:
     def accept_rest(self) -> None:
         """Accept all who wait now, if it accepts at all: before the last one closes a socket."""
         if self._on:
-            for gate in self._gates:
-                gate.accept_all()
+            for shared_listener in self._shared_listeners:
+                shared_listener.accept_all()
 
     def close(self) -> None:
         """Accept nothing more, and give the sockets up. Idempotent."""
         self.pause()
-        for gate in self._gates:
-            gate.close()
-        self._gates = []
+        for shared_listener in self._shared_listeners:
+            shared_listener.close()
+        self._shared_listeners = []
         if self._epoll is not None:
             self._epoll.close()
 
     def _watch(self) -> None:
-        for gate in self._gates:
-            gate.watch()
+        for shared_listener in self._shared_listeners:
+            shared_listener.watch()
 
     def _look(self) -> None:
         self._look_timer = self._loop.call_later(_LOOK_INTERVAL, self._look)
         self.update()
         if self.accepts:
-            for gate in self._gates:
-                gate.look()
+            for shared_listener in self._shared_listeners:
+                shared_listener.look()

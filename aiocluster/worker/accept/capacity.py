@@ -21,7 +21,7 @@ from aiocluster.ipc.scoreboard import (
 )
 
 
-class Room:
+class AcceptCapacity:
     """That of one worker, by its settings and its limit of descriptors."""
 
     def __init__(

@@ -34,7 +34,7 @@ class _Waking:
         self._on = False
         self._is_exclusive = False
 
-    def stand_last(self) -> None:
+    def requeue_waiter(self) -> None:
         """Let the other workers be woken before this one; it is woken if somebody waits now."""
         if self._is_exclusive and self._epoll is not None:
             self._unregister()
@@ -59,7 +59,7 @@ class _Waking:
             self._epoll.unregister(self._fd)
 
 
-class Reading(_Waking):
+class ExclusiveReader(_Waking):
     """Tells that somebody waits, unless another worker was quicker; accepts nothing."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Reading(_Waking):
         self._loop.remove_reader(self._fd)
 
 
-class Serving(_Waking):
+class ExclusiveServer(_Waking):
     """Lets uvloop accept, one connection a turn of the loop; `factory` is asked for its protocol.
 
     That is 9 µs a connection cheaper than Python: all of one takes 69 then, with two workers and

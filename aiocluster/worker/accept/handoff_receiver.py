@@ -30,7 +30,7 @@ _MAX_UNTAKEN_BYTES = 4096
 Adopt = Callable[[int, int, Client | None], None]
 
 
-class Intake:
+class HandoffReceiver:
     """Deaf until `begin`; what is given meanwhile waits in the kernel."""
 
     def __init__(self, row: memoryview, on_lost: Callable[[], None]):

@@ -12,9 +12,9 @@ import socket
 from contextvars import Context
 from typing import Any, Protocol
 
-from aiocluster.ipc.accept_backoff import Trouble
+from aiocluster.ipc.accept_backoff import AcceptBackoff
 from aiocluster.ipc.accept_queue import waiting_in
-from aiocluster.worker.accept.exclusive_epoll import Reading, Serving
+from aiocluster.worker.accept.exclusive_epoll import ExclusiveReader, ExclusiveServer
 from aiocluster.worker.accept.pace import Pace
 
 log = logging.getLogger("aiocluster.worker")
@@ -32,7 +32,7 @@ _QUICK_BATCH = 8
 Accepted = tuple[int, int, Any]
 
 
-class Keeper(Protocol):
+class AcceptControl(Protocol):
     """Whose gate it is: how many more connections it takes, and what it does with them."""
 
     budget: int  # before the room is to be counted anew
@@ -49,21 +49,21 @@ class Keeper(Protocol):
     def serve(self, listener: int, /) -> asyncio.Protocol: ...
 
 
-class Gate:
+class SharedListener:
     """Owns `sock`. `epoll` is the loop's own, if it has one."""
 
     def __init__(
-        self, index: int, sock: socket.socket, keeper: Keeper, epoll: "select.epoll | None"
+        self, index: int, sock: socket.socket, keeper: AcceptControl, epoll: "select.epoll | None"
     ) -> None:
         self._index = index
         self._sock = sock
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
-        self._trouble = Trouble(sock, log, self.watch)
+        self._trouble = AcceptBackoff(sock, log, self.watch)
         self._pace = Pace()
-        self._reading = Reading(sock, epoll, self._on_wake_up)
-        self._serving = None if epoll is None else Serving(sock, epoll, self._serve)
-        self._waking: Reading | Serving | None = None
+        self._reading = ExclusiveReader(sock, epoll, self._on_wake_up)
+        self._serving = None if epoll is None else ExclusiveServer(sock, epoll, self._serve)
+        self._waking: ExclusiveReader | ExclusiveServer | None = None
 
     def watch(self) -> None:
         """Wait for connections, if it is time to accept them; else do not."""
@@ -105,7 +105,7 @@ class Gate:
         self._trouble.forget()
         self._sock.close()
 
-    def _wanted(self) -> Reading | Serving | None:
+    def _wanted(self) -> ExclusiveReader | ExclusiveServer | None:
         if not self._keeper.accepts or self._trouble.is_waiting:
             return None
         return self._serving if self._keeper.has_plenty and self._serving else self._reading
@@ -147,7 +147,7 @@ class Gate:
 
     def _stand_last(self) -> None:
         if self._waking is not None:
-            self._waking.stand_last()
+            self._waking.requeue_waiter()
 
     def _share(self) -> int:
         """Return how many of those who wait are this worker's, if all of them are as busy."""

@@ -8,11 +8,11 @@ from typing import Any, Literal, Protocol, Unpack
 from aiocluster.ipc.messages import DrainReason
 from aiocluster.metrics.snapshot import Snapshot
 from aiocluster.worker.api.leading import Leading
-from aiocluster.worker.api.readiness import Standing
+from aiocluster.worker.api.readiness import Readiness
 from aiocluster.worker.api.server import ClusterServer, ProtocolFactory, ServerOptions
 
 
-class Link(Protocol):
+class PrimaryLink(Protocol):
     """The part of the worker's runtime that the user's code reaches through the context."""
 
     async def send(self, payload: Any) -> None: ...
@@ -21,7 +21,7 @@ class Link(Protocol):
     def ask_to_drain(self, reason: DrainReason) -> None: ...
 
 
-class Servers(Protocol):
+class StartsServers(Protocol):
     """Who starts servers for the user's code."""
 
     async def create_server(
@@ -51,9 +51,9 @@ class WorkerContext:
         slot: int,
         role: str,
         generation: int,
-        link: Link,
-        standing: Standing,
-        servers: Servers,
+        link: PrimaryLink,
+        readiness: Readiness,
+        servers: StartsServers,
         leading: Leading,
     ) -> None:
         self.id = worker_id
@@ -61,7 +61,7 @@ class WorkerContext:
         self.role = role
         self.generation = generation
         self._link = link
-        self._standing = standing
+        self._readiness = readiness
         self._leading = leading
         self._servers = servers
 
@@ -106,7 +106,7 @@ class WorkerContext:
         From any thread, and as early as in the app's factory: what has not started yet is
         waited for. Idempotent. With `ready="auto"` it changes nothing.
         """
-        self._standing.declare_ready()
+        self._readiness.declare_ready()
 
     @property
     def is_ready(self) -> bool:
@@ -115,12 +115,12 @@ class WorkerContext:
         What a health check should answer: a stop begins with this, and the worker serves on
         for `pre_drain_wait` seconds.
         """
-        return self._standing.is_ready
+        return self._readiness.is_ready
 
     @property
     def is_stopping(self) -> bool:
         """True once this worker was told to drain: a job should come to its end."""
-        return self._standing.is_stopping
+        return self._readiness.is_stopping
 
     async def stopping(self) -> None:
         """Return when this worker is told to drain, for whatever reason; at once if it was.
@@ -128,7 +128,7 @@ class WorkerContext:
         From then on a job has `graceful_timeout` seconds; if it still runs then it is
         cancelled.
         """
-        await self._standing.stopping()
+        await self._readiness.stopping()
 
     @property
     def is_leader(self) -> bool:
@@ -154,7 +154,7 @@ class WorkerContext:
         to their clients. What it raises is logged. It has the drain's time and no more; what
         is registered once the drain has begun is not called.
         """
-        return self._standing.on_drain(callback)
+        return self._readiness.on_drain(callback)
 
     async def create_server(
         self,

@@ -21,7 +21,7 @@ from aiocluster.metrics.feed import SnapshotBox, check_interval
 from aiocluster.metrics.snapshot import Snapshot
 
 
-class Mail:
+class Messaging:
     """The user's side of the channel. The channel's window bounds what lies here unread."""
 
     def __init__(self, channel: Channel) -> None:

@@ -12,7 +12,7 @@ from aiocluster.errors import ConfigError
 log = logging.getLogger("aiocluster.worker")
 
 
-class Standing:
+class Readiness:
     """Whether the app says that it is ready, whether it is, and who wants to hear of the drain."""
 
     def __init__(self, *, explicit: bool = False) -> None:
@@ -80,7 +80,7 @@ class Standing:
 
         return off
 
-    async def say_goodbye(self) -> None:
+    async def run_on_drain_callbacks(self) -> None:
         """Call all that asked for it, and wait for those that take their time. Once."""
         callbacks, self._on_drain = self._on_drain, {}
         awaited = [_call(callback) for callback in callbacks.values()]

@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from aiocluster.worker.http.lingering_close import LingeringTransport, unsent_bytes
-from aiocluster.worker.http.request_boundary import FollowedHandler
+from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 
 # Seconds that a client has to answer a close frame: a round trip, and a busy client's turn.
 _ANSWER_TIME = 1.0
@@ -63,7 +63,7 @@ class ClosingHandshake:
     def __init__(
         self,
         websocket: web.WebSocketResponse,
-        handler: FollowedHandler,
+        handler: BoundaryTrackingHandler,
         transport: LingeringTransport,
         start_task: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:

@@ -26,7 +26,7 @@ from aiocluster.ipc.scoreboard import (
     RESPONSES,
 )
 from aiocluster.metrics.instruments import Histogram
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 from aiocluster.worker.http.client_transport import with_client
 from aiocluster.worker.http.limiting import Handler, limited
 from aiocluster.worker.http.lingering_close import unread_bytes
@@ -37,7 +37,7 @@ from aiocluster.worker.http.metered_server import (
     names_of,
     request_name,
 )
-from aiocluster.worker.http.request_boundary import FollowedHandler
+from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 from aiocluster.worker.http.websockets import WebSockets
 
 
@@ -47,7 +47,7 @@ class DegradedServer:
     # No connection moves.
     metered: tuple[MeteredHandler, ...] = ()
 
-    def __init__(self, row: memoryview, room: Room) -> None:
+    def __init__(self, row: memoryview, room: AcceptCapacity) -> None:
         self.latency = Histogram()
         self.websockets = _WebSockets()
         self._row = row
@@ -174,7 +174,7 @@ class DegradedServer:
 
     def _note_opened(self, websocket: web.WebSocketResponse, handler: object) -> None:
         if (connection := self._connections.get(handler)) is not None:
-            self.websockets.note(websocket, cast(FollowedHandler, connection))
+            self.websockets.note(websocket, cast(BoundaryTrackingHandler, connection))
 
     # ---- a drain
 

@@ -14,7 +14,7 @@ import asyncio
 from typing import cast
 
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
-from aiocluster.worker.services.deadline import Deadline
+from aiocluster.worker.services.deadline import DrainDeadline
 
 # A client that has just connected is about to send its request: in a drain it has these seconds
 # for that, and so has a connection that may hold the beginning of one.
@@ -37,10 +37,10 @@ _SLICE = 64
 class IdleClosing:
     """Closes the idle connections of one worker, at the latest at the deadline of its drain."""
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self, deadline: DrainDeadline) -> None:
         self._deadline = deadline
         self._grace: float | None = None  # seconds; None: connections move, and have no grace
-        self._grace_end = Deadline()
+        self._grace_end = DrainDeadline()
         self._loop = asyncio.get_running_loop()
         self._begun_at = 0.0
         # When those that the last sweep left idle had become so.

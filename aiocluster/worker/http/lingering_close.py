@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
-from aiocluster.worker.http.request_boundary import FollowedHandler
+from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 
 # Seconds that a client gets to close its half. A round trip is needed, and no more.
 _LINGER = 1.0
@@ -30,7 +30,7 @@ class LingeringTransport:
     If `close_instead` is set, it is called in the place of `close`; in the end it calls `finish`.
     """
 
-    def __init__(self, handler: FollowedHandler, transport: asyncio.Transport) -> None:
+    def __init__(self, handler: BoundaryTrackingHandler, transport: asyncio.Transport) -> None:
         self._handler = handler
         self._transport = transport
         self._is_half_closed = False
@@ -70,7 +70,7 @@ class LingeringTransport:
         asyncio.get_running_loop().call_later(_LINGER, self._transport.close)
 
 
-def let_linger(handler: FollowedHandler) -> LingeringTransport | None:
+def let_linger(handler: BoundaryTrackingHandler) -> LingeringTransport | None:
     """Let the client read all when this connection is closed; None if it is closed already."""
     transport: object = handler.transport
     if handler.transport is None:
@@ -81,7 +81,7 @@ def let_linger(handler: FollowedHandler) -> LingeringTransport | None:
     return transport
 
 
-def is_lingering(handler: FollowedHandler) -> bool:
+def is_lingering(handler: BoundaryTrackingHandler) -> bool:
     """Is all over but the client's own end?"""
     transport: object = handler.transport
     return (
@@ -98,7 +98,7 @@ def unread_bytes(transport: asyncio.Transport) -> int:
     return _count(transport.get_extra_info("socket"), termios.FIONREAD)
 
 
-def unsent_bytes(handler: FollowedHandler) -> int:
+def unsent_bytes(handler: BoundaryTrackingHandler) -> int:
     """Return how many bytes wait, here and in the kernel, for room at the client's side."""
     transport = handler.transport
     if transport is None:

@@ -23,7 +23,7 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import Histogram
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 from aiocluster.worker.http.aiohttp_internals import (
     CACHES_PEER,
     COUNTS_COMPRESSED,
@@ -33,7 +33,7 @@ from aiocluster.worker.http.aiohttp_internals import (
 from aiocluster.worker.http.client_transport import with_client
 from aiocluster.worker.http.handler_options import usable_options
 from aiocluster.worker.http.lingering_close import is_lingering, let_linger, unread_bytes
-from aiocluster.worker.http.request_boundary import FollowedHandler
+from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 from aiocluster.worker.http.websockets import WebSockets, when_opened
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class _Accepted(Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
 
-class MeteredHandler(FollowedHandler, _Accepted):
+class MeteredHandler(BoundaryTrackingHandler, _Accepted):
     """One connection. `begun_ns` is when its current request began; 0 when it has none.
 
     `client` is who it is, where a proxy has told; `listener` is what it came by.
@@ -107,7 +107,7 @@ class MeteredServer(web.Server):
         self,
         server: web.Server,
         row: memoryview,
-        room: Room,
+        room: AcceptCapacity,
     ) -> None:
         self._row = row
         self._room = room

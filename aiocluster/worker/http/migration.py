@@ -34,7 +34,7 @@ _PICKS = 40
 _TURNS_UNTIL_IDLE = 3
 
 
-class Mover:
+class Migration:
     """Moves what can be moved from `start` to `stop`."""
 
     def __init__(self, server: MeteredServer, give_back: GiveBack) -> None:
@@ -86,7 +86,7 @@ class Mover:
         return move_some(movable, self._give_back) == len(movable)
 
 
-class Relief:
+class PartialMigration:
     """Moves a few, of a worker that goes on serving."""
 
     def __init__(self, server: MeteredServer, give_back: GiveBack) -> None:

@@ -60,7 +60,7 @@ _NEARLY_FULL = MAX_QUEUED - 1
 _receive = Handler.data_received
 
 
-class FollowedHandler(Handler):
+class BoundaryTrackingHandler(Handler):
     """A connection that knows whether it is between two requests.
 
     `in_doubt` is False while the last byte that arrived lies as said above, and before the

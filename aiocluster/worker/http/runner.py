@@ -7,7 +7,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from aiocluster.config.settings import Settings
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 from aiocluster.worker.http.aiohttp_internals import (
     UNKNOWN,
     handler_options,
@@ -23,7 +23,7 @@ _SINCE = {"max_headers": "3.13.4"}
 
 
 async def start_server(
-    app: web.Application, row: memoryview, settings: Settings, room: Room
+    app: web.Application, row: memoryview, settings: Settings, room: AcceptCapacity
 ) -> MeteredServer:
     """Run the app's start-up hooks; return its server, or what stands in for a MeteredServer."""
     if UNKNOWN:
@@ -67,7 +67,7 @@ class Runner(web.AppRunner):
     __slots__ = ("_room", "_row", "_settings")
 
     def __init__(
-        self, app: web.Application, row: memoryview, settings: Settings, room: Room
+        self, app: web.Application, row: memoryview, settings: Settings, room: AcceptCapacity
     ) -> None:
         super().__init__(app, **runner_options(settings))
         self._row = row

@@ -12,19 +12,19 @@ from aiohttp import web
 from aiocluster.config.settings import Settings
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 from aiocluster.worker.app_exit import exit_code, is_exit
 from aiocluster.worker.http.app_task import AppTask, Step
 from aiocluster.worker.http.application import application_from
 from aiocluster.worker.http.hooks import clean_up, faults, shut_down
 from aiocluster.worker.http.idle_closing import IdleClosing, turns
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer
-from aiocluster.worker.http.migration import Mover, Relief
+from aiocluster.worker.http.migration import Migration, PartialMigration
 from aiocluster.worker.http.runner import start_server
 from aiocluster.worker.http.websockets import close_code
-from aiocluster.worker.services.adopt import Refusal, adopt
+from aiocluster.worker.services.adopt import RejectProtocol, adopt
 from aiocluster.worker.services.base import Upstream
-from aiocluster.worker.services.deadline import Deadline
+from aiocluster.worker.services.deadline import DrainDeadline
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -61,18 +61,18 @@ class AiohttpService:
         settings: Settings,
         row: memoryview,
         upstream: Upstream | None = None,
-        say_goodbye: Callable[[], Awaitable[None]] | None = None,
+        run_on_drain_callbacks: Callable[[], Awaitable[None]] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         """`on_failure()` is called when the app's own code cancels its hooks' task."""
         self._load = load
         self._on_failure = on_failure
         self._is_failing = False
-        self._say_goodbye = say_goodbye or _say_nothing
+        self._say_goodbye = run_on_drain_callbacks or _say_nothing
         self._settings = settings
         self._row = row
-        self._upstream = upstream or Upstream(Room(row, settings))
-        self._relief: Relief | None = None
+        self._upstream = upstream or Upstream(AcceptCapacity(row, settings))
+        self._relief: PartialMigration | None = None
         self._loop = asyncio.get_running_loop()
         self._app: web.Application | None = None
         self._server: MeteredServer | None = None
@@ -81,8 +81,8 @@ class AiohttpService:
         ]  # once it has started
         self._moving = True
         self._stopping = False
-        self._moving_until, self._patient_until = Deadline(), Deadline()
-        self._deadline = Deadline()
+        self._moving_until, self._patient_until = DrainDeadline(), DrainDeadline()
+        self._deadline = DrainDeadline()
         self._idle_closing = IdleClosing(self._deadline)
         self._telling: asyncio.TimerHandle | None = None
         self._hooks = AppTask(None if on_failure is None else self._on_cancelled)
@@ -128,7 +128,7 @@ class AiohttpService:
             raise
         self._app, self._server = app, server
         self._make_handler = server.handler
-        self._relief = Relief(self._server, self._upstream.give_back)
+        self._relief = PartialMigration(self._server, self._upstream.give_back)
         # What the connections' tasks begin with, as that of a site is what it was started in.
         self.context = copy_context()
 
@@ -166,7 +166,7 @@ class AiohttpService:
             return self._make_handler(listener, None, None)
         except Exception:
             self._note_unserved()
-            return Refusal()
+            return RejectProtocol()
 
     def _note_unserved(self) -> None:
         self._row[CONNECTIONS_CLOSED] += 1
@@ -208,12 +208,12 @@ class AiohttpService:
             self._relief.stop()
         server.websockets.complete_handshakes()
         await turns()  # what was adopted last is a connection then
-        farewell = asyncio.create_task(self._say_farewell())
+        shutdown = asyncio.create_task(self._say_farewell())
         if self._moving:
             await self._move_connections()
         server.begin_last_responses()
         closing = self._idle_closing.begin(server)
-        await farewell
+        await shutdown
         # The app is whole for whatever is still asked of it.
         await self._idle_closing.wait_for_last_requests()
         self._tell_websockets_later()
@@ -250,7 +250,7 @@ class AiohttpService:
 
     async def _move_connections(self) -> None:
         """Let others have the connections, unless or until we are hurried."""
-        mover = Mover(self.server, self._upstream.give_back)
+        mover = Migration(self.server, self._upstream.give_back)
         # What will not be movable after its response goes with it.
         self.server.begin_last_responses(_ends_in_doubt)
         mover.start()
@@ -259,7 +259,7 @@ class AiohttpService:
         await self._wait_empty(self._patient_until)
         mover.stop()
 
-    async def _wait_empty(self, until: Deadline) -> None:
+    async def _wait_empty(self, until: DrainDeadline) -> None:
         """Wait until no connection is left, or for a moment that may yet come nearer."""
         while self.server.connections and until.left > 0:
             empty = asyncio.ensure_future(self.server.wait_empty())

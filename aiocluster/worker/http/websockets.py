@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiocluster.worker.http.aiohttp_internals import KEEPS_CLOSE_CODE
 from aiocluster.worker.http.closing_handshake import ClosingHandshake, wait_for_answer
 from aiocluster.worker.http.lingering_close import let_linger, unsent_bytes
-from aiocluster.worker.http.request_boundary import FollowedHandler
+from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -79,14 +79,14 @@ class WebSockets:
         self._loop = asyncio.get_running_loop()
         # Each with its connection. The app's handler holds a WebSocket, so one that is over goes
         # from here by itself.
-        self._open: weakref.WeakKeyDictionary[web.WebSocketResponse, FollowedHandler]
+        self._open: weakref.WeakKeyDictionary[web.WebSocketResponse, BoundaryTrackingHandler]
         self._open = weakref.WeakKeyDictionary()
         self._completing = False
         self._telling: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
-    def note(self, websocket: web.WebSocketResponse, handler: FollowedHandler) -> None:
+    def note(self, websocket: web.WebSocketResponse, handler: BoundaryTrackingHandler) -> None:
         """Note one that has opened; close it at once if the others are closed already."""
         self._open[websocket] = handler
         if self._completing:
@@ -134,13 +134,13 @@ class WebSockets:
             await asyncio.wait({hurried}, timeout=left)
             hurried.cancel()
 
-    def _tell(self, websocket: web.WebSocketResponse, handler: FollowedHandler) -> None:
+    def _tell(self, websocket: web.WebSocketResponse, handler: BoundaryTrackingHandler) -> None:
         """Close it, in a task of its own: its client may be slow to answer, or never do."""
         if not websocket.closed:
             closing = self._start(_close(websocket, self.code))
             self._start(_limit(closing, partial(unsent_bytes, handler)))
 
-    def _complete(self, websocket: web.WebSocketResponse, handler: FollowedHandler) -> None:
+    def _complete(self, websocket: web.WebSocketResponse, handler: BoundaryTrackingHandler) -> None:
         if (transport := let_linger(handler)) is not None:
             ClosingHandshake(websocket, handler, transport, self._start)
 

@@ -53,7 +53,7 @@ class FollowedConnection(AcceptedConnection):
         self.on_close()
 
 
-class Refusal(asyncio.Protocol):
+class RejectProtocol(asyncio.Protocol):
     """Closes its connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiocluster.ipc.handoff import Client
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 
 # Gives these descriptors, with the listener each came by and its client if a proxy has told that,
 # to the primary, which gets duplicates; False when that is not possible now. One whose client is
@@ -19,7 +19,7 @@ GiveBack = Callable[[Sequence[int], Sequence[int], Sequence[Client | None]], boo
 class Upstream:
     """Where a service can give connections, and who is told of each that ends."""
 
-    room: Room
+    room: AcceptCapacity
     give_back: GiveBack = lambda fds, listeners, clients: False
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class Deadline:
+class DrainDeadline:
     """Far away until the first `at_latest_in`."""
 
     def __init__(self) -> None:

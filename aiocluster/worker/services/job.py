@@ -13,8 +13,8 @@ from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.api.context import WorkerContext
 from aiocluster.worker.app_exit import is_exit
-from aiocluster.worker.services.adopt import Refusal
-from aiocluster.worker.services.deadline import Deadline
+from aiocluster.worker.services.adopt import RejectProtocol
+from aiocluster.worker.services.deadline import DrainDeadline
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -40,7 +40,7 @@ class JobService:
         job: Job,
         worker: WorkerContext,
         row: memoryview,
-        say_goodbye: Callable[[], Awaitable[None]],
+        run_on_drain_callbacks: Callable[[], Awaitable[None]],
         *,
         is_repeated: bool = False,
     ) -> None:
@@ -48,10 +48,10 @@ class JobService:
         self._job = job
         self._worker = worker
         self._row = row
-        self._say_goodbye = say_goodbye
+        self._say_goodbye = run_on_drain_callbacks
         self._is_repeated = is_repeated
         self._loop = asyncio.get_running_loop()
-        self._deadline = Deadline()
+        self._deadline = DrainDeadline()
         self._task: asyncio.Task[object] | None = None
         self.context = copy_context()
         self.over: asyncio.Future[None] = self._loop.create_future()
@@ -95,7 +95,7 @@ class JobService:
     def protocol(self, listener: int) -> asyncio.Protocol:
         """See Service; nobody should ask for one."""
         self._note_unserved()
-        return Refusal()
+        return RejectProtocol()
 
     def _note_unserved(self) -> None:
         self._row[CONNECTIONS_CLOSED] += 1

@@ -16,7 +16,7 @@ from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.messages import Bound, Endpoint
 from aiocluster.worker.api.server import ClusterServer, Options, ProtocolFactory
 from aiocluster.worker.services.listen_requests import Host
-from aiocluster.worker.services.servers import OpenConnection, Servers, _Connections
+from aiocluster.worker.services.servers import OpenConnection, ServerRegistry, _ServerConnections
 
 # Seconds between two checks for lost connections. asyncio tells only the protocol, which is the
 # user's, that a connection is lost.
@@ -25,7 +25,7 @@ _CHECK_INTERVAL = 0.05
 log = logging.getLogger("aiocluster.worker")
 
 
-class LocalServers(Servers):
+class LocalServers(ServerRegistry):
     """The servers of one worker. `row` counts as its row of the scoreboard would."""
 
     def __init__(self, row: memoryview) -> None:
@@ -36,7 +36,7 @@ class LocalServers(Servers):
     async def _create(
         self, protocol_factory: ProtocolFactory, host: Host, port: int | None, options: Options
     ) -> ClusterServer:
-        connections, made = _Connections(_nothing), list[ClusterServer]()
+        connections, made = _ServerConnections(_nothing), list[ClusterServer]()
 
         def opened(transport: asyncio.Transport) -> None:
             connection = OpenConnection(partial(self._on_over, made[0]))

@@ -24,7 +24,7 @@ from aiocluster.worker.api.server import (
     ServerOptions,
 )
 from aiocluster.worker.services.adopt import adopt
-from aiocluster.worker.services.deadline import Deadline
+from aiocluster.worker.services.deadline import DrainDeadline
 from aiocluster.worker.services.listen_requests import Asked, Host, Requests
 
 log = logging.getLogger("aiocluster.worker")
@@ -58,7 +58,7 @@ class OpenConnection:
             over(self)
 
 
-class Servers:
+class ServerRegistry:
     """All of one worker."""
 
     def __init__(
@@ -77,9 +77,9 @@ class Servers:
         self._loop = asyncio.get_running_loop()
         self.requests = Requests(post)
         self._serving: dict[int, _Served] = {}  # by listener
-        self._open: dict[ClusterServer, _Connections] = {}
+        self._open: dict[ClusterServer, _ServerConnections] = {}
         self._handlers: set[asyncio.Task[Any]] = set()  # the callbacks of start_server
-        self._deadline = Deadline()
+        self._deadline = DrainDeadline()
         self._stopped = False
 
     # ---- they are started
@@ -121,7 +121,7 @@ class Servers:
         ask = Asked(host, port, options.family, options.flags, options.backlog)
         bound, release = await self.requests.listen(ask)
         server = ClusterServer(protocol_factory, options, bound, self)
-        self._open[server] = _Connections(release)
+        self._open[server] = _ServerConnections(release)
         if options.start_serving:
             await server.start_serving()
         return server
@@ -246,13 +246,13 @@ class _Served(NamedTuple):
     """What a connection of one listener needs."""
 
     server: ClusterServer
-    connections: "_Connections"
+    connections: "_ServerConnections"
     family: int
     options: dict[str, Any]
     context: Context
 
 
-class _Connections:
+class _ServerConnections:
     """Those of one server. `release` is called once it asks for nothing any more."""
 
     def __init__(self, release: Callable[[], None]) -> None:

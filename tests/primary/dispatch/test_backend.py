@@ -17,7 +17,7 @@ from aiocluster.ipc.scoreboard import (
     open_row,
 )
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatch.backend import Outbox
+from aiocluster.primary.dispatch.backend import Backend
 from aiocluster.primary.dispatch.capacity import Limits
 from aiocluster.primary.dispatch.dispatcher import Dispatcher
 from aiocluster.primary.sockets.connection import Connection
@@ -30,7 +30,7 @@ NOW = 1000.0
 class Side:
     """An outbox, and the worker's side of it, played by the test."""
 
-    def __init__(self, max_fds: int, tells_clients: bool) -> None:
+    def __init__(self, max_fds: int, passes_client_address: bool) -> None:
         self.changed = asyncio.Event()
         self.returned: list[Connection] = []
         self.scoreboard = Scoreboard()
@@ -38,8 +38,8 @@ class Side:
         self.row = open_row(self.scoreboard.fd, row)
         ends = handoff_pair()
         self.receiver = ends[1]
-        limits = Limits(0.05, max_fds, tells_clients=tells_clients)
-        self.outbox = Outbox(
+        limits = Limits(0.05, max_fds, passes_client_address=passes_client_address)
+        self.backend = Backend(
             3, ends, (self.scoreboard, row), limits, self.changed.set, self.returned.extend
         )
 
@@ -60,13 +60,13 @@ class Side:
     def fill(self) -> int:
         """Give until it is full; return how many it took."""
         count = 0
-        while self.outbox.hand_over(batch := connections(1), NOW):
+        while self.backend.hand_over(batch := connections(1), NOW):
             count += 1
         close_all(batch)
         return count
 
     def close(self) -> None:
-        close_all(self.outbox.close())
+        close_all(self.backend.close())
         self.scoreboard.close()
 
 
@@ -74,8 +74,8 @@ class Side:
 async def make_side() -> AsyncIterator[Callable[..., Side]]:
     sides: list[Side] = []
 
-    def make(max_fds: int = 100_000, *, tells_clients: bool = False) -> Side:
-        sides.append(Side(max_fds, tells_clients))
+    def make(max_fds: int = 100_000, *, passes_client_address: bool = False) -> Side:
+        sides.append(Side(max_fds, passes_client_address))
         return sides[-1]
 
     yield make
@@ -90,7 +90,7 @@ async def test_what_is_handed_over_arrives_with_its_listener(
     side, before = make_side(), open_fds()
     batch = [*connections(2, listener=0), *connections(1, listener=5)]
 
-    assert side.outbox.hand_over(batch, NOW) == 3
+    assert side.backend.hand_over(batch, NOW) == 3
 
     assert open_fds() <= before
     taken = take_all(side.receiver, none_lost)
@@ -103,14 +103,14 @@ async def test_who_a_proxy_has_told_of_arrives_with_its_connection(
     make_side: Callable[..., Side],
 ) -> None:
     """Each of them has a message of its own; the order of all stays."""
-    side, before = make_side(tells_clients=True), open_fds()
+    side, before = make_side(passes_client_address=True), open_fds()
     told = [("192.0.2.7", 4711), None, None, ("2001:db8::7", 80), ("192.0.2.8", 1)]
     batch = [one._replace(client=client) for one, client in zip(connections(5), told, strict=True)]
 
-    assert side.outbox.hand_over(batch, NOW) == 5
+    assert side.backend.hand_over(batch, NOW) == 5
 
     assert open_fds() <= before
-    assert (side.outbox.sent, side.outbox.queued) == (5, 5)
+    assert (side.backend.sent, side.backend.queued) == (5, 5)
     taken = take_all(side.receiver, none_lost)
     assert [client for *_, client in taken] == told
     for fd, *_ in taken:
@@ -121,19 +121,19 @@ async def test_of_a_batch_of_many_messages_what_fits_is_given(
     make_side: Callable[..., Side],
 ) -> None:
     """The rest is still the caller's, and its turn comes."""
-    side = make_side(tells_clients=True)
+    side = make_side(passes_client_address=True)
     batch = [
         one._replace(client=("192.0.2.7", number)) for number, one in enumerate(connections(1000))
     ]
 
-    given = side.outbox.hand_over(batch, NOW)
+    given = side.backend.hand_over(batch, NOW)
 
     assert 0 < given < 1000
     assert all(os.fstat(connection.fd) for connection in batch[given:])
-    assert not side.outbox.has_room
+    assert not side.backend.has_room
     assert side.take() == given
     await soon(side.changed.wait())
-    assert side.outbox.hand_over(batch[given : given + 1], NOW) == 1
+    assert side.backend.hand_over(batch[given : given + 1], NOW) == 1
     close_all(batch[given + 1 :])
 
 
@@ -142,11 +142,11 @@ async def test_who_a_client_is_comes_back_with_what_was_not_taken(
 ) -> None:
     """Stolen, given back, or left by a dead worker: nobody can ask the proxy again."""
     client = ("192.0.2.7", 4711)
-    side = make_side(tells_clients=True)
-    side.outbox.hand_over([one._replace(client=client) for one in connections(1)], NOW)
-    stolen = side.outbox.steal()
-    side.outbox.hand_over([one._replace(client=client) for one in connections(1)], NOW)
-    left = side.outbox.close()
+    side = make_side(passes_client_address=True)
+    side.backend.hand_over([one._replace(client=client) for one in connections(1)], NOW)
+    stolen = side.backend.reclaim()
+    side.backend.hand_over([one._replace(client=client) for one in connections(1)], NOW)
+    left = side.backend.close()
 
     assert [(one.client, one.slot) for one in (*stolen, *left)] == [(client, 3)] * 2
     close_all([*stolen, *left])
@@ -155,39 +155,39 @@ async def test_who_a_client_is_comes_back_with_what_was_not_taken(
 async def test_queued_is_what_was_given_and_not_taken(make_side: Callable[..., Side]) -> None:
     """What the worker has taken it says itself, on the scoreboard."""
     side = make_side()
-    side.outbox.hand_over(connections(3), NOW)
-    assert side.outbox.queued == 3
+    side.backend.hand_over(connections(3), NOW)
+    assert side.backend.queued == 3
 
     side.row[CONNECTIONS_TAKEN] = 2
 
-    assert (side.outbox.sent, side.outbox.queued) == (3, 1)
+    assert (side.backend.sent, side.backend.queued) == (3, 1)
 
 
 async def test_it_is_behind_once_a_connection_lies_too_long(make_side: Callable[..., Side]) -> None:
     """Late is measured from when a connection was given, and ends when it is taken."""
     side = make_side()
-    assert not side.outbox.is_behind(NOW + 1000.0)
-    side.outbox.hand_over(connections(2), NOW)
+    assert not side.backend.is_behind(NOW + 1000.0)
+    side.backend.hand_over(connections(2), NOW)
 
-    assert not side.outbox.is_behind(NOW + 0.04)
-    assert side.outbox.is_behind(NOW + 0.06)
+    assert not side.backend.is_behind(NOW + 0.04)
+    assert side.backend.is_behind(NOW + 0.06)
 
     side.row[CONNECTIONS_TAKEN] = 1
-    assert side.outbox.is_behind(NOW + 0.06)
+    assert side.backend.is_behind(NOW + 0.06)
     side.row[CONNECTIONS_TAKEN] = 2
-    assert not side.outbox.is_behind(NOW + 0.06)
+    assert not side.backend.is_behind(NOW + 0.06)
 
 
 async def test_lateness_is_that_of_the_oldest_untaken(make_side: Callable[..., Side]) -> None:
     """A new connection does not make a worker look punctual, nor an old one that was taken."""
     side = make_side()
-    side.outbox.hand_over(connections(1), NOW)
-    side.outbox.hand_over(connections(1), NOW + 0.1)
+    side.backend.hand_over(connections(1), NOW)
+    side.backend.hand_over(connections(1), NOW + 0.1)
 
-    assert side.outbox.is_behind(NOW + 0.11)
+    assert side.backend.is_behind(NOW + 0.11)
     side.row[CONNECTIONS_TAKEN] = 1
-    assert not side.outbox.is_behind(NOW + 0.11)
-    assert side.outbox.is_behind(NOW + 0.2)
+    assert not side.backend.is_behind(NOW + 0.11)
+    assert side.backend.is_behind(NOW + 0.2)
 
 
 async def test_when_the_queue_is_full_it_refuses_and_has_no_room(
@@ -198,7 +198,7 @@ async def test_when_the_queue_is_full_it_refuses_and_has_no_room(
     given = side.fill()
 
     assert given > 50
-    assert not side.outbox.has_room
+    assert not side.backend.has_room
     assert side.take() == given
 
 
@@ -213,8 +213,8 @@ async def test_there_is_room_again_once_the_worker_has_taken(
 
     await soon(side.changed.wait())
 
-    assert side.outbox.has_room
-    assert side.outbox.hand_over(connections(1), NOW)
+    assert side.backend.has_room
+    assert side.backend.hand_over(connections(1), NOW)
 
 
 async def test_a_full_worker_that_takes_nothing_stays_full(
@@ -229,21 +229,21 @@ async def test_a_full_worker_that_takes_nothing_stays_full(
         await asyncio.sleep(0)
 
     assert not side.changed.is_set()
-    assert not side.outbox.has_room
+    assert not side.backend.has_room
 
 
 async def test_close_returns_what_was_not_taken_in_order(make_side: Callable[..., Side]) -> None:
     """Connections of a dead worker go to others; each is still open."""
     side = make_side()
-    side.outbox.hand_over(connections(2, listener=1), NOW)
-    side.outbox.hand_over(connections(1, listener=2), NOW)
+    side.backend.hand_over(connections(2, listener=1), NOW)
+    side.backend.hand_over(connections(1, listener=2), NOW)
 
-    left = side.outbox.close()
+    left = side.backend.close()
 
     assert [connection.listener for connection in left] == [1, 1, 2]
     assert all(os.fstat(connection.fd) for connection in left)
-    assert side.outbox.close() == []
-    assert not side.outbox.has_room
+    assert side.backend.close() == []
+    assert not side.backend.has_room
     close_all(left)
 
 
@@ -252,10 +252,10 @@ async def test_what_the_worker_gave_back_is_told(make_side: Callable[..., Side])
     side = make_side()
     side.give_back(connections(2))
     await turns_until(lambda: len(side.returned) == 2)
-    side.outbox.hand_over(connections(1, listener=1), NOW)
+    side.backend.hand_over(connections(1, listener=1), NOW)
     side.give_back(connections(1, listener=2))
 
-    left = side.outbox.close()
+    left = side.backend.close()
 
     assert [connection.listener for connection in left] == [2, 1]
     close_all([*left, *side.returned])
@@ -264,9 +264,9 @@ async def test_what_the_worker_gave_back_is_told(make_side: Callable[..., Side])
 async def test_close_leaves_no_descriptor_and_no_timer_behind() -> None:
     """Full or not, an outbox that is closed is gone, and tells nobody of room."""
     before = open_fds()
-    side = Side(100_000, tells_clients=False)
+    side = Side(100_000, passes_client_address=False)
     side.fill()
-    close_all(side.outbox.close())
+    close_all(side.backend.close())
     side.row.release()
     side.scoreboard.close()
 
@@ -283,7 +283,7 @@ async def test_a_worker_at_its_limit_of_descriptors_is_given_nothing(
 
     given = side.fill()
 
-    assert not side.outbox.has_room
+    assert not side.backend.has_room
     assert 0 < given <= 64 - 64 // 8 - 40
 
 
@@ -295,7 +295,7 @@ async def test_open_connections_count_against_the_limit(make_side: Callable[...,
 
     assert given == 64 - 64 // 8
     batch = connections(1)
-    assert side.outbox.hand_over(batch, NOW) == 0
+    assert side.backend.hand_over(batch, NOW) == 0
     close_all(batch)
 
 
@@ -307,7 +307,7 @@ async def test_of_a_batch_beyond_the_limit_only_the_front_is_taken(
     side.row[OTHER_FDS] = 51
     batch = connections(10)
 
-    taken = side.outbox.hand_over(batch, NOW)
+    taken = side.backend.hand_over(batch, NOW)
 
     assert taken == 5
     assert all(os.fstat(connection.fd) for connection in batch[taken:])
@@ -319,8 +319,8 @@ async def test_with_its_last_place_given_it_has_no_room(make_side: Callable[...,
     side = make_side(max_fds=64)
     side.row[OTHER_FDS] = 53
 
-    assert side.outbox.hand_over(connections(3), NOW) == 3
-    assert not side.outbox.has_room
+    assert side.backend.hand_over(connections(3), NOW) == 3
+    assert not side.backend.has_room
 
 
 async def test_below_its_limit_again_it_is_given_more(
@@ -334,8 +334,8 @@ async def test_below_its_limit_again_it_is_given_more(
 
     await soon(side.changed.wait())
 
-    assert side.outbox.has_room
-    assert side.outbox.hand_over(connections(1), NOW) == 1
+    assert side.backend.has_room
+    assert side.backend.hand_over(connections(1), NOW) == 1
 
 
 async def test_the_limit_is_looked_at_again_before_it_can_be_passed(
@@ -345,11 +345,11 @@ async def test_the_limit_is_looked_at_again_before_it_can_be_passed(
     side = make_side(max_fds=400)
     side.row[OTHER_FDS] = 100
 
-    while side.outbox.has_room:
+    while side.backend.has_room:
         batch = connections(7)
-        close_all(batch[side.outbox.hand_over(batch, NOW) :])
+        close_all(batch[side.backend.hand_over(batch, NOW) :])
 
-    assert side.outbox.sent == 400 - 400 // 8 - 100
+    assert side.backend.sent == 400 - 400 // 8 - 100
 
 
 async def test_a_dispatcher_gives_nothing_to_a_worker_at_its_limit(
@@ -360,33 +360,33 @@ async def test_a_dispatcher_gives_nothing_to_a_worker_at_its_limit(
     side.row[OTHER_FDS] = 50
     dispatcher = Dispatcher(RoundRobin(), lambda: None, lambda: None)
     for each in (side, other):
-        dispatcher.add(each.outbox)
+        dispatcher.add(each.backend)
     dispatcher.update(NOW)
 
     for _ in range(20):
         dispatcher.dispatch(connections(1), NOW)
     dispatcher.dispatch(connections(20), NOW)
 
-    assert side.outbox.sent == 6
-    assert other.outbox.sent == 34
+    assert side.backend.sent == 6
+    assert other.backend.sent == 34
     assert dispatcher.waiting == 0
 
 
 async def test_stealing_returns_what_was_not_taken(make_side: Callable[..., Side]) -> None:
     """In order, open, and with the account right: afterwards nothing is queued."""
     side = make_side()
-    side.outbox.hand_over(connections(2), NOW)
+    side.backend.hand_over(connections(2), NOW)
     assert side.take() == 2
-    side.outbox.hand_over(connections(2, listener=1), NOW)
-    side.outbox.hand_over(connections(1, listener=2), NOW)
+    side.backend.hand_over(connections(2, listener=1), NOW)
+    side.backend.hand_over(connections(1, listener=2), NOW)
 
-    stolen = side.outbox.steal()
+    stolen = side.backend.reclaim()
 
     assert [connection.listener for connection in stolen] == [1, 1, 2]
     assert all(os.fstat(connection.fd) for connection in stolen)
-    assert (side.outbox.sent, side.outbox.queued) == (2, 0)
-    assert not side.outbox.is_behind(NOW + 1000.0)
-    assert side.outbox.steal() == []
+    assert (side.backend.sent, side.backend.queued) == (2, 0)
+    assert not side.backend.is_behind(NOW + 1000.0)
+    assert side.backend.reclaim() == []
     close_all(stolen)
 
 
@@ -394,12 +394,12 @@ async def test_a_robbed_worker_may_be_given_more(make_side: Callable[..., Side])
     """It is as if those had never been given, in the account of descriptors too."""
     side = make_side(max_fds=64)
     given = side.fill()
-    close_all(side.outbox.steal())
+    close_all(side.backend.reclaim())
     await soon(side.changed.wait())
 
     assert side.fill() == given
     assert side.take() == given
-    assert side.outbox.queued == 0
+    assert side.backend.queued == 0
 
 
 async def test_what_the_worker_takes_at_the_same_time_is_its_own(
@@ -407,17 +407,17 @@ async def test_what_the_worker_takes_at_the_same_time_is_its_own(
 ) -> None:
     """It has it from the kernel, and will count it in a moment: until then that is late."""
     side = make_side()
-    side.outbox.hand_over(connections(1), NOW)
-    side.outbox.hand_over(connections(1), NOW)
+    side.backend.hand_over(connections(1), NOW)
+    side.backend.hand_over(connections(1), NOW)
     ((taken, *_),) = take(side.receiver) or []
 
-    stolen = side.outbox.steal()
+    stolen = side.backend.reclaim()
 
     assert len(stolen) == 1
-    assert (side.outbox.sent, side.outbox.queued) == (1, 1)
-    assert side.outbox.is_behind(NOW + 1.0)
+    assert (side.backend.sent, side.backend.queued) == (1, 1)
+    assert side.backend.is_behind(NOW + 1.0)
     side.row[CONNECTIONS_TAKEN] = 1
-    assert not side.outbox.is_behind(NOW + 1.0)
+    assert not side.backend.is_behind(NOW + 1.0)
     close_all(stolen)
     os.close(taken)
 
@@ -425,38 +425,38 @@ async def test_what_the_worker_takes_at_the_same_time_is_its_own(
 async def test_nothing_is_stolen_from_the_dead(make_side: Callable[..., Side]) -> None:
     """That was all returned when it was closed."""
     side = make_side()
-    side.outbox.hand_over(connections(1), NOW)
-    close_all(side.outbox.close())
+    side.backend.hand_over(connections(1), NOW)
+    close_all(side.backend.close())
 
-    assert side.outbox.steal() == []
-    assert side.outbox.is_closed
+    assert side.backend.reclaim() == []
+    assert side.backend.is_closed
 
 
 async def test_waiting_is_that_of_the_oldest(make_side: Callable[..., Side]) -> None:
     """None when all is taken."""
     side = make_side()
-    assert side.outbox.waited(NOW) == 0.0
-    side.outbox.hand_over(connections(1), NOW)
-    side.outbox.hand_over(connections(1), NOW + 0.25)
+    assert side.backend.waited(NOW) == 0.0
+    side.backend.hand_over(connections(1), NOW)
+    side.backend.hand_over(connections(1), NOW + 0.25)
 
-    assert side.outbox.waited(NOW + 1.0) == 1.0
+    assert side.backend.waited(NOW + 1.0) == 1.0
     side.row[CONNECTIONS_TAKEN] = 1
-    assert side.outbox.waited(NOW + 1.0) == 0.75
+    assert side.backend.waited(NOW + 1.0) == 0.75
     side.row[CONNECTIONS_TAKEN] = 2
-    assert side.outbox.waited(NOW + 1.0) == 0.0
+    assert side.backend.waited(NOW + 1.0) == 0.0
 
 
 async def test_a_pause_of_the_primary_is_forgiven(make_side: Callable[..., Side]) -> None:
     """But nothing is given later than now."""
     side = make_side()
-    side.outbox.hand_over(connections(1), NOW)
-    side.outbox.hand_over(connections(1), NOW + 100.0)
+    side.backend.hand_over(connections(1), NOW)
+    side.backend.hand_over(connections(1), NOW + 100.0)
 
-    side.outbox.forgive(99.0, NOW + 100.0)
+    side.backend.excuse_pause(99.0, NOW + 100.0)
 
-    assert side.outbox.waited(NOW + 100.0) == 1.0
+    assert side.backend.waited(NOW + 100.0) == 1.0
     side.row[CONNECTIONS_TAKEN] = 1
-    assert side.outbox.waited(NOW + 100.0) == 0.0
+    assert side.backend.waited(NOW + 100.0) == 0.0
 
 
 async def test_the_limit_of_descriptors_is_told_each_way_once(
@@ -465,7 +465,7 @@ async def test_the_limit_of_descriptors_is_told_each_way_once(
     """Not for each connection that ends while it stays near its limit."""
     monkeypatch.setattr("aiocluster.primary.dispatch.capacity._PAUSE", 0.001)
     side, told = make_side(max_fds=64), list[bool]()
-    side.outbox.room.on_fd_limit = told.append
+    side.backend.room.on_fd_limit = told.append
     side.fill()
     taken = side.take()
     for closed in range(1, 6):
@@ -480,8 +480,8 @@ async def test_the_limit_of_descriptors_is_told_each_way_once(
     await turns_until(lambda: len(told) == 2)
 
     assert told == [True, False]
-    assert side.outbox.has_room
-    assert side.outbox.room._next_look is None
+    assert side.backend.has_room
+    assert side.backend.room._next_look is None
 
 
 async def test_a_full_queue_is_not_the_limit_of_descriptors(
@@ -489,7 +489,7 @@ async def test_a_full_queue_is_not_the_limit_of_descriptors(
 ) -> None:
     """It passes as soon as the worker takes, and is nobody's news."""
     side, told = make_side(), list[bool]()
-    side.outbox.room.on_fd_limit = told.append
+    side.backend.room.on_fd_limit = told.append
     side.fill()
     side.take()
     await soon(side.changed.wait())
@@ -500,16 +500,16 @@ async def test_a_full_queue_is_not_the_limit_of_descriptors(
 async def test_what_handlers_open_shortens_the_budget(make_side: Callable[..., Side]) -> None:
     """Also of one that has enough left, by what it said before, for many connections."""
     side, told = make_side(max_fds=64), list[bool]()
-    side.outbox.room.on_fd_limit = told.append
-    assert side.outbox.hand_over(connections(1), NOW) == 1
+    side.backend.room.on_fd_limit = told.append
+    assert side.backend.hand_over(connections(1), NOW) == 1
 
     side.row[OTHER_FDS] = 60
-    side.outbox.check_room()
+    side.backend.check_room()
     await turns_until(lambda: told == [True])
 
-    assert not side.outbox.has_room
+    assert not side.backend.has_room
     batch = connections(1)
-    assert side.outbox.hand_over(batch, NOW) == 0
+    assert side.backend.hand_over(batch, NOW) == 0
     close_all(batch)
 
 
@@ -525,14 +525,14 @@ def _room_for_descriptors() -> Iterator[None]:
 async def test_another_one_goes_on_with_the_same_ends(make_side: Callable[..., Side]) -> None:
     """What was sent and not taken counts, and how long it has lain there."""
     first, second = make_side(), make_side()
-    first.outbox.hand_over(connections(2), NOW)
-    state = first.outbox.state()
-    second.outbox.adopt(state)
+    first.backend.hand_over(connections(2), NOW)
+    state = first.backend.state()
+    second.backend.adopt(state)
 
     assert (state.sent, state.untaken) == (2, [(2, NOW)])
-    assert second.outbox.queued == 2
-    assert not second.outbox.is_behind(NOW)
-    assert second.outbox.is_behind(NOW + 1.0)
+    assert second.backend.queued == 2
+    assert not second.backend.is_behind(NOW)
+    assert second.backend.is_behind(NOW + 1.0)
 
 
 async def test_what_it_accepted_by_itself_uses_descriptors_too(
@@ -541,14 +541,14 @@ async def test_what_it_accepted_by_itself_uses_descriptors_too(
     """It is told to be full, as if all had been handed over, and to have room again."""
     side = make_side(max_fds=16)  # two of them are reserved
     told = list[bool]()
-    side.outbox.room.on_fd_limit = told.append
+    side.backend.room.on_fd_limit = told.append
     side.row[ACCEPTED] = 14
-    side.outbox.check_room()
+    side.backend.check_room()
     await turns()
-    assert (side.outbox.has_room, told) == (False, [True])
+    assert (side.backend.has_room, told) == (False, [True])
 
     side.row[CONNECTIONS_CLOSED] = 10
     await soon(side.changed.wait())
     await turns()
 
-    assert (side.outbox.has_room, told) == (True, [True, False])
+    assert (side.backend.has_room, told) == (True, [True, False])

@@ -9,7 +9,7 @@ import pytest
 
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.scoreboard import FD_LIMIT, OTHER_FDS, ROOM_WANTED, Scoreboard, open_row
-from aiocluster.primary.dispatch.capacity import Limits, Room
+from aiocluster.primary.dispatch.capacity import Limits, WorkerCapacity
 from tests.support.waiting import turns, turns_until
 
 
@@ -24,7 +24,9 @@ class Side:
         row = self.scoreboard.claim()
         self.row = open_row(self.scoreboard.fd, row)
         known = {"behind_after": 0.05, "max_fds": 100_000}
-        self.room = Room((self.scoreboard, row), Limits(**known | limits), self, self._on_room)
+        self.room = WorkerCapacity(
+            (self.scoreboard, row), Limits(**known | limits), self, self._on_room
+        )
         self.room.on_fd_limit = self.fd_limits.append
 
     def given(self) -> int:

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.dispatch.admission import Places
+from aiocluster.primary.dispatch.admission import AdmissionControl
 from aiocluster.primary.dispatch.dispatcher import Dispatcher
 from aiocluster.primary.sockets.connection import Connection
 
@@ -53,7 +53,7 @@ class FakeRecipient:
         self.room += self.hidden_room
         self.hidden_room = 0
 
-    def tell_of_room(self) -> None:
+    def notify_on_close(self) -> None:
         self.is_asked = True
 
     def look_soon(self) -> None:
@@ -78,7 +78,7 @@ class Door:
             policy or RoundRobin(),
             lambda: self.calls.append("pause"),
             lambda: self.calls.append("resume"),
-            places=Places(lambda: self.dispatcher._recipients, max_connections),
+            places=AdmissionControl(lambda: self.dispatcher._recipients, max_connections),
         )
 
     def open_for(self, *recipients: FakeRecipient) -> Dispatcher:
@@ -253,31 +253,31 @@ def test_what_is_left_of_a_batch_goes_to_others() -> None:
 
 def test_with_nobody_there_connections_wait_and_the_door_stays_shut() -> None:
     """Before the first worker is ready nothing is asked of the listeners, which are paused."""
-    door = Door()
+    group = Door()
 
-    door.dispatcher.dispatch(made_up(3), NOW)
-    door.dispatcher.update(NOW)
+    group.dispatcher.dispatch(made_up(3), NOW)
+    group.dispatcher.update(NOW)
 
-    assert door.dispatcher.waiting == 3
-    assert door.calls == []
+    assert group.dispatcher.waiting == 3
+    assert group.calls == []
 
 
 def test_when_nobody_has_room_the_door_is_shut_once() -> None:
     """Full means: stop accepting, the kernel's backlog is the queue."""
-    door = Door()
-    dispatcher = door.open_for(FakeRecipient(0, room=1), FakeRecipient(1, room=1))
+    group = Door()
+    dispatcher = group.open_for(FakeRecipient(0, room=1), FakeRecipient(1, room=1))
 
     for connection in made_up(6):
         dispatcher.dispatch([connection], NOW)
 
     assert dispatcher.waiting == 4
-    assert door.calls == ["resume", "pause"]
+    assert group.calls == ["resume", "pause"]
 
 
 def test_with_room_again_what_waited_goes_first_and_in_order() -> None:
     """Who was accepted first is served first, and then the door opens again."""
-    door, worker = Door(), FakeRecipient(0, room=1)
-    dispatcher = door.open_for(worker)
+    group, worker = Door(), FakeRecipient(0, room=1)
+    dispatcher = group.open_for(worker)
     for connection in made_up(6):
         dispatcher.dispatch([connection], NOW)
 
@@ -286,7 +286,7 @@ def test_with_room_again_what_waited_goes_first_and_in_order() -> None:
 
     assert worker.given == made_up(6)
     assert dispatcher.waiting == 0
-    assert door.calls == ["resume", "pause", "resume"]
+    assert group.calls == ["resume", "pause", "resume"]
 
 
 def test_one_who_is_removed_is_given_nothing_more() -> None:
@@ -305,22 +305,22 @@ def test_one_who_is_removed_is_given_nothing_more() -> None:
 
 def test_when_the_last_worker_goes_the_door_is_shut() -> None:
     """Without workers the clients wait in the backlog."""
-    door, worker = Door(), FakeRecipient(0)
-    dispatcher = door.open_for(worker)
+    group, worker = Door(), FakeRecipient(0)
+    dispatcher = group.open_for(worker)
 
     dispatcher.remove(worker)
     dispatcher.update(NOW)
 
-    assert door.calls == ["resume", "pause"]
+    assert group.calls == ["resume", "pause"]
 
 
 def test_more_than_one_handoff_takes_is_handed_out_in_rounds() -> None:
     """No batch is larger than the kernel lets through at once (253), whatever has waited."""
-    door = Door()
-    door.dispatcher.dispatch(made_up(1000), NOW)
+    group = Door()
+    group.dispatcher.dispatch(made_up(1000), NOW)
     worker = FakeRecipient(0)
 
-    door.open_for(worker)
+    group.open_for(worker)
 
     assert worker.given == made_up(1000)
     assert max(worker.batches) <= 253
@@ -328,12 +328,12 @@ def test_more_than_one_handoff_takes_is_handed_out_in_rounds() -> None:
 
 def test_what_waits_can_be_taken_back() -> None:
     """At the end the caller closes what nobody served; it is given up once."""
-    door = Door()
-    door.dispatcher.dispatch(made_up(3), NOW)
+    group = Door()
+    group.dispatcher.dispatch(made_up(3), NOW)
 
-    assert door.dispatcher.take_waiting() == made_up(3)
-    assert door.dispatcher.take_waiting() == []
-    assert door.dispatcher.waiting == 0
+    assert group.dispatcher.take_waiting() == made_up(3)
+    assert group.dispatcher.take_waiting() == []
+    assert group.dispatcher.waiting == 0
 
 
 def test_a_stuck_worker_is_no_candidate_while_another_is() -> None:
@@ -351,16 +351,16 @@ def test_a_stuck_worker_is_no_candidate_while_another_is() -> None:
 
 def test_one_that_is_stuck_no_more_is_a_candidate_again() -> None:
     """And the door stays open all the while."""
-    worker, door = FakeRecipient(0), Door()
+    worker, group = FakeRecipient(0), Door()
     worker.is_stuck = True
-    dispatcher = door.open_for(worker)
+    dispatcher = group.open_for(worker)
     dispatcher.dispatch(made_up(1), NOW)
     worker.is_stuck = False
     dispatcher.update(NOW)
     dispatcher.dispatch(made_up(1, first=1), NOW)
 
     assert len(worker.given) == 2
-    assert door.calls == ["resume"]
+    assert group.calls == ["resume"]
 
 
 def test_somebody_is_punctual_unless_all_are_full_stuck_or_behind() -> None:
@@ -369,11 +369,11 @@ def test_somebody_is_punctual_unless_all_are_full_stuck_or_behind() -> None:
     dispatcher = Door().open_for(*workers)
     workers[0].is_stuck, workers[1].behind = True, True
     dispatcher.update(NOW)
-    assert dispatcher.has_punctual(NOW)
+    assert dispatcher.has_responsive(NOW)
 
     workers[2].room = 0
     dispatcher.update(NOW)
-    assert not dispatcher.has_punctual(NOW)
+    assert not dispatcher.has_responsive(NOW)
 
 
 def known(count: int, slot: int = 0) -> list[Connection]:
@@ -412,13 +412,13 @@ def test_where_it_does_not_matter_one_that_comes_back_goes_to_who_has_the_fewest
 
 def test_whom_a_leaving_worker_gives_back_finds_room() -> None:
     """Who comes for the first time waits meanwhile; then there is room for both or for none."""
-    door, old, new = Door(), FakeRecipient(0), FakeRecipient(0, room=2)
-    dispatcher = door.open_for(old)
+    group, old, new = Door(), FakeRecipient(0), FakeRecipient(0, room=2)
+    dispatcher = group.open_for(old)
     old.open_connections = 2
     dispatcher.leave(old, NOW)
     dispatcher.add(new)
     dispatcher.update(NOW)
-    assert door.calls == ["resume", "pause"]
+    assert group.calls == ["resume", "pause"]
     dispatcher.dispatch(made_up(1), NOW)
     assert new.given == []
     old.open_connections, old.is_giving_back = 0, True
@@ -434,8 +434,8 @@ def test_whom_a_leaving_worker_gives_back_finds_room() -> None:
 
 def test_room_beyond_what_a_leaving_worker_has_is_for_anybody() -> None:
     """No more of it."""
-    door, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
-    dispatcher = door.open_for(new)
+    group, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
+    dispatcher = group.open_for(new)
     old.open_connections = 3
     dispatcher.leave(old, NOW)
     dispatcher.update(NOW)
@@ -450,8 +450,8 @@ def test_room_beyond_what_a_leaving_worker_has_is_for_anybody() -> None:
 
 def test_room_is_kept_for_what_leaves_only_while_it_may_soon_come_back() -> None:
     """What cannot move, or takes long, keeps nobody out of an empty worker until it ends."""
-    door, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
-    dispatcher = door.open_for(new)
+    group, old, new = Door(), FakeRecipient(0), FakeRecipient(1, room=5)
+    dispatcher = group.open_for(new)
     old.open_connections = 5
     dispatcher.leave(old, NOW)
     dispatcher.update(NOW)
@@ -460,7 +460,7 @@ def test_room_is_kept_for_what_leaves_only_while_it_may_soon_come_back() -> None
     dispatcher.leave(old, NOW + 5)  # a second time
     dispatcher.update(NOW + 5)
     assert new.given == made_up(2)
-    assert door.calls == ["resume", "pause", "resume"]
+    assert group.calls == ["resume", "pause", "resume"]
     dispatcher.dispatch([*made_up(4, 2), *known(1)], NOW + 5)
     new.room = 1
     dispatcher.update(NOW + 5)
@@ -470,8 +470,8 @@ def test_room_is_kept_for_what_leaves_only_while_it_may_soon_come_back() -> None
 
 def test_what_leaves_for_long_still_counts_for_the_limit_of_all() -> None:
     """It is open, wherever it is."""
-    door, old, new = Door(max_connections=4), FakeRecipient(0), FakeRecipient(1)
-    dispatcher = door.open_for(new)
+    group, old, new = Door(max_connections=4), FakeRecipient(0), FakeRecipient(1)
+    dispatcher = group.open_for(new)
     old.open_connections = 3
     dispatcher.leave(old, NOW)
     dispatcher.update(NOW + 5)
@@ -484,8 +484,8 @@ def test_what_leaves_for_long_still_counts_for_the_limit_of_all() -> None:
 
 def test_who_parts_from_one_door_counts_as_before() -> None:
     """It serves, or leaves, by others: what it has open is not gone."""
-    door, old, new = Door(max_connections=3), FakeRecipient(0), FakeRecipient(1)
-    dispatcher = door.open_for(old, new)
+    group, old, new = Door(max_connections=3), FakeRecipient(0), FakeRecipient(1)
+    dispatcher = group.open_for(old, new)
     old.open_connections = 3
     dispatcher.leave(old, NOW)
     dispatcher.part(old)
@@ -509,9 +509,9 @@ def test_whom_has_been_let_in_goes_before_those_that_wait() -> None:
 
 def test_what_a_leaving_worker_has_counts_for_the_limit_of_all() -> None:
     """Until it has ended, or goes on at another, which it may at any time."""
-    door = Door(max_connections=3)
+    group = Door(max_connections=3)
     old, new = FakeRecipient(0), FakeRecipient(1)
-    dispatcher = door.open_for(old, new)
+    dispatcher = group.open_for(old, new)
     old.open_connections, new.open_connections = 2, 1
     dispatcher.leave(old, NOW)
     dispatcher.update(NOW)
@@ -530,8 +530,8 @@ class AnyLife(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.door = Door()
-        self.dispatcher = self.door.dispatcher
+        self.group = Door()
+        self.dispatcher = self.group.dispatcher
         self.present: list[FakeRecipient] = []
         self.all: list[FakeRecipient] = []
         self.arrived = 0
@@ -561,7 +561,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @precondition(lambda self: self.present)
     @rule(data=st.data(), room=st.integers(0, 400))
-    def make_room(self, data: st.DataObject, room: int) -> None:
+    def shed_idle_connections(self, data: st.DataObject, room: int) -> None:
         data.draw(st.sampled_from(self.present)).room = room
         self.dispatcher.update(NOW)
 
@@ -592,7 +592,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @invariant()
     def the_door_is_shut_and_opened_in_turn(self) -> None:
-        calls = self.door.calls
+        calls = self.group.calls
         assert calls == [("resume", "pause")[n % 2] for n in range(len(calls))]
 
 
@@ -601,8 +601,8 @@ TestAnyLife = AnyLife.TestCase
 
 def test_before_anybody_is_turned_away_all_are_looked_at_again() -> None:
     """One that has room again may not have been heard yet."""
-    turned_away: list[Connection] = []
-    dispatcher = Dispatcher(RoundRobin(), lambda: None, lambda: None, turn_away=turned_away.extend)
+    shed: list[Connection] = []
+    dispatcher = Dispatcher(RoundRobin(), lambda: None, lambda: None, turn_away=shed.extend)
     worker = FakeRecipient(0, room=1)
     dispatcher.add(worker)
     dispatcher.update(NOW)
@@ -611,7 +611,7 @@ def test_before_anybody_is_turned_away_all_are_looked_at_again() -> None:
     dispatcher.dispatch(made_up(5), NOW)
 
     assert [connection.fd for connection in worker.given] == [0, 1, 2]
-    assert [connection.fd for connection in turned_away] == [3, 4]
+    assert [connection.fd for connection in shed] == [3, 4]
 
 
 def test_in_a_flood_of_refusals_not_each_is_worth_a_look() -> None:
@@ -644,7 +644,7 @@ class LookedAt(FakeRecipient):
         return taken
 
 
-class CountedPlaces(Places):
+class CountedPlaces(AdmissionControl):
     looks = 0
 
     def look(self, now: float) -> int:
@@ -656,16 +656,16 @@ def test_all_are_counted_only_now_and_then() -> None:
     """And yet never more are let in than there may be, at whatever door."""
     workers = [LookedAt(slot) for slot in range(3)]
     places = CountedPlaces(lambda: workers, 200)
-    doors = [
+    ingress = [
         Dispatcher(RoundRobin(), lambda: None, lambda: None, lambda _: None, places)
         for _ in range(2)
     ]
-    for door in doors:
+    for group in ingress:
         for worker in workers:
-            door.add(worker)
-        door.update(NOW)
+            group.add(worker)
+        group.update(NOW)
     for number in range(300):
-        doors[number % 2].dispatch(made_up(1), NOW)
+        ingress[number % 2].dispatch(made_up(1), NOW)
 
     assert sum(worker.open_connections for worker in workers) == 200
     assert places.looks < 10
@@ -673,8 +673,8 @@ def test_all_are_counted_only_now_and_then() -> None:
 
 def test_what_was_on_its_way_when_all_were_counted_counts_once_it_has_come() -> None:
     """Until then it was in nobody's figures."""
-    door, worker = Door(max_connections=4), LookedAt(0)
-    dispatcher = door.open_for(worker)
+    group, worker = Door(max_connections=4), LookedAt(0)
+    dispatcher = group.open_for(worker)
     dispatcher.dispatch(known(2), NOW)
     dispatcher.dispatch(made_up(4), NOW)
 

@@ -7,11 +7,11 @@ import pytest
 
 from aiocluster.config.roles import Role, plan_from
 from aiocluster.errors import ConfigError
-from aiocluster.policies.fallback import Guarded
+from aiocluster.policies.fallback import FallbackPolicy
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.policies.sticky import Sticky
-from aiocluster.primary.dispatch.policies import Shared, policies, unserved
+from aiocluster.primary.dispatch.policies import SharedPolicy, policies, unserved
 
 A, B, C = "127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:8002"
 
@@ -26,13 +26,13 @@ class Mine:
 class MineByCookie(Mine):
     """One that wants to know a cookie."""
 
-    by = "cookie:sid"
+    affinity_by = "cookie:sid"
 
 
 class MineByNonsense(Mine):
     """One that wants to know nobody knows what."""
 
-    by = "moon"
+    affinity_by = "moon"
 
 
 def test_one_policy_is_that_of_every_address() -> None:
@@ -97,8 +97,8 @@ def test_policies_of_addresses_where_nobody_listens_are_seen() -> None:
 
 def test_a_policy_of_the_users_is_guarded() -> None:
     """Ours are not: they cannot fail, and cost less so."""
-    assert isinstance(policies(Mine())(A), Guarded)
-    assert isinstance(policies(f"{__name__}:Mine")(A), Guarded)
+    assert isinstance(policies(Mine())(A), FallbackPolicy)
+    assert isinstance(policies(f"{__name__}:Mine")(A), FallbackPolicy)
     assert isinstance(policies("sticky:cookie:sid")(A), Sticky)
     assert isinstance(policies(Sticky())(A), Sticky)
 
@@ -107,10 +107,12 @@ def test_what_a_users_policy_goes_by_is_checked() -> None:
     """Before any client comes."""
     guarded = policies(MineByCookie())(A)
 
-    assert isinstance(guarded, Guarded)
-    assert guarded.by == "cookie:sid"
+    assert isinstance(guarded, FallbackPolicy)
+    assert guarded.affinity_by == "cookie:sid"
     for given in (MineByNonsense, MineByNonsense(), f"{__name__}:MineByNonsense"):
-        with pytest.raises(ConfigError, match=r"^policy: .*MineByNonsense.*: by='moon' is not"):
+        with pytest.raises(
+            ConfigError, match=r"^policy: .*MineByNonsense.*: affinity_by='moon' is not"
+        ):
             policies(given)
 
 
@@ -118,7 +120,7 @@ def test_shared_is_round_robin_for_what_still_comes() -> None:
     """While not all workers can accept by themselves."""
     policy = policies("shared")(A)
 
-    assert type(policy) is Shared
+    assert type(policy) is SharedPolicy
     assert isinstance(policy, RoundRobin)
 
 

@@ -1,7 +1,7 @@
 """Who accepts from listeners that are shared; doors and workers are made up."""
 
 from aiocluster.ipc.messages import Accept
-from aiocluster.primary.dispatch.shared_accept import Sharing
+from aiocluster.primary.dispatch.shared_accept import SharedAccept
 
 
 class FakeDoors:
@@ -36,12 +36,12 @@ class Stage:
 
     def __init__(self, *workers: FakeWorker) -> None:
         self.workers = [*workers]
-        self.doors = FakeDoors()
-        self.sharing = Sharing(lambda: 5, lambda: self.workers)
-        self.sharing.begin_with(self.doors)
+        self.ingress = FakeDoors()
+        self.sharing = SharedAccept(lambda: 5, lambda: self.workers)
+        self.sharing.begin_with(self.ingress)
 
     def listen(self) -> None:
-        self.doors.are_listening = True
+        self.ingress.are_listening = True
         self.sharing.begin_accepting()
 
 
@@ -75,16 +75,16 @@ def test_the_primary_helps_out_while_somebody_cannot() -> None:
     stage.workers.pop()
     stage.sharing.divide()
 
-    assert stage.doors.left_to_workers == [False, True]
+    assert stage.ingress.left_to_workers == [False, True]
 
 
 def test_without_shared_listeners_there_is_nothing_to_divide() -> None:
     """Nor before they are bound. Who accepted from them stops."""
     worker = FakeWorker(0, 3)
     stage = Stage(worker)
-    stage.doors.shared = {}
+    stage.ingress.shared = {}
     stage.listen()
-    Sharing(lambda: 1, lambda: [worker]).begin_accepting()
+    SharedAccept(lambda: 1, lambda: [worker]).begin_accepting()
 
-    assert stage.doors.left_to_workers == []
+    assert stage.ingress.left_to_workers == []
     assert worker.told == [Accept(False, 5)]

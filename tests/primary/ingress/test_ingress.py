@@ -17,8 +17,8 @@ from aiocluster.metrics.snapshot import Dispatch
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.dispatch.policies import policies
-from aiocluster.primary.ingress.ingress import Doors
-from aiocluster.primary.ingress.listener_group import Door, DoorSettings
+from aiocluster.primary.ingress.ingress import Ingress
+from aiocluster.primary.ingress.listener_group import IngressSettings, ListenerGroup
 from aiocluster.primary.sockets.connection import Connection
 from tests.primary.dispatch.test_dispatcher import FakeRecipient
 from tests.support.connections import close_all, open_fds
@@ -45,21 +45,21 @@ class Stage:
     """Doors, and the workers behind them."""
 
     def __init__(self, policy_for: Callable[[str], Policy], **settings: Any) -> None:
-        self.doors = Doors(policy_for, DoorSettings.of(settings_from(settings)))
+        self.ingress = Ingress(policy_for, IngressSettings.of(settings_from(settings)))
         self.workers: list[FakeRecipient] = []
 
     def open(self, *rooms: int) -> list[FakeRecipient]:
         """Listen, with a worker for each of `rooms`."""
-        self.doors.listeners.listen(16)
+        self.ingress.listeners.listen(16)
         self.workers = [FakeRecipient(slot, room) for slot, room in enumerate(rooms)]
         for worker in self.workers:
-            self.doors.add(worker)
-        self.doors.update(0.0)
+            self.ingress.add(worker)
+        self.ingress.update(0.0)
         return self.workers
 
-    def make_room(self, worker: FakeRecipient, room: int) -> None:
+    def shed_idle_connections(self, worker: FakeRecipient, room: int) -> None:
         worker.room = room
-        self.doors.update(0.0)
+        self.ingress.update(0.0)
 
     @property
     def given(self) -> list[Connection]:
@@ -67,8 +67,8 @@ class Stage:
         return [one for worker in self.workers for one in worker.given]
 
     def close(self) -> None:
-        self.doors.listeners.close()
-        close_all([*self.given, *self.doors.take_waiting()])
+        self.ingress.listeners.close()
+        close_all([*self.given, *self.ingress.take_waiting()])
 
 
 MakeStage = Callable[..., Stage]
@@ -81,7 +81,7 @@ async def make_stage() -> AsyncIterator[MakeStage]:
     def make(policy_for: Callable[[str], Policy], *addresses: Address, **settings: Any) -> Stage:
         stages.append(Stage(policy_for, **settings))
         if addresses:
-            stages[-1].doors.bind(addresses, tcp_keepalive=True)
+            stages[-1].ingress.bind(addresses, tcp_keepalive=True)
         return stages[-1]
 
     yield make
@@ -111,7 +111,7 @@ async def test_the_door_says_who_chooses(make_stage: MakeStage) -> None:
     """Each address has the policy that was asked for by its own text."""
     stage = make_stage(by_address, ONE, OTHER)
     low, high = stage.open(10**6, 10**6)
-    one, other = stage.doors.listeners.addresses
+    one, other = stage.ingress.listeners.addresses
 
     async with visitor(one), visitor(other):
         await turns_until(lambda: len(stage.given) == 2)
@@ -125,7 +125,7 @@ async def test_addresses_that_share_a_policy_share_a_door(make_stage: MakeStage)
     policy = RoundRobin()
     stage = make_stage(lambda address: policy, ONE, OTHER)
     first, second = stage.open(10**6, 10**6)
-    one, other = stage.doors.listeners.addresses
+    one, other = stage.ingress.listeners.addresses
 
     for address in (one, other, one, other):
         count = len(stage.given)
@@ -149,7 +149,7 @@ async def test_a_socket_that_was_handed_down_has_the_policy_of_its_address(
     given = socket.create_server(("127.0.0.1", 0))
     given.setblocking(False)
     address = given.getsockname()
-    stage.doors.inherit([given], tcp_keepalive=True)
+    stage.ingress.inherit([given], tcp_keepalive=True)
     (worker,) = stage.open(1)
 
     async with visitor(address):
@@ -169,7 +169,7 @@ async def test_what_another_program_bound_has_the_policy_of_its_address(
         ListenerState(fd=sock.detach(), is_shared=False, asked=str(asked))
         for sock, asked in zip(listening, (OTHER, ONE), strict=True)
     ]
-    stage.doors.adopt(states, tcp_keepalive=True)
+    stage.ingress.adopt(states, tcp_keepalive=True)
     low, high = stage.open(10**6, 10**6)
 
     async with visitor(addresses[0]), visitor(addresses[1]):
@@ -183,13 +183,13 @@ async def test_where_nobody_has_room_all_doors_pause(make_stage: MakeStage) -> N
     """Clients wait in the backlogs; as soon as there is room those of all doors come in."""
     stage = make_stage(by_address, ONE, OTHER)
     (worker,) = stage.open(0)
-    one, other = stage.doors.listeners.addresses
+    one, other = stage.ingress.listeners.addresses
 
     async with visitor(one), visitor(other):
         await turns(20)
-        assert (stage.given, stage.doors.waiting) == ([], 0)
+        assert (stage.given, stage.ingress.waiting) == ([], 0)
 
-        stage.make_room(worker, 2)
+        stage.shed_idle_connections(worker, 2)
         await turns_until(lambda: len(worker.given) == 2)
 
     assert {connection.listener for connection in worker.given} == {0, 1}
@@ -205,7 +205,7 @@ async def test_those_that_come_back_go_by_their_own_door(make_stage: MakeStage) 
     low, high = stage.open(10**6, 10**6)
     batch = connections_of(0, 1, 0, 1)
 
-    stage.doors.dispatch(batch, 0.0)
+    stage.ingress.dispatch(batch, 0.0)
 
     assert low.given == [batch[0], batch[2]]
     assert high.given == [batch[1], batch[3]]
@@ -217,13 +217,13 @@ async def test_those_that_wait_are_those_of_all_doors(make_stage: MakeStage) -> 
     stage.open(0)
     batch = connections_of(0, 1, 0)
 
-    stage.doors.dispatch(batch, 0.0)
+    stage.ingress.dispatch(batch, 0.0)
 
-    assert stage.doors.waiting == 3
-    assert sorted(one.fd for one in stage.doors.state()) == [one.fd for one in batch]
-    assert stage.doors.waiting == 3
-    assert sorted(stage.doors.take_waiting()) == sorted(batch)
-    assert (stage.doors.waiting, stage.doors.state()) == (0, [])
+    assert stage.ingress.waiting == 3
+    assert sorted(one.fd for one in stage.ingress.state()) == [one.fd for one in batch]
+    assert stage.ingress.waiting == 3
+    assert sorted(stage.ingress.take_waiting()) == sorted(batch)
+    assert (stage.ingress.waiting, stage.ingress.state()) == (0, [])
     close_all(batch)
 
 
@@ -234,12 +234,12 @@ async def test_a_worker_that_is_taken_out_is_given_nothing_by_any_door(
     stage = make_stage(by_address, ONE, OTHER)
     low, high = stage.open(10**6, 10**6)
     for worker in (low, low, high, high):
-        stage.doors.add(worker)
+        stage.ingress.add(worker)
     for _ in range(2):
-        stage.doors.remove(high)
-    stage.doors.update(0.0)
+        stage.ingress.remove(high)
+    stage.ingress.update(0.0)
 
-    stage.doors.dispatch(connections_of(0, 1), 0.0)
+    stage.ingress.dispatch(connections_of(0, 1), 0.0)
 
     assert (len(low.given), len(high.given)) == (2, 0)
 
@@ -249,10 +249,10 @@ async def test_one_door_with_a_punctual_worker_is_enough(make_stage: MakeStage) 
     stage = make_stage(by_address, ONE, OTHER)
     low, high = stage.open(10**6, 10**6)
     low.behind = True
-    assert stage.doors.has_punctual(0.0)
+    assert stage.ingress.has_responsive(0.0)
 
     high.behind = True
-    assert not stage.doors.has_punctual(0.0)
+    assert not stage.ingress.has_responsive(0.0)
 
 
 async def test_a_role_that_listens_nowhere_has_no_door(make_stage: MakeStage) -> None:
@@ -260,11 +260,11 @@ async def test_a_role_that_listens_nowhere_has_no_door(make_stage: MakeStage) ->
     stage = make_stage(by_address)
     (worker,) = stage.open(1)
 
-    assert not stage.doors.listeners.are_listening
-    assert (stage.doors.waiting, stage.doors.take_waiting()) == (0, [])
-    assert not stage.doors.has_punctual(0.0)
-    stage.doors.dispatch([], 0.0)
-    stage.doors.remove(worker)
+    assert not stage.ingress.listeners.are_listening
+    assert (stage.ingress.waiting, stage.ingress.take_waiting()) == (0, [])
+    assert not stage.ingress.has_responsive(0.0)
+    stage.ingress.dispatch([], 0.0)
+    stage.ingress.remove(worker)
 
 
 # ---- shared with the workers
@@ -291,10 +291,10 @@ async def test_none_is_shared_unless_asked_for(make_stage: MakeStage) -> None:
     """A worker has no business with them, and leaving them to workers changes nothing."""
     stage = make_stage(by_address, ONE, OTHER)
     stage.open(10**6, 10**6)
-    stage.doors.leave_to_workers(True)
-    one, other = stage.doors.listeners.addresses
+    stage.ingress.leave_to_workers(True)
+    one, other = stage.ingress.listeners.addresses
 
-    assert stage.doors.shared == {}
+    assert stage.ingress.shared == {}
     async with visitor(one), visitor(other):
         await turns_until(lambda: len(stage.given) == 2)
 
@@ -302,30 +302,30 @@ async def test_none_is_shared_unless_asked_for(make_stage: MakeStage) -> None:
 async def test_those_that_are_shared_are_named_until_they_close(make_stage: MakeStage) -> None:
     """By their index; a worker that is forked later than that gets none."""
     stage = make_stage(shared_at_one, OTHER, ONE, ONE)
-    addresses = stage.doors.listeners.addresses
-    assert where(stage.doors.shared) == {1: addresses[1], 2: addresses[2]}
+    addresses = stage.ingress.listeners.addresses
+    assert where(stage.ingress.shared) == {1: addresses[1], 2: addresses[2]}
 
-    stage.doors.listeners.close()
+    stage.ingress.listeners.close()
 
-    assert stage.doors.shared == {}
+    assert stage.ingress.shared == {}
 
 
 async def test_while_left_to_workers_nothing_is_accepted(make_stage: MakeStage) -> None:
     """Not even when somebody has room; when that is over it is, unless it is paused."""
     stage = make_stage(shared_at_one, ONE)
     (worker,) = stage.open(0)
-    stage.doors.leave_to_workers(True)
-    stage.make_room(worker, 1)
-    async with visitor(stage.doors.listeners.addresses[0]):
+    stage.ingress.leave_to_workers(True)
+    stage.shed_idle_connections(worker, 1)
+    async with visitor(stage.ingress.listeners.addresses[0]):
         await turns(20)
-        assert (stage.given, stage.doors.waiting) == ([], 0)
+        assert (stage.given, stage.ingress.waiting) == ([], 0)
 
-        stage.make_room(worker, 0)
-        stage.doors.leave_to_workers(False)
+        stage.shed_idle_connections(worker, 0)
+        stage.ingress.leave_to_workers(False)
         await turns(20)
-        assert (stage.given, stage.doors.waiting) == ([], 0)
+        assert (stage.given, stage.ingress.waiting) == ([], 0)
 
-        stage.make_room(worker, 1)
+        stage.shed_idle_connections(worker, 1)
         await turns_until(lambda: len(worker.given) == 1)
 
 
@@ -333,8 +333,8 @@ async def test_what_is_not_shared_is_accepted_meanwhile(make_stage: MakeStage) -
     """Each address by its own policy: those of another door are nobody else's to accept."""
     stage = make_stage(shared_at_one, ONE, OTHER)
     (worker,) = stage.open(10**6)
-    stage.doors.leave_to_workers(True)
-    one, other = stage.doors.listeners.addresses
+    stage.ingress.leave_to_workers(True)
+    one, other = stage.ingress.listeners.addresses
 
     async with visitor(one), visitor(other):
         await turns_until(lambda: len(worker.given) == 1)
@@ -347,9 +347,9 @@ async def test_the_rest_is_accepted_though_left_to_workers(make_stage: MakeStage
     """At a stop those who wait are the primary's to accept."""
     stage = make_stage(shared_at_one, ONE)
     (worker,) = stage.open(1)
-    stage.doors.leave_to_workers(True)
-    async with visitor(stage.doors.listeners.addresses[0]):
-        stage.doors.listeners.accept_rest()
+    stage.ingress.leave_to_workers(True)
+    async with visitor(stage.ingress.listeners.addresses[0]):
+        stage.ingress.listeners.accept_rest()
 
         assert len(worker.given) == 1
 
@@ -363,52 +363,52 @@ async def test_more_than_a_fork_can_carry_are_refused(
     stage = make_stage(shared_at_one)
 
     with pytest.raises(ConfigError, match=r"bind: 2 sockets; at most 1 with the policy 'shared'"):
-        stage.doors.bind([ONE, ONE], tcp_keepalive=True)
+        stage.ingress.bind([ONE, ONE], tcp_keepalive=True)
 
 
 # ---- servers of the workers' own
 
 
-def opened(stage: Stage, index: int = 254) -> tuple[Door, tuple[str, int]]:
+def opened(stage: Stage, index: int = 254) -> tuple[ListenerGroup, tuple[str, int]]:
     """Open a server; return its door, and where it is."""
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
-    return stage.doors.open({index: sock}, RoundRobin()), sock.getsockname()
+    return stage.ingress.open({index: sock}, RoundRobin()), sock.getsockname()
 
 
 async def test_a_server_has_a_door_that_leads_to_those_who_serve_it(make_stage: MakeStage) -> None:
     """Whoever serves the role itself is not meant."""
     stage = make_stage(by_address, ONE)
     low, high = stage.open(10**6, 10**6)
-    door, where = opened(stage)
-    door.dispatcher.add(high)
-    stage.doors.update(0.0)
+    group, where = opened(stage)
+    group.dispatcher.add(high)
+    stage.ingress.update(0.0)
 
-    async with visitor(where), visitor(stage.doors.listeners.addresses[0]):
+    async with visitor(where), visitor(stage.ingress.listeners.addresses[0]):
         await turns_until(lambda: len(stage.given) == 2)
 
     assert [connection.listener for connection in high.given] == [254]
     assert [connection.listener for connection in low.given] == [0]
-    assert len(stage.doors.listeners.addresses) == 1
-    stage.doors.shut(door)
+    assert len(stage.ingress.listeners.addresses) == 1
+    stage.ingress.shut(group)
 
 
 async def test_a_server_that_is_shut_is_gone_with_all_that_waited(make_stage: MakeStage) -> None:
     """What comes back later is closed too."""
     stage = make_stage(by_address, ONE)
     (worker,) = stage.open(10**6)
-    door, where = opened(stage)
+    group, where = opened(stage)
     batch = connections_of(254, 0)
-    stage.doors.dispatch(batch, 0.0)
-    assert (stage.doors.waiting, [one.fd for one in stage.doors.state()]) == (1, [batch[0].fd])
+    stage.ingress.dispatch(batch, 0.0)
+    assert (stage.ingress.waiting, [one.fd for one in stage.ingress.state()]) == (1, [batch[0].fd])
 
-    stage.doors.shut(door)
+    stage.ingress.shut(group)
     before = open_fds()
-    stage.doors.dispatch(connections_of(254), 0.0)
+    stage.ingress.dispatch(connections_of(254), 0.0)
 
-    assert (stage.doors.waiting, worker.given) == (0, [batch[1]])
+    assert (stage.ingress.waiting, worker.given) == (0, [batch[1]])
     assert open_fds() == before
-    assert stage.doors.listeners.guests == []
+    assert stage.ingress.listeners.guests == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(where)
 
@@ -416,33 +416,33 @@ async def test_a_server_that_is_shut_is_gone_with_all_that_waited(make_stage: Ma
 async def test_servers_stay_when_the_role_itself_listens_no_more(make_stage: MakeStage) -> None:
     """It runs jobs, as has turned out."""
     stage = make_stage(by_address, ONE)
-    door, where = opened(stage)
-    stage.doors.drop()
+    group, where = opened(stage)
+    stage.ingress.drop()
     (worker,) = stage.open(10**6)
-    door.dispatcher.add(worker)
-    stage.doors.update(0.0)
+    group.dispatcher.add(worker)
+    stage.ingress.update(0.0)
 
     async with visitor(where):
         await turns_until(lambda: len(worker.given) == 1)
-    stage.doors.shut(door)
+    stage.ingress.shut(group)
 
 
 async def test_who_leaves_is_given_nothing_by_any_door(make_stage: MakeStage) -> None:
     """Of whatever server."""
     stage = make_stage(by_address, ONE)
     (worker,) = stage.open(10**6)
-    door, _ = opened(stage)
-    door.dispatcher.add(worker)
-    stage.doors.update(0.0)
-    assert stage.doors.has_punctual(0.0)
+    group, _ = opened(stage)
+    group.dispatcher.add(worker)
+    stage.ingress.update(0.0)
+    assert stage.ingress.has_responsive(0.0)
 
-    stage.doors.remove(worker)
-    stage.doors.update(0.0)
-    stage.doors.dispatch(connections_of(254), 0.0)
+    stage.ingress.remove(worker)
+    stage.ingress.update(0.0)
+    stage.ingress.dispatch(connections_of(254), 0.0)
 
-    assert (worker.given, stage.doors.waiting) == ([], 1)
-    assert not stage.doors.has_punctual(0.0)
-    stage.doors.shut(door)
+    assert (worker.given, stage.ingress.waiting) == ([], 1)
+    assert not stage.ingress.has_responsive(0.0)
+    stage.ingress.shut(group)
 
 
 async def test_doors_that_are_dropped_leave_nothing_open() -> None:
@@ -450,11 +450,11 @@ async def test_doors_that_are_dropped_leave_nothing_open() -> None:
     await turns()
     before = open_fds()
     policy_for = policies("sticky:cookie:sid")
-    doors = Doors(policy_for, DoorSettings.of(settings_from({})))
-    doors.bind([ONE], tcp_keepalive=True)
+    ingress = Ingress(policy_for, IngressSettings.of(settings_from({})))
+    ingress.bind([ONE], tcp_keepalive=True)
     assert open_fds() > before
 
-    doors.drop()
+    ingress.drop()
 
     assert open_fds() == before
 
@@ -462,16 +462,16 @@ async def test_doors_that_are_dropped_leave_nothing_open() -> None:
 async def test_what_is_counted_at_servers_counts_for_the_role(make_stage: MakeStage) -> None:
     """Also once they are shut, and beside what another program has counted."""
     stage = make_stage(by_address, when_full="503", max_connections=1)
-    stage.doors.counted_before = Dispatch(policy_failures=1, turned_away=2)
+    stage.ingress.counted_before = Dispatch(policy_failures=1, shed=2)
     first, _ = opened(stage)
     second, _ = opened(stage, 253)
     assert first.refusal is not None
     assert second.refusal is not None
     first.refusal.refuse(connections_of(254))
     second.refusal.refuse(connections_of(253, 253))
-    assert stage.doors.dispatch_counts() == Dispatch(policy_failures=1, turned_away=5)
+    assert stage.ingress.dispatch_counts() == Dispatch(policy_failures=1, shed=5)
 
-    stage.doors.shut(first)
-    stage.doors.shut(second)
+    stage.ingress.shut(first)
+    stage.ingress.shut(second)
 
-    assert stage.doors.dispatch_counts() == Dispatch(policy_failures=1, turned_away=5)
+    assert stage.ingress.dispatch_counts() == Dispatch(policy_failures=1, shed=5)

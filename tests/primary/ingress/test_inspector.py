@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from aiocluster.policies.request_head import MAX_HEAD_BYTES, by_from
-from aiocluster.primary.ingress.inspector import Peeked, Peeker, PeekOptions
-from aiocluster.primary.ingress.pending_limit import Holding
+from aiocluster.primary.ingress.inspector import ConnectionInspector, Inspected, InspectorOptions
+from aiocluster.primary.ingress.pending_limit import PendingLimit
 from aiocluster.primary.ingress.proxy_protocol import MAX_PROXY_BYTES, TrustedProxies
 from aiocluster.primary.sockets.connection import Connection
 from tests.support.connections import open_fds
@@ -33,9 +33,9 @@ class Front:
 
     def __init__(self, looks: Looks) -> None:
         self.looks = looks
-        self.known: list[Peeked] = []
+        self.known: list[Inspected] = []
         self.batches: list[int] = []
-        self.peeker: Peeker
+        self.inspector: ConnectionInspector
         self._server = socket.create_server(("127.0.0.1", 0))
         self._clients: list[socket.socket] = []
 
@@ -46,14 +46,16 @@ class Front:
         timeout: float = PATIENCE,
         proxies: TrustedProxies | None = None,
         max_held: int = 4096,
-        holding: Holding | None = None,
+        holding: PendingLimit | None = None,
         were_served: bool = False,
-    ) -> Peeker:
-        options = PeekOptions(
+    ) -> ConnectionInspector:
+        options = InspectorOptions(
             by=by_from(by), timeout=timeout, proxies=proxies, were_served=were_served
         )
-        self.peeker = Peeker(options, holding or Holding(max_held), self._on_known)
-        return self.peeker
+        self.inspector = ConnectionInspector(
+            options, holding or PendingLimit(max_held), self._on_known
+        )
+        return self.inspector
 
     def connect(self, data: bytes = b"") -> tuple[socket.socket, Connection]:
         """Return a client that has sent `data`, and the accepted connection."""
@@ -66,16 +68,16 @@ class Front:
     def take(self, data: bytes = b"") -> socket.socket:
         """Give the peeker a connection whose client has sent `data`; return the client."""
         client, connection = self.connect(data)
-        self.peeker.take([connection])
+        self.inspector.take([connection])
         return client
 
-    async def until_known(self, count: int = 1) -> Peeked:
+    async def until_known(self, count: int = 1) -> Inspected:
         """Wait until so many are known; return the last."""
         await turns_until(lambda: len(self.known) >= count)
         return self.known[-1]
 
     def close(self) -> None:
-        self.known += self.peeker.close()
+        self.known += self.inspector.close()
         for peeked in self.known:
             os.close(peeked.connection.fd)
         for client in self._clients:
@@ -87,7 +89,7 @@ class Front:
         accepted.setblocking(False)
         return accepted.detach()
 
-    def _on_known(self, known: list[Peeked]) -> None:
+    def _on_known(self, known: list[Inspected]) -> None:
         self.batches.append(len(known))
         self.known += known
 
@@ -120,7 +122,7 @@ def many_fds() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def received(peeked: Peeked) -> bytes:
+def received(peeked: Inspected) -> bytes:
     """Read what is there for a worker."""
     with socket.socket(fileno=os.dup(peeked.connection.fd)) as sock:
         return sock.recv(1_000_000)
@@ -153,14 +155,14 @@ async def test_a_head_that_is_there_is_known_at_once(front: Front) -> None:
     assert front.known[0].client is None
     assert received(front.known[0]) == HEAD + b"body"
     assert front.looks.count == 1
-    assert sum(front.peeker.fallbacks.values()) == 0
+    assert sum(front.inspector.fallbacks.values()) == 0
 
 
 async def test_those_accepted_together_are_told_together(front: Front) -> None:
     """One call a batch, so that the dispatcher can hand them over as one."""
     front.begin()
 
-    front.peeker.take([front.connect(HEAD)[1] for _ in range(5)])
+    front.inspector.take([front.connect(HEAD)[1] for _ in range(5)])
 
     assert front.batches == [5]
 
@@ -168,7 +170,7 @@ async def test_those_accepted_together_are_told_together(front: Front) -> None:
 @pytest.mark.parametrize("step", [1, 7])
 async def test_a_head_that_comes_in_pieces_is_waited_for(front: Front, step: int) -> None:
     """Whatever its pieces, what is found is the same, and no byte of it is taken."""
-    peeker = front.begin()
+    inspector = front.begin()
     client = front.take(HEAD[:1])
 
     for start in range(1, len(HEAD), step):
@@ -177,7 +179,7 @@ async def test_a_head_that_comes_in_pieces_is_waited_for(front: Front, step: int
 
     assert (await front.until_known()).affinity == b"abc"
     assert received(front.known[0]) == HEAD
-    assert peeker.held == 0
+    assert inspector.held == 0
 
 
 async def test_half_a_head_does_not_keep_the_loop_busy(front: Front) -> None:
@@ -196,27 +198,27 @@ async def test_half_a_head_does_not_keep_the_loop_busy(front: Front) -> None:
 
 async def test_a_client_that_ends_halfway_is_not_waited_for(front: Front) -> None:
     """Nothing more can come: it goes by its address, with what it has sent."""
-    peeker = front.begin()
+    inspector = front.begin()
     client = front.take(HEAD[:20])
 
     client.shutdown(socket.SHUT_WR)
 
     assert (await front.until_known()).affinity == b"127.0.0.1"
-    assert peeker.fallbacks["closed"] == 1
+    assert inspector.fallbacks["closed"] == 1
     assert received(front.known[0]) == HEAD[:20]
 
 
 @pytest.mark.parametrize("data", [b"", HEAD[:20]])
 async def test_one_that_had_ended_before_we_looked(front: Front, data: bytes) -> None:
     """The end was there when it was accepted."""
-    peeker = front.begin()
+    inspector = front.begin()
     client, connection = front.connect(data)
     client.shutdown(socket.SHUT_WR)
 
-    peeker.take([connection])
+    inspector.take([connection])
 
     assert (await front.until_known()).affinity == b"127.0.0.1"
-    assert peeker.fallbacks["closed"] == 1
+    assert inspector.fallbacks["closed"] == 1
 
 
 async def test_one_that_has_ended_after_its_head_is_known_by_it(front: Front) -> None:
@@ -225,25 +227,25 @@ async def test_one_that_has_ended_after_its_head_is_known_by_it(front: Front) ->
     client, connection = front.connect(HEAD)
     client.shutdown(socket.SHUT_WR)
 
-    front.peeker.take([connection])
+    front.inspector.take([connection])
 
     assert front.known[0].affinity == b"abc"
 
 
 async def test_a_connection_that_is_reset_is_given_back(front: Front) -> None:
     """Nobody knows where it came from any more, and a worker will see at once that it is dead."""
-    peeker = front.begin()
+    inspector = front.begin()
     client = front.take(HEAD[:20])
 
     reset(client)
 
     assert (await front.until_known()).affinity == b""
-    assert peeker.fallbacks["closed"] == 1
+    assert inspector.fallbacks["closed"] == 1
 
 
 async def test_an_ipv6_client_goes_by_its_whole_address(front: Front) -> None:
     """It is longer than one of IPv4."""
-    peeker = front.begin()
+    inspector = front.begin()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         client = socket.create_connection(server.getsockname()[:2])
         accepted, _ = server.accept()
@@ -251,7 +253,7 @@ async def test_an_ipv6_client_goes_by_its_whole_address(front: Front) -> None:
 
     with client:
         client.sendall(OTHER_HEAD)
-        peeker.take([Connection(accepted.detach(), 0)])
+        inspector.take([Connection(accepted.detach(), 0)])
 
     assert front.known[0].affinity == b"::1"
 
@@ -269,35 +271,35 @@ async def test_what_has_no_affinity_goes_by_its_address(
     front: Front, data: bytes, reason: str
 ) -> None:
     """And is counted, by the reason."""
-    peeker = front.begin()
+    inspector = front.begin()
 
     front.take(data)
 
     assert front.known[0].affinity == b"127.0.0.1"
-    assert {name: count for name, count in peeker.fallbacks.items() if count} == {reason: 1}
+    assert {name: count for name, count in inspector.fallbacks.items() if count} == {reason: 1}
     assert received(front.known[0]) == data
 
 
 async def test_who_says_nothing_in_time_goes_by_its_address(front: Front) -> None:
     """Each after its own time, those that sent half of a head too."""
-    peeker = front.begin(timeout=0.05)
+    inspector = front.begin(timeout=0.05)
     front.take()
     client = front.take(HEAD[:20])
 
     await front.until_known(2)
 
     assert [peeked.affinity for peeked in front.known] == [b"127.0.0.1"] * 2
-    assert peeker.fallbacks["timeout"] == 2
+    assert inspector.fallbacks["timeout"] == 2
     client.sendall(HEAD[20:])
     assert await count_looks(front, lambda: None, 50) == 0
 
 
 async def test_each_has_its_own_time(front: Front) -> None:
     """That of one is up, and the next is still waited for."""
-    peeker = front.begin(timeout=0.01)
+    inspector = front.begin(timeout=0.01)
     _, first = front.connect()
-    peeker.take([first])
-    peeker._options = replace(peeker._options, timeout=PATIENCE)
+    inspector.take([first])
+    inspector._options = replace(inspector._options, timeout=PATIENCE)
     client = front.take()
 
     await front.until_known()
@@ -309,22 +311,22 @@ async def test_each_has_its_own_time(front: Front) -> None:
 
 async def test_what_has_come_when_time_is_up_still_counts(front: Front) -> None:
     """A loop that was late itself does not hold that against its clients."""
-    peeker = front.begin(timeout=0.0)
+    inspector = front.begin(timeout=0.0)
     client, connection = front.connect()
-    peeker.take([connection])
+    inspector.take([connection])
     client.sendall(HEAD)
 
     assert (await front.until_known()).affinity == b"abc"
-    assert peeker.fallbacks["timeout"] == 0
+    assert inspector.fallbacks["timeout"] == 0
 
 
 @pytest.mark.usefixtures("many_fds")
 async def test_five_thousand_silent_ones_hold_up_nobody(front: Front) -> None:
     """At most so many are held; the longest silent give way, and who speaks is known at once."""
-    peeker = front.begin(max_held=4096)
-    peeker.take([front.connect()[1] for _ in range(5000)])
-    assert (peeker.held, len(front.known)) == (4096, 904)
-    assert peeker.fallbacks["crowded"] == 904
+    inspector = front.begin(max_held=4096)
+    inspector.take([front.connect()[1] for _ in range(5000)])
+    assert (inspector.held, len(front.known)) == (4096, 904)
+    assert inspector.fallbacks["crowded"] == 904
 
     assert await count_looks(front, lambda: None, 200) == 0
     front.take(HEAD)
@@ -337,22 +339,22 @@ async def test_five_thousand_silent_ones_hold_up_nobody(front: Front) -> None:
 
 async def test_many_whose_time_is_up_do_not_block_the_loop(front: Front) -> None:
     """They are given back in parts, and others have their turn between."""
-    peeker = front.begin(timeout=0.0)
-    peeker.take([front.connect()[1] for _ in range(300)])
+    inspector = front.begin(timeout=0.0)
+    inspector.take([front.connect()[1] for _ in range(300)])
 
     await front.until_known(300)
 
     assert front.batches == [256, 44]
-    assert peeker.fallbacks["timeout"] == 300
+    assert inspector.fallbacks["timeout"] == 300
 
 
 async def test_the_oldest_gives_way(front: Front) -> None:
     """Who has just come has not had its time to say something."""
-    peeker = front.begin(max_held=2)
+    inspector = front.begin(max_held=2)
     _, first = front.connect()
     clients = [front.connect() for _ in range(2)]
 
-    peeker.take([first, *(connection for _, connection in clients)])
+    inspector.take([first, *(connection for _, connection in clients)])
 
     assert [peeked.connection for peeked in front.known] == [first]
     clients[0][0].sendall(HEAD)
@@ -361,7 +363,7 @@ async def test_the_oldest_gives_way(front: Front) -> None:
 
 async def test_peekers_share_one_bound(front: Front) -> None:
     """Who has been silent for longest gives way, also to one at another address."""
-    holding = Holding(2)
+    holding = PendingLimit(2)
     first = front.begin(holding=holding)
     front.take()
     front.take()
@@ -378,7 +380,7 @@ async def test_peekers_share_one_bound(front: Front) -> None:
 
 async def test_one_given_back_is_watched_no_longer(front: Front) -> None:
     """Its descriptor lives on in a worker, and what happens to it there wakes nobody here."""
-    peeker = front.begin()
+    inspector = front.begin()
     client = front.take(HEAD[:20])
     client.sendall(HEAD[20:])
     await front.until_known()
@@ -387,59 +389,59 @@ async def test_one_given_back_is_watched_no_longer(front: Front) -> None:
     sock = socket.socket(fileno=os.dup(front.known[0].connection.fd))
     with sock:
         await turns_until(lambda: sock.recv(100, socket.MSG_PEEK).endswith(b"more"))
-    assert peeker.held == 0
-    assert select.select([peeker._epoll], [], [], 0)[0] == []
+    assert inspector.held == 0
+    assert select.select([inspector._epoll], [], [], 0)[0] == []
 
 
 async def test_what_the_kernel_will_not_watch_is_given_back(front: Front) -> None:
     """Its bounds are not ours: here, that on duplicates of one connection (500)."""
-    peeker = front.begin()
+    inspector = front.begin()
     await turns()
     _, silent = front.connect()
 
-    peeker.take([Connection(os.dup(silent.fd), 0) for _ in range(600)])
+    inspector.take([Connection(os.dup(silent.fd), 0) for _ in range(600)])
     os.close(silent.fd)
 
-    assert peeker.held + len(front.known) == 600
-    assert peeker.fallbacks["crowded"] == len(front.known) > 0
+    assert inspector.held + len(front.known) == 600
+    assert inspector.fallbacks["crowded"] == len(front.known) > 0
 
 
 async def test_closing_gives_back_what_is_held(front: Front) -> None:
     """As it is, and a second time nothing; what has come meanwhile still counts."""
-    peeker = front.begin()
+    inspector = front.begin()
     front.take(HEAD[:20])
     front.take().sendall(HEAD)
 
-    given_back = peeker.close()
+    given_back = inspector.close()
 
     assert [peeked.affinity for peeked in given_back] == [b"127.0.0.1", b"abc"]
-    assert peeker.fallbacks["stopped"] == 1
-    assert peeker.close() == []
+    assert inspector.fallbacks["stopped"] == 1
+    assert inspector.close() == []
     front.known += given_back
 
 
 async def test_after_closing_nothing_is_held(front: Front) -> None:
     """What a listener still accepts as it closes is told at once, whatever has come of it."""
-    peeker = front.begin()
-    peeker.close()
+    inspector = front.begin()
+    inspector.close()
 
     front.take(HEAD)
     front.take(HEAD[:20])
 
     assert [peeked.affinity for peeked in front.known] == [b"abc", b"127.0.0.1"]
-    assert peeker.held == 0
+    assert inspector.held == 0
 
 
 async def test_the_next_program_goes_on_with_what_is_held(front: Front) -> None:
     """Nothing is lost: neither the bytes nor what a proxy had said."""
-    peeker = front.begin(proxies=LOCALHOST)
+    inspector = front.begin(proxies=LOCALHOST)
     half = front.take(PROXY + HEAD[:9])
     none = front.take(PROXY[:9])
-    state = peeker.state()
+    state = inspector.state()
     assert [held.awaits_proxy for held in state] == [False, True]
 
-    peeker._held.clear()  # as if there had never been this program
-    assert peeker.close() == []
+    inspector._held.clear()  # as if there had never been this program
+    assert inspector.close() == []
     front.begin(proxies=LOCALHOST).adopt(state)
     half.sendall(HEAD[9:])
     none.sendall(PROXY[9:] + HEAD)
@@ -455,7 +457,7 @@ async def test_one_that_was_served_before_goes_by_its_next_request(front: Front)
     """Also after an empty line; who it is, if a proxy has told, is told again."""
     front.begin(were_served=True)
     client, connection = front.connect()
-    front.peeker.take([connection._replace(slot=3, client=CLIENT)])
+    front.inspector.take([connection._replace(slot=3, client=CLIENT)])
 
     client.sendall(b"\r\n" + HEAD)
 
@@ -467,29 +469,29 @@ async def test_one_that_was_served_before_goes_by_its_next_request(front: Front)
 async def test_one_that_was_served_before_and_is_silent_is_closed(front: Front, why: str) -> None:
     """No request is lost by that, and nobody is given who may belong to another."""
     timeout = 0.01 if why == "timeout" else PATIENCE
-    peeker = front.begin(were_served=True, timeout=timeout, max_held=1)
+    inspector = front.begin(were_served=True, timeout=timeout, max_held=1)
     client = front.take()
     if why == "closed":
         client.shutdown(socket.SHUT_WR)
     elif why == "crowded":
         front.take()
     elif why == "stopped":
-        assert peeker.close() == []
+        assert inspector.close() == []
 
     with client:
         await turns_until(lambda: bool(select.select([client], [], [], 0)[0]))
         assert client.recv(1) == b""
     assert front.known == []
-    assert sum(peeker.fallbacks.values()) == 0
+    assert sum(inspector.fallbacks.values()) == 0
 
 
 async def test_half_a_request_is_not_lost(front: Front) -> None:
     """It goes by its address, as any other of which no more comes in time."""
-    peeker = front.begin(were_served=True, timeout=0.01)
+    inspector = front.begin(were_served=True, timeout=0.01)
     front.take(HEAD[:20])
 
     assert (await front.until_known()).affinity == b"127.0.0.1"
-    assert peeker.fallbacks["timeout"] == 1
+    assert inspector.fallbacks["timeout"] == 1
     assert received(front.known[0]) == HEAD[:20]
 
 
@@ -517,17 +519,17 @@ async def test_by_ip_is_by_the_address_that_the_proxy_tells(front: Front) -> Non
 
     front.take(PROXY)
 
-    assert front.known == [Peeked(front.known[0].connection, b"203.0.113.7", CLIENT)]
+    assert front.known == [Inspected(front.known[0].connection, b"203.0.113.7", CLIENT)]
 
 
 async def test_a_fallback_is_by_the_address_that_the_proxy_tells(front: Front) -> None:
     """Else all clients of one proxy would go to one worker."""
-    peeker = front.begin(proxies=LOCALHOST)
+    inspector = front.begin(proxies=LOCALHOST)
 
     front.take(PROXY + OTHER_HEAD)
 
     assert front.known[0].affinity == b"203.0.113.7"
-    assert peeker.fallbacks["absent"] == 1
+    assert inspector.fallbacks["absent"] == 1
 
 
 async def test_a_proxys_own_check_has_the_proxys_address(front: Front) -> None:
@@ -564,26 +566,26 @@ async def test_untrusted_and_malformed_are_closed(
     front: Front, data: bytes, networks: list[str], reason: str
 ) -> None:
     """Nobody gets an address by writing one."""
-    peeker = front.begin(proxies=TrustedProxies(networks))
+    inspector = front.begin(proxies=TrustedProxies(networks))
 
     client = front.take(data)
 
     with pytest.raises(ConnectionResetError):
         client.recv(1)
-    assert {name: count for name, count in peeker.refusals.items() if count} == {reason: 1}
+    assert {name: count for name, count in inspector.refusals.items() if count} == {reason: 1}
     assert front.known == []
-    assert peeker.held == 0
+    assert inspector.held == 0
 
 
 async def test_malformed_in_a_later_piece_is_closed_too(front: Front) -> None:
     """It is watched no longer, and its number may be another's."""
-    peeker = front.begin(proxies=LOCALHOST)
+    inspector = front.begin(proxies=LOCALHOST)
     client = front.take(PROXY[:20])
 
     client.sendall(b"nonsense\r\n")
 
-    await turns_until(lambda: peeker.refusals["malformed"] == 1)
-    assert peeker.held == 0
+    await turns_until(lambda: inspector.refusals["malformed"] == 1)
+    assert inspector.held == 0
     front.take(PROXY + HEAD)
     assert front.known[0].affinity == b"abc"
 
@@ -591,21 +593,21 @@ async def test_malformed_in_a_later_piece_is_closed_too(front: Front) -> None:
 @pytest.mark.parametrize("end", ["shutdown", "reset"])
 async def test_a_proxy_that_ends_within_its_header(front: Front, end: str) -> None:
     """There is nothing to be given to a worker."""
-    peeker = front.begin(proxies=LOCALHOST)
+    inspector = front.begin(proxies=LOCALHOST)
     client = front.take(PROXY[:20])
 
     reset(client) if end == "reset" else client.shutdown(socket.SHUT_WR)
 
-    await turns_until(lambda: peeker.refusals["closed"] == 1)
-    assert peeker.held == 0
+    await turns_until(lambda: inspector.refusals["closed"] == 1)
+    assert inspector.held == 0
 
 
 async def test_a_proxy_header_that_never_comes(front: Front) -> None:
     """The rest of it would look like a request to a worker; so it is closed."""
-    peeker = front.begin(proxies=LOCALHOST, timeout=0.01)
+    inspector = front.begin(proxies=LOCALHOST, timeout=0.01)
     silent, half = front.take(), front.take(PROXY[:20])
 
-    await turns_until(lambda: peeker.refusals["timeout"] == 2)
+    await turns_until(lambda: inspector.refusals["timeout"] == 2)
 
     assert silent.recv(1) == b""
     with pytest.raises(ConnectionResetError):
@@ -614,12 +616,12 @@ async def test_a_proxy_header_that_never_comes(front: Front) -> None:
 
 async def test_crowded_and_stopped_without_a_proxy_header(front: Front) -> None:
     """As in any other case where it is not known who the client is."""
-    peeker = front.begin(proxies=LOCALHOST, max_held=1)
+    inspector = front.begin(proxies=LOCALHOST, max_held=1)
     front.take()
     front.take()
 
-    assert peeker.close() == []
-    assert (peeker.refusals["crowded"], peeker.refusals["stopped"]) == (1, 1)
+    assert inspector.close() == []
+    assert (inspector.refusals["crowded"], inspector.refusals["stopped"]) == (1, 1)
 
 
 async def test_a_silent_proxy_does_not_keep_the_loop_busy(front: Front) -> None:
@@ -635,7 +637,7 @@ async def test_soon_is_soon_enough(front: Front) -> None:
     """Who is held while the loop does other things is known in the next turn."""
     front.begin()
     told = asyncio.get_running_loop().create_future()
-    front.peeker._on_known = told.set_result
+    front.inspector._on_known = told.set_result
     client = front.take()
     client.sendall(HEAD)
 

@@ -11,8 +11,8 @@ from aiocluster.config.settings import settings_from
 from aiocluster.policies.base import Policy
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.policies.sticky import Sticky
-from aiocluster.primary.dispatch.admission import Places
-from aiocluster.primary.ingress.listener_group import Door, DoorSettings
+from aiocluster.primary.dispatch.admission import AdmissionControl
+from aiocluster.primary.ingress.listener_group import IngressSettings, ListenerGroup
 from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.listener import Listener
 from tests.primary.dispatch.test_dispatcher import FakeRecipient
@@ -20,7 +20,7 @@ from tests.support.connections import tcp_pair
 from tests.support.program import PATIENCE
 from tests.support.waiting import soon, turns_until
 
-MakeDoor = Callable[..., Door]
+MakeDoor = Callable[..., ListenerGroup]
 
 NETWORK = bytes.fromhex("20010db800000001")  # of SIX, by /64
 SIX = ("2001:db8:0:1::5", 4711, 0, 0)
@@ -28,36 +28,36 @@ SIX = ("2001:db8:0:1::5", 4711, 0, 0)
 
 @pytest.fixture
 async def make_door() -> AsyncIterator[MakeDoor]:
-    doors: list[Door] = []
+    ingress: list[ListenerGroup] = []
 
-    def make(policy: Policy, *, peeks: bool = True, **settings: object) -> Door:
-        of_role = DoorSettings.of(settings_from(settings))
-        door = Door(policy, of_role, Places(list), peeks=peeks)
-        doors.append(door)
-        return door
+    def make(policy: Policy, *, peeks: bool = True, **settings: object) -> ListenerGroup:
+        of_role = IngressSettings.of(settings_from(settings))
+        group = ListenerGroup(policy, of_role, AdmissionControl(list), peeks=peeks)
+        ingress.append(group)
+        return group
 
     yield make
-    for door in doors:
-        for listener in door.listeners:
+    for group in ingress:
+        for listener in group.listeners:
             listener.close()
-        door.close()
+        group.close()
 
 
-def listener_of(door: Door, index: int = 0) -> Listener:
+def listener_of(group: ListenerGroup, index: int = 0) -> Listener:
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
-    listener = Listener(sock, index, door.take)
+    listener = Listener(sock, index, group.take)
     listener.listen(16)
-    door.add(listener)
+    group.add(listener)
     return listener
 
 
 async def test_where_a_policy_goes_by_nothing_nothing_is_found_out(make_door: MakeDoor) -> None:
     """It would cost something for each connection."""
-    door = make_door(RoundRobin())
+    group = make_door(RoundRobin())
 
-    assert listener_of(door).affinity_of is None
-    assert door.peeker is None
+    assert listener_of(group).affinity_of is None
+    assert group.inspector is None
 
 
 async def test_by_ip_the_policy_is_given_the_whole_address(make_door: MakeDoor) -> None:
@@ -74,10 +74,10 @@ async def test_one_that_does_not_peek_goes_by_the_network_of_the_client(
     make_door: MakeDoor, by: str
 ) -> None:
     """As one that peeks does where it finds nothing: the protocol may be any."""
-    door = make_door(Sticky(by), peeks=False)
-    affinity_of = listener_of(door).affinity_of
+    group = make_door(Sticky(by), peeks=False)
+    affinity_of = listener_of(group).affinity_of
 
-    assert door.peeker is None
+    assert group.inspector is None
     assert affinity_of is not None
     assert affinity_of(("192.0.2.1", 4711)) == bytes([192, 0, 2, 1])
     assert affinity_of(SIX) == NETWORK
@@ -85,19 +85,19 @@ async def test_one_that_does_not_peek_goes_by_the_network_of_the_client(
 
 async def test_one_that_peeks_asks_the_request(make_door: MakeDoor) -> None:
     """And not the address, until it has to."""
-    door = make_door(Sticky("cookie:sid"))
+    group = make_door(Sticky("cookie:sid"))
 
-    assert door.peeker is not None
-    assert listener_of(door).affinity_of is None
+    assert group.inspector is not None
+    assert listener_of(group).affinity_of is None
 
 
 async def test_one_that_does_not_peek_expects_no_proxy_header(make_door: MakeDoor) -> None:
     """A client that says nothing is given out at once."""
     proxies = {"proxy_protocol": True, "trusted_proxies": "127.0.0.1"}
-    door, worker = make_door(RoundRobin(), peeks=False, **proxies), FakeRecipient(0)
-    door.dispatcher.add(worker)
-    door.dispatcher.update(0.0)
-    listener = listener_of(door)
+    group, worker = make_door(RoundRobin(), peeks=False, **proxies), FakeRecipient(0)
+    group.dispatcher.add(worker)
+    group.dispatcher.update(0.0)
+    listener = listener_of(group)
     listener.resume()
 
     with socket.create_connection(listener.address):
@@ -110,15 +110,15 @@ async def test_only_where_http_is_spoken_is_anybody_told_so(
     make_door: MakeDoor, peeks: bool, told: bytes
 ) -> None:
     """A server of the workers' own may have any protocol: who finds all full is closed."""
-    door = make_door(RoundRobin(), peeks=peeks, when_full="503")
-    assert door.refusal is not None
+    group = make_door(RoundRobin(), peeks=peeks, when_full="503")
+    assert group.refusal is not None
     client, accepted = tcp_pair()
     with client:
         client.settimeout(PATIENCE)
-        door.refusal.refuse([Connection(accepted.detach(), 0)])
+        group.refusal.refuse([Connection(accepted.detach(), 0)])
 
         assert client.recv(len(b"HTTP/1.1 503")) == told
-    assert door.counts().turned_away == 1
+    assert group.counts().shed == 1
 
 
 @pytest.mark.parametrize("peeks", [True, False])
@@ -140,16 +140,16 @@ class Lost:
 
     def __init__(self, make_door: MakeDoor, **settings: object) -> None:
         self.workers = [FakeRecipient(slot) for slot in (0, 1)]
-        self.door = make_door(Sticky("cookie:sid"), **settings)
+        self.group = make_door(Sticky("cookie:sid"), **settings)
         for worker in self.workers:
-            self.door.dispatcher.add(worker)
-        self.door.dispatcher.update(0.0)
+            self.group.dispatcher.add(worker)
+        self.group.dispatcher.update(0.0)
         self.client, accepted = tcp_pair()
         self.connection = Connection(accepted.detach(), 0, slot=5)
 
     def take_again(self, *, slot: int = 5) -> None:
         self.connection = self.connection._replace(slot=slot)
-        self.door.take_again([self.connection], 0.0)
+        self.group.take_again([self.connection], 0.0)
 
     @property
     def given(self) -> dict[int, list[Connection]]:
@@ -176,13 +176,13 @@ async def test_a_client_whose_worker_has_gone_goes_where_its_new_connections_go(
     lost = Lost(make_door)
     with lost.client:
         lost.take_again()
-        assert (lost.given, lost.door.held) == ({}, 0)
+        assert (lost.given, lost.group.held) == ({}, 0)
 
         lost.client.sendall(request_of(name))
 
         home = Sticky("cookie:sid").choose(lost.workers, name.encode()).slot
         assert await lost.until_given() == home
-    assert lost.door.counts().fallbacks == {}
+    assert lost.group.counts().fallbacks == {}
 
 
 async def test_one_without_the_cookie_goes_by_its_address_and_is_counted(
@@ -195,7 +195,7 @@ async def test_one_without_the_cookie_goes_by_its_address_and_is_counted(
         lost.client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         home = Sticky().choose(lost.workers, bytes([127, 0, 0, 1])).slot
         assert await lost.until_given() == home
-    assert lost.door.counts().fallbacks == {"absent": 1}
+    assert lost.group.counts().fallbacks == {"absent": 1}
 
 
 async def test_while_somebody_is_in_its_place_it_goes_there(make_door: MakeDoor) -> None:
@@ -207,7 +207,7 @@ async def test_while_somebody_is_in_its_place_it_goes_there(make_door: MakeDoor)
             assert await lost.until_given() == slot
     lost = Lost(make_door)
     lost.workers[0].room = 0
-    lost.door.dispatcher.update(0.0)
+    lost.group.dispatcher.update(0.0)
     with lost.client:
         lost.take_again(slot=0)
         assert lost.given == {}
@@ -232,13 +232,13 @@ async def test_the_next_program_waits_for_its_request_too(make_door: MakeDoor) -
     after.client.close()
     with before.client:
         before.take_again()
-        (state,) = before.door.state()
+        (state,) = before.group.state()
         assert (state.is_held, state.slot, state.fd) == (True, 5, before.connection.fd)
-        assert before.door.second_peeker is not None
-        before.door.second_peeker._held.clear()  # as if there had never been this program
+        assert before.group.second_peeker is not None
+        before.group.second_peeker._held.clear()  # as if there had never been this program
 
-        after.door.take_back(state)
-        assert (after.given, after.door.held) == ({}, 0)
+        after.group.take_back(state)
+        assert (after.given, after.group.held) == ({}, 0)
         before.client.sendall(request_of("a"))
 
         home = Sticky("cookie:sid").choose(after.workers, b"a").slot
@@ -250,9 +250,9 @@ async def test_a_stop_waits_for_no_request(make_door: MakeDoor, is_late: bool) -
     """Neither for those that are there nor for one that comes back later."""
     lost = Lost(make_door)
     if is_late:
-        lost.door.end_peeking()
+        lost.group.end_peeking()
     lost.take_again()
-    lost.door.end_peeking()
+    lost.group.end_peeking()
 
     with lost.client:
         assert lost.client.recv(1) == b""

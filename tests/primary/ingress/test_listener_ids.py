@@ -2,12 +2,12 @@
 
 import pytest
 
-from aiocluster.primary.ingress.listener_ids import Numbers
+from aiocluster.primary.ingress.listener_ids import ListenerIds
 
 
 def test_they_go_down_from_the_highest_that_a_byte_leaves() -> None:
     """255 means something else."""
-    numbers = Numbers()
+    numbers = ListenerIds()
 
     assert numbers.take(2) == [254, 253]
     assert numbers.take(1) == [252]
@@ -15,7 +15,7 @@ def test_they_go_down_from_the_highest_that_a_byte_leaves() -> None:
 
 def test_those_of_the_roles_own_listeners_are_never_taken() -> None:
     """Nor are they later, when it has fewer: workers may still have the old ones."""
-    numbers = Numbers()
+    numbers = ListenerIds()
     numbers.reserve(3)
     numbers.reserve(0)
 
@@ -26,7 +26,7 @@ def test_those_of_the_roles_own_listeners_are_never_taken() -> None:
 
 def test_one_that_was_given_back_is_used_after_all_others() -> None:
     """What still has it on its way back is not taken for another's."""
-    numbers = Numbers()
+    numbers = ListenerIds()
     numbers.give_back(numbers.take(1))
 
     taken = [number for _ in range(255) for number in numbers.take(1)]
@@ -36,7 +36,7 @@ def test_one_that_was_given_back_is_used_after_all_others() -> None:
 
 def test_too_many_at_once_take_none() -> None:
     """Those that are free stay so."""
-    numbers = Numbers()
+    numbers = ListenerIds()
     numbers.take(254)
 
     with pytest.raises(OSError, match="255 sockets"):
@@ -46,7 +46,7 @@ def test_too_many_at_once_take_none() -> None:
 
 def test_they_go_on_where_another_program_was() -> None:
     """In its order, and what has to be reserved is known before."""
-    numbers = Numbers()
+    numbers = ListenerIds()
     numbers.reserve(1)
     numbers.adopt([9, 3, 0, 254])
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from aiocluster.primary.ingress.load_shedder import Refusal, service_unavailable
+from aiocluster.primary.ingress.load_shedder import LoadShedder, service_unavailable
 from aiocluster.primary.sockets.connection import Connection
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
@@ -16,11 +16,11 @@ ANSWER = service_unavailable(3)
 
 
 @pytest.fixture
-async def make_refusal() -> AsyncIterator[Callable[[bytes], Refusal]]:
-    made: list[Refusal] = []
+async def make_refusal() -> AsyncIterator[Callable[[bytes], LoadShedder]]:
+    made: list[LoadShedder] = []
 
-    def make(answer: bytes) -> Refusal:
-        made.append(Refusal(answer))
+    def make(answer: bytes) -> LoadShedder:
+        made.append(LoadShedder(answer))
         return made[-1]
 
     yield make
@@ -30,7 +30,7 @@ async def make_refusal() -> AsyncIterator[Callable[[bytes], Refusal]]:
 
 
 @pytest.fixture
-async def refusal(make_refusal: Callable[[bytes], Refusal]) -> Refusal:
+async def refusal(make_refusal: Callable[[bytes], LoadShedder]) -> LoadShedder:
     return make_refusal(ANSWER)
 
 
@@ -60,7 +60,7 @@ def test_the_answer_says_when_to_come_again() -> None:
     assert head.endswith("Content-Length: 0\r\nConnection: close\r\n\r\n")
 
 
-async def test_a_client_is_answered_and_let_go(refusal: Refusal) -> None:
+async def test_a_client_is_answered_and_let_go(refusal: LoadShedder) -> None:
     """Whether it had sent something or not."""
     quiet, talking = accepted(), accepted()
     talking[0].send(b"GET / HTTP/1.1\r\n\r\n")
@@ -72,7 +72,7 @@ async def test_a_client_is_answered_and_let_go(refusal: Refusal) -> None:
     assert refusal.count == 2
 
 
-async def test_it_knows_who_has_not_read_its_answer_yet(refusal: Refusal) -> None:
+async def test_it_knows_who_has_not_read_its_answer_yet(refusal: LoadShedder) -> None:
     """An exec before that would reset the connection."""
     client, connection = accepted()
     refusal.refuse([connection])
@@ -82,7 +82,7 @@ async def test_it_knows_who_has_not_read_its_answer_yet(refusal: Refusal) -> Non
     await turns_until(lambda: not refusal.is_lingering)
 
 
-async def test_what_a_client_sends_resets_nothing(refusal: Refusal) -> None:
+async def test_what_a_client_sends_resets_nothing(refusal: LoadShedder) -> None:
     """A body of any size is thrown away, so that the answer is not overtaken by a reset."""
     client, connection = accepted()
     sending = asyncio.ensure_future(
@@ -95,7 +95,7 @@ async def test_what_a_client_sends_resets_nothing(refusal: Refusal) -> None:
     client.close()
 
 
-async def test_a_connection_is_closed_when_its_client_has(refusal: Refusal) -> None:
+async def test_a_connection_is_closed_when_its_client_has(refusal: LoadShedder) -> None:
     """No descriptor is kept."""
     before = len(open_fds())
     client, connection = accepted()
@@ -106,7 +106,7 @@ async def test_a_connection_is_closed_when_its_client_has(refusal: Refusal) -> N
     await turns_until(lambda: len(open_fds()) == before)
 
 
-async def test_one_that_has_gone_hurts_nobody(refusal: Refusal) -> None:
+async def test_one_that_has_gone_hurts_nobody(refusal: LoadShedder) -> None:
     """By a reset, before it is answered."""
     before = len(open_fds())
     client, connection = accepted()
@@ -121,7 +121,7 @@ async def test_one_that_has_gone_hurts_nobody(refusal: Refusal) -> None:
 
 
 async def test_without_an_answer_it_is_closed_at_once(
-    make_refusal: Callable[[bytes], Refusal],
+    make_refusal: Callable[[bytes], LoadShedder],
 ) -> None:
     """Nothing is waited for."""
     client, connection = accepted()
@@ -136,7 +136,7 @@ async def test_without_an_answer_it_is_closed_at_once(
 
 
 async def test_a_client_that_stays_is_waited_for_a_moment(
-    make_refusal: Callable[[bytes], Refusal], monkeypatch: pytest.MonkeyPatch
+    make_refusal: Callable[[bytes], LoadShedder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then its connection is closed, and so is the next one's."""
     monkeypatch.setattr("aiocluster.primary.ingress.load_shedder._LINGERING", 0.02)
@@ -157,7 +157,7 @@ async def test_a_client_that_stays_is_waited_for_a_moment(
 
 
 async def test_no_more_than_a_bound_are_waited_for(
-    make_refusal: Callable[[bytes], Refusal], monkeypatch: pytest.MonkeyPatch
+    make_refusal: Callable[[bytes], LoadShedder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest goes first; all have been answered."""
     monkeypatch.setattr("aiocluster.primary.ingress.load_shedder._MAX_LINGERING", 2)
@@ -172,7 +172,7 @@ async def test_no_more_than_a_bound_are_waited_for(
         client.close()
 
 
-async def test_closing_waits_for_nobody(make_refusal: Callable[[bytes], Refusal]) -> None:
+async def test_closing_waits_for_nobody(make_refusal: Callable[[bytes], LoadShedder]) -> None:
     """And may come twice."""
     refusal = make_refusal(ANSWER)
     before = len(open_fds())

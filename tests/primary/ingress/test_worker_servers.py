@@ -22,9 +22,9 @@ from aiocluster.ipc.messages import (
     Unlisten,
 )
 from aiocluster.policies.round_robin import RoundRobin
-from aiocluster.primary.ingress.ingress import Doors
-from aiocluster.primary.ingress.listener_group import DoorSettings
-from aiocluster.primary.ingress.worker_servers import Servers
+from aiocluster.primary.ingress.ingress import Ingress
+from aiocluster.primary.ingress.listener_group import IngressSettings
+from aiocluster.primary.ingress.worker_servers import WorkerServers
 from tests.primary.dispatch.test_dispatcher import FakeRecipient
 from tests.support.connections import close_all, open_fds
 from tests.support.ports import unused_port
@@ -39,9 +39,9 @@ NOT_OURS = Endpoint(V4, "192.0.2.1", 0)
 class Worker:
     """One that asks; it is its own channel."""
 
-    def __init__(self, worker_id: int, servers: Servers) -> None:
+    def __init__(self, worker_id: int, servers: WorkerServers) -> None:
         self.id = worker_id
-        self.outbox = FakeRecipient(worker_id)
+        self.backend = FakeRecipient(worker_id)
         self.answers: list[Message] = []
         self.channel = self
         self._servers = servers
@@ -78,10 +78,12 @@ class Stage:
     """One role's doors and servers, with its workers in service."""
 
     def __init__(self, patience: float = 60.0, **settings: Any) -> None:
-        self.doors = Doors(lambda address: RoundRobin(), DoorSettings.of(settings_from(settings)))
+        self.ingress = Ingress(
+            lambda address: RoundRobin(), IngressSettings.of(settings_from(settings))
+        )
         self.taken: list[socket.socket] = []
-        self.servers = Servers(
-            self.doors, RoundRobin, lambda: self.taken, patience=patience, tcp_keepalive=True
+        self.servers = WorkerServers(
+            self.ingress, RoundRobin, lambda: self.taken, patience=patience, tcp_keepalive=True
         )
         self.workers: list[Worker] = []
 
@@ -100,18 +102,18 @@ class Stage:
     def die(self, worker: Worker) -> None:
         """As a drain does too."""
         self.servers.leave(worker.id)
-        self.doors.remove(worker.outbox)
+        self.ingress.remove(worker.backend)
 
     @property
     def given(self) -> int:
-        return sum(len(worker.outbox.given) for worker in self.workers)
+        return sum(len(worker.backend.given) for worker in self.workers)
 
     def close(self) -> None:
-        self.doors.listeners.close()
+        self.ingress.listeners.close()
         self.servers.begin_stop()
         for server in self.servers._all:
             self.servers._close(server)
-        close_all([one for worker in self.workers for one in worker.outbox.given])
+        close_all([one for worker in self.workers for one in worker.backend.given])
 
 
 MakeStage = Callable[..., Stage]
@@ -175,8 +177,8 @@ async def test_all_who_ask_for_an_address_share_it_evenly(stage: Stage) -> None:
     assert one.listen(named) == other.listen(named) == [254]
     await visit(stage, named, 6)
 
-    assert [len(worker.outbox.given) for worker in (one, other)] == [3, 3]
-    assert {connection.listener for connection in one.outbox.given} == {254}
+    assert [len(worker.backend.given) for worker in (one, other)] == [3, 3]
+    assert {connection.listener for connection in one.backend.given} == {254}
 
 
 async def test_port_0_is_the_same_for_all_who_count_alike(stage: Stage) -> None:
@@ -208,7 +210,7 @@ async def test_two_sockets_of_one_server_are_one_door(stage: Stage) -> None:
     for where in one.bound * 2:
         await visit(stage, where)
 
-    assert [len(worker.outbox.given) for worker in (one, other)] == [2, 2]
+    assert [len(worker.backend.given) for worker in (one, other)] == [2, 2]
 
 
 # ---- it cannot be had
@@ -284,7 +286,7 @@ async def test_nobody_is_given_any_before_it_serves(stage: Stage) -> None:
 
     async with visitor(worker.bound[0]):
         await turns(20)
-        assert (stage.given, stage.doors.waiting) == (0, 0)
+        assert (stage.given, stage.ingress.waiting) == (0, 0)
         worker.say(Serving(listener))
         await turns_until(lambda: stage.given == 1)
 
@@ -318,14 +320,14 @@ async def test_one_that_is_not_in_service_waits_for_that(stage: Stage) -> None:
 async def test_without_room_clients_wait_in_the_backlog(stage: Stage) -> None:
     """As at any other door."""
     (worker,) = stage.workers_in_service(1)
-    worker.outbox.room = 0
+    worker.backend.room = 0
     worker.listen(ANY)
 
     async with visitor(worker.bound[0]):
         await turns(20)
-        assert (stage.given, stage.doors.waiting) == (0, 0)
-        worker.outbox.room = 1
-        stage.doors.update(0.0)
+        assert (stage.given, stage.ingress.waiting) == (0, 0)
+        worker.backend.room = 1
+        stage.ingress.update(0.0)
         await turns_until(lambda: stage.given == 1)
 
 
@@ -335,15 +337,15 @@ async def test_the_limit_of_all_workers_counts_those_who_do_not_serve(
     """They have connections of other servers."""
     stage = make_stage(max_connections_total=3)
     one, other = stage.workers_in_service(2)
-    other.outbox.open_connections = 3
+    other.backend.open_connections = 3
     one.listen(ANY)
 
     async with visitor(one.bound[0]):
         await turns(20)
         assert stage.given == 0
-        assert other.outbox.is_asked
-        other.outbox.open_connections = 2
-        stage.doors.update(0.0)
+        assert other.backend.is_asked
+        other.backend.open_connections = 2
+        stage.ingress.update(0.0)
         await turns_until(lambda: stage.given == 1)
 
 
@@ -359,7 +361,7 @@ async def test_closed_in_one_the_others_serve_on(stage: Stage) -> None:
     one.say(Unlisten(listener))
     await visit(stage, other.bound[0], 2)
 
-    assert [len(worker.outbox.given) for worker in (one, other)] == [0, 2]
+    assert [len(worker.backend.given) for worker in (one, other)] == [0, 2]
 
 
 # node: child-index-net, server-restart-rr
@@ -403,7 +405,7 @@ async def test_what_comes_late_or_twice_changes_nothing(stage: Stage) -> None:
     stage.servers.leave(other.id)
     stage.servers.leave(99)
     await visit(stage, one.bound[0])
-    assert len(one.outbox.given) == 1
+    assert len(one.backend.given) == 1
 
     one.say(Unlisten(listener), Unlisten(listener), Serving(listener))
     assert unserved(stage)
@@ -417,9 +419,9 @@ async def test_what_comes_back_goes_to_another(stage: Stage) -> None:
     await visit(stage, one.bound[0], 2)
     one.say(Unlisten(listener))
 
-    stage.doors.dispatch([one.outbox.given.pop()._replace(slot=1)], 0.0)
+    stage.ingress.dispatch([one.backend.given.pop()._replace(slot=1)], 0.0)
 
-    assert len(other.outbox.given) == 2
+    assert len(other.backend.given) == 2
 
 
 async def test_what_comes_back_and_nobody_serves_is_closed(stage: Stage) -> None:
@@ -429,7 +431,7 @@ async def test_what_comes_back_and_nobody_serves_is_closed(stage: Stage) -> None
     async with visitor(worker.bound[0]) as client:
         await turns_until(lambda: stage.given == 1)
         worker.say(Unlisten(listener))
-        stage.doors.dispatch([worker.outbox.given.pop()], 0.0)
+        stage.ingress.dispatch([worker.backend.given.pop()], 0.0)
         assert await soon(asyncio.get_running_loop().sock_recv(client, 1)) == b""
 
 
@@ -438,14 +440,14 @@ async def test_what_waits_when_the_last_closes_it_is_closed(stage: Stage) -> Non
     (worker,) = stage.workers_in_service(1)
     (listener,) = worker.listen(ANY)
     await visit(stage, worker.bound[0])
-    worker.outbox.room = 0
-    stage.doors.update(0.0)
-    stage.doors.dispatch([worker.outbox.given.pop()], 0.0)
-    assert stage.doors.waiting == 1
+    worker.backend.room = 0
+    stage.ingress.update(0.0)
+    stage.ingress.dispatch([worker.backend.given.pop()], 0.0)
+    assert stage.ingress.waiting == 1
 
     worker.say(Unlisten(listener))
 
-    assert stage.doors.waiting == 0
+    assert stage.ingress.waiting == 0
 
 
 # ---- its workers drain, or die
@@ -459,16 +461,16 @@ async def test_the_next_in_a_dead_workers_place_has_its_port_and_its_clients(
     worker.listen(ANY)
     where = worker.bound
     await visit(stage, where[0])
-    untaken = worker.outbox.given.pop()
+    untaken = worker.backend.given.pop()
 
     stage.die(worker)
-    stage.doors.dispatch([untaken], 0.0)
+    stage.ingress.dispatch([untaken], 0.0)
     async with visitor(where[0]):
         await turns(20)
-        assert (stage.given, stage.doors.waiting) == (0, 1)
+        assert (stage.given, stage.ingress.waiting) == (0, 1)
         (successor,) = stage.workers_in_service(1)
         successor.listen(ANY)
-        await turns_until(lambda: len(successor.outbox.given) == 2)
+        await turns_until(lambda: len(successor.backend.given) == 2)
 
     assert successor.bound == where
 
@@ -562,7 +564,7 @@ async def test_in_a_stop_who_has_connected_is_served_and_then_nobody_can(stage: 
     (where,) = worker.bound
     async with visitor(where):
         stage.servers.begin_stop()
-        stage.doors.listeners.close()
+        stage.ingress.listeners.close()
         assert stage.given == 1
 
     assert refused(where)

@@ -8,7 +8,7 @@ import pytest
 from aiocluster.errors import BootError
 from aiocluster.ipc.handover import RECORD
 from aiocluster.ipc.messages import PROTOCOL
-from aiocluster.launch.interpreter import Interpreter
+from aiocluster.launch.interpreter import InterpreterSpec
 from aiocluster.primary.lifecycle.preflight import SUCCESSION, check_roles, try_out
 from tests.support.connections import open_fds
 from tests.support.waiting import soon
@@ -18,8 +18,8 @@ ROLES = ["web", "jobs"]
 GOOD = f'{{"record": {RECORD}, "protocol": {PROTOCOL}, "roles": ["jobs", "web"], "more": 5}}'
 
 
-def program(source: str) -> Interpreter:
-    return Interpreter([sys.executable, "-c", source], call=3)
+def program(source: str) -> InterpreterSpec:
+    return InterpreterSpec([sys.executable, "-c", source], call=3)
 
 
 async def test_one_that_would_start_is_good() -> None:
@@ -91,5 +91,5 @@ async def test_one_that_cannot_be_run_again_is_not_tried() -> None:
     """Nothing else is started in its place."""
     before = open_fds()
     with pytest.raises(BootError, match="cannot be run again: it was typed"):
-        await try_out(Interpreter(["python"], refusal="it was typed"), 60.0, ROLES)
+        await try_out(InterpreterSpec(["python"], refusal="it was typed"), 60.0, ROLES)
     assert open_fds() == before

@@ -123,11 +123,11 @@ async def test_who_must_last_first_is_given_nothing_until_then(make_stage: MakeS
     await turns_until(lambda: handle.was_ready)
     await stage.dispatch(4)
     old_handle = stage.handle(old)
-    assert (old_handle.outbox.queued, handle.outbox.queued) == (4, 0)
+    assert (old_handle.backend.queued, handle.backend.queued) == (4, 0)
 
     assert isinstance(await old.hear(), Drain)
     await stage.dispatch(2)
-    assert handle.outbox.queued == 2
+    assert handle.backend.queued == 2
     close_all([Connection(*pair) for worker in (old, new) for pair in worker.taken()])
     old.exit(0)
     await soon(reloading)
@@ -142,12 +142,12 @@ async def test_who_must_last_first_is_better_than_nobody(make_stage: MakeStage) 
     handle = stage.handle(new)
     await turns_until(lambda: handle.was_ready)
     await stage.dispatch(2)
-    assert handle.outbox.queued == 0
+    assert handle.backend.queued == 0
 
     old.exit(1)
     await stage.spawners[0].next()
     await stage.dispatch(2)
-    assert handle.outbox.queued == 2
+    assert handle.backend.queued == 2
     close_all([Connection(*pair) for pair in new.taken()])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from aiocluster.primary.dispatch.dispatcher import Dispatcher
 from aiocluster.primary.lifecycle import shutdown as module
-from aiocluster.primary.lifecycle.shutdown import Farewell, pause_after
+from aiocluster.primary.lifecycle.shutdown import GracefulShutdown, pause_after
 from aiocluster.primary.sockets.listeners import Listeners
 from tests.support.waiting import soon, turns, turns_until
 
@@ -22,7 +22,7 @@ class FakeDoor:
         self.done: list[str] = []
         self.are_awaited = False
 
-    def let_nobody_knock(self) -> None:
+    def drop_new_syns(self) -> None:
         self.done.append("let nobody knock")
 
     def accept_rest(self) -> None:
@@ -58,11 +58,11 @@ class FakeDispatcher:
 
 class Stage:
     def __init__(self) -> None:
-        self.door, self.dispatcher = FakeDoor(), FakeDispatcher()
+        self.group, self.dispatcher = FakeDoor(), FakeDispatcher()
         self.nobody_is_left = asyncio.Event()
         self.asked: list[int] = []  # to make room for so many
-        self.farewell = Farewell(
-            cast(Listeners, self.door),
+        self.shutdown = GracefulShutdown(
+            cast(Listeners, self.group),
             cast(Dispatcher, self.dispatcher),
             self.nobody_is_left,
             self.asked.append,
@@ -76,58 +76,58 @@ async def stage() -> Stage:
 
 async def test_by_default_nobody_is_waited_for(stage: Stage) -> None:
     """A stop is as quick as it was."""
-    await soon(stage.farewell.wait(0.0))
-    await soon(stage.farewell.close_doors(FOR_EVER))
+    await soon(stage.shutdown.wait(0.0))
+    await soon(stage.shutdown.close_doors(FOR_EVER))
 
-    assert stage.door.done == ["let nobody knock", "accept", "close"]
+    assert stage.group.done == ["let nobody knock", "accept", "close"]
 
 
 async def test_it_serves_on_until_the_wait_is_ended(stage: Stage) -> None:
     """The door stays open for so long."""
-    waiting = asyncio.create_task(stage.farewell.wait(FOR_EVER))
+    waiting = asyncio.create_task(stage.shutdown.wait(FOR_EVER))
     await turns(20)
     assert not waiting.done()
-    assert stage.farewell.in_pre_drain_wait
+    assert stage.shutdown.in_pre_drain_wait
 
-    stage.farewell.end_wait()
-    stage.farewell.end_wait()
+    stage.shutdown.skip_pre_drain_wait()
+    stage.shutdown.skip_pre_drain_wait()
 
     await soon(waiting)
-    assert not stage.farewell.in_pre_drain_wait
-    assert stage.door.done == []
+    assert not stage.shutdown.in_pre_drain_wait
+    assert stage.group.done == []
 
 
 async def test_the_wait_has_an_end_of_its_own(stage: Stage) -> None:
     """Nobody need end it."""
-    await soon(stage.farewell.wait(0.001))
+    await soon(stage.shutdown.wait(0.001))
 
-    assert not stage.farewell.in_pre_drain_wait
+    assert not stage.shutdown.in_pre_drain_wait
 
 
 async def test_the_door_closes_when_nobody_comes_any_more(stage: Stage) -> None:
     """Who was on his way is let in."""
-    stage.door.are_awaited = True
-    closing = asyncio.create_task(stage.farewell.close_doors(FOR_EVER))
+    stage.group.are_awaited = True
+    closing = asyncio.create_task(stage.shutdown.close_doors(FOR_EVER))
     await turns(20)
-    assert stage.door.done == ["let nobody knock", "accept"]
+    assert stage.group.done == ["let nobody knock", "accept"]
 
-    stage.door.are_awaited = False
+    stage.group.are_awaited = False
 
     await soon(closing)
-    assert stage.door.done[-1] == "close"
+    assert stage.group.done[-1] == "close"
 
 
 async def test_it_closes_at_last_on_who_never_comes(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A port scanner does not hold up a stop."""
-    monkeypatch.setattr(module, "_KNOCKING_PATIENCE", 0.001)
-    stage.door.are_awaited = True
+    monkeypatch.setattr(module, "_SYN_RECV_TIMEOUT", 0.001)
+    stage.group.are_awaited = True
 
-    await soon(stage.farewell.close_doors(FOR_EVER))
+    await soon(stage.shutdown.close_doors(FOR_EVER))
 
-    assert stage.door.are_awaited
-    assert stage.door.done[-1] == "close"
+    assert stage.group.are_awaited
+    assert stage.group.done[-1] == "close"
 
 
 @pytest.mark.parametrize(
@@ -140,15 +140,19 @@ def test_looking_takes_a_tenth_of_a_core_at_most(look: float, pause: float) -> N
 
 async def test_a_slow_look_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's table of sockets may be long, and nothing else is done meanwhile."""
-    monkeypatch.setattr(module, "_KNOCKING_PATIENCE", 0.05)
-    door = SlowDoor(0.01)
-    farewell = Farewell(
-        cast(Listeners, door), cast(Dispatcher, FakeDispatcher()), asyncio.Event(), print, door.now
+    monkeypatch.setattr(module, "_SYN_RECV_TIMEOUT", 0.05)
+    group = SlowDoor(0.01)
+    shutdown = GracefulShutdown(
+        cast(Listeners, group),
+        cast(Dispatcher, FakeDispatcher()),
+        asyncio.Event(),
+        print,
+        group.now,
     )
 
-    await soon(farewell.close_doors(FOR_EVER))
+    await soon(shutdown.close_doors(FOR_EVER))
 
-    assert door.looks == 1
+    assert group.looks == 1
 
 
 async def test_workers_are_asked_to_make_room_for_who_waits(
@@ -157,7 +161,7 @@ async def test_workers_are_asked_to_make_room_for_who_waits(
     """Again and again, for what becomes idle meanwhile; but not at every look."""
     monkeypatch.setattr(module, "_ASK_INTERVAL", 0.05)
     stage.dispatcher.waiting = 3
-    closing = asyncio.create_task(stage.farewell.close_doors(FOR_EVER))
+    closing = asyncio.create_task(stage.shutdown.close_doors(FOR_EVER))
     await turns_until(lambda: len(stage.asked) == 1)
     await turns(20)
     assert stage.asked == [3]
@@ -172,8 +176,8 @@ async def test_workers_are_asked_to_make_room_for_who_waits(
 async def test_it_waits_until_a_worker_has_room(stage: Stage) -> None:
     """What was accepted is served, though all are full now."""
     stage.dispatcher.waiting = 3
-    closing = asyncio.create_task(stage.farewell.close_doors(FOR_EVER))
-    await turns_until(lambda: "close" in stage.door.done)
+    closing = asyncio.create_task(stage.shutdown.close_doors(FOR_EVER))
+    await turns_until(lambda: "close" in stage.group.done)
     await turns(20)
     assert not closing.done()
 
@@ -187,29 +191,29 @@ async def test_it_does_not_wait_where_no_worker_will_come(stage: Stage) -> None:
     stage.dispatcher.waiting = 3
     stage.nobody_is_left.set()
 
-    await soon(stage.farewell.close_doors(FOR_EVER))
+    await soon(stage.shutdown.close_doors(FOR_EVER))
 
     assert stage.dispatcher.waiting == 3
-    assert stage.door.done[-1] == "close"
+    assert stage.group.done[-1] == "close"
 
 
 @pytest.mark.parametrize("step", ["wait", "knocking", "room"])
 async def test_hurried_it_waits_for_nothing(stage: Stage, step: str) -> None:
     """In any of its steps, and before them."""
-    stage.door.are_awaited = step == "knocking"
+    stage.group.are_awaited = step == "knocking"
     stage.dispatcher.waiting = int(step == "room")
 
     async def whole() -> None:
-        await stage.farewell.wait(FOR_EVER if step == "wait" else 0.0)
-        await stage.farewell.close_doors(FOR_EVER)
+        await stage.shutdown.wait(FOR_EVER if step == "wait" else 0.0)
+        await stage.shutdown.close_doors(FOR_EVER)
 
     leaving = asyncio.create_task(whole())
     await turns(20)
     assert not leaving.done()
 
-    stage.farewell.hurry()
-    stage.farewell.hurry()
+    stage.shutdown.hurry()
+    stage.shutdown.hurry()
 
     await soon(leaving)
-    assert stage.door.done[-1] == "close"
+    assert stage.group.done[-1] == "close"
     await soon(whole())

@@ -9,10 +9,10 @@ import pytest
 
 from aiocluster.errors import BootError, ClusterStopping
 from aiocluster.events import UpgradeFailed, WorkerMessage
-from aiocluster.ipc.handover import Estate
+from aiocluster.ipc.handover import HandoverState
 from aiocluster.primary.event_bus import EventBus
 from aiocluster.primary.lifecycle import upgrade
-from aiocluster.primary.lifecycle.upgrade import Turns, Upgrader
+from aiocluster.primary.lifecycle.upgrade import RoleLocks, Upgrader
 from tests.ipc.test_handover import ESTATE
 from tests.support.waiting import soon, turns
 
@@ -45,8 +45,8 @@ class FakeSuccessor:
         finally:
             self.done.append("release")
 
-    def take_over(self, estate: Estate) -> None:
-        assert estate is ESTATE
+    def take_over(self, handover_state: HandoverState) -> None:
+        assert handover_state is ESTATE
         self.done.append("exec")
         raise self.exec_error
 
@@ -56,10 +56,10 @@ class FakePredecessor:
 
     def __init__(self) -> None:
         self.turns = [
-            Turns(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
-            Turns(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
+            RoleLocks(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
+            RoleLocks(asyncio.Lock(), asyncio.Lock(), asyncio.Lock()),
         ]
-        self.unrest = ""
+        self.busy_reason = ""
         self.are_answering = False
 
 
@@ -119,7 +119,7 @@ async def test_an_exec_that_fails_changes_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("role", [0, 1])
-@pytest.mark.parametrize("which", Turns._fields)
+@pytest.mark.parametrize("which", RoleLocks._fields)
 async def test_it_waits_for_its_turn(stage: Stage, role: int, which: str) -> None:
     """While a reload, the replacement of one worker, or a scaling is under way in any role."""
     async with getattr(stage.predecessor.turns[role], which):
@@ -146,11 +146,11 @@ async def test_a_replacement_that_never_ends_is_told(
 
 async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
     """What is half done is finished first."""
-    stage.predecessor.unrest = "a worker is being forked"
+    stage.predecessor.busy_reason = "a worker is being forked"
     upgrading = stage.begin()
     await turns()
     assert stage.done == ["try out"]
-    stage.predecessor.unrest = ""
+    stage.predecessor.busy_reason = ""
     with pytest.raises(Executed):
         await soon(upgrading)
 
@@ -178,7 +178,7 @@ async def test_in_a_flood_of_refusals_it_waits_for_a_moment_only(
 async def test_no_quiet_moment_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what is restless: a worker that does not read, by its name."""
     monkeypatch.setattr(upgrade, "_QUIET_TIMEOUT", 0.0)
-    stage.predecessor.unrest = "worker 7 (pid 70) does not read what is sent to it"
+    stage.predecessor.busy_reason = "worker 7 (pid 70) does not read what is sent to it"
     with pytest.raises(BootError, match=r"no quiet moment in 0 s: worker 7 .* does not read"):
         await soon(stage.upgrader.upgrade())
     assert "exec" not in stage.done
@@ -191,12 +191,12 @@ async def test_a_moment_that_passes_while_signals_are_heard_is_not_used(stage: S
         looks = 0
 
         @property
-        def unrest(self) -> str:
+        def busy_reason(self) -> str:
             self.looks += 1
             return "busy" if self.looks == 2 else ""
 
-        @unrest.setter
-        def unrest(self, value: str) -> None:
+        @busy_reason.setter
+        def busy_reason(self, value: str) -> None:
             pass
 
     stage.upgrader = Upgrader(stage.successor, Once(), stage.bus, 60.0, lambda: ESTATE)

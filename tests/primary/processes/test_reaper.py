@@ -95,7 +95,7 @@ class Known:
 
 
 @pytest.mark.parametrize(
-    ("own_pid", "zygotes", "is_heir", "is_stray"),
+    ("own_pid", "zygotes", "is_upgrade", "is_stray"),
     [
         (100, {60}, False, False),  # the only zygote reaps its own: it is the user's
         (100, {60, 61}, False, True),  # one has died, and left us its own
@@ -104,11 +104,15 @@ class Known:
     ],
 )
 def test_without_groups_it_goes_by_who_may_have_left_it(
-    monkeypatch: pytest.MonkeyPatch, own_pid: int, zygotes: set[int], is_heir: bool, is_stray: bool
+    monkeypatch: pytest.MonkeyPatch,
+    own_pid: int,
+    zygotes: set[int],
+    is_upgrade: bool,
+    is_stray: bool,
 ) -> None:
     """The user's own children are told from orphans as well as can be."""
     monkeypatch.setattr(os, "getpid", lambda: own_pid)
-    reaper = Reaper(Known(zygotes, awaited={70}), own_group=False, is_heir=is_heir)
+    reaper = Reaper(Known(zygotes, awaited={70}), own_group=False, is_upgrade=is_upgrade)
 
     assert reaper.is_stray(80) is is_stray
     assert not reaper.is_stray(70)  # whatever else: somebody waits for it
@@ -125,7 +129,7 @@ def test_with_groups_it_goes_by_the_zygotes_own() -> None:
     """Whoever is in it was left by one of its workers; the rest is the user's."""
     zygote = start_dead(0)
     orphan, awaited, users = start_dead(zygote), start_dead(zygote), start_dead(0)
-    reaper = Reaper(Known({zygote}, {zygote, awaited}), own_group=True, is_heir=False)
+    reaper = Reaper(Known({zygote}, {zygote, awaited}), own_group=True, is_upgrade=False)
     assert {zygote, orphan, awaited, users} <= zombie_children()
 
     assert reaper.is_stray(orphan)
@@ -139,7 +143,7 @@ def test_with_groups_it_goes_by_the_zygotes_own() -> None:
 def test_without_groups_the_rest_is_left_as_it_is() -> None:
     """Among it may be children of the user's, who asks for them after the cluster's end."""
     child = start_dead(0)
-    reaper = Reaper(Known({1, 2}), own_group=False, is_heir=True)
+    reaper = Reaper(Known({1, 2}), own_group=False, is_upgrade=True)
     assert reaper.is_stray(child)
 
     reaper.reap_rest()
@@ -153,7 +157,7 @@ async def test_orphans_are_reaped_until_it_is_closed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "_OWN_PATIENCE", 0.0)
     zygote = start_dead(0)
     orphan = start_dead(zygote)
-    reaper = Reaper(Known({zygote}, {zygote}), own_group=True, is_heir=False)
+    reaper = Reaper(Known({zygote}, {zygote}), own_group=True, is_upgrade=False)
 
     reaper.start()
     await turns_until(lambda: not Path(f"/proc/{orphan}").exists())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aiocluster.config.autoscale import Autoscale
 from aiocluster.errors import ConfigError
 from aiocluster.metrics.snapshot import Snapshot
-from aiocluster.primary.scaling.autoscale_policy import Decision, Scaler
+from aiocluster.primary.scaling.autoscale_policy import AutoscalePolicy, Decision
 from aiocluster.primary.workers.phases import Phase
 from tests.support.snapshots import booting, snapshot_of, worker
 
@@ -23,8 +23,8 @@ def busy(low: int = 1, high: int = 8, **values: Any) -> Autoscale:
     return Autoscale(low, high, **(ours | values))
 
 
-def scaler_of(config: Autoscale, settle: float = 0.0) -> Scaler:
-    return Scaler(config, "web", settle=settle)
+def scaler_of(config: Autoscale, settle: float = 0.0) -> AutoscalePolicy:
+    return AutoscalePolicy(config, "web", settle=settle)
 
 
 def at(value: float, workers: int = 1, **figures: Any) -> Snapshot:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from aiocluster.config.autoscale import Autoscale
 from aiocluster.metrics.snapshot import Snapshot
-from aiocluster.primary.scaling.autoscale_policy import Decision, Scaler
+from aiocluster.primary.scaling.autoscale_policy import AutoscalePolicy, Decision
 from aiocluster.primary.scaling.autoscaler import Autoscaler
 from tests.support.snapshots import snapshot_of, worker
 
@@ -37,7 +37,7 @@ async def follow(
     """Look so many times, a second apart; so many looks are `missed` before the second one."""
     seconds = iter(range(looks))
     config = Autoscale(1, 8, metric=metric, target=10.0, up_after=1.0, down_after=2.0, cooldown=0.0)
-    scaler = Scaler(config, "web", settle=0.0)
+    scaler = AutoscalePolicy(config, "web", settle=0.0)
     autoscaler = Autoscaler(scaler, staff, lambda: float(next(seconds)))
     await autoscaler.follow(of_all(staff, looks, missed, before=1))
 

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from aiocluster.ipc.messages import GiveBack, Message
-from aiocluster.primary.scaling.rebalancer import Balancer
+from aiocluster.primary.scaling.rebalancer import Rebalancer
 from aiocluster.primary.workers.handle import WorkerHandle
 from tests.support.waiting import turns, turns_until
 
@@ -23,7 +23,7 @@ class Crowd:
         self.stuck = set[int]()
         self.behind = set[int]()
         self.asked: list[tuple[int, int]] = []
-        self.balancer = Balancer(self.serving)
+        self.balancer = Rebalancer(self.serving)
 
     def serving(self) -> list[WorkerHandle]:
         """Return those that are given connections."""
@@ -35,14 +35,14 @@ class Crowd:
             self.asked.append((number, message.count))
             self._give(number, min(message.count, self.idle[number]))
 
-        outbox = SimpleNamespace(
+        backend = SimpleNamespace(
             worker_id=number,
             open_connections=self.open[number],
             has_room=number not in self.full,
             is_stuck=number in self.stuck,
             is_behind=lambda now: number in self.behind,
         )
-        return SimpleNamespace(id=number, outbox=outbox, channel=SimpleNamespace(post=post))
+        return SimpleNamespace(id=number, backend=backend, channel=SimpleNamespace(post=post))
 
     def _give(self, number: int, count: int) -> None:
         self.open[number] -= count

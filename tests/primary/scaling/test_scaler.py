@@ -94,8 +94,8 @@ async def test_what_was_decided_about_another_number_is_not_done(stage: Stage) -
     """Somebody else was quicker."""
     await stage.start(1)
     first = scaling(stage, 2)
-    staffing = stage.supervisor._sizing._staffing
-    second = asyncio.create_task(staffing.scale(5, "load", if_there_are=1))
+    scaler = stage.supervisor._sizing._scaler
+    second = asyncio.create_task(scaler.scale(5, "load", if_there_are=1))
     await stage.spawner.ready(1)
 
     assert [await soon(first), await soon(second)] == [2, 2]

@@ -112,7 +112,7 @@ async def test_where_it_matters_who_has_a_connection_nothing_moves(
 ) -> None:
     """Neither to new ones nor to even them out, and whoever asked for that is told."""
     stage = await make_stage(rebalance=True)
-    stage.dispatcher.evens_out = False
+    stage.dispatcher.may_rebalance = False
     worker, other = await stage.start(2)
     worker.row[ACCEPTED] = 30
     await add_one(stage)

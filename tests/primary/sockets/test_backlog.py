@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from aiocluster.primary.sockets.backlog import are_knocking, half_open, let_nobody_knock
+from aiocluster.primary.sockets.backlog import drop_new_syns, half_open, has_half_open
 from tests.support.waiting import soon
 
 TABLE = """\
@@ -38,7 +38,7 @@ def test_where_nobody_knocks_nobody_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
-            assert not are_knocking({port})
+            assert not has_half_open({port})
 
 
 async def test_who_has_connected_stays_and_nobody_else_comes() -> None:
@@ -48,7 +48,7 @@ async def test_who_has_connected_stays_and_nobody_else_comes() -> None:
     address = server.getsockname()
     with socket.create_connection(address) as early, socket.socket() as late:
         early.sendall(b"begun before")
-        if not let_nobody_knock(server):
+        if not drop_new_syns(server):
             pytest.skip("this kernel has no filters for sockets")
         late.setblocking(False)
         assert late.connect_ex(address) == errno.EINPROGRESS
@@ -77,4 +77,4 @@ def test_where_the_kernel_has_no_filter_it_is_told() -> None:
     closed = socket.socket()
     closed.close()
 
-    assert not let_nobody_knock(closed)
+    assert not drop_new_syns(closed)

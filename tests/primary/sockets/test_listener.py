@@ -239,7 +239,7 @@ async def test_it_knows_whether_anybody_waits(front: Front) -> None:
     """Also when it does not accept; one that is not open has nobody."""
     assert not front.listener.has_rest
     assert not front.listener.is_listening
-    front.listener.let_nobody_knock()
+    front.listener.drop_new_syns()
     front.listener.listen(16)
     front.connect(1)
     assert front.listener.has_rest
@@ -260,7 +260,7 @@ async def test_one_that_is_shared_listens_already_and_goes_on() -> None:
         assert (listener.is_listening, listener.ends_with_us) == (True, False)
         with socket.create_connection(theirs.getsockname()):
             assert not listener.has_rest
-            listener.let_nobody_knock()
+            listener.drop_new_syns()
             listener.accept_rest()
             listener.close()
         with socket.create_connection(theirs.getsockname()):

@@ -61,7 +61,7 @@ async def test_guests_are_closed_with_the_others_and_are_none_of_them(stage: Sta
     assert (stage.listeners.addresses, stage.listeners.families) == ((), [])
     with socket.create_connection(guest.address):
         assert stage.listeners.are_awaited
-        stage.listeners.let_nobody_knock()
+        stage.listeners.drop_new_syns()
         stage.listeners.accept_rest()
         connection = await soon(stage.accepted.get())
     close_all([connection])
@@ -111,7 +111,7 @@ async def test_they_know_whether_anybody_is_awaited(stage: Stage) -> None:
     stage.listeners.listen(16)
     with socket.create_connection(stage.listeners.addresses[1]):
         assert (stage.listeners.are_listening, stage.listeners.are_awaited) == (True, True)
-        stage.listeners.let_nobody_knock()
+        stage.listeners.drop_new_syns()
         stage.listeners.accept_rest()
         assert not stage.listeners.are_awaited
     stage.listeners.close()

@@ -6,14 +6,14 @@ import pytest
 
 from aiocluster.events import Event, RoleDegraded, RoleRecovered
 from aiocluster.ipc.handover import FailuresState
-from aiocluster.primary.supervision.circuit_breaker import Breaker
+from aiocluster.primary.supervision.circuit_breaker import CircuitBreaker
 from aiocluster.primary.supervision.restart_policy import RestartConfig, RestartPolicy
 from tests.support.waiting import soon, turns
 
 
-def breaker(heard: "asyncio.Queue[Event]", half_life: float = 1000.0) -> Breaker:
+def breaker(heard: "asyncio.Queue[Event]", half_life: float = 1000.0) -> CircuitBreaker:
     config = RestartConfig(max_failures=2, half_life=half_life)
-    return Breaker("web", RestartPolicy(config, lambda: 1.0), heard.put_nowait)
+    return CircuitBreaker("web", RestartPolicy(config, lambda: 1.0), heard.put_nowait)
 
 
 async def test_past_its_limit_a_role_is_degraded_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from aiocluster.config.settings import settings_from
 from aiocluster.metrics.snapshot import Report
-from aiocluster.primary.supervision import recycle_monitor as upkeep
-from aiocluster.primary.supervision.recycle_monitor import Upkeep, pss_bytes, rss_bytes
-from aiocluster.primary.workers.exit_cause import Ending
+from aiocluster.primary.supervision import recycle_monitor as recycle_monitor
+from aiocluster.primary.supervision.recycle_monitor import RecycleMonitor, pss_bytes, rss_bytes
+from aiocluster.primary.workers.exit_cause import ExitCause
 from tests.support.waiting import soon, turns
 
 
@@ -23,7 +23,7 @@ class FakeHandle:
         self.slot = 0
         self.ready_at = asyncio.get_running_loop().time()
         self.was_ready, self.is_leaving, self.is_dead = True, False, False
-        self.ending = Ending()
+        self.ending = ExitCause()
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.killed_for: asyncio.Queue[str] = asyncio.Queue()
 
@@ -38,7 +38,7 @@ class Stage:
     def __init__(self, size: int | None = 0, **settings: Any) -> None:
         self.size = size  # of each worker, as the kernel says
         self.due: asyncio.Queue[tuple[Any, str]] = asyncio.Queue()
-        self.upkeep = Upkeep(
+        self.recycle_monitor = RecycleMonitor(
             settings_from(settings),
             lambda worker, reason: self.due.put_nowait((worker, reason)),
             lambda pid: self.size,
@@ -47,8 +47,8 @@ class Stage:
 
     def grow(self, worker: Any) -> None:
         """It is small first, and then too large."""
-        self.upkeep.on_report(worker, Report(rss_bytes=50))
-        self.upkeep.on_report(worker, Report(rss_bytes=200))
+        self.recycle_monitor.on_report(worker, Report(rss_bytes=50))
+        self.recycle_monitor.on_report(worker, Report(rss_bytes=200))
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ async def test_a_worker_that_reports_too_much_is_due(
     """More than the limit, by the measure that was chosen."""
     stage = Stage(max_memory=100, memory_measure=measure)
 
-    stage.upkeep.on_report(stage.worker, Report(rss_bytes=1, pss_bytes=1))
-    stage.upkeep.on_report(stage.worker, Report(rss_bytes=rss, pss_bytes=pss))
+    stage.recycle_monitor.on_report(stage.worker, Report(rss_bytes=1, pss_bytes=1))
+    stage.recycle_monitor.on_report(stage.worker, Report(rss_bytes=rss, pss_bytes=pss))
 
     assert stage.due.qsize() == is_due
     if is_due:
@@ -77,9 +77,9 @@ async def test_a_worker_that_reports_too_much_is_due(
 async def test_without_a_limit_no_size_is_too_large() -> None:
     """Nothing is watched either."""
     stage = Stage(2**62)
-    stage.upkeep.on_report(stage.worker, Report(rss_bytes=2**62))
-    stage.upkeep.on_ready(stage.worker)
-    await soon(stage.upkeep.watch(lambda: [stage.worker]))
+    stage.recycle_monitor.on_report(stage.worker, Report(rss_bytes=2**62))
+    stage.recycle_monitor.on_ready(stage.worker)
+    await soon(stage.recycle_monitor.watch(lambda: [stage.worker]))
 
     assert stage.due.empty()
     assert stage.worker.killed_for.empty()
@@ -90,7 +90,7 @@ async def test_one_on_its_way_out_is_not_due_again() -> None:
     stage = Stage(max_memory=100)
     stage.worker.is_leaving = True
 
-    stage.upkeep.on_report(stage.worker, Report(rss_bytes=200))
+    stage.recycle_monitor.on_report(stage.worker, Report(rss_bytes=200))
 
     assert stage.due.empty()
 
@@ -126,9 +126,9 @@ async def test_a_limit_that_is_too_low_replaces_ever_more_slowly(
     assert [stage.due.get_nowait()[0] for _ in range(stage.due.qsize())] == [workers[0]]
     assert waits(caplog) == ["10", "20", "40"]
 
-    monkeypatch.setattr(upkeep, "_YOUNG", 0.0)
+    monkeypatch.setattr(recycle_monitor, "_YOUNG", 0.0)
     leaking: Any = FakeHandle()
-    stage.upkeep.on_report(leaking, Report(rss_bytes=200))
+    stage.recycle_monitor.on_report(leaking, Report(rss_bytes=200))
     assert stage.due.get_nowait() == (leaking, "memory_limit")
     for worker in workers:
         worker.exited.set_result(None)
@@ -140,7 +140,7 @@ async def test_one_that_was_never_small_is_not_replaced_at_once(
 ) -> None:
     """The next would start as large."""
     stage = Stage(max_memory=100)
-    stage.upkeep.on_report(stage.worker, Report(rss_bytes=200))
+    stage.recycle_monitor.on_report(stage.worker, Report(rss_bytes=200))
 
     assert stage.due.empty()
     assert waits(caplog) == ["10"]
@@ -152,21 +152,21 @@ async def test_a_peak_at_the_start_replaces_nobody(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is over when the wait is, each time; a leak that comes later is none of it."""
-    monkeypatch.setattr(upkeep, "_YOUNG", 0.01)
+    monkeypatch.setattr(recycle_monitor, "_YOUNG", 0.01)
     stage = Stage(50, max_memory=100)
     for _ in range(3):
         worker: Any = FakeHandle()
-        stage.upkeep.on_report(worker, Report(rss_bytes=200))
+        stage.recycle_monitor.on_report(worker, Report(rss_bytes=200))
         assert stage.due.empty()
         assert await soon(stage.due.get()) == (worker, "memory_limit")
-        assert not stage.upkeep.is_still_due(worker, "memory_limit")
+        assert not stage.recycle_monitor.is_still_due(worker, "memory_limit")
     assert re.findall(r"looked at again in ([\d.]+) s", caplog.text) == ["0.01"] * 3
 
     worker.ready_at -= 1.0  # it is young no more
-    stage.upkeep.on_report(worker, Report(rss_bytes=200))
+    stage.recycle_monitor.on_report(worker, Report(rss_bytes=200))
     stage.size = 200
     assert stage.due.get_nowait() == (worker, "memory_limit")
-    assert stage.upkeep.is_still_due(worker, "memory_limit")
+    assert stage.recycle_monitor.is_still_due(worker, "memory_limit")
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ async def test_before_it_is_replaced_it_is_looked_at_again(
     """By the kernel's figure of now; one that is gone has none. Age and requests only grow."""
     stage = Stage(size, max_memory=100)
 
-    assert stage.upkeep.is_still_due(stage.worker, reason) == is_due
+    assert stage.recycle_monitor.is_still_due(stage.worker, reason) == is_due
 
 
 async def test_past_the_hard_limit_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once; it need not report for that."""
-    monkeypatch.setattr(upkeep, "_LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr(recycle_monitor, "_LOOK_INTERVAL", 0.001)
     stage = Stage(101, max_memory_hard=100)
-    watching = asyncio.create_task(stage.upkeep.watch(lambda: [stage.worker]))
+    watching = asyncio.create_task(stage.recycle_monitor.watch(lambda: [stage.worker]))
 
     assert await soon(stage.worker.killed_for.get()) == "memory_limit"
     await asyncio.sleep(0.01)
@@ -205,9 +205,9 @@ async def test_at_the_hard_limit_or_gone_it_is_not_killed(
     size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is gone has no size."""
-    monkeypatch.setattr(upkeep, "_LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr(recycle_monitor, "_LOOK_INTERVAL", 0.001)
     stage = Stage(size, max_memory_hard=100)
-    watching = asyncio.create_task(stage.upkeep.watch(lambda: [stage.worker]))
+    watching = asyncio.create_task(stage.recycle_monitor.watch(lambda: [stage.worker]))
     await asyncio.sleep(0.01)
     watching.cancel()
 
@@ -217,7 +217,7 @@ async def test_at_the_hard_limit_or_gone_it_is_not_killed(
 async def test_an_old_worker_is_due() -> None:
     """From when it was ready."""
     stage = Stage(max_age=0.01)
-    stage.upkeep.on_ready(stage.worker)
+    stage.recycle_monitor.on_ready(stage.worker)
 
     assert await soon(stage.due.get()) == (stage.worker, "max_age")
 
@@ -225,7 +225,7 @@ async def test_an_old_worker_is_due() -> None:
 async def test_a_worker_that_is_gone_does_not_get_old() -> None:
     """Its timer goes with it."""
     stage = Stage(max_age=0.01)
-    stage.upkeep.on_ready(stage.worker)
+    stage.recycle_monitor.on_ready(stage.worker)
     stage.worker.exited.set_result(None)
     await asyncio.sleep(0.03)
 

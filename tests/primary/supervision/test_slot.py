@@ -39,7 +39,7 @@ class FakeCrew:
         """See Crew."""
         self.admitted.append(worker)
 
-    async def hire(
+    async def spawn(
         self, slot: Slot, generation: Generation, restarts: int, *, held: bool = False
     ) -> WorkerHandle:
         """See Crew."""
@@ -93,7 +93,7 @@ class FakeCrew:
 
 async def _see_off(handle: WorkerHandle, worker: FakeWorker) -> None:
     status = await worker.process.wait()
-    await handle.read_last_words()
+    await handle.flush_channel()
     handle.ended(status)
 
 
@@ -387,7 +387,7 @@ async def test_the_old_one_goes_only_when_the_new_one_is_ready(make_stage: MakeS
     assert await old_worker.hear() == Drain(30.0, moving=False)
     await soon(renewing)
     assert new.was_ready
-    assert stage.slot.incumbent is new
+    assert stage.slot.current is new
     assert stage.slot.restarts == new.restarts == 1
 
 
@@ -399,7 +399,7 @@ async def test_one_that_is_not_due_any_more_stays(make_stage: MakeStage) -> None
 
     await soon(stage.slot.replace(old, "memory_limit", lambda: False))
 
-    assert stage.slot.incumbent is old
+    assert stage.slot.current is old
     assert not old.is_leaving
 
 

@@ -52,7 +52,7 @@ class Stage:
             if ready:
                 worker.say(Online(), Ready())
                 await soon(asyncio.shield(handle.settled))
-                self.dispatcher.add(handle.outbox)
+                self.dispatcher.add(handle.backend)
         self.dispatcher.update(self.now)
         self.beat(*range(len(self.workers)))
 
@@ -83,7 +83,7 @@ class Stage:
             self.watchdog.look(self.now)
 
     def queued(self) -> list[int]:
-        return [handle.outbox.queued for handle in self.handles.values()]
+        return [handle.backend.queued for handle in self.handles.values()]
 
     async def signal_of(self, index: int) -> int:
         return await soon(self.workers[index].process.signals.get())
@@ -129,7 +129,7 @@ async def test_what_a_blocked_worker_has_not_taken_goes_to_another(make_stage: M
         stage.run(0.001, 1)
 
     assert 0.15 < stage.now - given_at <= 0.22
-    assert stage.handles[1].outbox.sent == 0
+    assert stage.handles[1].backend.sent == 0
     assert stage.queued() == [0, 5]
     assert stage.take(1) == 5
 
@@ -171,12 +171,12 @@ async def test_where_all_are_blocked_nothing_is_stolen(make_stage: MakeStage) ->
     await stage.add(2)
     stage.give(4)
     stage.run(1.0)
-    assert [handle.outbox.sent for handle in stage.handles.values()] == [2, 2]
+    assert [handle.backend.sent for handle in stage.handles.values()] == [2, 2]
 
     stage.run(0.5, 1)
 
     assert stage.queued()[0] == 0
-    assert stage.handles[2].outbox.sent == 4
+    assert stage.handles[2].backend.sent == 4
 
 
 async def test_a_single_worker_keeps_its_connections(make_stage: MakeStage) -> None:
@@ -204,7 +204,7 @@ async def test_nothing_is_stolen_where_there_is_no_descriptor_for_it(
 
     stage.run(0.2, 1)
 
-    assert stage.handles[2].outbox.sent == 60
+    assert stage.handles[2].backend.sent == 60
 
 
 async def test_a_worker_that_drains_is_robbed_too(make_stage: MakeStage) -> None:
@@ -212,13 +212,13 @@ async def test_a_worker_that_drains_is_robbed_too(make_stage: MakeStage) -> None
     stage = make_stage()
     await stage.add(2)
     stage.give(2)
-    stage.dispatcher.remove(stage.handles[1].outbox)
+    stage.dispatcher.remove(stage.handles[1].backend)
     stage.handles[1].begin_drain("drain")
     stage.dispatcher.update(stage.now)
 
     stage.run(0.3, 1)
 
-    assert stage.handles[2].outbox.sent == 2
+    assert stage.handles[2].backend.sent == 2
 
 
 async def test_a_paused_primary_steals_nothing_from_those_that_were_paused_too(
@@ -232,8 +232,8 @@ async def test_a_paused_primary_steals_nothing_from_those_that_were_paused_too(
     stage.now += 3600.0
     stage.watchdog.look(stage.now)
 
-    assert [handle.outbox.sent for handle in stage.handles.values()] == [1, 1]
-    assert not any(handle.outbox.is_stuck for handle in stage.handles.values())
+    assert [handle.backend.sent for handle in stage.handles.values()] == [1, 1]
+    assert not any(handle.backend.is_stuck for handle in stage.handles.values())
 
 
 # ---- loops that do not turn
@@ -352,7 +352,7 @@ async def test_one_that_dies_while_it_is_asked_is_told_of_no_more(make_stage: Ma
     await stage.add(1)
     stage.run(2.1)
     handle = stage.handles[1]
-    close_all(handle.outbox.close())
+    close_all(handle.backend.close())
     stage.workers[0].exit(5)
     exited = handle.ended(await stage.workers[0].process.wait())
 

@@ -7,7 +7,7 @@ import pytest
 
 from aiocluster.events import WorkerExited
 from aiocluster.primary.processes.exit_status import ExitStatus
-from aiocluster.primary.workers.exit_cause import Ending
+from aiocluster.primary.workers.exit_cause import ExitCause
 
 WORKER: Any = object()
 
@@ -16,7 +16,7 @@ KILLED = ExitStatus(None, signal.SIGKILL)
 
 def test_the_first_reason_counts() -> None:
     """It goes for that, whatever it is asked for afterwards."""
-    ending = Ending()
+    ending = ExitCause()
     ending.ask("reload")
     ending.ask("stop")
     assert ending.event(WORKER, ExitStatus(0, None), boot_failed=False).reason == "reload"
@@ -27,7 +27,7 @@ def test_the_first_reason_counts() -> None:
 )
 def test_a_fault_of_its_own_counts_more(reason: str, told: str) -> None:
     """Whatever it was asked to go for, it was killed for that."""
-    ending = Ending()
+    ending = ExitCause()
     ending.ask("reload")
     ending.kill(reason, "in spin")
     event = ending.event(WORKER, KILLED, boot_failed=False)
@@ -36,7 +36,7 @@ def test_a_fault_of_its_own_counts_more(reason: str, told: str) -> None:
 
 def test_whose_signal_it_died_of() -> None:
     """Only of one that nobody here has sent it may be asked who did."""
-    ending = Ending()
+    ending = ExitCause()
     assert not ending.is_ours(signal.SIGKILL)
     ending.sent_signal = signal.SIGKILL
     assert ending.is_ours(signal.SIGKILL)
@@ -47,7 +47,7 @@ def test_whose_signal_it_died_of() -> None:
 
 def test_the_first_stack_is_kept() -> None:
     """A second kill knows no more."""
-    ending = Ending()
+    ending = ExitCause()
     ending.kill("hang", "in spin")
     ending.kill("stop", "")
     assert ending.event(WORKER, KILLED, boot_failed=False) == WorkerExited(
@@ -57,13 +57,13 @@ def test_the_first_stack_is_kept() -> None:
 
 def test_one_that_did_not_boot_says_so() -> None:
     """When nobody had asked it to go."""
-    event = Ending().event(WORKER, ExitStatus(3, None), boot_failed=True)
+    event = ExitCause().event(WORKER, ExitStatus(3, None), boot_failed=True)
     assert (event.code, event.reason, event.voluntary) == (3, "boot_failed", False)
 
 
 def test_our_users_signal_is_its_users_wish() -> None:
     """And another one is not."""
-    ending = Ending()
+    ending = ExitCause()
     ending.sent_signal = signal.SIGKILL
     assert ending.is_voluntary(signal.SIGKILL)
     assert not ending.is_voluntary(signal.SIGSEGV)
@@ -83,7 +83,7 @@ def test_an_end_is_clean_when_nothing_was_given_up(
     killed: bool, cut: list[str], code: int | None, clean: bool
 ) -> None:
     """Nor anybody killed for being late."""
-    ending = Ending()
+    ending = ExitCause()
     ending.killed, ending.cut = killed, cut
     assert ending.is_clean(WorkerExited(WORKER, code, None, True, "stop", "")) is clean
 
@@ -94,7 +94,7 @@ def test_an_end_is_clean_when_nothing_was_given_up(
 )
 def test_a_code_of_the_apps_own_is_no_cut(cut: list[str] | None, code: int, clean: bool) -> None:
     """Once the worker has said that all it had begun is finished; 1 may be of ours."""
-    ending = Ending()
+    ending = ExitCause()
     if cut is not None:
         ending.drained(cut)
     assert ending.is_clean(WorkerExited(WORKER, code, None, True, "stop", "")) is clean

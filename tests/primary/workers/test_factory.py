@@ -9,7 +9,7 @@ import pytest
 
 from aiocluster.errors import WorkerGone
 from aiocluster.primary.dispatch.capacity import Limits
-from aiocluster.primary.workers.factory import Hiring
+from aiocluster.primary.workers.factory import WorkerFactory
 from aiocluster.primary.workers.handle import WorkerSpec
 from tests.support.connections import close_all, open_fds
 from tests.support.waiting import turns
@@ -25,8 +25,10 @@ class Stage:
         self.owner = FakeOwner()
         self.spawner = FakeSpawner()
         self.board = self.owner.scoreboard
-        self.hiring = Hiring(self.board, self.owner, Limits(0.05, 1024), lambda: None, close_all)
-        self.hiring.families = [socket.AF_INET, socket.AF_INET6]
+        self.factory = WorkerFactory(
+            self.board, self.owner, Limits(0.05, 1024), lambda: None, close_all
+        )
+        self.factory.families = [socket.AF_INET, socket.AF_INET6]
 
     def free_rows(self) -> int:
         return len(self.board._free)
@@ -42,7 +44,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 async def test_a_worker_is_told_who_it_is(stage: Stage) -> None:
     """In its order, and in its environment, which what the user gave cannot hide."""
-    worker, process = await stage.hiring.hire(SPEC, stage.spawner)
+    worker, process = await stage.factory.spawn(SPEC, stage.spawner)
 
     fork = (await stage.spawner.next()).fork
     assert (fork.worker_id, fork.slot, fork.role, fork.generation) == (7, 2, "web", 3)
@@ -75,7 +77,7 @@ async def test_one_that_cannot_be_forked_leaves_nothing(
     expected = WorkerGone if isinstance(refusal, OSError) else type(refusal)
 
     with pytest.raises(expected, match=text):
-        await stage.hiring.hire(SPEC, stage.spawner)
+        await stage.factory.spawn(SPEC, stage.spawner)
 
     await turns()
     assert open_fds() <= before
@@ -88,7 +90,7 @@ async def test_a_row_is_given_away_once_nobody_can_write_it(stage: Stage) -> Non
     stage.spawner.refusals = [asyncio.CancelledError("given up")]  # type: ignore[list-item]
     stage.spawner.unwanted = []
     with pytest.raises(asyncio.CancelledError):
-        await stage.hiring.hire(SPEC, stage.spawner)
+        await stage.factory.spawn(SPEC, stage.spawner)
     assert stage.free_rows() == rows - 1
     for heard in stage.spawner.unwanted:
         heard()
@@ -111,7 +113,7 @@ async def test_a_want_of_descriptors_for_its_wires_leaves_nothing(
         if scarce == "socket.socketpair":
             patch.setattr("aiocluster.primary.workers.factory.handoff_pair", _plain_pair)
         with pytest.raises(WorkerGone, match="Too many open files"):
-            await stage.hiring.hire(SPEC, stage.spawner)
+            await stage.factory.spawn(SPEC, stage.spawner)
 
     assert open_fds() <= before
     assert stage.free_rows() == rows
@@ -126,8 +128,8 @@ def _plain_pair() -> tuple[socket.socket, socket.socket]:
 async def test_a_worker_gets_the_sockets_that_are_shared(stage: Stage) -> None:
     """Behind the others, and its order says which they are."""
     with socket.socket() as one, socket.socket() as other:
-        stage.hiring.shared = lambda: {0: one.fileno(), 3: other.fileno()}
-        worker, _ = await stage.hiring.hire(SPEC, stage.spawner)
+        stage.factory.shared = lambda: {0: one.fileno(), 3: other.fileno()}
+        worker, _ = await stage.factory.spawn(SPEC, stage.spawner)
 
         fake = await stage.spawner.next()
         assert fake.fork.shared == [0, 3]

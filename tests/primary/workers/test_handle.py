@@ -11,10 +11,10 @@ import pytest
 
 from aiocluster.errors import MessageError, ProtocolError, WorkerGone
 from aiocluster.events import (
+    WorkerAtFdLimit,
+    WorkerBelowFdLimit,
     WorkerDisconnected,
     WorkerExited,
-    WorkerFull,
-    WorkerHasRoom,
     WorkerListening,
     WorkerMessage,
     WorkerOnline,
@@ -62,7 +62,7 @@ class Stage:
     async def exited(self) -> WorkerExited:
         """Do as the supervisor does when its process is dead; return how it ended."""
         status = await soon(self.worker.process.wait())
-        await soon(self.handle.read_last_words())
+        await soon(self.handle.flush_channel())
         return self.handle.ended(status)
 
 
@@ -588,17 +588,17 @@ async def test_its_limit_of_open_files_is_told_each_way(
     await stage.ready()
     for _ in range(2):
         await stage.owner.event()
-    stage.handle.outbox.room.on_fd_limit(True)
-    stage.handle.outbox.room.on_fd_limit(False)
+    stage.handle.backend.room.on_fd_limit(True)
+    stage.handle.backend.room.on_fd_limit(False)
 
-    assert await stage.owner.event() == WorkerFull(stage.handle)
-    assert await stage.owner.event() == WorkerHasRoom(stage.handle)
+    assert await stage.owner.event() == WorkerAtFdLimit(stage.handle)
+    assert await stage.owner.event() == WorkerBelowFdLimit(stage.handle)
     assert "is at its limit of open files" in caplog.text
 
     stage.worker.exit(0)
     await stage.exited()
     heard = len(stage.owner.log)
-    stage.handle.outbox.room.on_fd_limit(True)
+    stage.handle.backend.room.on_fd_limit(True)
     assert len(stage.owner.log) == heard
 
 
@@ -685,12 +685,12 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     await stage.ready()
     stage.handle.begin_drain("reload", 5.0)
     stage.worker.say(Drained(["GET /slow"]))
-    await turns_until(lambda: bool(stage.handle.ending.cut) and not stage.handle.unrest)
+    await turns_until(lambda: bool(stage.handle.ending.cut) and not stage.handle.busy_reason)
     state = stage.handle.state()
     other, far = await play_worker(stage.owner, worker_id=1)
     let_go(other, far)
     spec, stacks = WorkerSpec(1, 0, "web", 1, 0), StackFile(os.dup(state.stacks))
-    adopted = WorkerHandle(spec, other.outbox, state.row, stacks, stage.owner)
+    adopted = WorkerHandle(spec, other.backend, state.row, stacks, stage.owner)
     adopted.adopt(msgspec.structs.replace(state, channel=None), FakeProcess())
 
     assert adopted.phase is Phase.DRAINING
@@ -699,7 +699,7 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
     assert adopted.ending.cut == ["GET /slow"]
     assert not adopted.is_connected
     again = msgspec.structs.replace(
-        adopted.state(), outbox=state.outbox, channel=state.channel, stacks=state.stacks
+        adopted.state(), backend=state.backend, channel=state.channel, stacks=state.stacks
     )
     (when, reason), (was, _) = adopted.state().deadline or (0, ""), state.deadline or (0, "")
     assert when == pytest.approx(was, abs=0.1)
@@ -714,19 +714,19 @@ async def test_another_program_takes_it_over_as_it_is(stage: Stage) -> None:
 async def test_what_must_be_over_before_an_upgrade(stage: Stage) -> None:
     """A worker that does not read, one that is being disconnected, one that is dying."""
     await stage.ready()
-    assert stage.handle.unrest == ""
+    assert stage.handle.busy_reason == ""
     transport = stage.worker.channel._transport
     assert transport is not None
     transport.pause_reading()
     await stage.handle.send("x" * 900_000)
-    assert "does not read what is sent to it" in stage.handle.unrest
+    assert "does not read what is sent to it" in stage.handle.busy_reason
     transport.resume_reading()
-    await turns_until(lambda: not stage.handle.unrest)
+    await turns_until(lambda: not stage.handle.busy_reason)
     stage.handle.channel.close()
-    assert "is being disconnected" in stage.handle.unrest
-    await turns_until(lambda: not stage.handle.unrest)
+    assert "is being disconnected" in stage.handle.busy_reason
+    await turns_until(lambda: not stage.handle.busy_reason)
     stage.worker.exit(0)
-    assert "is ending" in stage.handle.unrest
+    assert "is ending" in stage.handle.busy_reason
 
 
 async def test_messages_that_nobody_has_heard_are_owed(stage: Stage) -> None:

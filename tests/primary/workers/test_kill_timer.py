@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aiocluster.primary.workers.kill_timer import Deadline
+from aiocluster.primary.workers.kill_timer import KillTimer
 from tests.support.waiting import soon, turns
 
 
@@ -13,7 +13,7 @@ class Kills:
     """A deadline, and what it has killed for."""
 
     def __init__(self) -> None:
-        self.deadline = Deadline(self._kill)
+        self.deadline = KillTimer(self._kill)
         self.reasons: asyncio.Queue[str] = asyncio.Queue()
 
     def _kill(self, reason: str) -> None:

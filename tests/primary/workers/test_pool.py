@@ -37,7 +37,7 @@ from aiocluster.ipc.messages import (
     UserMessage,
 )
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, OTHER_FDS
-from aiocluster.primary.dispatch.admission import Places
+from aiocluster.primary.dispatch.admission import AdmissionControl
 from tests.support.connections import close_all, connections, open_fds, tcp_pair
 from tests.support.supervision import MakeStage, Stage
 from tests.support.waiting import soon, turns, turns_until
@@ -126,7 +126,7 @@ async def test_one_that_lost_its_channel_is_replaced_while_it_finishes(
     worker.channel.abort()
     successor = await stage.spawner.next()
     successor.boot()
-    await turns_until(lambda: stage.handle(successor).outbox.queued == 3)
+    await turns_until(lambda: stage.handle(successor).backend.queued == 3)
 
     assert close_taken(successor) == 3
     await turns_until(lambda: stage.handle(worker).ending.reason == "disconnected")
@@ -141,7 +141,7 @@ async def test_with_all_workers_dead_connections_wait_for_the_next(stage: Stage)
     await stage.dispatch(3)
     worker.process.on_end = lambda: None
     worker.die_of(signal.SIGKILL)
-    assert stage.door == ["resume", "pause"]
+    assert stage.group == ["resume", "pause"]
     assert stage.dispatcher.waiting == 3
 
     (replacement,) = await stage.spawner.ready(1)
@@ -176,7 +176,7 @@ async def test_what_a_draining_worker_gives_back_goes_to_others(stage: Stage) ->
     assert await first.hear() == Drain(30.0, moving=True, idle_grace=1.0)
 
     give_back(first, 3)
-    await turns_until(lambda: stage.handle(second).outbox.queued == 3)
+    await turns_until(lambda: stage.handle(second).backend.queued == 3)
 
     assert (close_taken(first), close_taken(second)) == (0, 3)
 
@@ -187,15 +187,15 @@ async def test_what_is_given_back_waits_while_others_have_much_to_take(
     """A new connection does not wait behind all of it. A loop that does not turn takes nothing."""
     monkeypatch.setattr("aiocluster.primary.workers.pool._MANY_UNTAKEN", 3)
     first, second = await stage.start(2)
-    outbox = stage.handle(second).outbox
+    backend = stage.handle(second).backend
     stage.handle(first).drain()
     await stage.dispatch(4)
     give_back(first, 2)
     await turns(20)
-    assert outbox.queued == 4
+    assert backend.queued == 4
 
-    outbox.is_stuck = True
-    await turns_until(lambda: outbox.queued == 6)
+    backend.is_stuck = True
+    await turns_until(lambda: backend.queued == 6)
 
     assert close_taken(second) == 6
 
@@ -207,7 +207,7 @@ async def test_what_a_dead_worker_had_given_back_goes_to_others(stage: Stage) ->
     give_back(first, 3)
 
     first.die_of(signal.SIGKILL)
-    await turns_until(lambda: stage.handle(second).outbox.queued == 3)
+    await turns_until(lambda: stage.handle(second).backend.queued == 3)
 
     assert close_taken(second) == 3
 
@@ -235,10 +235,10 @@ async def test_what_is_given_back_during_a_stop_is_closed(stage: Stage) -> None:
 
 async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> None:
     """But for one whose next request has come: that goes first."""
-    stage.supervisor._workers._hiring.families = [socket.AF_INET]
+    stage.supervisor._workers._factory.families = [socket.AF_INET]
     first, second = await stage.start(2)
-    stage.supervisor.begin_to_end()
-    stage.supervisor.make_room(2)
+    stage.supervisor.mark_stopping()
+    stage.supervisor.shed_idle_connections(2)
     assert (await first.hear(), await second.hear()) == (GiveBack(2), GiveBack(2))
     (quiet, idle), (client, busy) = tcp_pair(), tcp_pair()
     client.send(b"GET")
@@ -246,7 +246,7 @@ async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> 
         with idle, busy:
             assert give(first.handoff, [idle.fileno(), busy.fileno()], bytes(2))
         handles = [stage.handle(worker) for worker in (first, second)]
-        await turns_until(lambda: sum(one.outbox.queued for one in handles) == 1)
+        await turns_until(lambda: sum(one.backend.queued for one in handles) == 1)
         assert await soon(asyncio.get_running_loop().sock_recv(quiet, 1)) == b""
 
     assert close_taken(first) + close_taken(second) == 1
@@ -256,7 +256,7 @@ async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> 
 async def test_a_code_of_the_apps_own_is_no_cut(stage: Stage, codes: tuple[int, int]) -> None:
     """In a stop, once the worker has said that it finished all; 1 is one."""
     workers = await stage.start(2)
-    stage.supervisor.begin_to_end()
+    stage.supervisor.mark_stopping()
     stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
     cut = [str(stage.handle(one)) for one, code in zip(workers, codes, strict=True) if code == 1]
     for worker, code in zip(workers, codes, strict=True):
@@ -269,14 +269,14 @@ async def test_a_code_of_the_apps_own_is_no_cut(stage: Stage, codes: tuple[int, 
 
 async def test_who_came_to_a_closed_server_is_not_idle(stage: Stage) -> None:
     """A worker gives it back unserved: in a stop, too, it goes to one that has the server still."""
-    stage.supervisor._workers._hiring.families = [socket.AF_INET]
+    stage.supervisor._workers._factory.families = [socket.AF_INET]
     first, second = await stage.start(2)
-    stage.supervisor.begin_to_end()
+    stage.supervisor.mark_stopping()
     client, accepted = tcp_pair()
     with client, accepted:
         assert give(first.handoff, [accepted.fileno()], bytes([200]))
         handles = [stage.handle(worker) for worker in (first, second)]
-        await turns_until(lambda: sum(one.outbox.queued for one in handles) == 1)
+        await turns_until(lambda: sum(one.backend.queued for one in handles) == 1)
 
     assert close_taken(first) + close_taken(second) == 1
 
@@ -354,7 +354,7 @@ async def test_one_that_is_not_to_be_replaced_waits_for_another_that_comes(stage
     await turns_until(lambda: len(stage.supervisor.slots) == 1)
     first.exit(0)
     successor = await stage.spawner.next()
-    assert "when another is ready" in stage.supervisor.unrest
+    assert "when another is ready" in stage.supervisor.busy_reason
     await stage.dispatch(1)
     assert close_taken(second) == 1
 
@@ -385,7 +385,7 @@ async def test_in_a_stop_no_worker_goes_before_the_others(
         monkeypatch.setattr("aiocluster.primary.workers.pool._SAME_SIGNAL", 1000.0)
         worker.say(DrainRequest("drain"))
         await turns_until(lambda: bool(workers._asking))
-        assert workers.unrest == "a worker has asked to go"
+        assert workers.busy_reason == "a worker has asked to go"
     stage.supervisor.announce_stop()
     if not is_first:
         worker.say(DrainRequest("drain"))
@@ -403,9 +403,9 @@ async def test_a_stop_that_follows_a_workers_term_is_a_term_to_all(stage: Stage)
     first, second = await stage.start(2)
     for worker in (first, second, first):
         worker.say(DrainRequest("drain"))
-    await turns_until(lambda: "asked to go" in stage.supervisor.unrest)
+    await turns_until(lambda: "asked to go" in stage.supervisor.busy_reason)
     stage.supervisor.announce_stop()
-    await turns_until(lambda: not stage.supervisor.unrest)
+    await turns_until(lambda: not stage.supervisor.busy_reason)
     stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
 
     for worker in (first, second):
@@ -423,8 +423,8 @@ async def test_what_moves_as_a_stop_begins_goes_to_those_that_still_serve(stage:
     assert await first.hear() == Drain(30.0, moving=True, idle_grace=1.0)
     give_back(first, 3)
 
-    stage.supervisor.begin_to_end()
-    await turns_until(lambda: stage.handle(second).outbox.queued == 3)
+    stage.supervisor.mark_stopping()
+    await turns_until(lambda: stage.handle(second).backend.queued == 3)
 
     assert close_taken(second) == 3
     assert await first.hear() == Drain(30.0, moving=False, stopping=True, idle_grace=1.0)
@@ -555,10 +555,10 @@ class FakeDoors:
 
 async def test_workers_accept_from_when_clients_may_connect(stage: Stage) -> None:
     """Who comes later does so at once; each hears of how many it is one."""
-    doors = FakeDoors()
-    stage.supervisor.listen_on(doors)  # type: ignore[arg-type]
+    ingress = FakeDoors()
+    stage.supervisor.listen_on(ingress)  # type: ignore[arg-type]
     first, second = await stage.start(2)
-    doors.are_listening = True
+    ingress.are_listening = True
     stage.supervisor.begin_accepting()
 
     assert [await first.hear(), await second.hear()] == [Accept(True, 2)] * 2
@@ -567,14 +567,14 @@ async def test_workers_accept_from_when_clients_may_connect(stage: Stage) -> Non
     third.boot()
     await soon(forking)
     assert await third.hear() == Accept(True, 3)
-    assert set(doors.left_to_workers) == {True}
+    assert set(ingress.left_to_workers) == {True}
 
 
 async def test_a_worker_that_leaves_accepts_no_more(stage: Stage) -> None:
     """It is told before it is told to drain."""
-    doors = FakeDoors()
-    doors.are_listening = True
-    stage.supervisor.listen_on(doors)  # type: ignore[arg-type]
+    ingress = FakeDoors()
+    ingress.are_listening = True
+    stage.supervisor.listen_on(ingress)  # type: ignore[arg-type]
     (worker,) = await stage.start(1)
     assert await worker.hear() == Accept(True, 1)
 
@@ -586,17 +586,17 @@ async def test_a_worker_that_leaves_accepts_no_more(stage: Stage) -> None:
 
 async def test_the_primary_accepts_while_somebody_serves_who_cannot(stage: Stage) -> None:
     """As after an upgrade from another policy: until that worker is replaced."""
-    doors = FakeDoors()
-    doors.are_listening = True
-    stage.supervisor.listen_on(doors)  # type: ignore[arg-type]
+    ingress = FakeDoors()
+    ingress.are_listening = True
+    stage.supervisor.listen_on(ingress)  # type: ignore[arg-type]
     (worker,) = await stage.start(1)
     stage.handle(worker).shared = frozenset()
 
     stage.supervisor.begin_accepting()
-    able = doors.left_to_workers[-1]
+    able = ingress.left_to_workers[-1]
     stage.handle(worker).begin_drain("drain")
 
-    assert (able, doors.left_to_workers[-1]) == (False, True)
+    assert (able, ingress.left_to_workers[-1]) == (False, True)
 
 
 # ---- servers of its own
@@ -678,7 +678,7 @@ async def test_what_a_dead_worker_had_not_taken_of_its_servers_goes_to_the_next(
     (worker,) = await stage.start(1)
     bound = await listener_of(worker)
     with socket.create_connection(("127.0.0.1", bound.endpoint.port)):
-        await turns_until(lambda: stage.handle(worker).outbox.sent == 1)
+        await turns_until(lambda: stage.handle(worker).backend.sent == 1)
         worker.process.on_end = lambda: None  # what it had not taken stays in the kernel's queue
         worker.die_of(signal.SIGKILL)
         (successor,) = await stage.spawner.ready(1)
@@ -691,7 +691,7 @@ async def test_who_dies_between_two_halves_of_a_stop_is_named(stage: Stage) -> N
     """What it had begun is lost, as that of one that is cut."""
     first, _ = await stage.start(2)
     stage.supervisor.announce_stop()
-    stage.supervisor.begin_to_end()
+    stage.supervisor.mark_stopping()
     name = str(stage.handle(first))
     first.die_of(signal.SIGKILL)
     await stage.event(WorkerExited)
@@ -711,7 +711,7 @@ async def test_who_dies_while_all_serve_on_is_replaced_as_ever(stage: Stage) -> 
     stage.supervisor.announce_stop()
     first.die_of(signal.SIGKILL)
     (second,) = await stage.spawner.ready(1)
-    stage.supervisor.begin_to_end()
+    stage.supervisor.mark_stopping()
 
     stopping = asyncio.create_task(stage.supervisor.stop(10.0))
     await turns()
@@ -729,7 +729,7 @@ async def test_what_another_program_told_to_drain_still_counts(make_stage: MakeS
     before.handle(worker).begin_drain("drain")
     state = _with_descriptors_of_its_own(before.handle(worker).state())
     begin = await after.supervisor._workers.adopt([state])
-    after.dispatcher._places = Places(lambda: [], 3)
+    after.dispatcher._places = AdmissionControl(lambda: [], 3)
     begin()
     await after.start(1)
     waiting = connections(1)
@@ -741,11 +741,11 @@ async def test_what_another_program_told_to_drain_still_counts(make_stage: MakeS
 def _with_descriptors_of_its_own(state: WorkerState) -> WorkerState:
     """As after an exec, but both programs are here."""
     assert state.channel is not None
-    outbox = msgspec.structs.replace(
-        state.outbox, sender=os.dup(state.outbox.sender), receiver=os.dup(state.outbox.receiver)
+    backend = msgspec.structs.replace(
+        state.backend, sender=os.dup(state.backend.sender), receiver=os.dup(state.backend.receiver)
     )
     channel = msgspec.structs.replace(state.channel, fd=os.dup(state.channel.fd))
     stacks = os.dup(state.stacks)
     return msgspec.structs.replace(
-        state, worker_id=99, outbox=outbox, channel=channel, stacks=stacks
+        state, worker_id=99, backend=backend, channel=channel, stacks=stacks
     )

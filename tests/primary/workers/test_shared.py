@@ -2,7 +2,7 @@
 
 from aiocluster.ipc.scoreboard import Scoreboard
 from aiocluster.primary.event_bus import EventBus
-from aiocluster.primary.workers.shared import Commons, Ids
+from aiocluster.primary.workers.shared import ClusterShared, Ids
 from aiocluster.primary.workers.snapshots import Reporter
 
 
@@ -25,7 +25,7 @@ def test_ids_go_on_where_another_program_was() -> None:
 async def test_each_cluster_has_its_own_ids() -> None:
     """Two in one process do not take each other's."""
     reporter = Reporter(Scoreboard(), lambda: [])
-    one, other = (Commons(EventBus(), reporter) for _ in range(2))
+    one, other = (ClusterShared(EventBus(), reporter) for _ in range(2))
 
     assert (one.ids.take(), other.ids.take()) == (1, 1)
     reporter.close()

@@ -16,7 +16,7 @@ from aiocluster.ipc.scoreboard import (
     REQUESTS_DONE,
     ROOM_WANTED,
 )
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 
 
 @pytest.fixture
@@ -41,20 +41,20 @@ def row() -> memoryview:
 )
 def test_the_narrowest_limit_counts(row: memoryview, settings: dict[str, Any], count: int) -> None:
     """What it has is what it took from the primary and what it accepted, less what has ended."""
-    assert Room(row, settings_from(settings)).count() == count
+    assert AcceptCapacity(row, settings_from(settings)).count() == count
 
 
 def test_descriptors_are_a_limit_always(row: memoryview) -> None:
     """Less those of its handlers, and some that they may still want."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert Room(row, settings_from({})).count() == limit - reserved_fds(limit) - 10 - 3
+    assert AcceptCapacity(row, settings_from({})).count() == limit - reserved_fds(limit) - 10 - 3
 
 
 def test_in_a_stop_only_descriptors_are_a_limit(row: memoryview) -> None:
     """Who has connected would be reset else; the limits hold for requests as before."""
-    room = Room(row, settings_from({"max_connections": 1, "max_requests_in_flight": 1}))
+    room = AcceptCapacity(row, settings_from({"max_connections": 1, "max_requests_in_flight": 1}))
     room.forget_limits()
-    assert room.count() == Room(row, settings_from({})).count()
+    assert room.count() == AcceptCapacity(row, settings_from({})).count()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_requests_begin_on_connections_that_are_open(
     row: memoryview, settings: dict[str, Any], is_limited: bool, may_shrink: bool
 ) -> None:
     """Only with a limit on them there may be less room though nobody connected."""
-    room = Room(row, settings_from(settings))
+    room = AcceptCapacity(row, settings_from(settings))
 
     assert (room.is_limited, room.may_shrink) == (is_limited, may_shrink)
 
@@ -81,7 +81,7 @@ def test_who_waits_is_told_of_an_end(
 ) -> None:
     """The primary by its flag, who accepts here by the other; nobody else."""
     told: list[str] = []
-    room = Room(row, settings_from({}), lambda: told.append("primary"))
+    room = AcceptCapacity(row, settings_from({}), lambda: told.append("primary"))
     room.on_room = lambda: told.append("here")
     row[ROOM_WANTED], room.is_awaited = primary_waits, is_awaited
 

@@ -12,7 +12,7 @@ import pytest
 
 from aiocluster.ipc.accept_queue import backlog_of
 from aiocluster.worker.accept import exclusive_epoll as module
-from aiocluster.worker.accept.exclusive_epoll import Reading, Serving, epoll_of
+from aiocluster.worker.accept.exclusive_epoll import ExclusiveReader, ExclusiveServer, epoll_of
 from tests.support.connections import open_fds
 from tests.support.entrance import is_exclusive, is_open, is_watched, watching
 from tests.support.waiting import turns, turns_until
@@ -31,8 +31,8 @@ class Stage:
         self.epoll = epoll
         self.served = 0
         self.woken = 0
-        self.serving = Serving(self.sock, epoll, self._serve)
-        self.reading = Reading(self.sock, epoll, self._wake)
+        self.serving = ExclusiveServer(self.sock, epoll, self._serve)
+        self.reading = ExclusiveReader(self.sock, epoll, self._wake)
         self.clients: list[socket.socket] = []
 
     def _serve(self) -> asyncio.Protocol:
@@ -63,20 +63,24 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 @pytest.fixture(params=["reading", "serving"])
-def waking(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Reading | Serving]:
-    waking: Reading | Serving = getattr(stage, request.param)
+def waking(
+    request: pytest.FixtureRequest, stage: Stage
+) -> Iterator[ExclusiveReader | ExclusiveServer]:
+    waking: ExclusiveReader | ExclusiveServer = getattr(stage, request.param)
     yield waking
     waking.stop()
 
 
-async def test_it_is_woken_alone_again_and_again(stage: Stage, waking: Reading | Serving) -> None:
+async def test_it_is_woken_alone_again_and_again(
+    stage: Stage, waking: ExclusiveReader | ExclusiveServer
+) -> None:
     """From the first moments on, also after it has put itself last, or was stopped."""
     waking.start()
     await watching(stage.sock)
     for count in range(1, 6):
         stage.connect()
         await turns_until(lambda count=count: stage.served + stage.woken == count)  # type: ignore[misc]
-        waking.stand_last()
+        waking.requeue_waiter()
         assert is_exclusive(stage.sock)
     waking.stop()
     assert not is_watched(stage.sock)
@@ -86,7 +90,7 @@ async def test_it_is_woken_alone_again_and_again(stage: Stage, waking: Reading |
 
 @pytest.mark.parametrize("at", range(6))
 async def test_it_stops_whenever_that_comes(
-    stage: Stage, waking: Reading | Serving, at: int
+    stage: Stage, waking: ExclusiveReader | ExclusiveServer, at: int
 ) -> None:
     """Before uvloop has registered the socket, between that and its replacement, after it."""
     for _ in range(3):
@@ -105,27 +109,27 @@ async def test_it_stops_whenever_that_comes(
 
 
 async def test_to_stand_last_before_it_is_woken_alone_changes_nothing(
-    stage: Stage, waking: Reading | Serving
+    stage: Stage, waking: ExclusiveReader | ExclusiveServer
 ) -> None:
     """Or when it is not woken at all."""
-    waking.stand_last()
+    waking.requeue_waiter()
     waking.start()
-    waking.stand_last()
+    waking.requeue_waiter()
     await watching(stage.sock)
     waking.stop()
-    waking.stand_last()
+    waking.requeue_waiter()
     assert not is_watched(stage.sock)
 
 
 async def test_a_registration_that_failed_is_made_up_for(
-    stage: Stage, waking: Reading | Serving
+    stage: Stage, waking: ExclusiveReader | ExclusiveServer
 ) -> None:
     """The kernel may have no room for it for a while; whoever looks lets it stand last."""
     waking.start()
     await watching(stage.sock)
     stage.epoll.unregister(waking._fd)  # as a registration that has failed leaves it
 
-    waking.stand_last()
+    waking.requeue_waiter()
     assert is_exclusive(stage.sock)
 
     stage.epoll.unregister(waking._fd)
@@ -163,7 +167,7 @@ async def test_connections_have_the_context_in_which_it_was_started(stage: Stage
         names.append(_NAME.get(None))
         return asyncio.Protocol()
 
-    serving = Serving(stage.sock, stage.epoll, serve)
+    serving = ExclusiveServer(stage.sock, stage.epoll, serve)
     alices = contextvars.copy_context()
     alices.run(_NAME.set, "alice")
     alices.run(serving.start)
@@ -213,9 +217,9 @@ async def test_what_cannot_start_leaves_nothing_and_may_start_again(
         return os.open("/nowhere", os.O_RDONLY)
 
     if broken == "dup":
-        serving = Serving(_Undoubled(stage.sock), stage.epoll, stage._serve)  # type: ignore[arg-type]
+        serving = ExclusiveServer(_Undoubled(stage.sock), stage.epoll, stage._serve)  # type: ignore[arg-type]
     else:
-        serving = Serving(stage.sock, stage.epoll, stage._serve)
+        serving = ExclusiveServer(stage.sock, stage.epoll, stage._serve)
         monkeypatch.setattr(module, "_server_on", fail)
     with pytest.raises(FileNotFoundError):
         serving.start()

@@ -8,7 +8,7 @@ import pytest
 
 from aiocluster.ipc.handoff import Client, give, give_told, handoff_pair, take_all
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN
-from aiocluster.worker.accept.handoff_receiver import Intake
+from aiocluster.worker.accept.handoff_receiver import HandoffReceiver
 from tests.support.connections import at_fd_limit, none_lost, open_fds
 from tests.support.waiting import turns, turns_until
 
@@ -21,7 +21,7 @@ class Side:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
         self.came: list[tuple[int, Client | None]] = []
         self.lost = 0
-        self.intake = Intake(self.row, self._on_lost)
+        self.handoff_receiver = HandoffReceiver(self.row, self._on_lost)
 
     def _on_lost(self) -> None:
         self.lost += 1
@@ -32,7 +32,7 @@ class Side:
         self.came.append((listener, client))
 
     def begin(self) -> None:
-        self.intake.begin(self.ours, self.adopt)
+        self.handoff_receiver.begin(self.ours, self.adopt)
 
     def give(self, *listeners: int) -> None:
         """Give one connection of each of these listeners."""
@@ -49,7 +49,7 @@ class Side:
         return [(listener, client) for _, listener, client in taken]
 
     def close(self) -> None:
-        self.intake.end()
+        self.handoff_receiver.end()
         for sock in (self.primary, self.ours):
             sock.close()
 
@@ -90,29 +90,29 @@ async def test_at_the_end_what_was_given_is_taken(side: Side) -> None:
     side.begin()
     side.give(0)
     side.give(1)
-    side.intake.end()
+    side.handoff_receiver.end()
     assert len(side.came) == 2
     side.give(0)
     await turns()
     assert len(side.came) == 2
-    side.intake.end()
+    side.handoff_receiver.end()
 
     assert len(side.came) == 3  # so that it is not lost either
 
 
 async def test_without_a_handoff_nothing_goes_back(side: Side) -> None:
     """As before it has begun: whoever wants to give it keeps it."""
-    side.intake.end()
+    side.handoff_receiver.end()
 
-    assert not side.intake.give_back([0], [0], [None])
-    assert not side.intake.turn_away(0, 0, None)
+    assert not side.handoff_receiver.give_back([0], [0], [None])
+    assert not side.handoff_receiver.turn_away(0, 0, None)
 
 
 async def test_what_goes_back_has_the_listener_it_came_by(side: Side) -> None:
     """It goes on as one of that, wherever it goes."""
     side.begin()
-    assert side.intake.give_back([0, 1], [2, 1], [None, None])
-    assert side.intake.give_back([1], [1], [("::1", 5)])
+    assert side.handoff_receiver.give_back([0, 1], [2, 1], [None, None])
+    assert side.handoff_receiver.give_back([1], [1], [("::1", 5)])
 
     assert side.returned() == [(2, None), (1, None), (1, ("::1", 5))]
 
@@ -121,21 +121,21 @@ async def test_no_more_goes_back_than_the_primary_takes(side: Side) -> None:
     """A connection that is used would wait behind thousands that are not."""
     side.begin()
     count = 0
-    while side.intake.give_back([0] * 32, [0] * 32, [None] * 32):
+    while side.handoff_receiver.give_back([0] * 32, [0] * 32, [None] * 32):
         count += 32
         assert count < 1000
     assert count >= 32
 
     assert len(side.returned()) == count
 
-    assert side.intake.give_back([0], [0], [None])
+    assert side.handoff_receiver.give_back([0], [0], [None])
 
 
 async def test_what_is_turned_away_keeps_its_listener(side: Side) -> None:
     """For that one it came."""
     side.begin()
-    assert side.intake.turn_away(0, 2, None)
-    assert side.intake.turn_away(0, 2, ("1.2.3.4", 5))
+    assert side.handoff_receiver.turn_away(0, 2, None)
+    assert side.handoff_receiver.turn_away(0, 2, ("1.2.3.4", 5))
 
     assert side.returned() == [(2, None), (2, ("1.2.3.4", 5))]
 
@@ -146,7 +146,7 @@ async def test_when_the_primary_is_gone_it_is_deaf(side: Side) -> None:
     side.primary.close()
     await turns(20)
 
-    assert not side.intake.give_back([0], [0], [None])
+    assert not side.handoff_receiver.give_back([0], [0], [None])
     assert side.came == []
 
 
@@ -161,12 +161,12 @@ async def test_a_broken_handoff_is_left_alone(side: Side, how: str) -> None:
             os.dup2(0, side.ours.fileno())
         case _:
             side.ours.shutdown(socket.SHUT_RDWR)
-    assert not side.intake.give_back([0], [0], [None]) or how == "shut down"
-    await turns_until(lambda: side.intake.is_cut_off)
+    assert not side.handoff_receiver.give_back([0], [0], [None]) or how == "shut down"
+    await turns_until(lambda: side.handoff_receiver.is_cut_off)
 
-    assert not side.intake.give_back([0], [0], [None])
-    assert not side.intake.turn_away(0, 0, ("1.2.3.4", 5))
-    side.intake.end()
+    assert not side.handoff_receiver.give_back([0], [0], [None])
+    assert not side.handoff_receiver.turn_away(0, 0, ("1.2.3.4", 5))
+    side.handoff_receiver.end()
     if how == "closed":
         side.ours.detach()
 

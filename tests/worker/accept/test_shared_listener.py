@@ -11,7 +11,7 @@ import pytest
 
 from aiocluster.worker.accept import acceptor as acceptor_module
 from aiocluster.worker.accept import pace
-from aiocluster.worker.accept.exclusive_epoll import Serving
+from aiocluster.worker.accept.exclusive_epoll import ExclusiveServer
 from tests.support.entrance import (
     NAME,
     Entrance,
@@ -263,10 +263,10 @@ async def test_a_lost_wake_up_is_made_up_for(
 # ---- a worker that lets uvloop accept
 
 
-def waking_of(entrance: Entrance) -> Serving:
-    (gate,) = entrance.acceptors[0]._gates
-    assert isinstance(gate._waking, Serving)
-    return gate._waking
+def waking_of(entrance: Entrance) -> ExclusiveServer:
+    (shared_listener,) = entrance.acceptors[0]._shared_listeners
+    assert isinstance(shared_listener._waking, ExclusiveServer)
+    return shared_listener._waking
 
 
 def make_deaf(entrance: Entrance) -> None:

@@ -17,8 +17,8 @@ from aiocluster.worker.api.context import (
     share_process,
 )
 from aiocluster.worker.api.leading import Leading
-from aiocluster.worker.api.readiness import Standing
-from aiocluster.worker.services.servers import Servers
+from aiocluster.worker.api.readiness import Readiness
+from aiocluster.worker.services.servers import ServerRegistry
 from tests.support.waiting import soon
 
 
@@ -43,10 +43,10 @@ class FakeLink:
         self.asked.append(("drain", reason))
 
 
-def no_servers() -> Servers:
+def no_servers() -> ServerRegistry:
     """What starts servers, where none is wanted."""
     post, turn_away = (lambda message: None), (lambda fd, listener, client: False)
-    return Servers(memoryview(b""), post, turn_away, lambda: None)
+    return ServerRegistry(memoryview(b""), post, turn_away, lambda: None)
 
 
 def leads_nobody() -> Leading:
@@ -76,7 +76,7 @@ def test_a_zygote_is_neither_primary_nor_worker() -> None:
 
 async def test_a_worker_knows_who_it_is() -> None:
     """`current_worker()` is the same object wherever it is asked for."""
-    worker = WorkerContext(7, 2, "web", 1, FakeLink(), Standing(), no_servers(), leads_nobody())
+    worker = WorkerContext(7, 2, "web", 1, FakeLink(), Readiness(), no_servers(), leads_nobody())
     enter("worker", worker)
 
     assert (is_primary(), is_worker()) == (False, True)
@@ -87,26 +87,26 @@ async def test_a_worker_knows_who_it_is() -> None:
 
 async def test_everything_else_is_passed_to_the_runtime() -> None:
     """The context adds nothing of its own."""
-    link, standing = FakeLink(), Standing(explicit=True)
-    worker = WorkerContext(7, 2, "web", 1, link, standing, no_servers(), leads_nobody())
+    link, readiness = FakeLink(), Readiness(explicit=True)
+    worker = WorkerContext(7, 2, "web", 1, link, readiness, no_servers(), leads_nobody())
 
     await worker.send({"a": 1})
     worker.drain()
     worker.ready()
-    await soon(standing.wait_declared())
+    await soon(readiness.wait_declared())
     assert not worker.is_ready
-    standing.serve()
+    readiness.serve()
     assert worker.is_ready
     worker.on_drain(lambda: link.asked.append("goodbye"))
     worker.on_drain(lambda: link.asked.append("never"))()
-    await soon(standing.say_goodbye())
+    await soon(readiness.run_on_drain_callbacks())
 
     assert [message async for message in worker.messages()] == ["hello"]
     assert [snapshot async for snapshot in worker.subscribe()] == []
     assert link.asked == [("send", {"a": 1}), ("drain", "drain"), "goodbye", ("snapshots", 1.0)]
 
     assert not worker.is_stopping
-    standing.stop()
+    readiness.stop()
     await soon(worker.stopping())
     assert worker.is_stopping
 
@@ -115,7 +115,7 @@ async def test_workers_that_share_a_process_are_told_apart_by_their_tasks() -> N
     """Elsewhere than on Linux each task, and what it starts, has its worker; a thread the first."""
     link = FakeLink()
     first, second = (
-        WorkerContext(number, 0, "web", 1, link, Standing(), no_servers(), leads_nobody())
+        WorkerContext(number, 0, "web", 1, link, Readiness(), no_servers(), leads_nobody())
         for number in (1, 2)
     )
     enter("primary", first)

@@ -19,9 +19,9 @@ from aiocluster.ipc.messages import (
     Unsubscribe,
     UserMessage,
 )
-from aiocluster.metrics.aggregator import Ledger, WorkerFacts
+from aiocluster.metrics.aggregator import Aggregator, WorkerFacts
 from aiocluster.metrics.snapshot import Counters, Snapshot
-from aiocluster.worker.api.messaging import Mail
+from aiocluster.worker.api.messaging import Messaging
 from tests.support.waiting import soon, turns
 from tests.support.workers import FarEnd
 
@@ -39,7 +39,7 @@ _FACTS = WorkerFacts(
 
 
 def snapshot(time: float, missed: int = 0) -> Snapshot:
-    return Ledger(0.0).snapshot([_FACTS], now=time, wall=time, previous=None, missed=missed)
+    return Aggregator(0.0).snapshot([_FACTS], now=time, wall=time, previous=None, missed=missed)
 
 
 class Stage:
@@ -47,8 +47,8 @@ class Stage:
 
     def __init__(self) -> None:
         self.primary = FarEnd()
-        self.channel = Channel(ToWorker, self._on_message, lambda error: self.mail.close())
-        self.mail = Mail(self.channel)
+        self.channel = Channel(ToWorker, self._on_message, lambda error: self.messaging.close())
+        self.messaging = Messaging(self.channel)
 
     async def open(self) -> None:
         ours, theirs = socket.socketpair()
@@ -56,11 +56,11 @@ class Stage:
         await open_channel(ours, self.channel)
 
     def say_snapshot(self, subscription_id: int, said: Snapshot) -> None:
-        self.mail.put_snapshot(SnapshotFor(subscription_id, msgspec.to_builtins(said)))
+        self.messaging.put_snapshot(SnapshotFor(subscription_id, msgspec.to_builtins(said)))
 
     def _on_message(self, message: Message, size: int) -> None:
         assert isinstance(message, UserMessage)
-        self.mail.put_message(message.payload, size)
+        self.messaging.put_message(message.payload, size)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ async def stage() -> AsyncIterator[Stage]:
 async def test_what_is_sent_reaches_the_primary_in_order(stage: Stage) -> None:
     """Each message once."""
     for number in range(3):
-        await stage.mail.send(number)
+        await stage.messaging.send(number)
 
     assert [await stage.primary.hear() for _ in range(3)] == [UserMessage(n) for n in range(3)]
 
@@ -84,7 +84,7 @@ async def test_what_is_sent_reaches_the_primary_in_order(stage: Stage) -> None:
 async def test_what_cannot_be_sent_is_the_senders_fault(stage: Stage) -> None:
     """The part is named."""
     with pytest.raises(MessageError, match=r"message\[1\]"):
-        await stage.mail.send([1, object()])
+        await stage.messaging.send([1, object()])
 
 
 async def test_sending_to_a_primary_that_is_gone_says_so(stage: Stage) -> None:
@@ -92,7 +92,7 @@ async def test_sending_to_a_primary_that_is_gone_says_so(stage: Stage) -> None:
     stage.channel.close()
 
     with pytest.raises(ChannelClosed):
-        await stage.mail.send("hello?")
+        await stage.messaging.send("hello?")
 
 
 async def test_what_came_before_the_first_reader_is_kept(stage: Stage) -> None:
@@ -101,7 +101,7 @@ async def test_what_came_before_the_first_reader_is_kept(stage: Stage) -> None:
         await stage.primary.channel.send(number)
     await turns(20)
 
-    messages = stage.mail.messages()
+    messages = stage.messaging.messages()
 
     assert [await soon(anext(messages)) for _ in range(3)] == [0, 1, 2]
 
@@ -111,7 +111,7 @@ async def test_of_two_readers_each_message_reaches_one(stage: Stage) -> None:
     heard: list[Any] = []
 
     async def read() -> None:
-        heard.extend([message async for message in stage.mail.messages()])
+        heard.extend([message async for message in stage.messaging.messages()])
 
     readers = [asyncio.create_task(read()) for _ in range(2)]
     await turns()
@@ -129,8 +129,8 @@ async def test_messages_end_after_the_last_when_the_primary_is_gone(stage: Stage
     stage.primary.channel.close()
     await turns(20)
 
-    assert [message async for message in stage.mail.messages()] == ["last"]
-    assert [message async for message in stage.mail.messages()] == []
+    assert [message async for message in stage.messaging.messages()] == ["last"]
+    assert [message async for message in stage.messaging.messages()] == []
 
 
 async def test_only_what_was_read_is_paid_for(stage: Stage) -> None:
@@ -138,7 +138,7 @@ async def test_only_what_was_read_is_paid_for(stage: Stage) -> None:
     sending = asyncio.ensure_future(_send_three(stage.primary.channel))
     await turns(100)
     assert not sending.done()
-    messages = stage.mail.messages()
+    messages = stage.messaging.messages()
 
     await soon(anext(messages))
     await soon(sending)
@@ -153,14 +153,14 @@ async def _send_three(channel: Channel) -> None:
 
 async def test_asking_to_drain_is_a_message(stage: Stage) -> None:
     """The primary decides what comes of it."""
-    stage.mail.ask_to_drain("drain")
+    stage.messaging.ask_to_drain("drain")
 
     assert await stage.primary.hear() == DrainRequest("drain")
 
 
 async def test_a_subscription_begins_and_ends_with_its_reader(stage: Stage) -> None:
     """The primary makes no snapshot that nobody reads."""
-    snapshots = cast(AsyncGenerator[Snapshot, None], stage.mail.snapshots(0.5))
+    snapshots = cast(AsyncGenerator[Snapshot, None], stage.messaging.snapshots(0.5))
     first = asyncio.ensure_future(anext(snapshots))
     assert await stage.primary.hear() == Subscribe(1, 0.5)
     stage.say_snapshot(1, snapshot(10.0))
@@ -174,7 +174,7 @@ async def test_a_subscription_begins_and_ends_with_its_reader(stage: Stage) -> N
 
 async def test_a_slow_reader_gets_the_newest_and_what_it_missed(stage: Stage) -> None:
     """Those the primary could not send are counted with those that were not read."""
-    snapshots = stage.mail.snapshots(0.5)
+    snapshots = stage.messaging.snapshots(0.5)
     first = asyncio.ensure_future(anext(snapshots))
     await stage.primary.hear()
     stage.say_snapshot(1, snapshot(1.0))
@@ -191,7 +191,7 @@ async def test_a_slow_reader_gets_the_newest_and_what_it_missed(stage: Stage) ->
 async def test_readers_who_want_them_equally_often_share_a_subscription(stage: Stage) -> None:
     """It is one for the primary, from the first reader to the last; each misses its own."""
     slow, quick = (
-        cast(AsyncGenerator[Snapshot, None], stage.mail.snapshots(0.5)) for _ in range(2)
+        cast(AsyncGenerator[Snapshot, None], stage.messaging.snapshots(0.5)) for _ in range(2)
     )
     reading = [asyncio.ensure_future(anext(one)) for one in (slow, quick)]
     assert await stage.primary.hear() == Subscribe(1, 0.5)
@@ -212,9 +212,9 @@ async def test_readers_who_want_them_equally_often_share_a_subscription(stage: S
 
 async def test_two_subscriptions_do_not_mix(stage: Stage) -> None:
     """Each has its own number and its own snapshots."""
-    one = asyncio.ensure_future(anext(stage.mail.snapshots(0.5)))
+    one = asyncio.ensure_future(anext(stage.messaging.snapshots(0.5)))
     assert await stage.primary.hear() == Subscribe(1, 0.5)
-    two = asyncio.ensure_future(anext(stage.mail.snapshots(2)))
+    two = asyncio.ensure_future(anext(stage.messaging.snapshots(2)))
     assert await stage.primary.hear() == Subscribe(2, 2.0)
 
     stage.say_snapshot(2, snapshot(20.0))
@@ -226,7 +226,7 @@ async def test_two_subscriptions_do_not_mix(stage: Stage) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_snapshots_end_when_the_primary_is_gone(stage: Stage, when: str) -> None:
     """Whether it goes before the first is asked for or after."""
-    snapshots = stage.mail.snapshots(0.5)
+    snapshots = stage.messaging.snapshots(0.5)
     reading = asyncio.ensure_future(_read_all(snapshots))
     if when == "after":
         await turns()
@@ -234,7 +234,7 @@ async def test_snapshots_end_when_the_primary_is_gone(stage: Stage, when: str) -
     stage.primary.channel.close()
 
     assert await soon(reading) == []
-    assert await soon(_read_all(stage.mail.snapshots(0.5))) == []
+    assert await soon(_read_all(stage.messaging.snapshots(0.5))) == []
 
 
 async def _read_all(snapshots: AsyncIterator[Snapshot]) -> list[Snapshot]:
@@ -245,12 +245,12 @@ async def _read_all(snapshots: AsyncIterator[Snapshot]) -> list[Snapshot]:
 async def test_an_interval_that_is_none_is_refused_at_once(stage: Stage, interval: Any) -> None:
     """When it is asked for, with the value that was wrong."""
     with pytest.raises(ConfigError, match=f"not {interval!r}"):
-        stage.mail.snapshots(interval)
+        stage.messaging.snapshots(interval)
 
 
 async def test_close_may_come_twice(stage: Stage) -> None:
     """Cleanup paths meet."""
-    stage.mail.close()
-    stage.mail.close()
+    stage.messaging.close()
+    stage.messaging.close()
 
-    assert [message async for message in stage.mail.messages()] == []
+    assert [message async for message in stage.messaging.messages()] == []

@@ -11,7 +11,7 @@ import aiocluster
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.messages import Unlisten
 from aiocluster.worker.api import context
-from aiocluster.worker.api.readiness import Standing
+from aiocluster.worker.api.readiness import Readiness
 from tests.e2e.wire import Wire
 from tests.support.waiting import soon, turns_until
 from tests.worker.api.test_context import FakeLink, leads_nobody
@@ -21,14 +21,14 @@ from tests.worker.services.test_servers import Stage
 @pytest.fixture
 async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     stage = Stage()
-    stage.standing = Standing()  # type: ignore[attr-defined]
+    stage.readiness = Readiness()  # type: ignore[attr-defined]
     worker = context.WorkerContext(
         1,
         0,
         "web",
         1,
         FakeLink(),
-        stage.standing,  # type: ignore[attr-defined]
+        stage.readiness,  # type: ignore[attr-defined]
         stage.servers,
         leads_nobody(),
     )
@@ -66,7 +66,7 @@ async def test_it_serves_as_aiohttps_does(stage: Stage, runner: web.AppRunner) -
 
     assert site in runner.sites
     await site.stop()
-    assert stage.standing._on_drain == {}  # type: ignore[attr-defined]
+    assert stage.readiness._on_drain == {}  # type: ignore[attr-defined]
     assert stage.primary.heard[-1] == Unlisten(1)
     assert site not in runner.sites
 
@@ -80,7 +80,7 @@ async def test_a_drain_closes_its_idle_connections(stage: Stage, runner: web.App
         assert (await wire.get()).status == 200
         draining = asyncio.create_task(stage.drain())
 
-        await stage.standing.say_goodbye()  # type: ignore[attr-defined]
+        await stage.readiness.run_on_drain_callbacks()  # type: ignore[attr-defined]
 
         assert await soon(draining) == []
         assert await soon(wire.rest()) == b""

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiocluster.worker.http import idle_closing
 from aiocluster.worker.http.idle_closing import IdleClosing
 from aiocluster.worker.http.metered_server import MeteredServer, Sign
-from aiocluster.worker.services.deadline import Deadline
+from aiocluster.worker.services.deadline import DrainDeadline
 from tests.support.stage import App, MakeStage, Stage, get, response
 from tests.support.waiting import soon, turns
 
@@ -189,7 +189,7 @@ class FakeServer:
 
 
 def closing_of(server: FakeServer, *, deadline: float) -> tuple[IdleClosing, MeteredServer]:
-    whole = Deadline()
+    whole = DrainDeadline()
     whole.at_latest_in(deadline)
     return IdleClosing(whole), cast(MeteredServer, server)
 

@@ -20,7 +20,7 @@ from aiocluster.ipc.scoreboard import (
     ROOM_WANTED,
 )
 from aiocluster.metrics.instruments import count, mean
-from aiocluster.worker.accept.capacity import Room
+from aiocluster.worker.accept.capacity import AcceptCapacity
 from aiocluster.worker.http.metered_server import MeteredServer, Sign
 from aiocluster.worker.http.service import AiohttpService
 from aiocluster.worker.services.base import Upstream
@@ -53,7 +53,7 @@ class Stage:
         self.told: list[tuple[int, int]] = []  # what was counted when it told of room
         made = settings_from(settings)
         tell = lambda: self.told.append((sum(self.counted), self.open))  # noqa: E731
-        self.room = Room(self.row, made, tell)
+        self.room = AcceptCapacity(self.row, made, tell)
         self.service = AiohttpService(lambda: app, made, self.row, Upstream(self.room))
 
     def adopt(self, accepted: socket.socket) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.handoff import Client
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
-from aiocluster.worker.http.migration import Mover
+from aiocluster.worker.http.migration import Migration
 from aiocluster.worker.http.service import AiohttpService
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
@@ -33,7 +33,7 @@ class Stage:
 
     async def start(self) -> None:
         self.old, self.new = await self._service("old"), await self._service("new")
-        self.mover = Mover(self.old.server, self.give_back)
+        self.mover = Migration(self.old.server, self.give_back)
 
     async def _service(self, name: str) -> AiohttpService:
         async def answer(request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from aiocluster.config.settings import settings_from
 from aiocluster.ipc.handoff import Client
-from aiocluster.worker.http.migration import Relief
+from aiocluster.worker.http.migration import PartialMigration
 from aiocluster.worker.http.service import AiohttpService
 from tests.support.connections import tcp_pair
 from tests.support.waiting import soon, turns, turns_until
@@ -39,7 +39,7 @@ class Stage:
         row = memoryview(bytearray(16 * 8)).cast("Q")
         self.service = AiohttpService(lambda: app, settings_from({}), row)
         await self.service.start()
-        self.relief = Relief(self.service.server, self.give_back)
+        self.relief = PartialMigration(self.service.server, self.give_back)
 
     def give_back(
         self, fds: Sequence[int], listeners: Sequence[int], clients: Sequence[Client | None]

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, REQUESTS_BEGUN
 from aiocluster.worker.http.metered_server import MeteredHandler
-from aiocluster.worker.services.adopt import Refusal
+from aiocluster.worker.services.adopt import RejectProtocol
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.stage import App, MakeStage, Stage, get, response
 from tests.support.waiting import soon, turns, turns_until
@@ -241,10 +241,10 @@ async def test_the_goodbye_is_said_before_anything_else(make_stage: MakeStage) -
     """The app is still whole then."""
     app = App()
 
-    async def say_goodbye() -> None:
+    async def run_on_drain_callbacks() -> None:
         app.hooks.append("on_drain")
 
-    stage = await make_stage(app.application, say_goodbye=say_goodbye)
+    stage = await make_stage(app.application, run_on_drain_callbacks=run_on_drain_callbacks)
 
     await stage.drain(1000.0)
 
@@ -254,7 +254,7 @@ async def test_the_goodbye_is_said_before_anything_else(make_stage: MakeStage) -
 async def test_a_goodbye_that_hangs_is_cut_and_named(make_stage: MakeStage) -> None:
     """It does not outlast the deadline, and the other hooks have their turn."""
     app = App()
-    stage = await make_stage(app.application, say_goodbye=asyncio.Event().wait)
+    stage = await make_stage(app.application, run_on_drain_callbacks=asyncio.Event().wait)
 
     await stage.drain(0.0)
 
@@ -532,7 +532,7 @@ async def test_one_that_uvloop_has_accepted_is_served_or_refused(
 
     monkeypatch.setattr(stage.service, "_make_handler", lambda *given: 1 / 0)
 
-    assert isinstance(stage.service.protocol(3), Refusal)
+    assert isinstance(stage.service.protocol(3), RejectProtocol)
     assert stage.row[CONNECTIONS_CLOSED] == 1
     assert "a connection could not be served" in caplog.text
 

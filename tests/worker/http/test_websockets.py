@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from aiocluster.worker.http import websockets as module
-from aiocluster.worker.http.request_boundary import FollowedHandler
+from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 from aiocluster.worker.http.websockets import WebSockets, close_code, telling_times
 from tests.support.waiting import soon, turns
 
@@ -79,7 +79,7 @@ def noted(websockets: WebSockets, count: int) -> list[FakeSocket]:
 
 
 def note(websockets: WebSockets, socket: FakeSocket) -> None:
-    handler = cast(FollowedHandler, SimpleNamespace(transport=None))
+    handler = cast(BoundaryTrackingHandler, SimpleNamespace(transport=None))
     websockets.note(cast(web.WebSocketResponse, socket), handler)
 
 

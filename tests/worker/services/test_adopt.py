@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from aiocluster.worker.services.adopt import Refusal, adopt
+from aiocluster.worker.services.adopt import RejectProtocol, adopt
 from tests.support.connections import open_fds, tcp_pair
 from tests.support.waiting import soon, turns, turns_until
 
@@ -50,7 +50,7 @@ async def test_who_is_refused_is_closed_at_once() -> None:
     """And nothing of it is left."""
     before = open_fds()
     client, accepted = tcp_pair()
-    adopt(asyncio.get_running_loop(), Refusal, accepted.detach(), socket.AF_INET)
+    adopt(asyncio.get_running_loop(), RejectProtocol, accepted.detach(), socket.AF_INET)
 
     with client:
         client.setblocking(False)

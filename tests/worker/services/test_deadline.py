@@ -2,7 +2,7 @@
 
 import asyncio
 
-from aiocluster.worker.services.deadline import Deadline
+from aiocluster.worker.services.deadline import DrainDeadline
 from tests.support.waiting import soon, turns
 
 
@@ -13,7 +13,7 @@ def future() -> "asyncio.Future[None]":
 async def test_it_waits_for_all_of_them() -> None:
     """Also those that end long before the others."""
     one, other = future(), future()
-    waiting = asyncio.create_task(Deadline().wait_for([one, other], 0.0))
+    waiting = asyncio.create_task(DrainDeadline().wait_for([one, other], 0.0))
     one.set_result(None)
     await turns(20)
     assert not waiting.done()
@@ -25,7 +25,7 @@ async def test_it_waits_for_all_of_them() -> None:
 
 async def test_a_deadline_that_has_passed_ends_the_wait() -> None:
     """What is not done then is the caller's to end."""
-    deadline, endless = Deadline(), future()
+    deadline, endless = DrainDeadline(), future()
     deadline.at_latest_in(0.0)
 
     await soon(deadline.wait_for([endless], 0.0))
@@ -35,7 +35,7 @@ async def test_a_deadline_that_has_passed_ends_the_wait() -> None:
 
 async def test_it_may_come_nearer_while_somebody_waits() -> None:
     """Told twice, the sooner counts; it never goes away again."""
-    deadline = Deadline()
+    deadline = DrainDeadline()
     deadline.at_latest_in(1000.0)
     waiting = asyncio.create_task(deadline.wait_for([future()], 0.0))
     await turns(20)
@@ -49,7 +49,7 @@ async def test_it_may_come_nearer_while_somebody_waits() -> None:
 
 async def test_what_can_end_at_once_does_so_within_its_grace() -> None:
     """Without time left a step is still given a moment."""
-    deadline = Deadline()
+    deadline = DrainDeadline()
     deadline.at_latest_in(0.0)
     step = asyncio.create_task(turns(20))
 

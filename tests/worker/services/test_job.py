@@ -13,8 +13,8 @@ from aiohttp import web
 from aiocluster.errors import ConfigError
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED
 from aiocluster.worker.api.context import WorkerContext
-from aiocluster.worker.api.readiness import Standing
-from aiocluster.worker.services.adopt import Refusal
+from aiocluster.worker.api.readiness import Readiness
+from aiocluster.worker.services.adopt import RejectProtocol
 from aiocluster.worker.services.job import JobService
 from tests.support.waiting import soon, turns
 from tests.worker.api.test_context import FakeLink, leads_nobody, no_servers
@@ -32,21 +32,21 @@ class Stage:
 
     def __init__(self, given: Any, goodbye: Any = None, *, is_repeated: bool = False) -> None:
         self.row = memoryview(bytearray(16 * 8)).cast("Q")
-        self.standing = Standing()
+        self.readiness = Readiness()
         worker = WorkerContext(
-            7, 2, "jobs", 1, FakeLink(), self.standing, no_servers(), leads_nobody()
+            7, 2, "jobs", 1, FakeLink(), self.readiness, no_servers(), leads_nobody()
         )
         self.service = JobService(
             given,
             worker,
             self.row,
-            goodbye or self.standing.say_goodbye,
+            goodbye or self.readiness.run_on_drain_callbacks,
             is_repeated=is_repeated,
         )
 
     async def drain(self, seconds: float = 1000.0) -> None:
         """Tell it, and wait for its end."""
-        self.standing.stop()
+        self.readiness.stop()
         self.service.hurry(seconds, moving=True)
         await soon(self.service.drain())
 
@@ -174,7 +174,7 @@ async def test_a_job_that_returns_at_once_is_refused_if_it_would_be_called_again
 async def test_a_job_that_returns_as_it_is_to_stop_is_not_refused() -> None:
     """It has nothing to do any more."""
     stage = Stage(job, is_repeated=True)
-    stage.standing.stop()
+    stage.readiness.stop()
 
     await stage.service.start()
 
@@ -338,5 +338,5 @@ async def test_a_connection_that_it_is_given_all_the_same_is_closed(
     ours.close()
     assert stage.row[CONNECTIONS_CLOSED] == 1
     assert "the job Jobs was given a connection" in caplog.text
-    assert isinstance(stage.service.protocol(0), Refusal)
+    assert isinstance(stage.service.protocol(0), RejectProtocol)
     assert stage.row[CONNECTIONS_CLOSED] == 2

@@ -17,7 +17,7 @@ from aiocluster.ipc.handoff import give, handoff_pair, take
 from aiocluster.ipc.messages import Bound, Listen, Listening, Serving, Unlisten
 from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN
 from aiocluster.worker.api.server import ClusterServer
-from aiocluster.worker.services.servers import Servers
+from aiocluster.worker.services.servers import ServerRegistry
 from tests.support.listening import BindingPrimary, close_returned
 from tests.support.tls import contexts
 from tests.support.waiting import soon, turns, turns_until
@@ -33,7 +33,7 @@ class Stage:
         self.sender, self.receiver = handoff_pair()
         self.primary = BindingPrimary(self.sender)
         self.ends = 0  # that somebody who waits for room would have been told of
-        self.servers = Servers(self.row, self.primary.hear, self._give_back, self._note_end)
+        self.servers = ServerRegistry(self.row, self.primary.hear, self._give_back, self._note_end)
         self.primary.answer = self.servers.requests.hear  # type: ignore[assignment]
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.receiver, self._take)
