@@ -110,9 +110,7 @@ def test_what_a_users_policy_goes_by_is_checked() -> None:
     assert isinstance(guarded, FallbackPolicy)
     assert guarded.affinity_by == "cookie:sid"
     for given in (MineByNonsense, MineByNonsense(), f"{__name__}:MineByNonsense"):
-        with pytest.raises(
-            ConfigError, match=r"^policy: .*MineByNonsense.*: affinity_by='moon' is not"
-        ):
+        with pytest.raises(ConfigError, match=r"^policy: .*MineByNonsense.*: affinity_by='moon'"):
             policies(given)
 
 
