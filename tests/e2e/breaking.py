@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -86,7 +87,12 @@ async def spoil(request: web.Request) -> web.Response:
 
 @routes.get("/break/{wire}/{fault}")
 async def break_(request: web.Request) -> web.Response:
-    """Answer in a moment, with a wire that is broken now."""
+    """Answer with a wire that is broken now; where it is to be held, when SIGUSR1 has come."""
+    released = asyncio.Event()
+    if "hold" in request.query:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, released.set)
+    else:
+        released.set()
     FAULTS[request.match_info["fault"]](wire(KINDS[request.match_info["wire"]]))
-    await asyncio.sleep(float(request.query.get("linger", 0)))
+    await released.wait()
     return web.Response(text=str(os.getpid()))

@@ -1,10 +1,11 @@
 """A worker whose code has broken a wire to the primary is replaced, and finishes what it has."""
 
 import logging
+import signal
 
 import pytest
 
-from tests.support.cluster import Client, first, serving, who_answers
+from tests.support.cluster import Client, first, kill, serving, who_answers
 
 APP = "tests.e2e.breaking:make_app"
 
@@ -56,9 +57,10 @@ async def test_each_kind_of_fault_has_the_only_worker_replaced(
         # One that has long to do yet is not waited for.
         worker = first(cluster)
         async with await Client.connect(cluster) as client:
-            client.send("/break/handoff/close?linger=3")
+            client.send("/break/handoff/close?hold")
             successor = await heard.replacement_of(worker)
             assert (await who_answers(cluster))["id"] == successor.id
             assert not worker.is_dead
+            kill(worker.pid, signal.SIGUSR1)
             assert await client.answer() == str(worker.pid)
         assert (await heard.exit_of(worker)).reason == "disconnected"
