@@ -28,7 +28,7 @@ _LATE = 0.5
 class Countdown:
     """Calls `callback` once, after `seconds` in which this process could run, unless cancelled.
 
-    It looks at the clock every `tick` seconds: of a pause so much may count.
+    It looks at the clock every `tick` seconds: of a pause so much may count, and `late` more.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class Countdown:
         loop: asyncio.AbstractEventLoop | None = None,
         *,
         tick: float = _TICK,
+        late: float = _LATE,
     ) -> None:
         self._loop = loop or asyncio.get_running_loop()
-        self._longest_tick = tick
+        self._longest_tick, self._late = tick, late
         self._callback = callback
         self._left = max(seconds, 0.0)
         self._was_paused = False  # at the last tick
@@ -55,7 +56,7 @@ class Countdown:
         self._timer.cancel()
 
     def _passed(self) -> float:
-        return min(self._loop.time() - self._looked, self._due + _LATE)
+        return min(self._loop.time() - self._looked, self._due + self._late)
 
     def _tick(self) -> None:
         self._looked = self._loop.time()
@@ -63,11 +64,11 @@ class Countdown:
         self._timer = self._loop.call_at(self._looked + self._due, self._on_tick)
 
     def _on_tick(self) -> None:
-        is_paused = self._loop.time() - self._looked > self._due + _LATE
+        is_paused = self._loop.time() - self._looked > self._due + self._late
         self._left -= self._passed()
         # Once: what is late at every tick is no pause, and must end too.
         if is_paused and not self._was_paused:
-            self._left = max(self._left, _LATE)
+            self._left = max(self._left, self._late)
         self._was_paused = is_paused
         # The clock may be a rounding short of what was asked for.
         if self._left > 1e-6:

@@ -123,6 +123,24 @@ def test_ticks_of_a_busy_machine_count() -> None:
     assert counted.ends
 
 
+def test_a_short_one_counts_a_pause_as_one_tick() -> None:
+    """Where it looks often, and forgives whatever is late."""
+    loop, ends = MadeUpLoop(), list[float]()
+    countdown = Countdown(
+        0.1,
+        lambda: ends.append(loop.now),
+        cast(asyncio.AbstractEventLoop, loop),
+        tick=0.02,
+        late=0.0,
+    )
+    loop.pause(1.0)
+    assert countdown.left() == pytest.approx(0.08)
+    for _ in range(4):
+        assert ends == []
+        loop.pause(0.3)
+    assert len(ends) == 1
+
+
 def test_what_is_left_is_told() -> None:
     """Also between two looks at the clock, and never less than nothing."""
     counted = Counted(2.0)

@@ -14,7 +14,7 @@ from aiocluster.ipc.signals import signals_of
 from aiocluster.program.output import say_where, warn_of_loopback
 from aiocluster.program.signals import handle_signals, hold_signals
 from aiocluster.program.stop_watchdog import StopWatchdog, end_in
-from aiocluster.timeouts import EXIT_TIMEOUT, KILL_GRACE
+from aiocluster.timeouts import EXIT_TIMEOUT, KILL_GRACE, Countdown
 
 log = logging.getLogger("aiocluster")
 
@@ -24,8 +24,10 @@ EXIT_REFUSED = 2  # the code asks for what cannot be had
 EXIT_BOOT_FAILED = 3
 
 # One Ctrl-C often arrives twice: from the terminal, and passed on by whatever started us.
-# Seconds in which a further INT counts as the same.
+# Seconds in which a further INT counts as the same. They are counted while the loop turns, at so
+# many looks: on a busy machine the second waits until this process runs again.
 _SAME_INT = 0.1
+_SAME_INT_LOOKS = 5
 
 # What `on_start` gets to end once it is cancelled, and after that whatever else it has left
 # running (tasks that do not end, threads of the loop's pool), seconds.
@@ -58,7 +60,7 @@ class ProgramRunner:
         self._wanted: list[Callable[[], Awaitable[object]]] = []
         self._replacements: set[asyncio.Task[None]] = set()
         self._hurried = False
-        self._interrupted_at: float | None = None
+        self._same_int: Countdown | None = None  # since the last INT
         self._exit_code = EXIT_OK
 
     async def live(self) -> int:
@@ -246,12 +248,13 @@ class ProgramRunner:
         task.add_done_callback(self._replacements.discard)
 
     def _on_int(self) -> None:
-        now = asyncio.get_running_loop().time()
         self._stop.set()
         self._cluster.end_idle_grace()  # somebody waits for the end
-        if self._interrupted_at is not None and now - self._interrupted_at <= _SAME_INT:
+        if self._same_int is not None and self._same_int.left():
             return
-        first, self._interrupted_at = self._interrupted_at is None, now
+        first = self._same_int is None
+        look = _SAME_INT / _SAME_INT_LOOKS
+        self._same_int = Countdown(_SAME_INT, lambda: None, tick=look, late=0.0)
         if self._cluster.skip_pre_drain_wait():
             log.info("INT: the pre_drain_wait is over")
         elif not first:
