@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import mmap
 import multiprocessing.process
 import os
 import random
@@ -43,6 +44,9 @@ _LOOP_FDS = 12
 # Seconds that a worker told to TERM may leave the signal unheard before it dies of it.
 _TERM_GRACE = 1.0
 
+# Bytes of address space that are kept for a TERM. With `ulimit -v` at its limit there is nothing
+# else to hear it with: the loop reads its wake-ups into 64 KiB. No page of them is ever touched.
+_RESERVE = 1 << 20
 
 # The signals for which a worker has handlers of ours.
 _HEARD = {*FOR_THE_PRIMARY, *signals_of("SIGALRM"), STACKS_SIGNAL}
@@ -251,6 +255,7 @@ class _TermHandler:
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._is_unheard = False
+        self._reserve = mmap.mmap(-1, _RESERVE)
         self._apps: tuple[Any, float, float] | None = None  # the app's own use of the timer
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -260,6 +265,7 @@ class _TermHandler:
             self._die_unheard()
             return
         self._is_unheard = True
+        self._reserve.close()
         self._loop.call_soon_threadsafe(self._hear)
         handler = signal.signal(signal.SIGALRM, lambda number, frame: self._die_unheard())
         self._apps = handler, *signal.setitimer(signal.ITIMER_REAL, _TERM_GRACE)

@@ -221,6 +221,44 @@ async def test_term_is_heard_where_no_thread_is_to_be_had(stage: Stage) -> None:
     assert await end(process) == (0, "True\n9 5\natexit\n", "")
 
 
+FULL = """
+import resource
+held = []
+
+def fill():
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    size = 2**20
+    while size > 16:
+        try:
+            held.append(bytearray(size))
+        except MemoryError:
+            size //= 2
+    os.write(1, b"full\\n")
+
+async def run_full(app):
+    app["task"] = asyncio.create_task(once_ready(fill))
+
+def make_app():
+    app = web.Application()
+    app.on_startup.append(run_full)
+    return app
+"""
+
+
+async def test_term_is_heard_where_no_memory_is_to_be_had(stage: Stage) -> None:
+    """At the limit of its address space it gives back what it has kept for that."""
+    process = await stage.start(FULL)
+    assert process.stdout is not None
+    assert await soon(process.stdout.readline()) == b"full\n"
+    process.send_signal(signal.SIGTERM)
+
+    assert await stage.hear(DrainRequest) == DrainRequest("drain")
+    stage.primary.channel.post(Drain(10.0, moving=False))
+    assert (await end(process))[:2] == (0, "atexit\n")
+
+
 async def test_a_blocked_worker_dies_of_a_second_term(stage: Stage) -> None:
     """A handler that only the loop hears would make it immune."""
     process = await stage.start(BLOCKED)
