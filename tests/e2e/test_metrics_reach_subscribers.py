@@ -197,12 +197,17 @@ async def test_a_slow_subscriber_gets_the_newest_and_the_count_of_those_it_misse
 
 
 async def test_on_start_may_subscribe(tmp_path: Path) -> None:
-    """A program reads snapshots in the function it gave as on_start."""
+    """A program reads snapshots in the function it gave as on_start.
+
+    What the program has imported is nothing that the collector looks through meanwhile.
+    """
     (tmp_path / "own.py").write_text(
+        "import gc\n"
         "async def watch(cluster):\n"
         "    async for snapshot in cluster.subscribe(0.05):\n"
         "        if snapshot.total.requests_total == 3:\n"
-        "            print('three requests by', sorted(snapshot.workers))\n"
+        "            frozen = gc.get_freeze_count() > len(gc.get_objects())\n"
+        "            print('three requests by', sorted(snapshot.workers), frozen)\n"
         "            return\n"
     )
     async with program_of(tmp_path, more="from own import watch as on_start") as program:
@@ -212,7 +217,7 @@ async def test_on_start_may_subscribe(tmp_path: Path) -> None:
         line = await program.line("three requests by")
         assert await program.stop() == 0
 
-    assert line == "three requests by [1, 2]"
+    assert line == "three requests by [1, 2] True"
 
 
 async def test_a_worker_may_subscribe_to_the_whole_cluster() -> None:
