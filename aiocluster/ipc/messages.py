@@ -35,6 +35,9 @@ DrainReason = Literal["drain", "max_requests", "finished", "exit", "crash"]
 # Seconds between two snapshots at most: no timer takes any number.
 LONGEST_INTERVAL = 1e9
 
+# Of one worker at one time, each with another interval. Every one has the primary make snapshots.
+MAX_SUBSCRIPTIONS = 16
+
 # Far beyond all that is counted here.
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 

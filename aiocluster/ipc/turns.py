@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 # Seconds of one turn of the loop, for all of them together.
@@ -16,6 +17,8 @@ TURN_SECONDS = 0.001
 
 # How much of that may be over before the last of them begins to read more than a little.
 READ_SECONDS = TURN_SECONDS / 2
+
+T = TypeVar("T")
 
 # Does a little of what there is to do, and stops once time.perf_counter() is past its argument.
 Take = Callable[[float], None]
@@ -44,6 +47,21 @@ class Turns:
         """Call `take` soon, once. Only in the loop."""
         self._waiting.append(take)
         self._schedule()
+
+    async def do(self, take: Callable[[float], T]) -> T:
+        """Return what `take` returns when it is called in its turn; not called once cancelled."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def take_if_wanted(end: float) -> None:
+            if done.done():
+                return
+            try:
+                done.set_result(take(end))
+            except Exception as error:
+                done.set_exception(error)
+
+        self.ask(take_if_wanted)
+        return await done
 
     def _schedule(self) -> None:
         if self._waiting and not self._is_due:

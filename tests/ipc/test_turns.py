@@ -117,6 +117,30 @@ async def test_one_that_raises_takes_nobody_else_with_it(caplog: pytest.LogCaptu
     assert "a bug" in caplog.text
 
 
+async def test_what_is_done_in_a_turn_has_a_result() -> None:
+    """Or an error, for the one who has awaited it."""
+    turns = Turns()
+
+    def fail(end: float) -> None:
+        raise ValueError("a bug")
+
+    assert await turns.do(lambda end: 7) == 7
+    with pytest.raises(ValueError, match="a bug"):
+        await turns.do(fail)
+
+
+async def test_what_is_not_awaited_any_more_is_not_done() -> None:
+    """Its turn goes to the next."""
+    called: list[float] = []
+    turns = Turns()
+    doing = asyncio.ensure_future(turns.do(called.append))
+    await asyncio.sleep(0)
+    doing.cancel()
+    await turns.do(lambda end: None)
+
+    assert called == []
+
+
 async def test_all_of_a_loop_share_one() -> None:
     """Or each channel would have a whole turn."""
     assert turns_of_loop() is turns_of_loop()

@@ -5,16 +5,19 @@ import contextlib
 import functools
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from aiocluster.config.roles import ONLY_ROLE
+from aiocluster.errors import ProtocolError
 from aiocluster.ipc.channel import Channel
 from aiocluster.ipc.handover import SubscriptionState
-from aiocluster.ipc.messages import SnapshotFor, Subscribe, Unsubscribe
+from aiocluster.ipc.messages import MAX_SUBSCRIPTIONS, SnapshotFor, Subscribe, Unsubscribe
 from aiocluster.ipc.scoreboard import Scoreboard
+from aiocluster.ipc.turns import turns_of_loop
 from aiocluster.metrics.aggregator import WorkerFacts
 from aiocluster.metrics.feed import SnapshotBox, check_interval, paced
 from aiocluster.metrics.role_aggregators import RoleAggregators, RoleAggregatorsState
@@ -46,14 +49,29 @@ class _Beat:
         self.task: asyncio.Task[None] | None = None
         self.newest: tuple[Snapshot, float] | None = None  # and when it was made
 
-    async def go_on(self, snapshots: AsyncGenerator[Snapshot, None]) -> None:
-        """Give each to all, as it is and as plain data, until there are no more."""
-        loop = asyncio.get_running_loop()
-        async for snapshot in snapshots:
+    async def go_on(
+        self, ticks: AsyncGenerator[int, None], make: Callable[[int, float], Snapshot]
+    ) -> None:
+        """At each tick make one and give it to all, as it is and as plain data.
+
+        In turns, as many workers may want them often; a tick that comes meanwhile is missed.
+        """
+        loop, turns = asyncio.get_running_loop(), turns_of_loop()
+        async for missed in ticks:
+            snapshot = await turns.do(functools.partial(make, missed))
             self.newest = snapshot, loop.time()
             plain = functools.cache(functools.partial(msgspec.to_builtins, snapshot))
-            for take in [*self.takers.values()]:
-                take(snapshot, plain)
+            left = deque(self.takers.values())
+            while left:
+                await turns.do(functools.partial(_give, left, snapshot, plain))
+
+
+def _give(left: deque[Take], snapshot: Snapshot, plain: Plain, end: float) -> None:
+    """Give a snapshot to those that are left, while there is time."""
+    while left:
+        left.popleft()(snapshot, plain)
+        if time.perf_counter() >= end:
+            break
 
 
 class _Feed:
@@ -132,6 +150,8 @@ class Reporter:
         if (before := self._feeds.pop(key, None)) is not None:
             self._leave(before, key)
         if isinstance(request, Subscribe):
+            if sum(worker == worker_id for worker, _ in self._feeds) >= MAX_SUBSCRIPTIONS:
+                raise ProtocolError(f"more than {MAX_SUBSCRIPTIONS} subscriptions at one time")
             interval = max(request.interval, _SHORTEST_INTERVAL)
             self._feeds[key] = interval
             self._join(interval, key, _Feed(request.subscription_id, channel).put)
@@ -163,8 +183,8 @@ class Reporter:
     def _join(self, interval: float, key: object, take: Take) -> None:
         if (beat := self._beats.get(interval)) is None:
             beat = self._beats[interval] = _Beat()
-            snapshots = paced(interval, self._taker(), sleep=self._sleep)
-            beat.task = start_task(beat.go_on(snapshots), "feeding subscribers")
+            ticks = paced(interval, lambda missed: missed, sleep=self._sleep)
+            beat.task = start_task(beat.go_on(ticks, self._taker()), "feeding subscribers")
         beat.takers[key] = take
 
     def _renewed(self, unread: Snapshot, interval: float) -> Snapshot:
@@ -194,11 +214,11 @@ class Reporter:
                 await self._closed.wait()
         return self._closed.is_set()
 
-    def _taker(self) -> Callable[[int], Snapshot]:
+    def _taker(self) -> Callable[[int, float], Snapshot]:
         """Return what takes the snapshots of one interval: each knows the one before."""
         previous: Snapshot | None = self._snapshot(None, 0)
 
-        def take(missed: int) -> Snapshot:
+        def take(missed: int, _end: float) -> Snapshot:
             nonlocal previous
             previous = self._snapshot(previous, missed)
             return previous

@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from aiocluster.errors import ConfigError
 from aiocluster.ipc.channel import Channel
 from aiocluster.ipc.messages import (
     LONGEST_INTERVAL,
+    MAX_SUBSCRIPTIONS,
     DrainReason,
     DrainRequest,
     SnapshotFor,
@@ -78,6 +80,11 @@ class Messaging:
 
     async def _snapshots(self, interval: float) -> AsyncIterator[Snapshot]:
         if (subscription := self._subscriptions.get(interval)) is None:
+            if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+                raise ConfigError(
+                    f"subscribe: {interval:g} s would be one interval too many:"
+                    f" a worker may use {MAX_SUBSCRIPTIONS} at one time"
+                )
             subscription = _Subscription(next(self._ids))
             self._subscriptions[interval] = subscription
             self._channel.post(Subscribe(subscription.number, min(interval, LONGEST_INTERVAL)))

@@ -2,15 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import cast
 
 import msgspec
 import pytest
 
-from aiocluster.errors import ConfigError
+from aiocluster.errors import ConfigError, ProtocolError
 from aiocluster.ipc.channel import Channel
-from aiocluster.ipc.messages import Message, SnapshotFor, Subscribe, Unsubscribe
+from aiocluster.ipc.messages import (
+    MAX_SUBSCRIPTIONS,
+    Message,
+    SnapshotFor,
+    Subscribe,
+    Unsubscribe,
+)
 from aiocluster.ipc.scoreboard import CONNECTIONS_TAKEN, REQUESTS_BEGUN, REQUESTS_DONE
+from aiocluster.ipc.turns import Turns
 from aiocluster.metrics.snapshot import Report, Snapshot
 from aiocluster.primary.workers.handle import WorkerHandle
 from aiocluster.primary.workers.snapshots import Reporter
@@ -199,6 +207,36 @@ async def test_a_worker_may_not_ask_for_more_than_we_can_bear(stage: Stage) -> N
     assert first.interval + second.interval >= 0.09
 
 
+async def test_a_worker_may_not_ask_for_snapshots_without_end(stage: Stage) -> None:
+    """Each subscription has snapshots made: one too many is refused, the others stay."""
+    channel = FakeChannel()
+    for number in range(MAX_SUBSCRIPTIONS):
+        stage.serve(channel, Subscribe(number, 1.0 + number))
+    stage.serve(channel, Subscribe(0, 0.05))  # in place of another
+    stage.reporter.serve(2, cast(Channel, channel), Subscribe(1, 1.0))  # another worker's
+
+    with pytest.raises(ProtocolError, match="more than 16 subscriptions"):
+        stage.serve(channel, Subscribe(MAX_SUBSCRIPTIONS, 1.0))
+
+    assert stage.feeds() == MAX_SUBSCRIPTIONS + 1
+
+
+async def test_snapshots_are_made_in_turns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are due at once, a turn of the loop has as many as there is time for."""
+    late = Turns(lambda: -1.0)  # its end is always over
+    monkeypatch.setattr("aiocluster.primary.workers.snapshots.turns_of_loop", lambda: late)
+    channel = FakeChannel()
+    for number in range(1, 4):
+        stage.reporter.serve(number, cast(Channel, channel), Subscribe(number, 0.05))
+    counts = [0]
+    async with asyncio.timeout(60.0):
+        while counts[-1] < 3:
+            await turns(1)
+            counts.append(channel.posted.qsize())
+
+    assert {after - before for before, after in pairwise(counts)} == {0, 1}
+
+
 async def test_unsubscribe_ends_a_feed(stage: Stage) -> None:
     """Nothing more is made for nobody; to end what is not there is harmless."""
     channel = FakeChannel()
@@ -230,7 +268,7 @@ async def test_a_worker_that_does_not_read_is_told_what_it_missed(
 
     def count(previous: Snapshot | None, missed: int) -> Snapshot:
         counts.append(missed)
-        if len(counts) >= 4:
+        if len(counts) >= 5:  # the first is for none; three are given, and another is made
             taken.set()
         return snapshot(previous, missed)
 

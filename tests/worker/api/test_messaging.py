@@ -11,6 +11,7 @@ import pytest
 from aiocluster.errors import ChannelClosed, ConfigError, MessageError
 from aiocluster.ipc.channel import Channel, open_channel
 from aiocluster.ipc.messages import (
+    MAX_SUBSCRIPTIONS,
     DrainRequest,
     Message,
     SnapshotFor,
@@ -208,6 +209,24 @@ async def test_readers_who_want_them_equally_often_share_a_subscription(stage: S
     assert (await soon(anext(slow))).time == 4.0
     await slow.aclose()
     assert await stage.primary.hear() == Unsubscribe(1)
+
+
+async def test_a_worker_may_not_use_intervals_without_end(stage: Stage) -> None:
+    """The one too many is refused; when another has ended it is as good as any."""
+    intervals = [1.0 + number for number in range(MAX_SUBSCRIPTIONS)]
+    reading = [asyncio.ensure_future(anext(stage.messaging.snapshots(one))) for one in intervals]
+    for number, interval in enumerate(intervals, start=1):
+        assert await stage.primary.hear() == Subscribe(number, interval)
+    with pytest.raises(ConfigError, match=r"0\.5 s would be one interval too many"):
+        await anext(stage.messaging.snapshots(0.5))
+
+    reading.pop().cancel()
+    assert await stage.primary.hear() == Unsubscribe(MAX_SUBSCRIPTIONS)
+    reading.append(asyncio.ensure_future(anext(stage.messaging.snapshots(0.5))))
+    assert await stage.primary.hear() == Subscribe(MAX_SUBSCRIPTIONS + 1, 0.5)
+    for one in reading:
+        one.cancel()
+    await asyncio.wait(reading)
 
 
 async def test_two_subscriptions_do_not_mix(stage: Stage) -> None:
