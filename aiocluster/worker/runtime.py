@@ -379,7 +379,7 @@ class Runtime:
             self.messaging.close()
         else:
             self._channel.abort()
-        self._on_drain(Drain(self._settings.graceful_timeout, moving=False, stopping=False))
+        self._on_drain(self._own_drain(stopping=False))
 
     def _note_unwired(self) -> None:
         self._is_unwired = True

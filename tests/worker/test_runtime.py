@@ -447,6 +447,37 @@ async def test_a_channel_that_is_another_file_now_ends_it(
     channel.abort()
 
 
+@pytest.mark.parametrize("wire", ["handoff", "channel"])
+async def test_a_broken_wire_costs_no_connection_its_next_request(
+    make_stage: MakeStage, wire: str
+) -> None:
+    """No other worker can have it, so it stays open for that, as in a stop."""
+    stage = await make_stage(graceful_timeout=120.0, idle_grace=60.0)
+    await stage.ready(App().application)
+    client = stage.connect()
+    assert b"Connection: close" not in await answer(client)
+    channel = stage.runtime._channel._transport
+    assert channel is not None
+    if wire == "handoff":
+        stage.receiver.shutdown(socket.SHUT_RDWR)
+    else:
+        os.dup2(stage.group.fileno(), channel.get_extra_info("socket").fileno())
+    await turns_until(lambda: stage.row[UNWIRED] == 1)
+    await turns(50)
+
+    assert b"Connection: close" in await answer(client)
+
+    assert await stage.code() == 0
+    channel.abort()
+    client.close()
+
+
+async def answer(client: socket.socket) -> bytes:
+    """Ask on this connection; return what comes."""
+    client.send(HELLO)
+    return await read(client)
+
+
 async def test_a_drain_while_it_boots_stops_the_start(stage: Stage) -> None:
     """A start that hangs does not hold up the stop."""
     cancelled = asyncio.Event()
