@@ -24,7 +24,7 @@ from aiocluster.metrics.snapshot import Report
 
 # Changes when a program with this file could not talk to workers, or to a zygote, of one with
 # another: an upgrade goes from one program to the next, and its workers stay as they are.
-PROTOCOL = 11
+PROTOCOL = 12
 
 # What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
 MAX_BACKLOG = 2**31 - 1
@@ -285,21 +285,21 @@ class Forked(_Wire, frozen=True, tag=82):
     """The worker runs as process `pid`."""
 
     worker_id: int
-    pid: int
+    pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class ForkFailed(_Wire, frozen=True, tag=83):
     """The kernel would not fork."""
 
     worker_id: int
-    error: str
+    error: Annotated[str, Meta(max_length=1000)]  # of one line in the log
 
 
 class Exited(_Wire, frozen=True, tag=84):
     """The worker is gone; `status` is what waitpid gave."""
 
     worker_id: int
-    status: int
+    status: Annotated[int, Meta(ge=0, le=2**16 - 1)]
 
 
 FromWorker = (

@@ -77,7 +77,7 @@ def receive_packet(sock: socket.socket, expected: Any) -> tuple[Message, list[in
         message = message_from(msgpack.unpackb(packet, strict_map_key=False), expected)
     except NOT_MSGPACK as error:
         _close_all(fds)
-        raise ProtocolError(f"not a packet: {error}") from None
+        raise ProtocolError(f"not a packet: {str(error) or type(error).__name__}") from None
     except ProtocolError:
         _close_all(fds)
         raise

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 
 from aiocluster.errors import ChannelClosed, ProtocolError
+from aiocluster.ipc.hangup import is_hung_up
 from aiocluster.ipc.messages import Exited, Fork, Forked, ForkFailed, FromZygote, ToZygote, Watch
 from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.ipc.signals import FOR_THE_PRIMARY, STOPPING
@@ -79,6 +80,9 @@ class ZygoteServer:
         """Read one command. In a worker it just forked, return the worker's order."""
         received = receive_packet(self._sock, ToZygote)
         if received is None:
+            if not is_hung_up(self._sock):
+                # The app's code has shut our own end: the primary lives, and so may its workers.
+                os.kill(os.getpid(), signal.SIGKILL)
             self._primary_alive = False
             return None
         match received:

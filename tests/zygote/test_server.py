@@ -505,6 +505,17 @@ def test_a_blocked_worker_is_killed_when_the_grace_is_over() -> None:
         worker.wait_until_dead()
 
 
+def test_workers_outlive_a_zygote_that_cannot_hear_any_more() -> None:
+    """Code that it has imported has shut its socket down: the primary lives, and has them still."""
+    deafening = "import socket\nos.register_at_fork(before=lambda: sock.shutdown(socket.SHUT_RD))"
+    with Zygote(grace=0.0, prelude=deafening) as zygote:
+        worker = zygote.fork("channel.recv(1); channel.sendall(b'finished')")
+        assert zygote.exit_code() == -signal.SIGKILL
+
+        worker.channel.sendall(b"!")
+        assert worker.says() == b"finished"
+
+
 def test_signals_do_not_shorten_the_grace(zygote: Zygote) -> None:
     """Also then a worker may finish."""
     worker = zygote.fork("channel.recv(1); channel.sendall(b'finished')")

@@ -6,6 +6,7 @@ for the death of the primary, after which it kills the workers it forked, and th
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -162,25 +163,26 @@ class ZygoteHandle:
                 self.give_up()
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
+        asked = isinstance(message, Forked | ForkFailed) and message.worker_id in self._forks
         match message, fds:
-            case Forked(worker_id=worker_id, pid=pid), [pidfd]:
+            case Forked(worker_id=worker_id, pid=pid), [pidfd] if asked and _is_pidfd(pidfd):
                 process = WorkerProcess(pid, pidfd)
                 self._on_forked(worker_id, process)
                 self._answered(worker_id).set_result(process)
-            case Forked(worker_id=worker_id), []:
+            case Forked(worker_id=worker_id), [] if asked:
                 # Its channel will be closed, so it ends by itself.
                 lost = WorkerGone("its descriptor was lost: too many open files")
                 self._answered(worker_id).set_exception(lost)
-            case ForkFailed(worker_id=worker_id, error=error), []:
+            case ForkFailed(worker_id=worker_id, error=error), [] if asked:
                 self._answered(worker_id).set_exception(WorkerGone(f"cannot fork: {error}"))
-            case Exited(worker_id=worker_id, status=status), []:
+            case Exited(worker_id=worker_id, status=status), [] if _is_an_end(status):
                 self._on_exited(worker_id, status)
             case (Prepared() | PrepareFailed()) as outcome, []:
                 self._on_import_over(outcome)
             case _:
                 for fd in fds:
                     os.close(fd)
-                raise ProtocolError(f"a zygote may not send {message!r} with {len(fds)} fds")
+                raise ProtocolError(f"a zygote may not send {message!r:.80} with {len(fds)} fds")
 
     def _on_import_over(self, outcome: Prepared | PrepareFailed) -> None:
         if self._prepared.done():  # it came after the timeout
@@ -195,10 +197,9 @@ class ZygoteHandle:
             self._prepared.set_exception(error)
 
     def _answered(self, worker_id: int) -> "asyncio.Future[WorkerProcess]":
-        if (forked := self._forks.pop(worker_id, None)) is None or forked.done():
-            # Nobody asked, or nobody waits any more.
-            return self._loop.create_future()
-        return forked
+        forked = self._forks.pop(worker_id)
+        # Nobody may wait for it any more.
+        return forked if not forked.done() else self._loop.create_future()
 
     def _on_no_answer(self) -> None:
         log.error("the zygote (pid %d) has not forked for %g s", self.pid, _ANSWER_TIMEOUT)
@@ -235,6 +236,18 @@ def _pidfd(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
+
+
+def _is_pidfd(fd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(fd, 0)
+    except OSError as error:
+        return error.errno != errno.EBADF  # it may be dead, or another user's
+    return True
+
+
+def _is_an_end(status: int) -> bool:
+    return os.WIFEXITED(status) or os.WIFSIGNALED(status)
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

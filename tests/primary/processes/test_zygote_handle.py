@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from aiocluster.config.run_app import RunAppCall
@@ -19,6 +21,7 @@ from aiocluster.ipc.messages import (
     PrepareFailed,
     Watch,
 )
+from aiocluster.ipc.packets import MAX_FDS, MAX_PACKET_BYTES
 from aiocluster.primary.processes.process import WorkerProcess
 from aiocluster.primary.processes.zygote_handle import ZygoteHandle
 from tests.support.connections import open_fds
@@ -135,10 +138,9 @@ async def test_a_failed_fork_is_told(stage: Stage) -> None:
 
 
 async def test_an_answer_nobody_waits_for_is_harmless(stage: Stage) -> None:
-    """It was never ordered, or whoever did has gone."""
+    """Whoever did ask has gone."""
     stage.order().cancel()
     stage.zygote.say(ForkFailed(7, "late"))
-    stage.zygote.say(ForkFailed(8, "never asked"))
     stage.zygote.say(Exited(9, 0))
 
     await turns_until(lambda: bool(stage.exited))
@@ -205,6 +207,51 @@ async def test_one_that_is_given_up_is_dead_before_its_socket_closes(
     status = os.waitid(os.P_PID, stage.zygote.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
     assert status is not None
     assert status.si_status == signal.SIGKILL
+
+
+NONSENSE = {
+    "half a packet": (msgpack.packb([82, 7, 2])[:2], 0),
+    "no packet": (b"\xc1nonsense", 0),
+    "an empty packet with descriptors": (b"", 3),
+    "a packet that is too long": (b"\xc0" * (MAX_PACKET_BYTES + 1), 0),
+    "a message for a zygote": (msgpack.packb([61, 7]), 1),
+    "too many descriptors": (msgpack.packb([82, 7, 2]), MAX_FDS + 1),
+    "two descriptors": (msgpack.packb([82, 7, 2]), 2),
+    "no pidfd": (msgpack.packb([82, 7, 2]), 1),
+    "a worker that was not ordered": (msgpack.packb([82, 8, 2]), 0),
+    "a failure that was not ordered": (msgpack.packb([83, 8, "no"]), 0),
+    "no pid": (msgpack.packb([82, 7, 0]), 0),
+    "a pid too large": (msgpack.packb([82, 7, 2**63]), 0),
+    "a long failure": (msgpack.packb([83, 7, "x" * 100_000]), 0),
+    "an end with a descriptor": (msgpack.packb([84, 7, 0]), 1),
+    "no status": (msgpack.packb([84, 7, -1]), 0),
+    "a status too large": (msgpack.packb([84, 7, 2**63]), 0),
+    "a status of one that is stopped": (msgpack.packb([84, 7, 0x137F]), 0),
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+async def test_nonsense_ends_it_and_leaves_nothing(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Code that it has imported may write to its socket: one line says so, of the usual length."""
+    packet, count = NONSENSE[kind]
+    before = open_fds()
+    stage = Stage()
+    forked = stage.order()
+    _, fds = await stage.zygote.hear()
+    socket.send_fds(stage.zygote.sock, [packet], [stage.fd] * count)
+    await soon(stage.handle.lost.wait())
+
+    with pytest.raises(WorkerGone, match="the zygote died"):
+        await soon(forked)
+    assert (stage.forked, stage.exited) == ([], [])
+    for fd in fds:
+        os.close(fd)
+    await stage.close()
+    assert open_fds() == before
+    assert len(caplog.messages) == (0 if packet == b"" else 1)
+    assert all(len(line) < 300 for line in caplog.messages)
 
 
 async def test_a_closed_socket_is_its_end(stage: Stage) -> None:
