@@ -122,7 +122,9 @@ class Watchdog:
 
     def _watch(self, worker: WorkerHandle) -> "_WatchedWorker":
         beat = self._scoreboard.reader(worker.row, HEARTBEAT)
-        return _WatchedWorker(worker, beat, StallDetector(self._limits))
+        return _WatchedWorker(
+            worker, self._scoreboard.figures(worker.row), beat, StallDetector(self._limits)
+        )
 
     def _look_at(self, watch: "_WatchedWorker", now: float, passed: float) -> float:
         """Return in how many seconds its connections are to be looked at again."""
@@ -144,8 +146,11 @@ class Watchdog:
         worker, board = watch.worker, self._scoreboard
         before, after = board.figures(worker.row), board.figures(worker.row)
         was_doubted = watch.is_doubted
-        why = contradiction(before, after, worker.backend.sent, time.monotonic_ns())
+        sent, now = worker.backend.sent, time.monotonic_ns()
+        why = contradiction(watch.figures, before, after, sent, now)
         watch.is_doubted = bool(why)
+        if not why:
+            watch.figures = after
         if why and was_doubted:
             # So that it can count again what it finishes.
             board.clear(worker.row)
@@ -220,8 +225,15 @@ def _for_the_log(stack: str) -> str:
 class _WatchedWorker:
     """One worker under watch."""
 
-    def __init__(self, worker: WorkerHandle, beat: Callable[[], int], pulse: StallDetector) -> None:
+    def __init__(
+        self,
+        worker: WorkerHandle,
+        figures: list[int],
+        beat: Callable[[], int],
+        pulse: StallDetector,
+    ) -> None:
         self.worker = worker
+        self.figures = figures  # the last that could be true
         self.beat = beat
         self.pulse = pulse
         self.is_doubted = False  # its figures contradicted each other when looked at last

@@ -28,11 +28,24 @@ _SLACK = 1000
 _CLOCK_SLACK = 10**9
 
 
-def contradiction(before: Sequence[int], after: Sequence[int], sent: int, now: int) -> str:
+# What is only counted up. A heartbeat is not: it is 0 when the worker leaves.
+_COUNTS = {
+    CONNECTIONS_TAKEN: "taken connections",
+    CONNECTIONS_CLOSED: "closed connections",
+    ACCEPTED: "accepted connections",
+    REQUESTS_BEGUN: "begun requests",
+    REQUESTS_DONE: "done requests",
+}
+
+
+def contradiction(
+    known: Sequence[int], before: Sequence[int], after: Sequence[int], sent: int, now: int
+) -> str:
     """Say why a worker's figures cannot be true; "" if they can.
 
     They were read twice, as it counts on meanwhile: what ends was read `before` what begins. It was
-    `sent` so many connections, and `now` is the monotonic clock, in nanoseconds, after that.
+    `sent` so many connections, and `now` is the monotonic clock, in nanoseconds, after that. The
+    figures that are `known` were true at an earlier time.
     """
     if after[HEARTBEAT] > now + _CLOCK_SLACK:
         return "its heartbeat lies in the future"
@@ -45,6 +58,9 @@ def contradiction(before: Sequence[int], after: Sequence[int], sent: int, now: i
         return f"it has closed {closed} connections, and had {taken + after[ACCEPTED]}"
     if (done := before[REQUESTS_DONE]) > begun + _SLACK:
         return f"it has done {done} requests, and begun {begun}"
+    fallen = (field for field in _COUNTS if before[field] < known[field])
+    if (field := next(fallen, None)) is not None:
+        return f"its {_COUNTS[field]} fell from {known[field]} to {before[field]}"
     return ""
 
 

@@ -403,6 +403,29 @@ async def test_a_worker_that_has_spoilt_its_row_is_disconnected(
     await soon(stage.workers[0].disconnected.wait())
 
 
+async def test_a_worker_whose_row_was_zeroed_is_disconnected(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if it counts on from there; where it had counted nothing there is no harm."""
+    stage = make_stage()
+    await stage.add(2)
+    stage.give(4)
+    assert stage.take(0) == 2
+    stage.watchdog.look(stage.now + 0.1)
+    for worker in stage.workers:
+        for field in range(len(worker.row)):
+            worker.row[field] = 0
+
+    stage.watchdog.look(stage.now + 0.2)
+    assert stage.handles[1].is_connected
+    stage.workers[0].row[CONNECTIONS_TAKEN] += 1
+    stage.watchdog.look(stage.now + 0.3)
+
+    assert not stage.handles[1].is_connected
+    assert stage.handles[2].is_connected
+    assert "(its taken connections fell from 2 to 1)" in caplog.text
+
+
 async def test_figures_that_are_right_again_are_believed(make_stage: MakeStage) -> None:
     """Only a contradiction that lasts is one."""
     stage = make_stage()

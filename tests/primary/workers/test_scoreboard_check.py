@@ -43,7 +43,7 @@ FIELDS = {
 def test_a_worker_that_counts_well_is_believed() -> None:
     """One that has stopped its heart, too, and one that has done nothing yet."""
     for figures in (row(), row(beat=0), row(beat=NOW + 1), private_row().tolist()):
-        assert contradiction(figures, figures, 60, NOW) == ""
+        assert contradiction(figures, figures, figures, 60, NOW) == ""
 
 
 @pytest.mark.parametrize(
@@ -64,15 +64,27 @@ def test_figures_that_contradict_each_other_are_found(spoilt: dict[str, int], wh
     """Each by itself: some are put right by the worker's next beat."""
     figures = row(**spoilt)
 
-    assert why in contradiction(figures, figures, 60, NOW)
+    assert why in contradiction(figures, figures, figures, 60, NOW)
 
 
 def test_a_worker_that_counts_while_it_is_read_is_believed() -> None:
     """What it ends between the two looks it had begun before it was read again."""
     assert (
-        contradiction(row(), row(taken=10**6, closed=10**6, done=10**7, begun=10**7), 10**6, NOW)
+        contradiction(
+            row(), row(), row(taken=10**6, closed=10**6, done=10**7, begun=10**7), 10**6, NOW
+        )
         == ""
     )
+
+
+@pytest.mark.parametrize("name", ["taken", "accepted", "closed", "begun", "done"])
+def test_counts_that_have_fallen_are_found(name: str) -> None:
+    """A pointer that has run wild may write zeroes, which contradict only what was there before."""
+    known, fallen = row(), row(**{name: row()[FIELDS[name]] - 1})
+
+    assert " fell from " in contradiction(known, fallen, fallen, 60, NOW)
+    zeroes = private_row().tolist()
+    assert " fell from " in contradiction(known, zeroes, zeroes, 60, NOW)
 
 
 def test_a_row_of_one_byte_all_over_is_found() -> None:
@@ -80,10 +92,10 @@ def test_a_row_of_one_byte_all_over_is_found() -> None:
     chance = Random(11)
     for byte in range(1, 256):
         figures = [int.from_bytes(bytes([byte] * 8), "little")] * len(row())
-        assert contradiction(figures, figures, 60, NOW)
+        assert contradiction(figures, figures, figures, 60, NOW)
     for _ in range(1000):
         figures = [chance.getrandbits(64) for _ in row()]
-        assert contradiction(figures, figures, 60, NOW)
+        assert contradiction(figures, figures, figures, 60, NOW)
 
 
 def test_counters_only_grow() -> None:
