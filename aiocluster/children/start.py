@@ -28,6 +28,7 @@ from aiocluster.children.app import UnpickledApp
 from aiocluster.children.offspring import Offspring
 from aiocluster.config.roles import RoleSpec
 from aiocluster.errors import BootError
+from aiocluster.fds import raise_fd_limit
 from aiocluster.ipc.packets import packet_pair
 from aiocluster.launch.interpreter import (
     ZYGOTE_CALL,
@@ -86,6 +87,8 @@ def become_zygote(sock: socket.socket, spec: RoleSpec, again: InterpreterSpec) -
     try:
         _forget_the_program()
         _put_stderr_back()
+        # The primary's may have been lowered since; workers have what their zygote has.
+        raise_fd_limit()
         limit_own_lines()
         take_signals()
         code = Offspring(sock, spec, again).live()

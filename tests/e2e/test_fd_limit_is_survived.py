@@ -9,18 +9,27 @@ from pathlib import Path
 import psutil
 
 from tests.support.cluster import Client, ask, program_of
+from tests.support.program import until
 
 LOW = "ulimit -n 48"
 
 
 async def test_every_process_raises_its_soft_limit_to_the_hard_one(tmp_path: Path) -> None:
-    """Started with 64 of 128 allowed: primary, zygote and workers have 128."""
+    """Started with 64 of 128 allowed: primary, zygote and workers have 128.
+
+    So has a zygote that is started while the primary has no more than 64 again.
+    """
     limits = "ulimit -S -n 64; ulimit -H -n 128"
-    async with program_of(tmp_path, command=limits) as program:
+    async with program_of(tmp_path, command=limits, min_uptime=0.1) as program:
         url = (await program.url()).rstrip("/")
         told = json.loads(await ask(url, "/files"))
         processes = [psutil.Process(program.pid), *program.descendants()]
         seen = {process.rlimit(resource.RLIMIT_NOFILE) for process in processes}
+        processes[0].rlimit(resource.RLIMIT_NOFILE, (64, 128))
+        program.send_signal(signal.SIGHUP)
+        await program.line("reload: generation 2 serves")
+        await until(lambda: len(program.descendants()) == 3, "the old are still there")
+        seen |= {process.rlimit(resource.RLIMIT_NOFILE) for process in program.descendants()}
 
     assert told == [128, 128]
     assert seen == {(128, 128)}
