@@ -8,6 +8,8 @@
     app.py         the app it runs against
     client.py      starts the load client, lets it work, reads what it saw
     scene.py       a program under load, its processes, and the dice of the run
+    harm.py        what may be done to it, one action after the other, chosen by the dice
+    census.py      what it has afterwards: processes, descriptors, memory
 
 A run is decided by its seed, which the test session prints at its end; the same seed chooses the
 same harm and sends the same requests, though the machine may interleave them otherwise.

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tests.chaos import trail
 from tests.chaos.content import large_body, receipt
+from tests.e2e import breaking
 
 # Names the worker that answered: the client can tell whose connections were lost.
 WORKER = "X-Worker"
@@ -71,6 +72,7 @@ def make_app() -> web.Application:
     app = web.Application(client_max_size=2**22)
     app[_BEGUN] = _open("begun")
     app.add_routes(routes)
+    app.add_routes(breaking.routes)
     trail.follow(partial(os.write, _open("trail")))
     started = _open("started")
     os.write(started, f"{os.getpid()}\n".encode())

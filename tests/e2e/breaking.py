@@ -72,6 +72,14 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "too_many": partial(send, packet=b"\0", count=2),
 }
 
+# Those that each wire may have.
+FAULTS_OF = {
+    "handoff": [*FAULTS],
+    "channel": [
+        *("close", "replace", "shut_down", "shut_down_writing", "shut_down_reading", "junk"),
+    ],
+}
+
 KINDS = {"handoff": socket.SOCK_SEQPACKET, "channel": socket.SOCK_STREAM}
 
 

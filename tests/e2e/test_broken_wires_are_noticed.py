@@ -5,19 +5,10 @@ import signal
 
 import pytest
 
+from tests.e2e.breaking import FAULTS_OF
 from tests.support.cluster import Client, first, kill, serving, who_answers
 
 APP = "tests.e2e.breaking:make_app"
-
-FAULTS = {
-    "handoff": [
-        *("close", "replace", "shut_down", "shut_down_writing", "shut_down_reading"),
-        *("empty", "too_few", "too_many", "junk"),
-    ],
-    "channel": [
-        *("close", "replace", "shut_down", "shut_down_writing", "shut_down_reading", "junk"),
-    ],
-}
 
 # A fault is told by the process that finds it; where it is the primary, the worker says beside it
 # that it is disconnected. And then its end, and its successor.
@@ -29,8 +20,8 @@ async def test_each_kind_of_fault_has_the_only_worker_replaced(
 ) -> None:
     """At once, with a few lines in the log, while a request that is under way is finished."""
     caplog.set_level(logging.INFO, "aiocluster")
-    async with serving(APP, workers=1, max_failures=1e6) as (cluster, heard):
-        for wire, faults in FAULTS.items():
+    async with serving(APP, workers=1, max_failures=1e6, idle_grace=0) as (cluster, heard):
+        for wire, faults in FAULTS_OF.items():
             for fault in faults:
                 worker = first(cluster)
                 caplog.clear()

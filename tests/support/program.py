@@ -198,10 +198,12 @@ class Program:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait until `condition()`, for facts that no event tells (of other processes)."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 (another process will not set our Event)
-            await asyncio.sleep(0.01)
-    assert condition(), what
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():  # noqa: ASYNC110 (another process will not set our Event)
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(what) from None
 
 
 def is_running(process: psutil.Process) -> bool:
