@@ -37,6 +37,7 @@ from aiocluster.launch.interpreter import (
     NO_PRELOAD,
     STOP_IMPORT_TIMEOUT,
     ZYGOTE_CALLED,
+    ZYGOTE_JOB,
     InterpreterSpec,
 )
 from aiocluster.launch.subreaper import become_subreaper
@@ -82,6 +83,7 @@ class Offspring:
         # Why it was started again to import nothing by itself, and what an import then gave.
         self._why_not_preloaded = os.environ.pop(NO_PRELOAD, None)
         self._call = call_from_environment()
+        self._is_job = os.environ.pop(ZYGOTE_JOB, None) is not None
         self._before: Before | None = None  # there is an import of its own, which workers share
         self._worker: Worker | None = None  # the one that it is
         self._own_import = OwnImport()  # of a worker for which no other process imports
@@ -241,6 +243,7 @@ class Offspring:
     def _fork_on_request(self, loop: object, target: object) -> bool:
         # The module may have set handlers of its own, which would end the zygote.
         take_signals()
+        self._is_job = self._is_job or is_job(target)
         note = self._why_not_preloaded or ""
         if self._before is not None:
             note = self._note_of(inspected(None, self._before), self._before)
@@ -249,14 +252,14 @@ class Offspring:
                     f"{name_of(self._spec.app)}: web.run_app was given a loop, and workers cannot"
                     " share one: leave it out, or let each worker import for itself (preload=False)"
                 )
-        if not is_job(target):
+        if not self._is_job:
             note = "\n".join([*note.splitlines(), *aiohttp_notes(self._settings)])
         freeze()
         self._again.close()  # no worker needs what starts the next zygote
         is_preloaded = self._before is not None
         folder = imported_from(self._spec.app) if is_preloaded else os.getcwd()
         server = ZygoteServer(self._sock, self._settings.graceful_timeout + KILL_GRACE)
-        send_packet(self._sock, Prepared(is_preloaded, note, folder, self._call))
+        send_packet(self._sock, Prepared(is_preloaded, note, folder, self._call, self._is_job))
         self._is_prepared = True
         order = server.serve()
         if order is None:
@@ -276,13 +279,15 @@ class Offspring:
             return "\n".join(imported.notes(name))
         end_import(run_exit_hooks)
         before.prepare_exec()
-        environ = {**before.environ, **self._call_text()}
+        environ = {**before.environ, **self._known()}
         return self._again.replace_this_process(self._sock, note, environ)
 
-    def _call_text(self) -> dict[str, str]:
-        if self._call is None:
-            return {}
-        return {ZYGOTE_CALLED: msgspec.json.encode(self._call).decode()}
+    def _known(self) -> dict[str, str]:
+        """Return what the import has shown, as variables for the process that replaces this one."""
+        known = {ZYGOTE_JOB: "1"} if self._is_job else {}
+        if self._call is not None:
+            known[ZYGOTE_CALLED] = msgspec.json.encode(self._call).decode()
+        return known
 
     def _work(self, load: Callable[[], object], loop: object = None) -> None:
         """Be a worker until it is drained."""

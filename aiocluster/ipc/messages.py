@@ -258,13 +258,15 @@ class Watch(_Wire, frozen=True, tag=61):
 class Prepared(_Wire, frozen=True, tag=80):
     """The app is imported (or must be imported in each worker: see `note`).
 
-    `call` is what the code gave to aiohttp's run_app, if it has called that.
+    `call` is what the code gave to aiohttp's run_app, if it has called that; `is_job` is True when
+    the app is known to be a job.
     """
 
     preloaded: bool
     note: str
     folder: str = ""  # the real path of the one it was imported from
     call: RunAppCall | None = None
+    is_job: bool = False
 
 
 # Why code did not come up: it failed; it asks for what cannot be had; or, given as a script, it

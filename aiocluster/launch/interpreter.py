@@ -40,6 +40,9 @@ NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
 # What the code has given to aiohttp's run_app, where that is so.
 ZYGOTE_CALLED = "AIOCLUSTER_ZYGOTE_CALLED"
 
+# Set when the app is known to be a job.
+ZYGOTE_JOB = "AIOCLUSTER_ZYGOTE_JOB"
+
 # Seconds that a zygote has to end, once its socket is closed, while it still imports: a little more
 # than it takes at most to end what the import has started (zygote/ends.py). It may be deep in C,
 # where no signal interrupts it, and is killed then.

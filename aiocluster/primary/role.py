@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from aiocluster.config.cpus import available_cpus
+from aiocluster.config.kinds import is_job
 from aiocluster.config.roles import ONLY_ROLE, Plan, RoleSpec
 from aiocluster.config.run_app import RunAppCall
 from aiocluster.config.script import Script
@@ -53,8 +56,8 @@ class RoleRuntime:
     ) -> None:
         """`policy_for` is of `policies`."""
         self.name = spec.name
-        self.settings = settings = spec.settings
         self._spec = spec
+        self.settings = settings = self._settings_with(None, is_job=is_job(spec.app))
         self._say = cluster_shared.say
         self._call: RunAppCall | None = None
         self._is_imported = False
@@ -93,20 +96,26 @@ class RoleRuntime:
         """Is it known only after the import where to listen, since the code itself may say so?"""
         return isinstance(self._spec.app, str | Script) and "bind" not in self._spec.given
 
-    def _on_imported(self, call: RunAppCall | None) -> None:
+    def _settings_with(self, call: RunAppCall | None, *, is_job: bool) -> Settings:
+        settings = self._spec.settings_with(call)
+        if is_job and call is None and "bind" not in self._spec.given:
+            return msgspec.structs.replace(settings, bind=())  # the default, which nobody asked for
+        return settings
+
+    def _on_imported(self, call: RunAppCall | None, is_job: bool) -> None:
         """Take what the code gave to run_app: all at the start, later what a reload can change."""
         if self._is_imported:
-            self._warn_of_what_a_reload_leaves(self._spec.settings_with(call))
+            self._warn_of_what_a_reload_leaves(self._settings_with(call, is_job=is_job))
             return
         if call is not None:
             self._say(call.words_of(str(self._spec.app), self._spec.given))
-        self._use(call)
+        self._use(call, is_job=is_job)
         if not self.sockets:
             self.bind(())
 
-    def _use(self, call: RunAppCall | None) -> None:
+    def _use(self, call: RunAppCall | None, *, is_job: bool) -> None:
         self._call, self._is_imported = call, True
-        self.settings = self._spec.settings_with(call)
+        self.settings = self._settings_with(call, is_job=is_job)
         self.supervisor.give_time(self.settings.graceful_timeout)
 
     def _warn_of_what_a_reload_leaves(self, new: Settings) -> None:
@@ -200,7 +209,7 @@ class RoleRuntime:
 
     async def adopt(self, state: RoleState) -> None:
         """Go on with what another program left."""
-        self._use(state.call)
+        self._use(state.call, is_job=not state.bind)
         self._warn_of_what_stays(state)
         self.ingress.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
         if state.listeners and (said := self._without_socket()):
@@ -256,7 +265,7 @@ class RoleRuntime:
 
 
 def _as_text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _restarts(settings: Settings) -> RestartPolicy:

@@ -62,6 +62,12 @@ def test_it_imports_the_app_and_ends_with_the_primary(tmp_path: Path) -> None:
     assert text.endswith("code 0\n")
 
 
+def test_it_says_that_the_app_is_a_job(tmp_path: Path) -> None:
+    """So that nothing is bound for it."""
+    assert "is_job=True" in said(tmp_path, "'server:job'", "async def job(worker): ...")
+    assert "is_job=False" in said(tmp_path, "'server:make_app'")
+
+
 def test_without_preload_it_imports_nothing(tmp_path: Path) -> None:
     """The import would fail; its workers are to find that."""
     text = said(tmp_path, "'server:make_app'", "1 / 0", {"preload": False})

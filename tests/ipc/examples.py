@@ -78,6 +78,7 @@ EXAMPLES: list[Message] = [
     Fork(4, 1, "web", 2, 17, [2, 10], {"A": "b"}, [1], 3),
     Watch(4),
     Prepared(False, "a thread"),
+    Prepared(True, "", "/srv", None, True),
     PrepareFailed("SystemExit: 3", "Traceback …"),
     Forked(4, 4_194_304),
     ForkFailed(4, "Cannot allocate memory"),

@@ -30,6 +30,7 @@ from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.primary.role import RoleRuntime
 from aiocluster.primary.sockets.connection import Connection
+from aiocluster.worker.api.context import WorkerContext
 from tests.ipc.test_handover import role_without_workers
 from tests.support.connections import close_all, connections, states_of
 from tests.support.roles import Roles
@@ -115,6 +116,37 @@ async def test_a_reload_says_what_it_cannot_change(
     assert "bind stays 127.0.0.1:0: to make it 127.0.0.1:1 takes a stop" in caplog.text
     assert "graceful_timeout stays 30.0: to make it 2.0 takes a stop" in caplog.text
     assert len(roles.said) == 1
+
+
+async def obedient_job(worker: WorkerContext) -> None: ...
+
+
+@pytest.mark.parametrize("app", ["pkg.module:name", obedient_job])
+async def test_a_job_alone_binds_nothing(
+    roles: Roles, caplog: pytest.LogCaptureFixture, app: object
+) -> None:
+    """The default address may be another program's; a reload knows that, too."""
+    roles.is_job = True
+    role = roles.add(app=app, alone=True, workers=1)
+    if not role.may_call_run_app:
+        role.bind(())
+    await started_unbound(role, roles)
+    await role.generations.begin()
+
+    assert (role.sockets, role.supervisor.addresses) == ([], ())
+    assert role.asked_for()["bind"] == []
+    assert "takes a stop and a start" not in caplog.text
+
+
+async def test_after_an_upgrade_a_job_alone_has_nothing_bound_as_before(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What its code is was known to the program before."""
+    role = roles.add(alone=True, workers=1)
+    await role.adopt(role_without_workers(bind=[], workers="1", call=None, listeners=[]))
+
+    assert role.asked_for()["bind"] == []
+    assert "bind stays" not in caplog.text
 
 
 # ---- start

@@ -33,6 +33,7 @@ class Roles:
         self.all: dict[str, RoleRuntime] = {}
         self.boot_error: BootError | None = None  # of the next generation
         self.call: RunAppCall | None = None  # what its code gives to run_app
+        self.is_job = False  # is its app known to be one?
         self.said: list[str] = []
         self._spawners: dict[str, list[FakeSpawner]] = {}
 
@@ -45,15 +46,25 @@ class Roles:
             for worker in role.supervisor.workers.values()
         }
 
-    def add(self, name: Literal["web", "jobs"] = "web", **settings: Any) -> RoleRuntime:
-        """Make one more; by default it listens nowhere."""
-        spec = plan_from(None, {name: Role("pkg.module:name", **settings)}, {}).roles[name]
+    def add(
+        self,
+        name: Literal["web", "jobs"] = "web",
+        app: object = "pkg.module:name",
+        *,
+        alone: bool = False,
+        **settings: Any,
+    ) -> RoleRuntime:
+        """Make one more; by default it listens nowhere, unless it is `alone`."""
+        if alone:
+            spec = plan_from(app, None, settings).roles["web"]
+        else:
+            spec = plan_from(None, {name: Role(app, **settings)}, {}).roles[name]
         spawners = self._spawners[name] = []
 
         def new_spawner() -> FakeSpawner:
             spawners.append(FakeSpawner())
             spawners[-1].boot_error = self.boot_error
-            spawners[-1].call = self.call
+            spawners[-1].call, spawners[-1].is_job = self.call, self.is_job
             return spawners[-1]
 
         policy_for = policies(spec.settings.policy)

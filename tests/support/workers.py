@@ -168,6 +168,7 @@ class FakeSpawner:
         self.closed = asyncio.Event()
         self.zygote_pids: set[int] = set()
         self.call: RunAppCall | None = None
+        self.is_job = False
         self.is_forking = False
         self.zygote: ZygoteState | None = None
         self.adopted: GenerationState | None = None

@@ -22,6 +22,8 @@ class GenerationSpawner(Spawner, Protocol):
     @property
     def call(self) -> RunAppCall | None: ...
     @property
+    def is_job(self) -> bool: ...
+    @property
     def zygote_pids(self) -> set[int]: ...
     @property
     def worker_ids(self) -> set[int]: ...
@@ -57,11 +59,12 @@ class Generations:
         self,
         new_spawner: Callable[[], GenerationSpawner],
         boot_timeout: float,
-        on_imported: Callable[[RunAppCall | None], None] = lambda call: None,
+        on_imported: Callable[[RunAppCall | None, bool], None] = lambda call, is_job: None,
     ) -> None:
         """`on_imported` is called with what each generation's code has given to aiohttp's run_app.
 
-        What it raises ends the generation before it has begun.
+        And with whether its app is known to be a job. What it raises ends the generation before it
+        has begun.
         """
         self._new_spawner = new_spawner
         self._on_imported = on_imported
@@ -96,7 +99,7 @@ class Generations:
         self._living[generation.number] = generation
         try:
             await generation.spawner.start(self._boot_timeout)
-            self._on_imported(generation.spawner.call)
+            self._on_imported(generation.spawner.call, generation.spawner.is_job)
         except BaseException:
             await self._ended(generation)
             raise

@@ -80,6 +80,7 @@ class ZygoteSpawner:
         # Those of all there ever were, and of workers whose status nobody has asked for.
         self.zygote_pids: set[int] = set()
         self.call: RunAppCall | None = None  # what its code has given to aiohttp's run_app
+        self.is_job = False  # is its app known to be one?
 
     async def start(self, boot_timeout: float) -> None:
         """Start the zygote and let it import the app; BootError when it cannot."""
@@ -179,7 +180,7 @@ class ZygoteSpawner:
         self.zygote_pids.add(started.pid)
         self._zygote = zygote = ZygoteHandle(started, self._on_forked, self._on_exited)
         prepared = await zygote.prepare(boot_timeout)
-        self.call = prepared.call
+        self.call, self.is_job = prepared.call, prepared.is_job
         for line in prepared.note.splitlines():
             log.warning("%s", line)
         if first is None and prepared.folder:
