@@ -110,10 +110,12 @@ class Worker:
         life = _Life(self._fork, settings, self._ingress)
         try:
             seed_generators()
-            life.open_files(*self._files)
-            check_fds_left(_LOOP_FDS, self._files[1])
+            board, stacks = self._files
+            row = open_row(board, self._fork.row)
+            os.close(board)
+            check_fds_left(_LOOP_FDS, stacks)
             loop = loop or uvloop.new_event_loop()
-            code = run_to_the_end(loop, life.live(load, self._sockets), life.leave)
+            code = run_to_the_end(loop, life.live(load, self._sockets, row, stacks), life.leave)
         except BaseException as error:
             code = self._code_after(error, life)
         # It is ending already, and its loop is closed.
@@ -173,16 +175,14 @@ class _Life:
         self._ingress = ingress
         self._runtime: Runtime | None = None
 
-    def open_files(self, board: int, stacks: int) -> None:
-        """Map its row of the scoreboard; OSError if the kernel refuses that."""
-        self._files = open_row(board, self._fork.row), stacks
-        os.close(board)
-
     async def live(
-        self, load: Callable[[], object], sockets: tuple[socket.socket, socket.socket]
+        self,
+        load: Callable[[], object],
+        sockets: tuple[socket.socket, socket.socket],
+        row: memoryview,
+        stacks: int,
     ) -> int:
         """Run until it is drained, end the tasks that are left; return the exit code."""
-        row, stacks = self._files
         self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._ingress)
         enter("worker", _context(self._fork, runtime))
         signal.signal(signal.SIGTERM, _TermHandler(runtime, row))

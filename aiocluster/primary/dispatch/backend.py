@@ -69,10 +69,13 @@ class Backend:
         self._on_change = on_change
         # Hears, once, that the worker has broken its handoff, and how.
         self.on_broken: Callable[[str], None] = lambda why: None
-        self.returns = Returns(
+        # Says whether other workers have enough to take, so that what comes back is to wait.
+        self.would_flood: Callable[[], bool] = lambda: False
+        self._returns = Returns(
             self._sender,
             lambda back: on_returned(self._from_here(back)),
             lambda why: self.on_broken(why),
+            lambda: self.would_flood(),
         )
         self._loop = asyncio.get_running_loop()
         # (sent so far, when): one entry a batch that was not yet seen to be taken.
@@ -224,7 +227,7 @@ class Backend:
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_writer(self._sender.fileno())
-        left = self.returns.close() + take_all(self._receiver, self._on_lost)
+        left = self._returns.close() + take_all(self._receiver, self._on_lost)
         self._sender.close()
         self._receiver.close()
         self.has_room = False

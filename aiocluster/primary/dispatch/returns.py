@@ -31,8 +31,10 @@ class Returns:
         sock: socket.socket,
         on_returned: Callable[[list[Taken]], None],
         on_broken: Callable[[str], None],
-    ):
-        self.would_flood: Callable[[], bool] = lambda: False  # have others enough to take for now?
+        would_flood: Callable[[], bool],
+    ) -> None:
+        """`would_flood()` says whether others have enough to take for now."""
+        self._would_flood = would_flood
         self._on_broken = on_broken
         self._sock = sock
         self._on_returned = on_returned
@@ -58,7 +60,7 @@ class Returns:
 
     def _read(self) -> None:
         count = next_batch_size(self._sock)
-        if count and self.would_flood():
+        if count and self._would_flood():
             self._pause(_FLOOD_PAUSE)
         elif count and not _have_room_for(count, self._sock.fileno()):
             self._pause(_FD_LIMIT_PAUSE)

@@ -378,7 +378,7 @@ class WorkerPool:
 
     def _look_after(self, worker: WorkerHandle, process: Process) -> None:
         """See to it from here to its end."""
-        worker.backend.returns.would_flood = self._have_enough_to_take
+        worker.backend.would_flood = self._have_enough_to_take
         worker.announced()
         process.on_death(lambda: self._on_death(worker))
         if not worker.settled.done():  # one that another program had may serve for long

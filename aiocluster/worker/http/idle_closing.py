@@ -11,7 +11,6 @@ way; then it stays until that is answered.
 """
 
 import asyncio
-from typing import cast
 
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
 from aiocluster.worker.services.deadline import DrainDeadline
@@ -74,7 +73,7 @@ class IdleClosing:
 
     async def _sweep(self, server: MeteredServer) -> None:
         idle_since: dict[MeteredHandler, float] = {}
-        for number, connection in enumerate(_open(server), 1):
+        for number, connection in enumerate(server.metered, 1):
             if server.is_idle(connection):
                 since = self._idle_since.get(connection) or self._loop.time()
                 if self._is_due(server, connection, since):
@@ -107,10 +106,6 @@ class IdleClosing:
             return Sign.UNREAD
         is_early = self._loop.time() < self._begun_at + _FIRST_REQUEST_GRACE
         return Sign.PERHAPS if is_early else Sign.PART
-
-
-def _open(server: MeteredServer) -> list[MeteredHandler]:
-    return cast("list[MeteredHandler]", server.connections)
 
 
 async def turns() -> None:

@@ -24,7 +24,12 @@ class Side:
         self.came: list[Taken] = []
         self.heard = asyncio.Event()
         self.broken: list[str] = []
-        self.returns = Returns(self.ours, self._on_returned, self._on_broken)
+        self.is_flooded, self.asked = False, asyncio.Event()
+        self.returns = Returns(self.ours, self._on_returned, self._on_broken, self._would_flood)
+
+    def _would_flood(self) -> bool:
+        self.asked.set()
+        return self.is_flooded
 
     def _on_broken(self, why: str) -> None:
         self.broken.append(why)
@@ -134,18 +139,12 @@ async def test_at_the_fd_limit_they_wait_in_the_queue(
 
 async def test_while_others_have_enough_to_take_they_wait_in_the_queue(side: Side) -> None:
     """Nothing is read that would only wait elsewhere."""
-    is_flooded, asked = True, asyncio.Event()
-
-    def would_flood() -> bool:
-        asked.set()
-        return is_flooded
-
-    side.returns.would_flood = would_flood
+    side.is_flooded = True
     side.give_back(connections(3))
-    await soon(asked.wait())
+    await soon(side.asked.wait())
     await turns(20)
     assert side.came == []
-    is_flooded = False
+    side.is_flooded = False
 
     await soon(side.heard.wait())
 
