@@ -126,13 +126,13 @@ class Primary:
     @property
     def exit_code(self) -> int:
         """See Cluster.exit_code."""
-        codes = (role.supervisor.exit_code for role in self.roles.values())
+        codes = (role.supervisor.pool.exit_code for role in self.roles.values())
         return next(filter(None, codes), 0)
 
     def end_idle_grace(self) -> None:
         """Close idle connections at once in a stop, and in one that is under way. Idempotent."""
         for role in self.roles.values():
-            role.supervisor.end_idle_grace()
+            role.supervisor.pool.end_idle_grace()
 
     def hurry(self) -> None:
         """Let a stop wait for nothing more."""

@@ -51,7 +51,7 @@ class Supervisor:
         self._ids = cluster_shared.ids
         self._bus = bus
         self._generations = generations
-        self._workers = WorkerPool(settings, generations, dispatcher, servers, cluster_shared, self)
+        self.pool = WorkerPool(settings, generations, dispatcher, servers, cluster_shared, self)
         self._slots = Slots(self, settings.restart, spec.name)
         self._breaker = CircuitBreaker(self._role, restarts, bus.publish)
         self._first_start_over = asyncio.Event()
@@ -61,13 +61,13 @@ class Supervisor:
         self._watch = start_task(
             self._recycle_monitor.watch(self.workers.values), "watching memory"
         )
-        self._sizing = Sizing(spec, self, cluster_shared, dispatcher, self._workers.serving)
-        self._reloader = Reloader(spec, generations, self, bus, self._workers.exit_log)
+        self._sizing = Sizing(spec, self, cluster_shared, dispatcher, self.pool.serving)
+        self._reloader = Reloader(spec, generations, self, bus, self.pool.exit_log)
 
     @property
     def workers(self) -> dict[int, WorkerHandle]:
         """Those that live, by id."""
-        return self._workers.all
+        return self.pool.all
 
     @property
     def slots(self) -> Collection[Slot]:
@@ -87,34 +87,34 @@ class Supervisor:
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where the connections come from: (host, port) each."""
-        return self._workers.addresses
+        return self.pool.addresses
 
     @property
     def take_connections(self) -> bool | None:
         """Do the workers take connections? Jobs do not. None: none has come up."""
-        return self._workers.take_connections
+        return self.pool.take_connections
 
     def listen_on(self, ingress: Ingress) -> None:
         """From here the workers' connections will come."""
-        self._workers.listen_on(ingress)
+        self.pool.listen_on(ingress)
 
     def give_time(self, graceful_timeout: float) -> None:
         """Let a drain take so many seconds, where nothing else is said."""
-        self._workers.graceful_timeout = graceful_timeout
+        self.pool.graceful_timeout = graceful_timeout
 
     def begin_accepting(self) -> None:
         """Clients may connect now: workers that share the listeners accept from them."""
-        self._workers.begin_accepting()
+        self.pool.begin_accepting()
 
     # ---- start and stop
 
     def pin_to(self, cpus: Sequence[int]) -> None:
         """Let the workers of the first slots run on one of these each."""
-        self._workers.pin_to(cpus)
+        self.pool.pin_to(cpus)
 
     async def start(self, count: int) -> None:
         """Start `count` workers; BootError, with the first one's cause, when none comes up."""
-        await first_start([self.open_slot({}) for _ in range(count)], self._workers.exit_log)
+        await first_start([self.open_slot({}) for _ in range(count)], self.pool.exit_log)
         self._end_first_start()
 
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
@@ -138,40 +138,31 @@ class Supervisor:
     def announce_stop(self) -> None:
         """Let everybody know that a stop will follow: no worker calls itself ready any more."""
         self._change_no_more()
-        self._workers.announce_stop()
+        self.pool.announce_stop()
 
     def mark_stopping(self) -> None:
         """What is lost from now on is lost to the stop, which names who lost it. Idempotent."""
-        self._workers.mark_stopping()
+        self.pool.mark_stopping()
 
     def shed_idle_connections(self, count: int) -> None:
         """See Workers.make_room."""
-        self._workers.shed_idle_connections(count)
+        self.pool.shed_idle_connections(count)
 
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
         self._stop_hiring()
-        return await self._workers.drain(timeout)
-
-    @property
-    def exit_code(self) -> int:
-        """See Cluster.exit_code."""
-        return self._workers.exit_code
-
-    def end_idle_grace(self) -> None:
-        """See Workers.end_idle_grace."""
-        self._workers.end_idle_grace()
+        return await self.pool.drain(timeout)
 
     def hurry(self) -> None:
         """Let no worker that drains wait any longer."""
         self._stop_hiring()
-        self._workers.hurry()
+        self.pool.hurry()
 
     def kill_all(self) -> None:
         """End every worker now. A stop that is under way then ends at once."""
-        if self._workers.stop_is_announced:
+        if self.pool.stop_is_announced:
             self._stop_hiring()
-        self._workers.kill()
+        self.pool.kill()
 
     # ---- from one program to the next
 
@@ -183,7 +174,7 @@ class Supervisor:
     @property
     def busy_reason(self) -> str:
         """What is half done, and must be over before an upgrade; or ""."""
-        return self._workers.busy_reason or self._slots.busy_reason
+        return self.pool.busy_reason or self._slots.busy_reason
 
     def state(self) -> SupervisionState:
         """What the next program must know; only while there is no `unrest`."""
@@ -200,7 +191,7 @@ class Supervisor:
         """Take over the workers of another program; those that died meanwhile are replaced."""
         self._end_first_start()
         self._breaker.adopt(state.failures)
-        begin = await self._workers.adopt(state.workers)
+        begin = await self.pool.adopt(state.workers)
         adopted = dict(self.workers)
         # From here on nothing waits, so that what they said before comes before what they say.
         for worker_id, frame in state.unread:
@@ -229,11 +220,11 @@ class Supervisor:
             restarts=restarts,
             env=self._env.of(slot.number, slot.env),
         )
-        return await self._workers.spawn(spec, generation, held=held)
+        return await self.pool.spawn(spec, generation, held=held)
 
     def admit(self, worker: WorkerHandle, before: WorkerHandle | None) -> None:
         """See Crew."""
-        self._workers.admit(worker, before)
+        self.pool.admit(worker, before)
 
     def delay_after_failure(self, weight: float) -> float:
         """See Crew."""
@@ -249,7 +240,7 @@ class Supervisor:
 
     def why_not_ready(self, worker: WorkerHandle) -> BootError:
         """See Crew."""
-        return self._workers.exit_log.why_not_ready(worker)
+        return self.pool.exit_log.why_not_ready(worker)
 
     # ---- Care
 
@@ -270,7 +261,7 @@ class Supervisor:
 
     def replace_first(self, worker: WorkerHandle, reason: str) -> bool:
         """See Care."""
-        if self._workers.stop_is_announced or self._restart != "always" or not self.slots:
+        if self.pool.stop_is_announced or self._restart != "always" or not self.slots:
             return False
         if (slot := self._slots.place_of(worker)) is not None:
             self._recycler.recycle(slot, worker, reason)
@@ -286,17 +277,17 @@ class Supervisor:
         """Drain its worker for `reason`; no other takes its place."""
         self._slots.give_up(slot)
         if slot.current is not None:
-            self._workers.let_go(slot.current, reason)
+            self.pool.let_go(slot.current, reason)
 
     def why_not_up(self, slot: Slot) -> BootError:
         """Say why the first worker of a slot is not ready."""
-        return self._workers.exit_log.why_not_ready(slot.first.result())
+        return self.pool.exit_log.why_not_ready(slot.first.result())
 
     # ---- inside
 
     def _end_first_start(self) -> None:
         self._first_start_over.set()
-        self._workers.exit_log.release()
+        self.pool.exit_log.release()
         self._sizing.begin()
 
     def _stop_hiring(self) -> None:
@@ -305,7 +296,7 @@ class Supervisor:
         self._recycler.close()
         self._breaker.close()
         self._watch.cancel()
-        self._workers.stop_spawning()
+        self.pool.stop_spawning()
         self._slots.close()
 
     def _change_no_more(self) -> None:

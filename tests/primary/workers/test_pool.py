@@ -58,7 +58,7 @@ async def test_a_worker_is_told_who_it_is(stage: Stage) -> None:
 
 async def test_the_events_of_a_life_come_in_their_order(stage: Stage) -> None:
     """From forked to exited, each once."""
-    stage.supervisor._workers.addresses = (("127.0.0.1", 4711),)
+    stage.supervisor.pool.addresses = (("127.0.0.1", 4711),)
     (worker,) = await stage.start(1)
     handle, messages = stage.handle(worker), list[WorkerMessage]()
     stage.bus.on(WorkerMessage, messages.append)
@@ -235,7 +235,7 @@ async def test_what_is_given_back_during_a_stop_is_closed(stage: Stage) -> None:
 
 async def test_what_is_given_up_for_others_at_a_stop_is_closed(stage: Stage) -> None:
     """But for one whose next request has come: that goes first."""
-    stage.supervisor._workers._factory.families = [socket.AF_INET]
+    stage.supervisor.pool._factory.families = [socket.AF_INET]
     first, second = await stage.start(2)
     stage.supervisor.mark_stopping()
     stage.supervisor.shed_idle_connections(2)
@@ -264,12 +264,12 @@ async def test_a_code_of_the_apps_own_is_no_cut(stage: Stage, codes: tuple[int, 
         worker.exit(code)
 
     assert await soon(stopping) == cut
-    assert stage.supervisor.exit_code == 7
+    assert stage.supervisor.pool.exit_code == 7
 
 
 async def test_who_came_to_a_closed_server_is_not_idle(stage: Stage) -> None:
     """A worker gives it back unserved: in a stop, too, it goes to one that has the server still."""
-    stage.supervisor._workers._factory.families = [socket.AF_INET]
+    stage.supervisor.pool._factory.families = [socket.AF_INET]
     first, second = await stage.start(2)
     stage.supervisor.mark_stopping()
     client, accepted = tcp_pair()
@@ -380,7 +380,7 @@ async def test_in_a_stop_no_worker_goes_before_the_others(
 ) -> None:
     """A TERM to all reaches workers before the primary, or after it: each drains in its turn."""
     worker, other = await stage.start(2)
-    workers = stage.supervisor._workers
+    workers = stage.supervisor.pool
     if is_first:
         monkeypatch.setattr("aiocluster.primary.workers.pool._SAME_SIGNAL", 1000.0)
         worker.say(DrainRequest("drain"))
@@ -728,7 +728,7 @@ async def test_what_another_program_told_to_drain_still_counts(make_stage: MakeS
     await before.dispatch(3)
     before.handle(worker).begin_drain("drain")
     state = _with_descriptors_of_its_own(before.handle(worker).state())
-    begin = await after.supervisor._workers.adopt([state])
+    begin = await after.supervisor.pool.adopt([state])
     after.dispatcher._places = AdmissionControl(lambda: [], 3)
     begin()
     await after.start(1)
