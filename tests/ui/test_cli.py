@@ -229,6 +229,7 @@ def test_a_target_of_another_form_is_a_usage_error(program: FakeProgram, target:
     assert result.exit_code == 2
     assert repr(target) in result.output
     assert "pkg.module:name" in result.output
+    assert result.output.count("\n") == 1  # a reload logs it, and each try to get a zygote
     assert program.calls == []
 
 
