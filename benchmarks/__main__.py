@@ -15,6 +15,7 @@ QUESTIONS = (
     "evenness",
     "replace",
     "reload_loss",
+    "reload_wait",
     "stop_loss",
     "primary_memory",
     "channel_echo",
