@@ -58,17 +58,18 @@ class Policy(Protocol):
 
     Three more attributes are read if there are any:
 
-    affinity_by: str  What `affinity` is to be: "ip", the client's address, packed, of 4 or 16
-                      bytes; "header:NAME", "cookie:NAME" or "path:N", the value of that header,
-                      cookie or segment (from 1) of the first request's path. A client that does
-                      not send it in time has the affinity that "ip" would give. Without `affinity_by`,
-                      or where there is no address, as on a Unix socket, it is b"".
-    strict: bool      True: the worker chosen gets the connection even if it is slow to take
-                      what it was given. Otherwise another is asked for where that is so.
-    may_rebalance: bool  True: it does not matter which worker has a connection, so idle ones may be
-                      moved to even out their numbers, and one that comes back from a worker goes
-                      to who has the fewest. Otherwise it goes on in its slot, or, if no worker
-                      is there, where the policy says.
+    affinity_by: str     What `affinity` is made of: "ip", the client's address, packed, of 4 or
+                         16 bytes; "header:NAME", "cookie:NAME" or "path:N", the value of that
+                         header, cookie or segment (from 1) of the first request's path. A client
+                         that does not send it in time has the affinity that "ip" would give.
+                         Without `affinity_by`, or without an address, as on a Unix socket, it
+                         is b"".
+    strict: bool         True: the chosen worker gets the connection even if it is slow to take
+                         what it was given. Otherwise another worker is asked for in that case.
+    may_rebalance: bool  True: it does not matter which worker has a connection. Idle connections
+                         may then be moved to even out their numbers, and one that a worker gives
+                         back goes to the worker with the fewest. Otherwise it goes on in its
+                         slot, or, without a worker there, where the policy says.
     """
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
