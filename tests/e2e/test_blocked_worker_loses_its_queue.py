@@ -11,8 +11,9 @@ from aiocluster import Cluster
 from tests.support.cluster import Client, ask, first, kill, serving
 from tests.support.program import until
 
-# It is blocked for good, and nobody replaces it: who waits for it would wait for ever.
-FOR_GOOD = {"hang_timeout": 0, "lag_warning": 0}
+# It is blocked for good, and nobody replaces it: who waits for it would wait for ever. What is
+# given to it goes to others as it does where nothing else is asked for.
+FOR_GOOD = {"hang_timeout": 0, "lag_warning": 0, "behind_after": 0.05, "steal_after": 0.25}
 
 
 async def _who(cluster: Cluster) -> int:
@@ -46,7 +47,7 @@ async def test_a_burst_is_answered_by_the_other(caplog: pytest.LogCaptureFixture
     """Half of it had been given to the blocked worker: told once, with their number."""
     caplog.set_level(logging.INFO, "aiocluster.watchdog")
     async with (
-        serving(behind_after=3600.0, **FOR_GOOD) as (cluster, _heard),
+        serving(**FOR_GOOD | {"behind_after": 3600.0}) as (cluster, _heard),
         await Client.connect(cluster) as blocker,
     ):
         blocked = int(await blocker.get("/block"))

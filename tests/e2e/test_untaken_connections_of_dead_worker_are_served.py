@@ -6,14 +6,11 @@ import json
 from tests.support.cluster import HTTP_APP, Client, ask, first, kill, serving, url_of
 from tests.support.program import until
 
-# So that a blocked worker gets its share and keeps it, whatever the machine's speed.
-NEVER_BEHIND = {"behind_after": 3600.0, "steal_after": 3600.0}
-
 
 async def test_clients_sent_to_a_blocked_worker_are_answered_after_its_death() -> None:
     """Six clients wait at a blocked worker; it is killed; all six are answered."""
     async with (
-        serving(**NEVER_BEHIND) as (cluster, heard),
+        serving() as (cluster, heard),
         await Client.connect(cluster) as blocker,
     ):
         blocked = cluster.workers[int(await blocker.get("/block"))]
@@ -31,7 +28,7 @@ async def test_clients_sent_to_a_blocked_worker_are_answered_after_its_death() -
 # node: E4
 async def test_all_workers_die_at_once_and_waiting_clients_are_served() -> None:
     """Every worker is blocked and killed; who waits is served by the replacements."""
-    async with serving(**NEVER_BEHIND) as (cluster, _heard):
+    async with serving() as (cluster, _heard):
         dead = [*cluster.workers.values()]
         blockers = [await Client.connect(cluster) for _ in dead]
         assert {int(await blocker.get("/block")) for blocker in blockers} == {1, 2}

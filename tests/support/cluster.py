@@ -101,10 +101,17 @@ class Heard:
         return self.of_kind(WorkerEvent)
 
 
+# However busy the machine, a connection goes to the worker whose turn it is, and stays there.
+NEVER_BEHIND = {"behind_after": 3600.0, "steal_after": 3600.0}
+
+
 @asynccontextmanager
 async def serving(app: object = HTTP_APP, **settings: Any) -> AsyncIterator[tuple[Cluster, Heard]]:
-    """Run a cluster, and see to it that it leaves no process behind, dead or alive."""
-    defaults: dict[str, Any] = {"workers": 2, "bind": "127.0.0.1:0"}
+    """Run a cluster, and see to it that it leaves no process behind, dead or alive.
+
+    Unless asked for, no worker is passed over for being slow.
+    """
+    defaults: dict[str, Any] = {"workers": 2, "bind": "127.0.0.1:0", **NEVER_BEHIND}
     async with _running(lambda: Cluster(app, **(defaults | settings))) as both:
         yield both
 
