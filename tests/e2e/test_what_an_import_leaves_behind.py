@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.support.cluster import ask, gone, kill
-from tests.support.program import Program, until
+from tests.support.program import Program, is_running, until
 
 COMMAND = [sys.executable, "-m", "aiocluster", "run", "shop:make_app", "-b", "127.0.0.1:0"]
 
@@ -195,4 +195,5 @@ def _children_of_imports(cluster: Program) -> list[psutil.Process]:
     """Return the processes that are neither the primary, nor its zygote, nor workers."""
     zygotes = psutil.Process(cluster.pid).children()
     ours = {cluster.pid, *_workers(cluster), *(zygote.pid for zygote in zygotes)}
-    return [one for one in cluster.descendants() if one.pid not in ours]
+    children = (one for one in cluster.descendants() if one.pid not in ours)
+    return [one for one in children if is_running(one)]  # what is dead may be reaped later
