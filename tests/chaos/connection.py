@@ -46,7 +46,8 @@ class Response(NamedTuple):
 class Connection:
     """One connection. `rounds` are left to it; `is_over`: no request may follow.
 
-    `port` is its own, by which the server knows it; `worker` who answered last.
+    `port` is its own, by which the server knows it, from the time `began` on; `worker` who
+    answered last.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -54,6 +55,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self.port = 0
+        self.began = 0.0
         self.worker: str | None = None
         self.rounds = 0
         self.answers = 0

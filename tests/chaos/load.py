@@ -148,9 +148,11 @@ class Conversation:
                 return self._connection
             self._client.tally.tell("closed between two requests, unannounced")
             self.close()
+        began = self._client.now()
         self._connection = connection = await Connection.open(
             *self._place, receive_bytes=self._mode.receive_bytes
         )
+        connection.began = began
         connection.rounds = min(self._client.dice.randint(*self._mode.lives), self._lives)
         self._client.tally.connections += 1
         return connection
@@ -168,6 +170,7 @@ class Conversation:
         client, connection = self._client, self._connection
         known = {
             "port": connection.port if connection else 0,
+            "since": connection.began if connection else 0.0,
             "worker": connection.worker if connection else None,
             "reused": connection is not None and connection.answers > 0,
         }

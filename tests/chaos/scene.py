@@ -159,7 +159,8 @@ class Scene:
             assert lost["kind"] in ("cut", "reset"), lost
             # One that had not begun was on a connection that a killed worker had taken, and may
             # not have come to write that down.
-            worker = begun.get(lost["token"]) or trail.holder(lost["port"], lost["at"])
+            known = trail.holder(lost["port"], lost["at"], lost["since"])
+            worker = begun.get(lost["token"]) or known
             assert worker in killed or (killed and not worker), (lost, worker, killed)
         assert min(self.seen.answered.values()) > 0
 

@@ -64,14 +64,16 @@ class Trail:
         for steps in self._steps.values():
             steps.sort()
 
-    def holder(self, port: int, at: float) -> int:
+    def holder(self, port: int, at: float, since: float = 0.0) -> int:
         """Return the pid of who had the connection of this port then; 0: nobody, or on its way.
 
-        Of port 0, which a client has that never got so far, nobody is known.
+        It was opened at `since`: before that, the port was another connection's. Of port 0, which
+        a client has that never got so far, nobody is known.
         """
         steps = self._steps[port] if port else []
         index = bisect_right(steps, at, key=lambda step: step[0])
-        return steps[index - 1][1] if index else 0
+        when, holder = steps[index - 1] if index else (0.0, 0)
+        return holder if when >= since else 0
 
 
 def _port(fd: int) -> int:
