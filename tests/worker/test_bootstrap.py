@@ -562,13 +562,13 @@ async def test_a_job_that_returns_ends_its_worker_with_0(stage: Stage) -> None:
 
 
 LEFT = """
-import threading
+import os, threading
 
 async def wait():
     try:
         await asyncio.Event().wait()
     finally:
-        print("task ended")
+        os.write(1, b"task ended\\n")
 
 async def clean_up(app):
     threading.Thread(target={target}, name="flusher").start()
@@ -583,7 +583,7 @@ def make_app():
 
 async def test_tasks_and_threads_that_are_left_end_before_the_exit_hooks(stage: Stage) -> None:
     """Tasks are cancelled, threads are waited for."""
-    process = await stage.start(LEFT.format(target="lambda: print('flushed')"))
+    process = await stage.start(LEFT.format(target="lambda: os.write(1, b'flushed\\n')"))
     await stage.hear(Ready)
     stage.primary.channel.post(Drain(1000.0, moving=False))
 
@@ -596,7 +596,7 @@ async def test_tasks_and_threads_that_are_left_end_before_the_exit_hooks(stage: 
 
 async def test_a_task_that_is_left_may_exit_when_it_is_cancelled(stage: Stage) -> None:
     """With the code that `web.run_app` would end with."""
-    left = LEFT.replace('print("task ended")', "sys.exit(9)")
+    left = LEFT.replace('os.write(1, b"task ended\\n")', "sys.exit(9)")
     process = await stage.start(left.format(target="lambda: None"))
     await stage.hear(Ready)
     stage.primary.channel.post(Drain(1000.0, moving=False))
