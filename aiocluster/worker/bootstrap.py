@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -254,17 +255,19 @@ class _TermHandler:
         self._row = row
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        self._is_unheard = False
+        self._unheard_since: float | None = None  # on the monotonic clock
         self._reserve = mmap.mmap(-1, _RESERVE)
         self._apps: tuple[Any, float, float] | None = None  # the app's own use of the timer
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a process that the app forked has the handler from us
             die_of(number)
-        if self._is_unheard:
-            self._die_unheard()
+        if self._unheard_since is not None:
+            # The app may have set the timer for itself.
+            if time.monotonic() >= self._unheard_since + _TERM_GRACE:
+                self._die_unheard()
             return
-        self._is_unheard = True
+        self._unheard_since = time.monotonic()
         self._reserve.close()
         self._loop.call_soon_threadsafe(self._hear)
         handler = signal.signal(signal.SIGALRM, lambda number, frame: self._die_unheard())
@@ -276,7 +279,7 @@ class _TermHandler:
 
     def stop_waiting(self) -> None:
         """Give the timer back to the app: the signal has been heard, or the worker ends."""
-        self._is_unheard = False
+        self._unheard_since = None
         if self._apps is not None:
             handler, delay, interval = self._apps
             signal.setitimer(signal.ITIMER_REAL, delay, interval)

@@ -11,6 +11,7 @@ way; then it stays until that is answered.
 """
 
 import asyncio
+from typing import cast
 
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
 from aiocluster.worker.services.deadline import DrainDeadline
@@ -73,7 +74,7 @@ class IdleClosing:
 
     async def _sweep(self, server: MeteredServer) -> None:
         idle_since: dict[MeteredHandler, float] = {}
-        for number, connection in enumerate(server.metered, 1):
+        for number, connection in enumerate(_open(server), 1):
             if server.is_idle(connection):
                 since = self._idle_since.get(connection) or self._loop.time()
                 if self._is_due(server, connection, since):
@@ -106,6 +107,11 @@ class IdleClosing:
             return Sign.UNREAD
         is_early = self._loop.time() < self._begun_at + _FIRST_REQUEST_GRACE
         return Sign.PERHAPS if is_early else Sign.PART
+
+
+def _open(server: MeteredServer) -> list[MeteredHandler]:
+    """Return the open connections, also those of a DegradedServer, whose handlers are aiohttp's."""
+    return cast("list[MeteredHandler]", server.connections)
 
 
 async def turns() -> None:

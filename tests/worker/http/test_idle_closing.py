@@ -174,7 +174,7 @@ class FakeServer:
         self.all = [FakeConnection(sign) for sign in signs]
 
     @property
-    def metered(self) -> list[FakeConnection]:
+    def connections(self) -> list[FakeConnection]:
         return [one for one in self.all if not one.is_closed]
 
     def is_idle(self, connection: FakeConnection) -> bool:
