@@ -1,4 +1,4 @@
 """Listening sockets: bind or inherit them, accept in batches, close them without a reset.
 
-It imports nothing else of `primary`.
+This package imports nothing else of `primary`.
 """

@@ -1,7 +1,7 @@
-"""Listening sockets that a supervisor such as systemd hands down: see sd_listen_fds(3).
+"""Socket activation: a supervisor such as systemd hands down listening sockets, sd_listen_fds(3).
 
-It has bound them and listens already, and goes on doing so when we stop: what waits in their
-backlogs then is served by whoever it starts next.
+The supervisor has bound the sockets. They listen already, and still do after the cluster stops:
+the next program that the supervisor starts serves the connections in their backlogs.
 """
 
 import os
@@ -18,8 +18,8 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 def take_inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
     """Return the sockets that are meant for this process; the caller owns them.
 
-    Afterwards neither the environment tells of them nor does a program we start get them.
-    Raises ConfigError, with all closed, when one is no listening TCP socket.
+    Afterwards the environment does not name the sockets, and child programs do not inherit them.
+    If one is not a listening TCP socket, close all and raise ConfigError.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -40,7 +40,7 @@ def take_inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def _count(text: str) -> int:
-    # More than that nobody has open, and a range of them would take for ever.
+    # A process cannot have more open, and a loop over a huge count would take for ever.
     if not text.isascii() or not text.isdigit() or int(text) > os.sysconf("SC_OPEN_MAX"):
         raise ConfigError(f"LISTEN_FDS: {text!r:.80} is no number of descriptors")
     return int(text)
@@ -60,7 +60,7 @@ def _listening(fd: int, what: str) -> socket.socket:
 
 
 def _fault(sock: socket.socket) -> str | None:
-    """Say what it is, when it is not what we serve."""
+    """Return what is wrong with the socket, or None if it is a listening TCP socket."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return f"of the family {getattr(sock.family, 'name', sock.family)}"
     if sock.type != socket.SOCK_STREAM:

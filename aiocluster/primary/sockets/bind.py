@@ -1,7 +1,7 @@
 """From addresses to bound sockets: all of them, or none.
 
-Two callers need them. The setting `bind` names hosts, which are looked up here; a worker's server
-names addresses that the worker has looked up, and has them listen at once.
+There are two callers. The setting `bind` names hosts, which are looked up here. A worker's own
+server names addresses that the worker has looked up, and its sockets listen at once.
 """
 
 import errno
@@ -19,32 +19,32 @@ from aiocluster.errors import ConfigError
 from aiocluster.ipc.handoff import MAX_LISTENERS
 from aiocluster.ipc.messages import Endpoint
 
-# A port that is free at one address may be taken at the next: then another one is tried.
+# With port 0: a port that is free at the first address may be in use at the next.
 _FREE_PORT_TRIES = 5
 
-# A family that is switched off, or an address of it. As with asyncio's own servers the others of
-# a name are then enough.
+# This machine lacks the address or its family. As in asyncio's own servers, the other addresses
+# of the name are then enough.
 _NOT_HERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 _IN_BIND = (
-    "it is in the setting bind of a role, which is given up only when a first worker of that role "
-    "is ready and turns out to run a job; give that another address"
+    "it is in the setting bind of a role, which releases it only if its first worker that is ready "
+    "runs a job; give that role another address"
 )
 
 
 class BoundEndpoint(NamedTuple):
-    """A bound socket, and its endpoint with the real port."""
+    """A bound socket, and its endpoint with the port that the kernel gave."""
 
     endpoint: Endpoint
     sock: socket.socket
 
 
 def bind(address: Address, *, tcp_keepalive: bool = True) -> list[socket.socket]:
-    """Return a bound socket, not yet listening, for each address the host's name has.
+    """Return a bound socket, not yet listening, for each address of the host's name.
 
-    A host "" is all interfaces. With port 0 they all share the first one's port. What they
-    accept has SO_KEEPALIVE set as `tcp_keepalive` says.
-    Raises ConfigError, with the address and the reason, when none can be bound.
+    A host "" means all interfaces. With port 0 all sockets get the port of the first.
+    `tcp_keepalive` sets SO_KEEPALIVE on the connections that they accept.
+    If none can be bound, raise ConfigError with the address and the reason.
     """
     try:
         bound = _bind_all(_look_up(address), tcp_keepalive, lambda sock: None)
@@ -65,12 +65,12 @@ def listen_at(
     tcp_keepalive: bool,
     taken: Iterable[socket.socket] = (),
 ) -> list[BoundEndpoint]:
-    """Listen at each that this machine has; OSError when it has none, or one is in use.
+    """Listen at each endpoint that this machine has; OSError if it has none, or one is in use.
 
-    They listen at once, also before a worker serves: so the worker gets every error, that of
-    `listen` included, no other process can come between, and clients wait in the backlog.
-    With port 0 they all have the first one's. `taken` are bound and may not listen yet, so that
-    the kernel would let others have the same.
+    The sockets listen at once, even before a worker serves. So the worker gets every error, that
+    of `listen` included; no other process can take the port; and clients wait in the backlog.
+    With port 0 all sockets get the port of the first. The sockets `taken` are bound but may not
+    listen yet, so the kernel would allow others to bind the same address.
     """
     for endpoint in endpoints:
         _check(endpoint)
@@ -78,15 +78,15 @@ def listen_at(
 
 
 def check_count(sockets: Sequence[socket.socket]) -> None:
-    """Raise ConfigError when they are too many."""
+    """Raise ConfigError if these sockets are too many."""
     if len(sockets) > MAX_LISTENERS:
         raise ConfigError(f"bind: {len(sockets)} sockets; at most {MAX_LISTENERS} are possible")
 
 
 def check_overlap(sockets: Sequence[socket.socket]) -> None:
-    """Raise ConfigError when two of them would get the same connections, or are too many.
+    """Raise ConfigError if two of these sockets overlap, or if they are too many.
 
-    The kernel lets them be bound, and refuses only to listen on the second.
+    The kernel allows both to be bound, and refuses only to listen on the second.
     """
     check_count(sockets)
     for first, second in itertools.combinations(sockets, 2):
@@ -96,7 +96,7 @@ def check_overlap(sockets: Sequence[socket.socket]) -> None:
 
 
 def _overlap(first: socket.socket, second: socket.socket) -> bool:
-    """Would these two, which are bound, get the same connections?"""
+    """Return True if these two bound sockets would get the same connections."""
     host, port = first.getsockname()[:2]
     other, other_port = second.getsockname()[:2]
     same = (first.family, port) == (second.family, other_port)
@@ -107,13 +107,13 @@ def _look_up(address: Address) -> list[Endpoint]:
     found = socket.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
-    # Each once, and IPv4 first: it is the one that is always there.
+    # Without duplicates, and IPv4 first: IPv6 may be missing.
     pairs = {(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found}
     return [Endpoint(family, host, address.port) for family, host in sorted(pairs)]
 
 
 def _check(endpoint: Endpoint) -> None:
-    """Raise OSError if the host is a name: looking that up would take its time."""
+    """Raise OSError if the host is a name (looking it up would block) or the port is invalid."""
     try:
         socket.inet_pton(endpoint.family, endpoint.host)
     except (OSError, ValueError) as error:
@@ -126,7 +126,7 @@ def _check(endpoint: Endpoint) -> None:
 def _bind_all(
     endpoints: Sequence[Endpoint], tcp_keepalive: bool, ready: Callable[[socket.socket], None]
 ) -> list[BoundEndpoint]:
-    """Bind each that this machine has, and call `ready` with its socket; all or none."""
+    """Bind each endpoint that this machine has, and call `ready` with its socket; all or none."""
     for _ in range(_FREE_PORT_TRIES if any(one.port == 0 for one in endpoints) else 1):
         try:
             return _try_to_bind_all(endpoints, tcp_keepalive, ready)
@@ -174,7 +174,7 @@ def _bind_one(endpoint: Endpoint, tcp_keepalive: bool) -> BoundEndpoint:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit it.
+        # Accepted connections inherit SO_KEEPALIVE.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,4 +1,4 @@
-"""An accepted connection, on its way to a worker."""
+"""The connections that the primary has accepted."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Connection(NamedTuple):
     """An accepted connection: its descriptor, and the index of the listener that accepted it.
 
-    `affinity` is the key of a sticky policy. `slot` is the slot of the worker that gave the
-    connection back, -1 for a new one. `client` is the address that a proxy has named.
+    `affinity` is the key for a sticky policy. `slot` is the slot of the worker that gave the
+    connection back, or -1 for a new connection. `client` is the address that a proxy named.
     """
 
     fd: int

@@ -1,21 +1,21 @@
-"""What a socket object does, for the bare descriptor of a connection.
+"""Socket operations on the bare descriptor of a connection.
 
-A `socket.socket` costs 0.6 µs more each time than the bare type that is under it.
+Creating a `socket.socket` costs 0.6 µs more than creating its base type, `socket.SocketType`.
 """
 
 import socket
 from typing import Any
 
-# Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
-# getpeername makes room for an address by the family, and the larger one serves for both.
+# Plain numbers: each use of an enum of `socket` costs half a microsecond. The family sets how
+# large an address getpeername can return; AF_INET6 is large enough for both.
 _FAMILY, _STREAM = int(socket.AF_INET6), int(socket.SOCK_STREAM)
 
-# What has just been accepted blocks.
+# A connection that was just accepted is in blocking mode.
 _PEEK = int(socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0))
 
 
 def peek(fd: int, size: int) -> bytes | None:
-    """Return what has come: None when nothing has, nothing at its end or after an error."""
+    """Return the bytes that have arrived: None if none have, b"" at the end or after an error."""
     sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
     try:
         return sock.recv(size, _PEEK)
@@ -28,12 +28,12 @@ def peek(fd: int, size: int) -> bytes | None:
 
 
 def skip(fd: int, length: int) -> bool:
-    """Read exactly so many bytes that were peeked at; False when they are there no more."""
+    """Read exactly `length` bytes that `peek` returned; return False if they are not there."""
     sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
     try:
         while length and (got := len(sock.recv(length))):
             length -= got
-    except OSError:  # nothing has come, or the connection was reset
+    except OSError:  # no bytes have arrived, or the connection was reset
         return False
     finally:
         sock.detach()
@@ -41,7 +41,7 @@ def skip(fd: int, length: int) -> bool:
 
 
 def host_of(fd: int) -> str:
-    """Return the other end's address, or nothing when there is no other end any more."""
+    """Return the client's address, or "" if the connection is no longer open."""
     sock = socket.SocketType(_FAMILY, _STREAM, 0, fd)
     try:
         address = sock.getpeername()
@@ -53,12 +53,12 @@ def host_of(fd: int) -> str:
 
 
 def packed_address(peer: Any) -> bytes:
-    """Pack what `accept` tells of a client: 4 bytes or 16; b"" where there is no address."""
+    """Pack the peer address that `accept` returned: 4 or 16 bytes; b"" if there is no address."""
     try:
         host = peer[0]
         if ":" not in host:
             return socket.inet_pton(socket.AF_INET, host)
-        # A link-local one comes with its interface, which is not the client's.
+        # A link-local address ends in "%interface": an interface of this machine.
         return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     except (OSError, IndexError, TypeError):
         return b""

@@ -1,7 +1,7 @@
-"""Accepts connections in batches; pauses and resumes.
+"""One listening socket: it accepts connections in batches, pauses and resumes.
 
-The primary owns the listening sockets and nobody else ever closes one: to drain a worker
-is simply to give it nothing more, and no connection is lost to a socket that went away.
+The primary owns the listening sockets, and no other process closes one. So a worker drains by
+getting no new connections, and no connection is lost because its listener was closed.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from aiocluster.primary.sockets.connection import Connection
 
 log = logging.getLogger("aiocluster.listener")
 
-# Connections accepted in one wake-up; then the other listeners, and the signals, get a turn.
+# Connections accepted in one wake-up; then other listeners and signals get their turn.
 _ACCEPT_BATCH = 64
 
 
 class Listener:
-    """One listening socket in the primary's loop. It starts paused, and deaf until `listen`.
+    """A listening socket in the primary's loop. It starts paused, and not listening.
 
-    One that is `shared` listens already, and will when it is closed here: its backlog stays.
+    A `shared` socket listens already, and still does after it is closed here: its backlog stays.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Listener:
         self.sock = sock
         keep_from_children(sock)
         self.index = index
-        self.asked = asked  # the address that it was bound for, or handed down with
+        self.asked = asked  # the address as configured, or as handed down
         self.is_shared = shared
-        # Given what is told of a client, returns what its policy goes by; None: by nothing.
+        # Returns the affinity key for a peer address; None: the policy needs no key from it.
         self.affinity_of: Callable[[Any], bytes] | None = None
         self._on_connections = on_connections
         self._loop = asyncio.get_running_loop()
@@ -60,10 +60,10 @@ class Listener:
         return host, port
 
     def listen(self, backlog: int | None = None) -> None:
-        """Let clients connect: from now on they wait in the backlog, at most `backlog`.
+        """Let clients connect: from now on they wait in the backlog, at most `backlog` of them.
 
-        None: it listens already. Raises ConfigError when somebody else has begun to listen there
-        since it was bound.
+        None: the socket listens already. If another process has started to listen at the address
+        since it was bound, raise ConfigError.
         """
         try:
             if backlog is not None and not self.is_shared:
@@ -85,28 +85,28 @@ class Listener:
         self._watch()
 
     def drop_new_syns(self) -> None:
-        """Let no new connection begin: what comes from now on had begun before."""
+        """Let no new connection begin; half-open connections are still completed."""
         if self.ends_with_us:
             drop_new_syns(self.sock)
 
     @property
     def is_listening(self) -> bool:
-        """May anybody connect?"""
+        """True if clients can connect."""
         return self._listening
 
     @property
     def ends_with_us(self) -> bool:
-        """Will nobody be able to connect when it is closed?"""
+        """True if clients can connect now, and cannot once this listener is closed."""
         return self._listening and not self.is_shared
 
     @property
     def has_rest(self) -> bool:
-        """Does anybody wait in the backlog who would be reset if it were closed?"""
+        """True if the backlog has connections that a close would reset."""
         return self.ends_with_us and waiting_in(self.sock) > 0
 
     def accept_rest(self) -> None:
-        """Accept all that waits in the backlog now, for a listener that is about to close."""
-        # As many as there are now: clients may keep coming.
+        """Accept the connections that are in the backlog now, before a close."""
+        # Only as many as there are now: clients may keep connecting.
         left = waiting_in(self.sock) if self._listening else 0
         while left > 0 and not self._trouble.is_waiting and (accepted := self._accept_batch()):
             left -= accepted
@@ -127,15 +127,15 @@ class Listener:
         self._reading = wanted
 
     def _accept_batch(self) -> int:
-        """Accept what is there, at most a batch; return how many."""
-        # sock.accept() builds a socket object for each connection: 3 to 4 µs that the
-        # descriptor alone does not cost.
+        """Accept the connections in the backlog, at most a batch; return how many."""
+        # sock.accept() builds a socket object for each connection, which costs 3 to 4 µs more
+        # than the descriptor alone.
         accept, index = self.sock._accept, self.index  # type: ignore[attr-defined]
         affinity_of, batch = self.affinity_of, list[Connection]()
         try:
-            # One at least: where a listener's TCP_INFO says nothing, this is what serves.
+            # At least one: TCP_INFO may say nothing about the backlog.
             for _ in range(min(max(waiting_in(self.sock), 1), _ACCEPT_BATCH)):
-                # One by one: what was accepted before an error is not lost with it.
+                # One by one: an error does not lose the connections accepted before it.
                 fd, peer = accept()
                 batch.append(
                     Connection(fd, index)

@@ -1,4 +1,4 @@
-"""All listening sockets of a role, as one."""
+"""All listeners of a role, as one object."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -12,21 +12,24 @@ from aiocluster.primary.sockets.listener import Listener
 
 
 class Listeners:
-    """Bound first, so that a port that is taken is told at once; deaf and paused until told."""
+    """The listeners of one role.
+
+    They are bound first, so that a port in use is reported at once, and listen and accept later.
+    """
 
     def __init__(self, on_connections: Callable[[list[Connection]], None]) -> None:
         self._on_connections = on_connections
         self._listeners: list[Listener] = []
-        # Those of servers of the workers' own: they come and go while all is running.
+        # The listeners of servers that workers opened; they come and go while the role runs.
         self.guests: list[Listener] = []
 
     @property
     def all(self) -> Sequence[Listener]:
-        """Each, by its index."""
+        """The listeners of `bind`, by index."""
         return self._listeners
 
     def bind(self, addresses: Sequence[Address], *, tcp_keepalive: bool) -> None:
-        """Bind each; ConfigError, naming the address, when one cannot be."""
+        """Bind each address; ConfigError, naming the address, if one cannot be bound."""
         for address in addresses:
             for sock in bind(address, tcp_keepalive=tcp_keepalive):
                 index = len(self._listeners)
@@ -36,7 +39,7 @@ class Listeners:
         check_overlap([listener.sock for listener in self._listeners])
 
     def inherit(self, sockets: Sequence[socket.socket], *, tcp_keepalive: bool) -> None:
-        """Own these, which listen already and are shared with who has handed them down."""
+        """Own these sockets, which listen already and which their supervisor keeps open."""
         check_count(sockets)
         for index, sock in enumerate(sockets):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp_keepalive)
@@ -46,7 +49,7 @@ class Listeners:
             )
 
     def state(self) -> list[ListenerState]:
-        """Return what the next program needs of each, by its index."""
+        """Return what the next program needs of each listener, by index."""
         return [
             ListenerState(
                 fd=listener.sock.fileno(), is_shared=listener.is_shared, asked=listener.asked
@@ -55,7 +58,7 @@ class Listeners:
         ]
 
     def adopt(self, states: Sequence[ListenerState], *, tcp_keepalive: bool) -> None:
-        """Go on with the sockets of another program."""
+        """Take over the sockets of the previous program."""
         for index, state in enumerate(states):
             sock = socket.socket(fileno=state.fd)
             sock.setblocking(False)
@@ -68,21 +71,21 @@ class Listeners:
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """The real (host, port) of each, by its index."""
+        """The real (host, port) of each listener, by index."""
         return tuple(listener.address for listener in self._listeners)
 
     @property
     def families(self) -> list[int]:
-        """The address family of each, by its index."""
+        """The address family of each listener, by index."""
         return [listener.sock.family for listener in self._listeners]
 
     @property
     def are_listening(self) -> bool:
-        """May clients connect?"""
+        """True if clients can connect."""
         return any(listener.is_listening for listener in self._listeners)
 
     def listen(self, backlog: int) -> None:
-        """Let clients in; ConfigError when somebody else has taken a port since."""
+        """Let clients connect; ConfigError if another process has taken a port since `bind`."""
         for listener in self._listeners:
             listener.listen(backlog)
 
@@ -92,25 +95,25 @@ class Listeners:
             listener.drop_new_syns()
 
     def accept_rest(self) -> None:
-        """Accept who has already connected."""
+        """Accept the connections that are in the backlogs now."""
         for listener in self._everyone:
             listener.accept_rest()
 
     @property
     def are_awaited(self) -> bool:
-        """Is anybody still to be accepted, or about to be?"""
+        """True if a backlog has connections, or a half-open connection may enter one."""
         ports = {listener.address[1] for listener in self._everyone if listener.ends_with_us}
         rest = any(listener.has_rest for listener in self._everyone)
         return rest or (bool(ports) and has_half_open(ports))
 
     def drop(self) -> None:
-        """Nobody serves what would come: be as if nothing had been bound. Before `listen`."""
+        """Close the bound sockets, as no worker will serve them. Call it before `listen`."""
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
 
     def close(self) -> None:
-        """Accept who has already connected; then nobody can any more. Idempotent."""
+        """Accept the connections in the backlogs, then close all listeners. Idempotent."""
         for listener in self._everyone:
             listener.accept_rest()
             listener.close()
