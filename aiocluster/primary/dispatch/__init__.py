@@ -1,4 +1,4 @@
-"""A load balancer: the backends, their capacity, admission, the policy's choice, the hand-over.
+"""A load balancer: backends, their capacity, admission, the policy's choice, the handing over.
 
-It imports `sockets`.
+This package imports `sockets`.
 """

@@ -1,52 +1,52 @@
-"""How many clients that come for the first time may be let in, at all doors of a role together.
+"""How many new connections may be admitted, over all listeners of a role together.
 
-What is open counts for the limit of all, with workers that leave, too. And room is kept for what
-these are about to give back. Who has been let in once needs no place: it may go to any worker that
-has room, and comes first.
+Open connections count towards `max_connections_total`, those of draining workers included.
+Capacity is reserved for connections that draining workers will hand back. A connection admitted
+once is not counted again: it may go to any worker with capacity, and goes before new ones.
 
-Counting for each client would cost more than choosing its worker, so what is found is a budget that
-is spent before the next look.
+Counting for each connection would cost more than choosing its worker, so the result of a count is
+a budget that is spent before the next count.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-# Seconds for which room is kept for all that a leaving worker has: by then it has given back what
-# idles, or is soon done. What takes longer, or never moves, must not keep others out of room that
-# there is; should it come back it is let in before them.
+# Seconds for which capacity is reserved for a draining worker's connections: by then it has given
+# back the idle ones. A connection that stays longer must not block free capacity; if it does come
+# back, it goes before new ones.
 _RETURN_TIME = 1.0
 
-# More than these are not looked for: what is found holds only for a while.
+# The largest budget: a count holds only for a while.
 MANY = 128
 
 
 class AdmittedBackend(Protocol):
-    """The part of an Outbox that is needed here."""
+    """The part of a Backend that admission needs."""
 
     @property
     def open_connections(self) -> int: ...
 
     @property
     def places(self) -> int:
-        """How many more connections may it have, by what the user has set?"""
+        """How many more connections the settings allow this worker."""
         ...
 
     @property
     def is_giving_back(self) -> bool:
-        """Are some of its connections on their way back to us?"""
+        """True while connections that this worker gave back wait in its handoff."""
         ...
 
     def notify_on_close(self) -> None:
-        """Let the dispatcher be updated when one of its connections has ended."""
+        """Update the dispatcher when a connection of this worker has ended."""
         ...
 
     def look_soon(self) -> None:
-        """Let it be updated in a moment, too: not every end is told."""
+        """Update the dispatcher in a moment, too: workers do not report every end."""
         ...
 
 
 class AdmissionControl:
-    """Those of one role."""
+    """The admission control of one role: the limit on its open connections."""
 
     def __init__(
         self,
@@ -55,43 +55,43 @@ class AdmissionControl:
         *,
         keeps_room: bool = True,
     ) -> None:
-        """`members()` are the workers that are given connections.
+        """`members()` returns the backends of the workers that get connections.
 
-        `max_connections` are those of all together; None: any number. Room must be kept where
-        what comes back could find everybody full, by a limit of the user's.
+        `max_connections` is for all workers together; None: any number. `keeps_room`: capacity
+        is reserved, as a user's limit could leave none for connections that are given back.
         """
         self._members = members
         self._max_connections = max_connections
         self._keeps_room = keeps_room
         self._leaving: dict[
             AdmittedBackend, float
-        ] = {}  # until when room is kept for what each has
-        self.budget = 0  # so many may be let in before the next look
+        ] = {}  # until when capacity is reserved for the connections of each
+        self.budget = 0  # how many may be admitted before the next count
         self.are_limited = max_connections is not None
 
     def leave(self, member: AdmittedBackend, now: float) -> None:
-        """It finishes, or gives back, what it has. Idempotent."""
+        """Count `member` as draining: it finishes or gives back its connections. Idempotent."""
         if self._keeps_room:
             self._leaving.setdefault(member, now + _RETURN_TIME)
             self.are_limited = True
             self.forget()
 
     def remove(self, member: AdmittedBackend) -> None:
-        """It leaves no more: it is gone, or has come. Idempotent."""
+        """Stop counting `member` as draining: it is gone, or serves again. Idempotent."""
         self._leaving.pop(member, None)
         self.are_limited = self._max_connections is not None or bool(self._leaving)
         self.forget()
 
     def spend(self, count: int) -> None:
-        """So many have been let in."""
+        """Take the `count` connections that were admitted off the budget."""
         self.budget = max(self.budget - count, 0)
 
     def forget(self) -> None:
-        """Look again before anybody is let in: figures have changed, but not by that."""
+        """Require a new count before the next admission, as figures have changed otherwise."""
         self.budget = 0
 
     def look(self, now: float) -> int:
-        """Return the new budget, MANY at most; where it is 0, let all tell of what ends."""
+        """Return the new budget, at most MANY; if it is 0, ask all workers to report each end."""
         self.budget = max(self._count(now), 0)
         if not self.budget:
             everybody = [*self._members(), *self._leaving]
@@ -99,7 +99,7 @@ class AdmissionControl:
                 member.notify_on_close()
             for member in everybody[:1]:  # one is enough for all
                 member.look_soon()
-            # What ended before they were asked was not told.
+            # Workers did not report what ended before they were asked.
             self.budget = max(self._count(now), 0)
         return self.budget
 
@@ -107,7 +107,7 @@ class AdmissionControl:
         if not self.are_limited:
             return MANY
         left = sum(one.open_connections for one in self._leaving)
-        # Looked at after those that it still has: each is seen here or there.
+        # Read after `open_connections`, so that each connection is seen in one of the two.
         if any(one.is_giving_back for one in self._leaving):
             return 0
         places = MANY

@@ -1,8 +1,8 @@
-"""The primary's side of one worker's handoff: what was given, what was taken, is there room.
+"""One worker as the dispatcher sees it: the primary's side of its handoff, and its capacity.
 
 The primary keeps the worker's end of the handoff too. So the connections that a dead worker
-had not taken are still in the kernel's queue, and `close` reads them back, with those that it
-had itself given back.
+had not taken are still in the kernel's queue. `close` reads them back, together with those that
+the worker had given back.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from aiocluster.primary.sockets.connection import Connection
 
 log = logging.getLogger("aiocluster.dispatcher")
 
-# After "full" wait this long before asking the kernel again: EAGAIN ends when the worker
-# takes, but a shortage of buffers or of descriptors in flight gives no such notice.
+# Seconds to wait, once the queue is full, before asking the kernel again: EAGAIN ends when the
+# worker reads, but the kernel does not report the end of a shortage of buffers or descriptors.
 _FULL_PAUSE = 0.01
 
 
 class Backend:
-    """Gives connections to one worker. It is a dispatcher's Recipient."""
+    """The dispatcher's view of one worker, a DispatchTarget: it gives connections to the worker."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class Backend:
         on_returned: Callable[[list[Connection]], None],
     ) -> None:
         self.slot = slot
-        self.worker_id = 0  # its handle says which
+        self.worker_id = 0  # set by the worker's handle
         self.promised = 0
         self.has_room = True
-        self.is_stuck = False  # the watchdog says so
+        self.is_stuck = False  # set by the watchdog
         self.is_closed = False
         self.leads = False
         self.sent = 0
@@ -67,9 +67,9 @@ class Backend:
         self._done = self._scoreboard.reader(self._row, REQUESTS_DONE)
         self._limits = limits
         self._on_change = on_change
-        # Hears, once, that the worker has broken its handoff, and how.
+        # Called once, with the reason, when the worker has broken its handoff.
         self.on_broken: Callable[[str], None] = lambda why: None
-        # Says whether other workers have enough to take, so that what comes back is to wait.
+        # True if the other workers have enough to take, so that returned connections wait.
         self.would_flood: Callable[[], bool] = lambda: False
         self._returns = Returns(
             self._sender,
@@ -78,22 +78,22 @@ class Backend:
             lambda: self.would_flood(),
         )
         self._loop = asyncio.get_running_loop()
-        # (sent so far, when): one entry a batch that was not yet seen to be taken.
+        # (sent so far, when): one entry for each batch that the worker may not have taken yet.
         self._untaken: deque[tuple[int, float]] = deque()
         self.room = WorkerCapacity(scoreboard, limits, self, self._tell_of_room)
         self._queue_is_full = False
         self._retry: asyncio.TimerHandle | None = None
 
-    # ---- what a policy may ask
+    # ---- figures for a policy
 
     @property
     def open_connections(self) -> int:
-        """Connections given, about to be, or accepted by itself, and not closed."""
+        """Connections given, promised, or accepted by the worker itself, and not closed."""
         return self.sent + self.promised + self._accepted() - self._closed()
 
     @property
     def queued(self) -> int:
-        """Connections given, or about to be, and not taken."""
+        """Connections given or promised, and not taken."""
         return self.sent + self.promised - self._taken()
 
     @property
@@ -103,23 +103,23 @@ class Backend:
 
     @property
     def lag(self) -> float:
-        """How late its loop was lately, in seconds."""
+        """How late the worker's loop was lately, in seconds."""
         return self._lag() / 1e6
 
     @property
     def places(self) -> int:
-        """See Recipient."""
+        """See AdmittedBackend."""
         return self.room.places()
 
     @property
     def is_giving_back(self) -> bool:
-        """See Recipient."""
+        """See AdmittedBackend."""
         return not self.is_closed and next_batch_size(self._sender) > 0
 
     # ---- giving and taking back
 
     def is_behind(self, now: float) -> bool:
-        """Has it left a connection untaken for longer than `behind_after`?"""
+        """Return True if a connection has been untaken for longer than `behind_after`."""
         untaken = self._untaken
         if not untaken:
             return False
@@ -129,29 +129,29 @@ class Backend:
         return bool(untaken) and now - untaken[0][1] > self._limits.behind_after
 
     def waited(self, now: float) -> float:
-        """How long its oldest untaken connection has waited; 0.0 when there is none."""
-        self.is_behind(now)  # forgets what was taken since
+        """Return how long the oldest untaken connection has waited; 0.0 if there is none."""
+        self.is_behind(now)  # drops the entries of batches taken since
         return now - self._untaken[0][1] if self._untaken else 0.0
 
     def excuse_pause(self, seconds: float, now: float) -> None:
-        """The primary did not run for so long: that is not held against what waits."""
+        """Do not count the seconds that the primary was paused as waiting."""
         self._untaken = deque((sent, min(when + seconds, now)) for sent, when in self._untaken)
 
     def reclaim(self) -> list[Connection]:
-        """Read back what the worker has not taken; the caller owns it."""
+        """Read back the connections that the worker has not taken; the caller owns them."""
         if self.is_closed:
             return []
         stolen = self._from_here(take_all(self._receiver, self._on_lost))
         self.sent -= len(stolen)
         self.room.budget += len(stolen)
-        # What is left is on its way through the worker: taken, and not yet counted.
+        # The worker has taken the rest, and has not counted it yet.
         left = [(min(sent, self.sent), when) for sent, when in self._untaken]
         self._untaken = deque(left if self.queued > 0 else ())
         return stolen
 
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
-        """See Recipient."""
-        # Requests come on connections that it has, too: of these no budget knows.
+        """See DispatchTarget."""
+        # Requests also arrive on connections that the worker has; the budget does not see those.
         if len(batch) > self.room.budget or self._limits.max_requests is not None:
             self.look_for_room()
             batch = batch[: self.room.budget]
@@ -182,12 +182,12 @@ class Backend:
         self._untaken.append((self.sent, now))
         self.room.budget -= len(fds)
         if self.room.budget <= 0:
-            # Now, as no policy is to see one that is full.
+            # At once: a policy must not see a full worker.
             self.look_for_room()
         return True
 
     def state(self) -> BackendState:
-        """What another one, with the same ends, goes on with."""
+        """Return what a Backend of the next program, with the same sockets, continues with."""
         return BackendState(
             sender=self._sender.fileno(),
             receiver=self._receiver.fileno(),
@@ -196,29 +196,29 @@ class Backend:
         )
 
     def adopt(self, state: BackendState) -> None:
-        """Go on where another left off."""
+        """Continue where a Backend of the previous program stopped."""
         self.leads = self._scoreboard.read(self._row, LEADS) == 1
         self.sent = state.sent
         self._untaken.extend(state.untaken)
 
     def order_drain(self) -> None:
-        """Say on the scoreboard that nothing more will come, and a deadline holds."""
+        """Write on the scoreboard that the worker must drain, within its deadline."""
         self._scoreboard.order_drain(self._row)
 
     @property
     def was_unwired(self) -> bool:
-        """Has this worker found a wire to us gone?"""
+        """True if the worker has found its handoff or its channel broken."""
         return self._scoreboard.read(self._row, UNWIRED) == 1
 
     def lead(self, does: bool) -> None:
-        """Say on the scoreboard whether it leads."""
+        """Write on the scoreboard whether the worker is the leader of its role."""
         self.leads = does
         self._scoreboard.lead(self._row, does)
 
     def close(self) -> list[Connection]:
-        """Give nothing more; return what was not taken, or given back.
+        """Close the handoff; return the connections that were not taken, or were given back.
 
-        Only of a worker that is dead, or has lost its channel: then it takes no more.
+        Call this only if the worker is dead or has lost its channel: then it takes nothing more.
         """
         if self.is_closed:
             return []
@@ -236,15 +236,15 @@ class Backend:
     def _from_here(self, taken: Sequence[Taken]) -> list[Connection]:
         return [Connection(fd, listener, b"", self.slot, client) for fd, listener, client in taken]
 
-    # ---- room
+    # ---- capacity
 
     @property
     def budget(self) -> int:
-        """See Recipient."""
+        """See DispatchTarget."""
         return self.room.budget
 
     def look_for_room(self) -> None:
-        """Count how many more it may be given."""
+        """Count how many more connections the worker may get."""
         self.room.renew()
         self._update_room()
 
@@ -264,30 +264,30 @@ class Backend:
         self._tell_of_room()
 
     def look_again(self) -> None:
-        """See Recipient."""
+        """See DispatchTarget."""
         if not self.is_closed:
             self.room.look()
             self._update_room()
 
     def notify_on_close(self) -> None:
-        """See Recipient."""
+        """See AdmittedBackend."""
         self.room.await_end()
 
     def look_soon(self) -> None:
-        """See Recipient."""
+        """See AdmittedBackend."""
         self.room.look_soon()
 
     def check_room(self) -> None:
-        """Look whether its handlers have used up what was meant for connections."""
+        """Count again if the worker's handlers have used descriptors meant for connections."""
         self.room.check()
         self._update_room()
 
     def given(self) -> int:
-        """See Figures."""
+        """See BackendFigures."""
         return self.sent + self._accepted() - self._closed()
 
     def busy(self) -> int:
-        """See Figures."""
+        """See BackendFigures."""
         return self.requests_in_flight + self.sent - self._taken()
 
     def _on_lost(self, count: int) -> None:
@@ -296,7 +296,7 @@ class Backend:
 
 
 def _messages(batch: Sequence[Connection]) -> Iterator[Sequence[Connection]]:
-    """Cut a batch into messages: whose client is told has one of its own."""
+    """Cut a batch into messages; a connection with a client named by a proxy gets its own."""
     for is_told, some in groupby(batch, lambda connection: connection.client is not None):
         if is_told:
             yield from ([connection] for connection in some)

@@ -1,8 +1,8 @@
-"""How many more connections one worker may be given: by its limit of descriptors, and by ours.
+"""How many more connections one worker may get, by its limit of descriptors and by the settings.
 
-Looking at all that for every connection would cost more than choosing, so what is free, or half
-of it while there is much, is a budget that is spent before the next look. Without room, the
-worker is asked (on the scoreboard) to say when a connection ends; nobody spins meanwhile.
+Counting for each connection would cost more than choosing a worker. So the free capacity, or half
+of it if there is much, is a budget that is spent before the next count. A worker without capacity
+is asked, on the scoreboard, to report when a connection ends; the primary does not poll for it.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from aiocluster.fds import fd_limit
 from aiocluster.ipc.accept_queue import budget, reserved_fds
 from aiocluster.ipc.scoreboard import FD_LIMIT, OTHER_FDS, Scoreboard
 
-# A worker without room is looked at again after this many seconds, whatever it says: its
-# handlers' own descriptors close without a word.
+# Seconds until the capacity of a full worker is counted again without its report: workers do not
+# report when their handlers close descriptors.
 _PAUSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds a worker's connections."""
+    """The limits on a worker's connections."""
 
     behind_after: float  # seconds a connection may lie untaken
-    max_fds: int  # RLIMIT_NOFILE, until the worker has told its own
+    max_fds: int  # RLIMIT_NOFILE, until the worker has reported its own
     max_connections: int | None = None  # None: no limit but the descriptors
-    max_requests: int | None = None  # that it may handle at a time
-    passes_client_address: bool = False  # are there connections whose client a proxy has told?
+    max_requests: int | None = None  # in flight at one time
+    passes_client_address: bool = False  # True if a proxy may name a connection's client
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """Return those of a role's workers, which begin with as many descriptors as we."""
+        """Return the limits of a role's workers, which start with the primary's RLIMIT_NOFILE."""
         return cls(
             behind_after=settings.behind_after,
             max_fds=fd_limit(),
@@ -47,19 +47,22 @@ def _number(limit: int | Literal["unlimited"]) -> int | None:
 
 
 class BackendFigures(Protocol):
-    """The part of an Outbox that tells how full its worker is."""
+    """The part of a Backend from which its worker's capacity is computed."""
 
     def given(self) -> int:
-        """Connections given and not closed, wherever they are on their way."""
+        """Return how many connections were given and are not closed, taken or not."""
         ...
 
     def busy(self) -> int:
-        """Requests in flight, and connections on their way, which will bring some."""
+        """Return the requests in flight, plus the untaken connections, which will bring some."""
         ...
 
 
 class WorkerCapacity:
-    """That of one worker. `on_room` is called when there is some again, or what was awaited."""
+    """The free capacity of one worker.
+
+    `on_room` is called when there is some again, or when an end that was awaited has come.
+    """
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class WorkerCapacity:
     ) -> None:
         self.budget = 0
         self.is_out = False
-        # Hears when it comes to its limit of descriptors (True), and leaves it (False).
+        # Called when the worker comes to its limit of descriptors (True) or leaves it (False).
         self.on_fd_limit: Callable[[bool], None] = lambda is_there: None
         self._scoreboard, self._row = board
         self._limits = limits
@@ -81,24 +84,24 @@ class WorkerCapacity:
         self._next_look: asyncio.TimerHandle | None = None
 
     def renew(self) -> None:
-        """Look how much there is, and let that, or half of it, be the budget."""
+        """Count the free capacity, and set the budget to it, or to half of it."""
         clients = self._figures.given()
         fds = self._free_fds(clients)
         free = min(fds, self._free_places(clients))
         self.budget = budget(free)
-        # One that stays near its limit does not tell of each connection that ends there.
+        # The margin: a worker near its limit would otherwise report each connection that ends.
         margin = reserved_fds(self._max_fds()) // 4 if self._at_fd_limit else 0
         self._note_fd_limit(fds <= margin)
         self._note_out(free <= 0)
 
     def check(self) -> None:
-        """Look whether its handlers have used up what was meant for connections."""
+        """Count again if the worker's handlers have used descriptors meant for connections."""
         if self._free_fds(self._figures.given()) <= self.budget:
             self.renew()
 
     def look_again(self) -> None:
-        """Something has ended, or may have: whoever waits for that is told."""
-        if self._is_closed:  # this was called for before: the row may be another's now
+        """Count again, as a connection may have ended; report capacity, or an awaited end."""
+        if self._is_closed:  # scheduled before the close: another worker may have the row now
             return
         if self._next_look is not None:
             self._next_look.cancel()
@@ -106,11 +109,11 @@ class WorkerCapacity:
         was_awaited, self._is_awaited = self._is_awaited, False
         if not self.look() and was_awaited:
             self._on_room()
-        # Whoever hears of it may wait for the next one; else nobody wants to know of that.
+        # `on_room` may have called `await_end` again; if not, the worker need not report.
         self._ask()
 
     def look(self) -> bool:
-        """Is there room again? Then that is told."""
+        """Count again; if there is capacity again, call `on_room` and return True."""
         was_out = self.is_out
         self.renew()
         has_come = was_out and not self.is_out
@@ -119,23 +122,23 @@ class WorkerCapacity:
         return has_come
 
     def await_end(self) -> None:
-        """Somebody waits until a connection of this worker has ended, room or not."""
+        """Call `on_room` when a connection of this worker has ended, full or not."""
         if not self._is_awaited:
             self._is_awaited = True
             self._ask()
 
     def look_soon(self) -> None:
-        """Look again after a moment, whatever the worker says."""
+        """Count again after a moment, without a report of the worker."""
         if self._next_look is None:
             self._next_look = self._loop.call_later(_PAUSE, self._look_again)
 
     def places(self) -> int:
-        """How many more connections may it have, by our own limit?"""
+        """Return how many more connections the worker may have by `max_connections`."""
         most = self._limits.max_connections
         return self._limits.max_fds if most is None else max(most - self._figures.given(), 0)
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop counting. Idempotent."""
         self._is_closed = True
         if self._next_look is not None:
             self._next_look.cancel()
@@ -146,7 +149,8 @@ class WorkerCapacity:
         return limit - reserved_fds(limit) - other - clients
 
     def _max_fds(self) -> int:
-        # It need not be ours: prlimit changes it, and a zygote keeps what we had at its start.
+        # The worker's limit may differ from the primary's: prlimit changes it, and a zygote keeps
+        # the limit that the primary had at the zygote's start.
         return self._scoreboard.read(self._row, FD_LIMIT) or self._limits.max_fds
 
     def _free_places(self, clients: int) -> int:
@@ -155,7 +159,7 @@ class WorkerCapacity:
         if limits.max_connections is not None:
             places = limits.max_connections - clients
         if limits.max_requests is not None:
-            # Who is on the way to it will ask for something as well.
+            # Connections on their way to the worker will bring requests as well.
             places = min(places, limits.max_requests - self._figures.busy())
         return places
 
@@ -163,14 +167,14 @@ class WorkerCapacity:
         if is_out != self.is_out:
             self.is_out = is_out
             self._ask()
-            # What ended between the look and the asking was not told.
+            # The worker did not report what ended between the count and the request to report.
             if is_out:
                 self._loop.call_soon(self.look_again)
         if is_out or self._at_fd_limit:
             self.look_soon()
 
     def _ask(self) -> None:
-        """Let the worker tell of each end, or of none, as is wanted now."""
+        """Ask the worker to report each end, or none, as is needed now."""
         self._scoreboard.ask_for_room(self._row, self.is_out or self._is_awaited)
 
     def _look_again(self) -> None:
@@ -180,5 +184,5 @@ class WorkerCapacity:
     def _note_fd_limit(self, is_there: bool) -> None:
         if is_there != self._at_fd_limit:
             self._at_fd_limit = is_there
-            # Not in the middle of handing over: users may listen.
+            # Later, not in the middle of handing over: users may subscribe to this event.
             self._loop.call_soon(self.on_fd_limit, is_there)

@@ -1,9 +1,9 @@
-"""Gives each connection to a worker that the policy chooses.
+"""The dispatcher gives each connection to a worker that the policy chooses.
 
-When nobody has room it keeps what was already accepted and asks the listeners to pause:
-the kernel's backlog is the queue. A worker that has left a connection untaken for too
-long is *behind* and is passed over while another is not; when all are behind, the policy
-chooses among all of them. Unless the policy is *binding*: then a client waits for its worker.
+If all workers are full, the dispatcher keeps the connections already accepted and pauses the
+listeners: the kernel's backlog is the queue. A worker that has left a connection untaken for too
+long is *behind*. It gets no connections while another worker is not behind; if all are behind, the
+policy chooses among all. If the policy is *strict*, a client waits for its worker instead.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,60 +15,60 @@ from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.primary.dispatch.admission import MANY, AdmissionControl, AdmittedBackend
 from aiocluster.primary.sockets.connection import Connection
 
-# Connections handed out between two looks at who has room; below what one handoff takes.
+# Connections given between two counts of capacity; fewer than one handoff packet can carry.
 _ROUND = MANY
 
-# In a flood of refusals all workers are looked at once in so many seconds: most that ends is told.
+# While connections are shed, seconds between two counts of all workers: workers report most ends.
 _LOOK_PAUSE = 0.005
 
 
 class DispatchTarget(Candidate, AdmittedBackend, Protocol):
-    """The part of an Outbox that the dispatcher needs.
+    """The part of a Backend that the dispatcher needs.
 
-    `promised` is how many it will be given of those that are being given out.
+    `promised` is how many connections of the present batch were chosen for this worker so far.
     """
 
     promised: int
 
     @property
     def has_room(self) -> bool:
-        """May it be given more right now?"""
+        """True if the worker may get more connections now."""
         ...
 
     @property
     def budget(self) -> int:
-        """How many may it be given before it is looked at again?"""
+        """How many connections the worker may get before its capacity is counted again."""
         ...
 
     @property
     def is_stuck(self) -> bool:
-        """Does its loop not turn? Then it is a candidate only where all are stuck."""
+        """True if the worker's loop is blocked: then it is a candidate only if all are stuck."""
         ...
 
     def is_behind(self, now: float) -> bool:
-        """Has it left a connection untaken for too long?"""
+        """Return True if the worker has left a connection untaken for too long."""
         ...
 
     def look_again(self) -> None:
-        """Find out whether it has room again."""
+        """Count the worker's capacity again."""
         ...
 
     def hand_over(self, batch: Sequence[Connection], now: float) -> int:
-        """Give it a batch; return how many of it, from the front, it took and owns now.
+        """Give the worker a batch; return how many of it, from the front, are the worker's now.
 
-        When that is none it has no room: `has_room` is False until it has.
+        If none are, the worker is full: `has_room` is False until it has capacity again.
         """
         ...
 
 
 class Dispatching(Protocol):
-    """What a Dispatcher does for the other parts; and all those of a role, as one."""
+    """The interface of a Dispatcher, and of an Ingress for all dispatchers of its role."""
 
     @property
     def waiting(self) -> int: ...
     @property
     def may_rebalance(self) -> bool:
-        """May connections be moved to even out their numbers?"""
+        """True if connections may be moved to even out their numbers."""
         ...
 
     def add(self, recipient: DispatchTarget) -> None: ...
@@ -80,7 +80,7 @@ class Dispatching(Protocol):
 
 
 class Dispatcher:
-    """Chooses and hands over. It never blocks and never drops a connection."""
+    """A dispatcher: it chooses workers and hands over. It never blocks or drops a connection."""
 
     def __init__(
         self,
@@ -90,10 +90,10 @@ class Dispatcher:
         turn_away: Callable[[Sequence[Connection]], None] | None = None,
         places: AdmissionControl | None = None,
     ) -> None:
-        """`turn_away` takes, and owns, what comes while there are workers and all are full; without
-        it that waits.
+        """`turn_away` gets, and owns, connections that come while all workers are full.
 
-        `places` are those of all doors; without it, those of the workers that it gives to.
+        Without `turn_away`, or without any worker, these connections wait. `places` is the
+        admission control of the role; without it the dispatcher has its own.
         """
         self._policy = policy
         self._fewest: Policy = LeastConnections()
@@ -112,30 +112,30 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Connections accepted that nobody has room for."""
+        """Connections accepted that wait as all workers are full."""
         return len(self._waiting)
 
     def add(self, recipient: DispatchTarget) -> None:
-        """This worker may be given connections from now on. Idempotent."""
+        """Let this worker get connections from now on. Idempotent."""
         self.remove(recipient)
         self._recipients = sorted([*self._recipients, recipient], key=lambda r: r.slot)
 
     def leave(self, recipient: DispatchTarget, now: float) -> None:
-        """This worker finishes, or gives back, what it has: that still counts. Idempotent."""
+        """Give this worker nothing more; its open connections still count. Idempotent."""
         self.part(recipient)
         self._places.leave(recipient, now)
 
     def remove(self, recipient: DispatchTarget) -> None:
-        """This worker is no more. Idempotent."""
+        """Forget this worker: it is gone. Idempotent."""
         self.part(recipient)
         self._places.remove(recipient)
 
     def part(self, recipient: DispatchTarget) -> None:
-        """Give this worker nothing more by this door; what it has counts as before. Idempotent."""
+        """Give this worker nothing more from these listeners; it is not draining. Idempotent."""
         self._recipients = [other for other in self._recipients if other is not recipient]
 
     def update(self, now: float) -> None:
-        """A worker came, left, filled up or has room again."""
+        """Look at all workers again: one came, left, is full or has capacity again."""
         self._look(now)
         if self._candidates and self._waiting:
             waiting, self._waiting = self._waiting, []
@@ -143,12 +143,12 @@ class Dispatcher:
         self._pause_or_resume()
 
     def dispatch(self, connections: Sequence[Connection], now: float) -> None:
-        """Hand each connection over, now or as soon as somebody has room."""
+        """Hand each connection over, now or as soon as a worker has capacity."""
         connections = self._give_out(connections, now)
         if connections and self._turn_away is not None and self._recipients:
             connections = self._look_and_give_out(connections, now)
             self._turn_away([*filter(_is_new, connections)])
-            # Whom we have let in once, waits.
+            # Connections that were admitted before wait.
             connections = [one for one in connections if not _is_new(one)]
         if connections:
             self._waiting += connections
@@ -157,7 +157,7 @@ class Dispatcher:
     def _look_and_give_out(
         self, connections: Sequence[Connection], now: float
     ) -> Sequence[Connection]:
-        """Some may have room again, and have not been heard yet."""
+        """Count all capacities again, as reports may be on their way, and give out."""
         if now < self._next_look:
             return connections
         self._next_look = now + _LOOK_PAUSE
@@ -167,7 +167,7 @@ class Dispatcher:
         return self._give_out(connections, now)
 
     def _give_out(self, connections: Sequence[Connection], now: float) -> Sequence[Connection]:
-        """Return those for whom nobody has room."""
+        """Give the connections to workers; return those for which no worker has capacity."""
         while connections and self._candidates:
             are_limited = self._places.are_limited
             size = self._admitted(connections, now) if are_limited else _ROUND
@@ -179,7 +179,7 @@ class Dispatcher:
             try:
                 batches, left = self._batches(head, now)
             except BaseException:
-                # A Ctrl-C, in the middle of choosing: they are still ours.
+                # A Ctrl-C in the middle of choosing: the dispatcher still owns the connections.
                 self._waiting += connections
                 raise
             left = self._hand_out(batches, left, now)
@@ -189,22 +189,22 @@ class Dispatcher:
         return connections
 
     def slots_with_room(self) -> set[int]:
-        """Return the slots of those that may be given more now."""
+        """Return the slots of the workers that may get more connections now."""
         return {recipient.slot for recipient in self._recipients if recipient.has_room}
 
     def has_responsive(self, now: float) -> bool:
-        """Is there a worker that would take at once what another leaves lying?"""
+        """Return True if a worker would take at once what another leaves untaken."""
         return not self.strict and any(
             not candidate.is_stuck and not candidate.is_behind(now)
             for candidate in self._candidates
         )
 
     def state(self) -> list[Connection]:
-        """Return the connections that nobody had room for; they stay where they are."""
+        """Return the connections that wait for capacity; the dispatcher keeps them."""
         return [*self._waiting]
 
     def take_waiting(self) -> list[Connection]:
-        """Give up the connections that nobody had room for; the caller owns them."""
+        """Give up the connections that wait for capacity; the caller owns them."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
@@ -214,7 +214,7 @@ class Dispatcher:
         left: Sequence[Connection],
         now: float,
     ) -> Sequence[Connection]:
-        """Return with those `left` whom a worker that is full now has left."""
+        """Return the connections not delivered: `left`, and those a full worker did not take."""
         is_full = False
         for recipient, batch in batches.items():
             if (taken := recipient.hand_over(batch, now)) < len(batch):
@@ -227,7 +227,7 @@ class Dispatcher:
     def _batches(
         self, connections: Sequence[Connection], now: float
     ) -> tuple[Mapping[DispatchTarget, Sequence[Connection]], Sequence[Connection]]:
-        """Choose for each, until somebody would be full; return also those that are left."""
+        """Choose for each connection until a worker would be full; return also the rest."""
         if len(connections) == 1:
             return {self._choose(connections[0], now): connections}, []
         batches: dict[DispatchTarget, list[Connection]] = {}
@@ -259,11 +259,11 @@ class Dispatcher:
         return policy.choose(punctual, connection.affinity) if punctual else chosen
 
     def _in_slot(self, slot: int) -> DispatchTarget | None:
-        """Return where one that comes back was, or the next worker in that place."""
+        """Return the candidate in `slot`: the worker that had the connection, or its successor."""
         return next((one for one in self._candidates if one.slot == slot), None)
 
     def _responsive(self, now: float) -> list[DispatchTarget]:
-        """Return them in the same list as before while they are the same, as policies like it."""
+        """Return the candidates not behind: the same list while they are the same, for policies."""
         punctual = [candidate for candidate in self._candidates if not candidate.is_behind(now)]
         if punctual != self._punctual:
             self._punctual = punctual
@@ -274,7 +274,7 @@ class Dispatcher:
         self._pause_or_resume()
 
     def _look(self, now: float) -> None:
-        """Who has room, and for whom?"""
+        """Find the workers with capacity, and whether new connections are admitted."""
         # A new list each time: policies tell by it that the candidates have changed.
         self._candidates = self._fit()
         self._lets_in = self._places.look(now) > 0
@@ -286,13 +286,14 @@ class Dispatcher:
         return [recipient for recipient in roomy if not recipient.is_stuck] or roomy
 
     def _admitted(self, connections: Sequence[Connection], now: float) -> int:
-        """How many of these, from the front, may go to workers now?"""
+        """Return how many of these, from the front, may go to workers now."""
         if not _is_new(connections[0]):
-            # Whom we have let in once may, and comes first. On the way it was counted nowhere.
+            # Connections handed back by a worker were admitted before, so they go first. On their
+            # way they were counted nowhere.
             self._places.forget()
             return sum(1 for _ in takewhile(lambda one: not _is_new(one), connections[:_ROUND]))
         if not self._lets_in:
-            return 0  # until we hear of an end
+            return 0  # until a worker reports an end
         return min(self._places.budget or self._places.look(now), len(connections))
 
     def _pause_or_resume(self) -> None:

@@ -1,4 +1,4 @@
-"""The policies of one role: which one holds for which of its addresses."""
+"""The policies of one role: one for all of its addresses, or one for each."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,14 +14,17 @@ _OURS = "aiocluster.policies."
 
 
 class SharedPolicy(RoundRobin):
-    """Workers accept by themselves; what still comes by the primary goes to each in turn."""
+    """The policy of listeners from which workers accept by themselves.
+
+    Connections that the primary accepts nevertheless go to each worker in turn.
+    """
 
 
 def policies(setting: Any) -> Callable[[str], Policy]:
-    """Return what tells the policy of an address: one object for all that share it.
+    """Return a function from an address to its policy: one object for all that share a policy.
 
-    `setting` is one policy for all, or a mapping of addresses to one each, ":port" for all
-    interfaces; others have round robin. ConfigError when a policy cannot be made.
+    `setting` is one policy for all, or a mapping from addresses to policies, where ":port" means
+    all interfaces and missing addresses have round robin. ConfigError if a policy is impossible.
     """
     if not isinstance(setting, Mapping):
         for_all = _made(setting)
@@ -34,22 +37,23 @@ def policies(setting: Any) -> Callable[[str], Policy]:
 
 
 def unserved(setting: Any, addresses: Iterable[str]) -> list[str]:
-    """Return the addresses that have a policy and are none of `addresses`, where we listen."""
+    """Return the addresses that have a policy but are not in `addresses`, the listening ones."""
     if not isinstance(setting, Mapping):
         return []
     return sorted(setting.keys() - {form for one in addresses for form in (one, _bare(one))})
 
 
 def _bare(address: str) -> str:
-    """Return ":port", as a user writes it, of a socket that listens on all interfaces."""
+    """Return ":port", as users write it, if the host of the address means all interfaces."""
     host, _, port = address.rpartition(":")
     return f":{port}" if host in ("0.0.0.0", "[::]") else address
 
 
 def policy_of_server(setting: Any) -> Policy:
-    """Return the policy of a server of the workers' own: a new one, unless `setting` is an object.
+    """Return the policy of a server that workers opened: a new one, unless `setting` is an object.
 
-    Only addresses of `bind` can be given one each, and in "shared" nobody chooses.
+    A mapping holds only for addresses of `bind`, and "shared" chooses no worker: then it is round
+    robin.
     """
     if isinstance(setting, Mapping) or setting == SHARED:
         return RoundRobin()

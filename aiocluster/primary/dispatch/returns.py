@@ -1,4 +1,4 @@
-"""The connections that a draining worker gives back, on their way to others."""
+"""The connections that a worker gives back, on their way to other workers."""
 
 import asyncio
 import errno
@@ -12,18 +12,18 @@ from aiocluster.ipc.handoff import Taken, TruncatedBatch, next_batch_size, take,
 
 log = logging.getLogger("aiocluster.dispatcher")
 
-# Where those that serve have enough to take: look again after this many seconds.
+# Seconds until the next look, if the other workers have enough to take.
 _FLOOD_PAUSE = 0.002
 
-# At the limit of descriptors: look again after this many seconds. They wait in the queue.
+# Seconds until the next look, at the limit of descriptors. The connections wait in the queue.
 _FD_LIMIT_PAUSE = 0.1
 
 
 class Returns:
-    """Reads what comes back on the primary's end of one worker's handoff.
+    """The reader of connections that a worker gives back, at the primary's end of its handoff.
 
-    `on_broken(why)` is called once, when it cannot be read any more: what has come is no batch, or
-    the worker, whose end we have too, has shut it down.
+    `on_broken(why)` is called once, when the handoff cannot be read any more: the worker has sent
+    something that is not a batch, or has shut down its end, which the primary has too.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Returns:
         on_broken: Callable[[str], None],
         would_flood: Callable[[], bool],
     ) -> None:
-        """`would_flood()` says whether others have enough to take for now."""
+        """`would_flood()` returns True if the other workers have enough to take for now."""
         self._would_flood = would_flood
         self._on_broken = on_broken
         self._sock = sock
@@ -43,9 +43,9 @@ class Returns:
         self._listen()
 
     def close(self) -> list[Taken]:
-        """Read no more; return what waits, a dead worker's last.
+        """Stop reading; return the connections that wait in the queue.
 
-        The socket is the caller's.
+        The caller owns the socket.
         """
         self._deafen()
         if self._retry is not None:
@@ -85,7 +85,7 @@ class Returns:
     def _take(self) -> list[Taken]:
         try:
             batch = take(self._sock)
-        except TruncatedBatch as truncated:  # another thread of the program's has opened some
+        except TruncatedBatch as truncated:  # another thread has opened files meanwhile
             _on_lost(truncated.lost)
             return truncated.arrived
         if batch is None:
@@ -94,7 +94,7 @@ class Returns:
 
 
 def _have_room_for(count: int, fd: int) -> bool:
-    """Could `count` descriptors be opened? Those that cannot be would be destroyed."""
+    """Return True if `count` descriptors can be opened: the kernel would close those beyond."""
     opened: list[int] = []
     try:
         for _ in range(count):

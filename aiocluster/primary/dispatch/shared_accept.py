@@ -1,4 +1,4 @@
-"""Listeners from which workers accept by themselves: who does, and whether the primary helps."""
+"""Listeners from which workers accept by themselves, and when the primary accepts too."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -7,11 +7,11 @@ from aiocluster.ipc.messages import Accept
 
 
 class SharedAcceptWorker(Protocol):
-    """The part of a WorkerHandle that is needed here."""
+    """The part of a WorkerHandle that SharedAccept needs."""
 
     @property
     def shared(self) -> frozenset[int]:
-        """The listeners, by index, from which it can accept."""
+        """The listeners, by index, from which the worker can accept."""
         ...
 
     @property
@@ -19,13 +19,13 @@ class SharedAcceptWorker(Protocol):
 
 
 class AcceptChannel(Protocol):
-    """How it is told."""
+    """The channel of such a worker."""
 
     def post(self, message: Accept) -> None: ...
 
 
 class SharedIngress(Protocol):
-    """The part of the Doors that is needed here."""
+    """The part of an Ingress that SharedAccept needs."""
 
     @property
     def shared(self) -> Mapping[int, int]: ...
@@ -35,39 +35,42 @@ class SharedIngress(Protocol):
 
 
 class SharedAccept:
-    """That of one role. `count()` says how many workers there are, `serving()` who serves."""
+    """The control of one role over which workers accept from its shared listeners.
+
+    `count()` returns the number of workers, `serving()` those that serve.
+    """
 
     def __init__(
         self, count: Callable[[], int], serving: Callable[[], Iterable[SharedAcceptWorker]]
     ) -> None:
         self._count = count
         self._serving = serving
-        self._ingress: SharedIngress | None = None  # until they are bound
+        self._ingress: SharedIngress | None = None  # until the listeners are bound
 
     def begin_with(self, ingress: SharedIngress) -> None:
-        """From these the connections will come, once they listen."""
+        """Set the ingress with the shared listeners, which workers will accept from."""
         self._ingress = ingress
 
     def begin_accepting(self) -> None:
-        """Clients may connect now: who serves, and shares the listeners, accepts from them."""
+        """Let each serving worker accept from the listeners it shares: clients can connect now."""
         for worker in self._serving():
             self.let_accept(worker)
         self.divide()
 
     def let_accept(self, worker: SharedAcceptWorker) -> None:
-        """Let it accept by itself, if it can and clients may connect; see `begin_accepting`."""
+        """Let a worker accept by itself, if it has shared listeners and clients can connect."""
         if worker.shared and self._ingress is not None and self._ingress.are_listening:
             worker.channel.post(Accept(on=bool(self._ingress.shared), workers=self._count()))
 
     def end(self, worker: SharedAcceptWorker) -> None:
-        """Let it accept nothing more."""
+        """Make a worker accept nothing more."""
         if worker.shared:
             worker.channel.post(Accept(on=False))
 
     def divide(self) -> None:
-        """The primary accepts only while somebody serves who cannot do it by himself.
+        """Make the primary accept only while a serving worker cannot accept by itself.
 
-        After an upgrade that may be so until a reload.
+        After an upgrade there may be such workers until a reload.
         """
         if self._ingress is not None and (shared := self._ingress.shared):
             able = all(worker.shared >= shared.keys() for worker in self._serving())
