@@ -219,8 +219,8 @@ if __name__ == "__main__":
 async def test_an_upgrade_keeps_it_all(tmp_path: Path) -> None:
     """The sockets, who serves, and who may come: a worker that dies later is replaced."""
     async with Program(tmp_path, PROGRAM, env={"PYTHONPATH": str(REPOSITORY)}) as running:
-        line = await running.line("listening on .*, as workers want it")
-        port = int(line.partition(", as workers")[0].rpartition(":")[2])
+        line = await running.line(r"listening on .* \(opened by a worker\)")
+        port = int(line.partition(" (opened")[0].rpartition(":")[2])
         await running.line("2 workers")
         async with await connected(port) as client:
             old = await client.say("who")

@@ -114,8 +114,8 @@ async def test_line_protocol(tmp_path: Path) -> None:
     """Both workers shout back, on one port."""
     source = (EXAMPLES / "line_protocol.py").read_text().replace("8000", "0")
     async with Program(tmp_path, source) as program:
-        line = await program.line("listening on .*, as workers want it")
-        port = int(line.partition(", as workers")[0].rpartition(":")[2])
+        line = await program.line(r"listening on .* \(opened by a worker\)")
+        port = int(line.partition(" (opened")[0].rpartition(":")[2])
         await until(lambda: shouted(port), "worker 1 says: HELLO\n")
         await until(lambda: shouted(port), "worker 2 says: HELLO\n")
         assert await program.stop() == 0

@@ -1,5 +1,5 @@
 """From an accepted connection to a dispatched one.
 
-Which client it is (PROXY header, inspected request), which policy applies, or a 503.
-It imports `dispatch` and `sockets`.
+This package finds out the client (PROXY header, inspected request) and the policy of each
+connection, or sheds it with a 503. It imports `dispatch` and `sockets`.
 """

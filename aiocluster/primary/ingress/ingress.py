@@ -1,7 +1,7 @@
-"""All ways into a role: its listening sockets, and who is given what comes by each.
+"""All ways into a role: its listeners, in groups that share a policy and a dispatcher.
 
-All doors of a role lead to the same workers; where nobody has room, each pauses its own
-listeners. A server of the workers' own has a door too, which leads to those that serve it.
+All listener groups of a role give to the same workers; if all workers are full, each group pauses
+its own listeners. A server that workers opened has a group too, which gives to its own workers.
 """
 
 import os
@@ -23,16 +23,16 @@ from aiocluster.primary.sockets.listeners import Listeners
 
 
 class Ingress:
-    """Those of one role. To the rest of the primary they are one dispatcher."""
+    """The listener groups of one role. The rest of the primary sees them as one dispatcher."""
 
     def __init__(self, policy_for: Callable[[str], Policy], settings: IngressSettings) -> None:
         """`policy_for(address)` returns one object for all addresses that share a policy."""
         self.listeners = Listeners(self._on_connections)
         self._policy_for = policy_for
         self._settings = settings
-        self.counted_before = Dispatch()  # by another program, and at doors that are shut
+        self.counted_before = Dispatch()  # by the previous program, and at groups now shut
         self._ingress: list[ListenerGroup] = []
-        self._own: list[ListenerGroup] = []  # of servers of the workers' own
+        self._own: list[ListenerGroup] = []  # of servers that workers opened
         self._by_listener: dict[int, ListenerGroup] = {}
         self._recipients: list[DispatchTarget] = []
         self._places = AdmissionControl(
@@ -42,22 +42,22 @@ class Ingress:
     # ---- listeners
 
     def bind(self, addresses: Sequence[Address], *, tcp_keepalive: bool) -> None:
-        """Bind each; ConfigError, naming the address, when one cannot be."""
+        """Bind each address; ConfigError, naming the address, if one cannot be bound."""
         self.listeners.bind(addresses, tcp_keepalive=tcp_keepalive)
         self._sort()
 
     def inherit(self, sockets: Sequence[socket.socket], *, tcp_keepalive: bool) -> None:
-        """Own these, which listen already and are shared with who has handed them down."""
+        """Own these sockets, which listen already and which their supervisor keeps open."""
         self.listeners.inherit(sockets, tcp_keepalive=tcp_keepalive)
         self._sort()
 
     def adopt(self, states: Sequence[ListenerState], *, tcp_keepalive: bool) -> None:
-        """Go on with the sockets of another program."""
+        """Take over the sockets of the previous program."""
         self.listeners.adopt(states, tcp_keepalive=tcp_keepalive)
         self._sort()
 
     def drop(self) -> None:
-        """Nobody serves what would come: be as if nothing had been bound. Before `listen`."""
+        """Close the bound sockets, as no worker will serve them. Call it before `listen`."""
         for listener in self.listeners.all:
             del self._by_listener[listener.index]
         self.listeners.drop()
@@ -67,24 +67,24 @@ class Ingress:
 
     @property
     def shared(self) -> dict[int, int]:
-        """The descriptors of the listeners from which workers accept, by index."""
+        """The descriptors, by index, of the listeners from which workers accept."""
         listeners = [one for group in self._ingress if group.is_shared for one in group.listeners]
         fds = {listener.index: listener.sock.fileno() for listener in listeners}
         return {index: fd for index, fd in fds.items() if fd >= 0}
 
     @property
     def are_listening(self) -> bool:
-        """May clients connect?"""
+        """True if clients can connect."""
         return self.listeners.are_listening
 
     def leave_to_workers(self, on: bool) -> None:
-        """Accept from shared listeners only while not `on`: all who serve can. Idempotent."""
+        """Leave shared listeners to the workers if `on`; else accept from them too. Idempotent."""
         for group in self._ingress:
             if group.is_shared:
                 group.leave_to_workers(on)
 
     def _sort(self) -> None:
-        """Put each new listener to its door."""
+        """Put each new listener into its group."""
         for listener in self.listeners.all:
             if listener.index not in self._by_listener:
                 group = self._group(self._policy_for(listener.asked))
@@ -106,12 +106,12 @@ class Ingress:
     def _all(self) -> list[ListenerGroup]:
         return [*self._ingress, *self._own]
 
-    # ---- servers of the workers' own
+    # ---- servers that workers opened
 
     def open(self, socks: Mapping[int, socket.socket], policy: Policy) -> ListenerGroup:
-        """Open one more, whose recipients are the caller's to add.
+        """Open one more group; the caller adds its backends.
 
-        `socks`, by listener, listen already.
+        The sockets `socks`, by listener index, listen already.
         """
         group = ListenerGroup(policy, self._settings, self._places, peeks=False)
         for index, sock in socks.items():
@@ -124,7 +124,7 @@ class Ingress:
         return group
 
     def shut(self, group: ListenerGroup) -> None:
-        """Close one of those, with all that nobody was given."""
+        """Close such a group, with all of its connections that no worker was given."""
         self._own.remove(group)
         for listener in group.listeners:
             listener.close()
@@ -135,7 +135,7 @@ class Ingress:
         close_unserved(group.dispatcher.take_waiting())
 
     def _on_connections(self, connections: list[Connection]) -> None:
-        # A listener accepts only its own.
+        # One batch comes from one listener.
         self._by_listener[connections[0].listener].take(connections)
 
     # ---- connections
@@ -147,28 +147,28 @@ class Ingress:
 
     @property
     def may_rebalance(self) -> bool:
-        """May connections of all doors be moved to even out their numbers?"""
+        """True if connections of all groups may be moved to even out their numbers."""
         return all(group.dispatcher.may_rebalance for group in self._ingress)
 
     def add(self, recipient: DispatchTarget) -> None:
-        """This worker may be given connections from now on. Idempotent."""
+        """Let this worker get connections from now on. Idempotent."""
         self.count(recipient)
         for group in self._ingress:
             group.dispatcher.add(recipient)
 
     def count(self, recipient: DispatchTarget) -> None:
-        """Its connections count from now on, by whatever door they came. Idempotent."""
+        """Count this worker's connections from now on, of whatever group. Idempotent."""
         if recipient not in self._recipients:
             self._recipients.append(recipient)
 
     def leave(self, recipient: DispatchTarget, now: float) -> None:
-        """This worker finishes, or gives back, what it has. Idempotent."""
+        """Give this worker nothing more; its open connections still count. Idempotent."""
         self._forget(recipient)
         for group in self._all:
             group.dispatcher.leave(recipient, now)
 
     def remove(self, recipient: DispatchTarget) -> None:
-        """This worker is no more. Idempotent."""
+        """Forget this worker: it is gone. Idempotent."""
         self._forget(recipient)
         for group in self._all:
             group.dispatcher.remove(recipient)
@@ -177,58 +177,58 @@ class Ingress:
         self._recipients = [other for other in self._recipients if other is not recipient]
 
     def update(self, now: float) -> None:
-        """A worker came, left, filled up or has room again."""
+        """Look at all workers again: one came, left, is full or has capacity again."""
         for group in self._all:
             group.dispatcher.update(now)
 
     def dispatch(self, connections: Sequence[Connection], now: float) -> None:
-        """Hand each connection over, now or as soon as somebody has room."""
+        """Hand each connection over, now or as soon as a worker has capacity."""
         for group in self._all:
             mine = [one for one in connections if self._by_listener.get(one.listener) is group]
             if mine:
                 group.take_again(mine, now)
-        # They come back from a worker, and nobody has that server any more.
+        # The rest comes back from a worker, but its server has been closed.
         close_unserved([one for one in connections if one.listener not in self._by_listener])
 
     def end_peeking(self) -> None:
-        """Wait for nobody to show whose it is, now and from now on. Idempotent."""
+        """End all inspections now, and begin none from now on. Idempotent."""
         for group in self._ingress:
             group.end_peeking()
 
     @property
     def are_answering(self) -> bool:
-        """Does somebody who was turned away still read why?"""
+        """True while a client that was turned away still reads the answer."""
         refusals = [group.refusal for group in self._all]
         return any(refusal is not None and refusal.is_lingering for refusal in refusals)
 
     def close(self) -> None:
-        """Wait for nobody who was turned away. Idempotent."""
+        """End all inspections, and close connections that were turned away. Idempotent."""
         for group in self._all:
             group.close()
 
     def has_responsive(self, now: float) -> bool:
-        """Is there a worker that would take a connection at once?"""
+        """Return True if a worker would take a connection at once."""
         return any(group.dispatcher.has_responsive(now) for group in self._all)
 
     def dispatch_counts(self) -> Dispatch:
-        """Return what did not go by the rule, at all doors, so far."""
+        """Return the counts of exceptions to the policy, at all groups, so far."""
         return together([self.counted_before, *(group.counts() for group in self._all)])
 
     def state(self) -> list[ConnectionState]:
-        """Return the connections that no worker was given yet; they stay where they are."""
+        """Return the connections that no worker was given yet; the groups keep them."""
         return [one for group in self._all for one in group.state()]
 
     def take_back(self, states: Sequence[ConnectionState]) -> None:
-        """Own the connections that another program had."""
+        """Own the connections that the previous program had."""
         for state in states:
             self._by_listener[state.listener].take_back(state)
 
     def take_waiting(self) -> list[Connection]:
-        """Give up the connections that nobody had room for; the caller owns them."""
+        """Give up the connections that wait for capacity; the caller owns them."""
         return [one for group in self._all for one in group.dispatcher.take_waiting()]
 
 
 def close_unserved(connections: Iterable[Connection]) -> None:
-    """Nobody is there for them, nor will be."""
+    """Close connections that no worker will ever serve."""
     for connection in connections:
         os.close(connection.fd)

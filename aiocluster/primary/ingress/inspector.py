@@ -1,11 +1,11 @@
-"""Finds out whose each accepted connection is, without taking a byte from it.
+"""The inspector finds the affinity key of each accepted connection without reading from it.
 
-The kernel shows what has come (MSG_PEEK) and keeps it for the worker. Often the head is there
-at once. If not, the connection is held until it is, for `timeout` seconds at most, and then goes
-by its client's address. A PROXY header is the one thing that is read, exactly to its end.
+The kernel shows the bytes that have arrived (MSG_PEEK) and keeps them for the worker. Often the
+head has arrived at once. If not, the connection is held until it has, for at most `timeout`
+seconds; after that its client's address is used. Only a PROXY header is read, exactly to its end.
 
-What was only peeked at stays readable, so a loop that watches for "readable" would spin. Here the
-connections held are in an epoll of our own that is edge-triggered: it tells of each arrival once.
+Bytes that were only peeked at stay readable, so a loop that waits for "readable" would spin. So
+the held connections are in a separate epoll, edge-triggered, which reports each arrival once.
 That and one timer for all make silent connections cheap, and their number is bounded.
 """
 
@@ -31,19 +31,19 @@ from aiocluster.primary.ingress.proxy_protocol import (
 from aiocluster.primary.sockets.connection import Connection
 from aiocluster.primary.sockets.descriptor import host_of, peek, skip
 
-# Connections judged in one turn of the loop; then the others in it have theirs.
+# Connections inspected in one turn of the loop; then other callbacks get theirs.
 _BATCH = 256
 
-# Those whose time is up within so many seconds of each other are looked at together.
+# Connections that time out within so many seconds of each other are handled together.
 _TOGETHER = 0.005
 
-# Why a connection may go by its client's address, and why it may be closed instead.
+# Why a connection's client address may be used instead, and why a connection may be closed.
 FALLBACKS = (*map(str, Fallback), "timeout", "closed", "crowded", "stopped")
 REFUSALS = ("untrusted", "malformed", "timeout", "closed", "crowded", "stopped")
 
 
 class Inspected(NamedTuple):
-    """A connection, what the policy may go by, and its client, if a proxy has told."""
+    """A connection, its affinity key, and its client's address if a proxy has named it."""
 
     connection: Connection
     affinity: bytes
@@ -51,7 +51,7 @@ class Inspected(NamedTuple):
 
 
 class PendingState(NamedTuple):
-    """What another program needs to go on with a connection that is held."""
+    """The state of a held connection, for the next program to continue its inspection."""
 
     connection: Connection
     client: Endpoint | None
@@ -60,17 +60,17 @@ class PendingState(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectorOptions:
-    """What is looked for, and what bounds it."""
+    """The options of an inspector: what it looks for, and for how long."""
 
     by: AffinityKey
     timeout: float = 1.0  # seconds a connection is held at most
-    proxies: TrustedProxies | None = None  # each connection begins with a PROXY header, of these
+    proxies: TrustedProxies | None = None  # they begin each connection with a PROXY header
     affinity_of_host: Callable[[str], bytes] = str.encode
-    were_served: bool = False  # by a worker: one that says nothing more is closed, as idle ones are
+    were_served: bool = False  # given back by workers: silent ones are closed, as idle ones are
 
 
 class _Pending:
-    """One connection while it is judged."""
+    """One connection during its inspection."""
 
     __slots__ = ("awaits_proxy", "client", "connection", "deadline", "has_spoken", "search")
 
@@ -83,7 +83,7 @@ class _Pending:
 
 
 class ConnectionInspector:
-    """Owns the connections it is given until it has told of them, or closed them."""
+    """The inspector of connections: it owns them until it passes them on or closes them."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class ConnectionInspector:
         self._holding = holding
         self._on_known = on_known
         self._loop = asyncio.get_running_loop()
-        # The longest held first.
+        # By descriptor, the longest held first.
         self._held: OrderedDict[int, _Pending] = OrderedDict()
         self._known: list[Inspected] = []
         self._timer: asyncio.Handle | None = None
@@ -107,21 +107,21 @@ class ConnectionInspector:
 
     @property
     def held(self) -> int:
-        """Connections that have not shown enough yet."""
+        """The number of connections that have not sent enough yet."""
         return len(self._held)
 
     @property
     def held_since(self) -> float:
-        """See Holder."""
+        """See PendingQueue."""
         return self._oldest.deadline - self._options.timeout
 
     def give_way(self) -> None:
-        """See Holder. What is known by that is told in a moment: another may have asked."""
+        """See PendingQueue. `on_known` is called a moment later, as another queue may call this."""
         self._give_up(self._oldest, "crowded")
         self._loop.call_soon(self._tell)
 
     def take(self, connections: Iterable[Connection]) -> None:
-        """Own these, just accepted; tell at once of all that have shown enough."""
+        """Own these new connections; pass on at once those that have sent enough."""
         for connection in connections:
             newcomer = _Pending(connection, self._options.by)
             if self._options.proxies is not None:
@@ -134,7 +134,7 @@ class ConnectionInspector:
         self._tell()
 
     def adopt(self, held: Iterable[PendingState]) -> None:
-        """Go on with what another program held; each has the whole of its time again."""
+        """Hold the connections that the previous program held; each gets its full timeout again."""
         for connection, client, awaits_proxy in held:
             newcomer = _Pending(connection, self._options.by)
             newcomer.client, newcomer.awaits_proxy = client, awaits_proxy
@@ -142,17 +142,17 @@ class ConnectionInspector:
         self._tell()
 
     def state(self) -> list[PendingState]:
-        """Return what is held; it stays here."""
+        """Return the state of the held connections; the inspector keeps them."""
         return [
             PendingState(newcomer.connection, newcomer.client, newcomer.awaits_proxy)
             for newcomer in self._held.values()
         ]
 
     def close(self) -> list[Inspected]:
-        """Give back all that is held, as far as it is known; the caller owns it. Idempotent.
+        """Return all held connections, by the keys known so far; the caller owns them. Idempotent.
 
-        Closed are those of which not even the PROXY header has come: no worker can know what
-        to make of the rest of it.
+        Connections that still await their PROXY header are closed: no worker could parse the
+        rest of the header.
         """
         if self._epoll.closed:
             return []
@@ -169,9 +169,9 @@ class ConnectionInspector:
     # ---- one connection
 
     def _is_judged(self, newcomer: _Pending, *, is_over: bool = False) -> bool:
-        """Look at what has come: is the connection known now, or refused?
+        """Inspect the bytes that have arrived; return True if that settles the connection.
 
-        `is_over`: nothing more will come.
+        `is_over`: no more bytes will arrive.
         """
         fd = newcomer.connection.fd
         data = peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if newcomer.awaits_proxy else 0))
@@ -212,7 +212,7 @@ class ConnectionInspector:
         return found is not None or is_over
 
     def _give_up(self, newcomer: _Pending, reason: str) -> None:
-        """Wait no longer. What has just come still counts: it may be us who are late."""
+        """Stop holding a connection, after a last look: the primary itself may be late."""
         if self._is_judged(newcomer):
             return
         if newcomer.awaits_proxy:
@@ -222,7 +222,7 @@ class ConnectionInspector:
 
     def _fall_back(self, newcomer: _Pending, reason: str) -> None:
         if self._options.were_served and not newcomer.has_spoken:
-            # By its address a worker might get it that does not know it.
+            # The address could send the connection to a worker without its session.
             self._close(newcomer)
             return
         self.fallbacks[reason] += 1
@@ -248,7 +248,7 @@ class ConnectionInspector:
             known, self._known = self._known, []
             self._on_known(known)
 
-    # ---- those that are held
+    # ---- held connections
 
     @property
     def _oldest(self) -> _Pending:
@@ -263,24 +263,24 @@ class ConnectionInspector:
         newcomer.deadline = self._loop.time() + self._options.timeout
         self._held[fd] = newcomer
         try:
-            # It tells at once of what has come before.
+            # It also reports, at once, bytes that have arrived before.
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-        except OSError:  # the kernel's own bounds
+        except OSError:  # the kernel's own limits
             self._give_up(newcomer, "crowded")
         self._set_timer()
 
     def _release(self, newcomer: _Pending) -> None:
-        """It is held no longer, if it was. Idempotent."""
+        """Stop holding a connection, if it is held. Idempotent."""
         fd = newcomer.connection.fd
         if self._held.pop(fd, None) is not None:
-            # By itself it would end only when the last duplicate is closed, in a worker.
-            with contextlib.suppress(OSError):  # it could not be registered
+            # The kernel itself would unregister it only when the worker closes its duplicate.
+            with contextlib.suppress(OSError):  # it was never registered
                 self._epoll.unregister(fd)
 
     def _on_arrivals(self) -> None:
         ends = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
         for fd, what in self._epoll.poll(0, _BATCH):
-            # None where an arrival was told of before it was given back.
+            # None if the connection was passed on after the arrival was reported.
             if (newcomer := self._held.get(fd)) is not None:
                 self._is_judged(newcomer, is_over=bool(what & ends))
         self._tell()

@@ -1,4 +1,4 @@
-"""One way into a role: some listeners, and the policy by which their connections are given out."""
+"""Listeners that share a policy, with the inspector, dispatcher and load shedder behind them."""
 
 import asyncio
 from collections import Counter
@@ -31,19 +31,19 @@ from aiocluster.primary.sockets.listener import Listener
 
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
-    """What holds at all doors of a role."""
+    """The settings that hold for all listener groups of a role."""
 
     max_connections: int | None  # of all workers together; None: any number
-    refusal: bytes | None  # what is sent to who finds all full; None: it waits
-    is_limited: bool  # is there any number of connections that workers may not exceed?
+    refusal: bytes | None  # the answer to a client if all workers are full; None: the client waits
+    is_limited: bool  # True if a setting limits the number of connections
     peek_timeout: float  # seconds
     keepalive_timeout: float  # seconds
-    proxies: TrustedProxies | None  # who begins each connection with a PROXY header; None: nobody
-    holding: PendingLimit  # how many may be held until it is known whose they are
+    proxies: TrustedProxies | None  # they begin each connection with a PROXY header; None: no proxy
+    holding: PendingLimit  # how many connections may be held for inspection
 
     @classmethod
     def of(cls, settings: Settings, holding: PendingLimit | None = None) -> "IngressSettings":
-        """Return those of a role; `holding` is shared with others, if there are any."""
+        """Return the settings of a role; roles share `holding`, if there are several."""
         total = settings.max_connections_total
         refusals = {
             "wait": None,
@@ -62,7 +62,7 @@ class IngressSettings:
 
 
 class ListenerGroup:
-    """Listeners that share a policy, and its dispatcher."""
+    """A group of listeners that share a policy and its dispatcher."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class ListenerGroup:
         *,
         peeks: bool = True,
     ) -> None:
-        """`places` are those of all doors together.
+        """`places` is the admission control of the role.
 
-        One that does not peek knows nothing of the protocol: it goes by the client's address
-        where its policy would by what the client sends, expects no PROXY header, and says
-        nothing to whom it turns away.
+        A group that does not peek knows nothing of the protocol. If its policy needs a key from
+        the request, it uses the client's address; it expects no PROXY header; and it closes
+        connections that it turns away without an answer.
         """
         self.policy = policy
         self.listeners: list[Listener] = []
@@ -93,9 +93,9 @@ class ListenerGroup:
         self._by: str | None = getattr(policy, "affinity_by", None)
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        # What finds out whose a connection is; None where `accept` tells all of it.
+        # None if the address that `accept` returns is enough for the policy.
         self.inspector: ConnectionInspector | None = None
-        # The same for those whose worker has gone; None until there are any.
+        # For connections given back by a worker that is gone; None until there are any.
         self.second_peeker: ConnectionInspector | None = None
         self._has_ended_peeking = False
         if peeks and (self._by not in (None, "ip") or settings.proxies is not None):
@@ -117,19 +117,19 @@ class ListenerGroup:
         return self._affinity_of_peer((host,))
 
     def _affinity_of_peer(self, peer: Any) -> bytes:
-        # A policy that goes by the address makes of it what it likes.
+        # A policy with the key "ip" gets the full address, and may shorten it itself.
         prefix: int = 128 if self._by == "ip" else getattr(self.policy, "ipv6_prefix", 64)
         return client_network(packed_address(peer), prefix)
 
     def add(self, listener: Listener) -> None:
-        """From here on its connections come by this door."""
+        """Add a listener, which passes its connections to this group."""
         self.listeners.append(listener)
         if self._by is not None and self.inspector is None:
             by_ip = self._by == "ip"
             listener.affinity_of = packed_address if by_ip else self._affinity_of_peer
 
     def take(self, connections: list[Connection]) -> None:
-        """Own what has been accepted."""
+        """Own connections that were just accepted."""
         if self.inspector is not None:
             self.inspector.take(connections)
         else:
@@ -139,7 +139,7 @@ class ListenerGroup:
         self.dispatcher.dispatch([*map(_as_known, known)], self._loop.time())
 
     def take_again(self, connections: Iterable[Connection], now: float) -> None:
-        """Own what a worker gives back, or has left."""
+        """Own connections that a worker gave back, or had not taken."""
         slots = self.dispatcher.slots_with_room()
         known: list[Connection] = []
         lost: list[Connection] = []
@@ -152,9 +152,9 @@ class ListenerGroup:
             self.dispatcher.dispatch([*map(self.recognised, known)], now)
 
     def _shows_whose_it_is(self, connection: Connection) -> bool:
-        """Will its next request say to which worker it belongs, and nothing else?
+        """Return True if only the next request can show to which worker a connection belongs.
 
-        Those that its client opens from now on go by what they say: so must this one.
+        The client's new connections are dispatched by their requests; so must this one be.
         """
         by_request = self.inspector is not None and self._by not in (None, "ip")
         comes_back = connection.slot >= 0 and not connection.affinity
@@ -173,14 +173,14 @@ class ListenerGroup:
         return [one for one in (self.inspector, self.second_peeker) if one is not None]
 
     def recognised(self, connection: Connection) -> Connection:
-        """Return one that comes back with what is known of it without a word from its client."""
+        """Return a connection that comes back, with its client's address as key if it has none."""
         if connection.affinity or self._by is None:
             return connection
         host = connection.client[0] if connection.client else host_of(connection.fd)
         return connection._replace(affinity=self._affinity_of_host(host))
 
     def counts(self) -> Dispatch:
-        """Return what did not go by the rule here."""
+        """Return the counts of exceptions to the policy in this group."""
         return Dispatch(
             policy_failures=getattr(self.policy, "failures", 0),
             fallbacks=_seen(one.fallbacks for one in self._peekers),
@@ -190,11 +190,11 @@ class ListenerGroup:
 
     @property
     def held(self) -> int:
-        """Those that have just come, and it is not known yet whose they are."""
+        """The number of new connections that are still being inspected."""
         return 0 if self.inspector is None else self.inspector.held
 
     def state(self) -> Iterator[ConnectionState]:
-        """Iterate over the connections that no worker was given yet; they stay here."""
+        """Iterate over the connections that no worker was given yet; the group keeps them."""
         for connection in self.dispatcher.state():
             yield _state_of(connection, is_held=False)
         for held in (held for inspector in self._peekers for held in inspector.state()):
@@ -202,7 +202,7 @@ class ListenerGroup:
             yield _state_of(connection, is_held=True, awaits_proxy=held.awaits_proxy)
 
     def take_back(self, state: ConnectionState) -> None:
-        """Own a connection that another program had."""
+        """Own a connection that the previous program had."""
         connection = Connection(state.fd, state.listener, state.affinity, state.slot, state.client)
         if state.is_held and self.inspector is not None:
             inspector = self.inspector if state.slot < 0 else self._peeker_of_lost()
@@ -211,25 +211,25 @@ class ListenerGroup:
             self.dispatcher.dispatch([connection], self._loop.time())
 
     def end_peeking(self) -> None:
-        """Give out what is held, as far as it is known, and hold nothing more. Idempotent."""
+        """Dispatch held connections by the keys known so far; hold no more. Idempotent."""
         self._has_ended_peeking = True
         for inspector in self._peekers:
             if known := inspector.close():
                 self._on_known(known)
 
     def close(self) -> None:
-        """Let go of whom it has turned away. Idempotent."""
+        """End inspections, and close connections that were turned away. Idempotent."""
         self.end_peeking()
         if self.refusal is not None:
             self.refusal.close()
 
     @property
     def is_shared(self) -> bool:
-        """Do workers accept from its listeners by themselves?"""
+        """True if workers accept from these listeners by themselves."""
         return isinstance(self.policy, SharedPolicy)
 
     def leave_to_workers(self, on: bool) -> None:
-        """Accept nothing while they do. Idempotent."""
+        """Accept nothing while `on`: the workers accept by themselves. Idempotent."""
         self._is_left_to_workers = on
         self._accept_or_not()
 
@@ -248,7 +248,7 @@ class ListenerGroup:
 
 
 def _seen(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add them up; what never happened is left out."""
+    """Add up the counts; leave out those that are 0."""
     return dict(sum(map(Counter, counts), Counter[str]()))
 
 

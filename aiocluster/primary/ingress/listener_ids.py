@@ -1,8 +1,8 @@
-"""Which number the listener of a worker's own server has: one byte of the handoff.
+"""The ids of listeners that workers open: an id is one byte in the handoff.
 
-From the top down, since a role's own listeners have the lowest. One that was given back is used
-again after all others: a connection that still has it, on its way back from a worker, must not be
-taken for one of another server.
+Ids are taken from the top down, since a role's own listeners have the lowest. A freed id is used
+again after all others: a connection with that id may still be on its way back from a worker, and
+must not be taken for one of another server.
 """
 
 import errno
@@ -14,7 +14,7 @@ _HIGHEST = 254
 
 
 class ListenerIds:
-    """Those of one role."""
+    """The listener ids of one role."""
 
     def __init__(self) -> None:
         self._lowest = 0
@@ -22,24 +22,24 @@ class ListenerIds:
 
     @property
     def free(self) -> list[int]:
-        """Those that nobody has, in the order in which they are used."""
+        """The free ids, in the order in which they will be used."""
         return [number for number in self._free if number >= self._lowest]
 
     def reserve(self, count: int) -> None:
-        """Leave the lowest `count` to the role itself, from now on."""
+        """Reserve the lowest `count` ids for the role's own listeners."""
         self._lowest = max(self._lowest, count)
 
     def take(self, count: int) -> list[int]:
-        """Return `count`, all different; OSError when there are not as many."""
+        """Return `count` free ids, which are then taken; OSError if there are fewer."""
         if len(free := self.free) < count:
             raise OSError(errno.EMFILE, "too many servers: the workers of a role share 255 sockets")
         taken, self._free = free[:count], deque(free[count:])
         return taken
 
     def give_back(self, numbers: Iterable[int]) -> None:
-        """Nobody has these any more."""
+        """Make these ids free again."""
         self._free.extend(numbers)
 
     def adopt(self, free: Sequence[int]) -> None:
-        """Go on where another program was."""
+        """Take over the free ids of the previous program."""
         self._free = deque(free)

@@ -1,8 +1,8 @@
-"""What a client meets where no worker has room and it shall not wait: a 503, or the end.
+"""Load shedding: if all workers are full and clients must not wait, they get a 503 or a close.
 
-The answer does not depend on what was asked, so nothing is read before it is sent. But a socket
-that is closed with something unread sends a reset, which may overtake the answer: so what the
-client sends is thrown away until it closes, for a moment.
+The answer does not depend on the request, so it is sent before anything is read. But closing a
+socket with unread bytes sends a reset, which may overtake the answer. So the primary reads and
+discards what the client sends, for a moment, until the client closes.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from collections.abc import Sequence
 
 from aiocluster.primary.sockets.connection import Connection
 
-# Seconds that a client has to read its answer and close.
+# Seconds that a client has to read the answer and close.
 _LINGERING = 1.0
 
-# Clients that are waited for at a time; beyond that the oldest is closed.
+# Connections that linger at one time; beyond that the oldest is closed.
 _MAX_LINGERING = 1024
 
 _READ_BYTES = 64 * 1024
 
 
 def service_unavailable(retry_after: int) -> bytes:
-    """Return the answer: try again in so many seconds."""
+    """Return a response 503 with `Retry-After`, in seconds."""
     return (
         "HTTP/1.1 503 Service Unavailable\r\n"
         f"Retry-After: {retry_after}\r\n"
@@ -35,7 +35,7 @@ def service_unavailable(retry_after: int) -> bytes:
 
 
 class LoadShedder:
-    """Turns connections away: each gets `answer`, if there is one, and is closed."""
+    """A load shedder turns connections away: it sends `answer`, unless empty, and closes them."""
 
     def __init__(self, answer: bytes) -> None:
         self.count = 0
@@ -47,11 +47,11 @@ class LoadShedder:
 
     @property
     def is_lingering(self) -> bool:
-        """Does somebody still read the answer?"""
+        """True while a client still reads the answer."""
         return bool(self._lingering)
 
     def refuse(self, connections: Sequence[Connection]) -> None:
-        """Own these, and let them go."""
+        """Own these connections, answer and close them."""
         self.count += len(connections)
         for connection in connections:
             if self._answer:
@@ -60,16 +60,16 @@ class LoadShedder:
                 os.close(connection.fd)
 
     def close(self) -> None:
-        """Wait for nobody any more. Idempotent."""
+        """Close all lingering connections. Idempotent."""
         for sock in [*self._lingering.values()]:
             self._end(sock)
         if self._timer is not None:
             self._timer.cancel()
 
     def _begin(self, sock: socket.socket) -> None:
-        sock.setblocking(False)  # as accepted it blocks, and all of us with it
+        sock.setblocking(False)  # accepted connections block, and would block the primary
         try:
-            # Its buffer is empty: it takes a hundred bytes at once, or its client is gone.
+            # The send buffer is empty: it takes a hundred bytes at once, or the client is gone.
             sock.send(self._answer)
             sock.shutdown(socket.SHUT_WR)
         except OSError:

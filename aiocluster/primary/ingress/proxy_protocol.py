@@ -1,9 +1,9 @@
-"""Who the client of a connection is, as the proxy in front of us says: PROXY protocol 1 and 2.
+"""The PROXY protocol, versions 1 and 2: a proxy names the client of a connection.
 
-After haproxy's specification. As it demands, nothing is guessed: what is not exactly a header
-is malformed. Of version 2 the extensions (TLVs) are skipped, also the checksum among them: the
-header came over the same TCP connection as all the rest. A header that names no TCP client, as
-those of a proxy's own health checks, leaves the connection's own address in force.
+This follows haproxy's specification, which forbids guessing: anything but an exact header is
+malformed. The extensions (TLVs) of version 2 are skipped, the checksum included: the header came
+over the same TCP connection as all the rest. If a header names no TCP client, as in a proxy's own
+health checks, the address of the connection itself holds.
 """
 
 import re
@@ -15,11 +15,11 @@ from struct import Struct
 
 from aiocluster.errors import ConfigError
 
-# The specification's own limit, with the line end.
+# The specification's limit, line end included.
 _MAX_V1_BYTES = 107
 
-# A header of version 2 may have 64 KiB. What proxies add (a TLS client's certificate name, a
-# cloud's endpoint) is a few hundred bytes.
+# The specification allows 64 KiB in version 2. What proxies add (a TLS client's certificate name,
+# a cloud's endpoint) is a few hundred bytes.
 MAX_PROXY_BYTES = 4096
 
 _V1_START = b"PROXY "
@@ -38,7 +38,7 @@ _TCP4, _TCP6 = 0x11, 0x21
 
 _V2_TCP4, _V2_TCP6 = Struct("!4s4sHH"), Struct("!16s16sHH")
 
-# How long the addresses are, by family and transport. All others are reserved.
+# The length of the addresses, by family and transport. All other values are reserved.
 _ADDRESS_BYTES = {0x00: 0, _TCP4: 12, 0x12: 12, _TCP6: 36, 0x22: 36, 0x31: 216, 0x32: 216}
 
 _MAX_REMEMBERED = 1024
@@ -48,7 +48,7 @@ Endpoint = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A whole header: from where to where the client connected, if it says, and its length."""
+    """A complete header: its length, and the client's source and destination if it names them."""
 
     length: int
     source: Endpoint | None = None
@@ -57,13 +57,13 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """What came is no header, whatever may follow."""
+    """The verdict that the bytes are not a header, whatever may follow."""
 
     reason: str
 
 
 def proxy_header(data: bytes) -> Header | Malformed | None:
-    """Read the header that `data`, all that has come so far, begins with; None: more is needed."""
+    """Parse the header at the start of `data`, the bytes so far; None: more bytes are needed."""
     if data.startswith(_V1_START):
         return _v1(data[:_MAX_V1_BYTES])
     if data.startswith(_V2_START):
@@ -96,17 +96,17 @@ def _endpoint(kind: bytes, host: bytes, port: bytes) -> Endpoint | None:
     if kind == b"TCP6":
         text = _ipv6(host.decode("ascii"))
     else:
-        # IPv4Address takes the same, and 4 µs.
+        # IPv4Address accepts the same texts, but costs 4 µs.
         text = host.decode("ascii") if _IPV4.fullmatch(host) else ""
     return (text, int(port)) if text else None
 
 
 @lru_cache(_MAX_REMEMBERED)
 def _ipv6(address: str | bytes) -> str:
-    """Write an IPv6 address as one writes it, or the IPv4 address that it maps; "" when none.
+    """Return an IPv6 address in its usual form, or the IPv4 address that it maps; "" if invalid.
 
-    The app has the same spelling of a client then as by IPv4, say for a list of who may come in.
-    At 10 µs each they are worth remembering: of the two in a header one is always the same.
+    So an app sees the same text as for IPv4, say for a list of allowed clients. The cache pays as
+    each costs 10 µs, and one of the two addresses in a header is always the same.
     """
     try:
         parsed = IPv6Address(address)
@@ -147,16 +147,16 @@ def _v2_endpoints(kind: int, data: bytes) -> tuple[Endpoint, ...]:
 
 
 class TrustedProxies:
-    """Those whose word we take for who the client is."""
+    """The proxies that are trusted to name a connection's client."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        """Take addresses and networks ("10.0.0.0/8"); ConfigError when one is neither."""
+        """`texts` are addresses and networks ("10.0.0.0/8"); ConfigError if one is neither."""
         self._networks = [_network_from(text) for text in texts]
-        # There are few proxies and many connections of each.
+        # There are few proxies, and many connections of each.
         self._remembered: dict[str, bool] = {}
 
     def has(self, host: str) -> bool:
-        """Is this address one of them? An IPv4 address within IPv6 is the IPv4 address."""
+        """Return True if a trusted proxy has this address. IPv4 mapped into IPv6 counts as IPv4."""
         known = self._remembered.get(host)
         if known is None:
             if len(self._remembered) >= _MAX_REMEMBERED:

@@ -1,9 +1,10 @@
-"""Servers that workers start by themselves: who has which, who serves it, and how long it lives.
+"""Servers that workers open: which workers have and serve each, and when it is closed.
 
-The first that asks for an address has it bound; whoever asks for the same shares it. A server is
-given to a worker that has said Serving for all of it and is in service. When the last one that has
-it closes it, it is closed. When that one drains or dies it stays for a while, with its clients in
-the backlog: the next in its place will ask for the same.
+When the first worker asks for an address, the primary binds it; other workers that ask for the
+same address share it. A worker in service gets a server's connections once it has sent Serving for
+all of its listeners. If the last worker that has a server closes it, the primary closes it too. If
+that worker drains or dies, the server stays open for a while, with its clients in the backlog: the
+next worker in the slot will ask for the same address.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ log = logging.getLogger("aiocluster.listener")
 
 
 class Asker(Protocol):
-    """The part of a WorkerHandle that is needed here."""
+    """The part of a WorkerHandle that WorkerServers needs."""
 
     @property
     def id(self) -> int: ...
@@ -48,21 +49,21 @@ class Asker(Protocol):
 
 
 class AskerChannel(Protocol):
-    """How a worker is answered."""
+    """The channel on which a worker gets its answers."""
 
     def post(self, message: Message) -> None: ...
 
 
 class _Server:
-    """Some sockets, the door by which their connections come, and the workers that have it."""
+    """A server: its sockets, the listener group behind them, and the workers that have it."""
 
     def __init__(self, ask: Listen, bound: Sequence[Bound], group: ListenerGroup) -> None:
         self.key = _key(ask)
         self.backlog = ask.backlog
         self.bound = [*bound]
         self.group = group
-        self.workers: dict[int, set[int]] = {}  # by id: for which listeners each said Serving
-        self.end: asyncio.TimerHandle | None = None  # when nobody is waited for any more
+        self.workers: dict[int, set[int]] = {}  # by id: the listeners each has sent Serving for
+        self.end: asyncio.TimerHandle | None = None  # closes a server that no worker has
 
     def __str__(self) -> str:
         return ", ".join(str(Address(one.endpoint.host, one.endpoint.port)) for one in self.bound)
@@ -79,7 +80,7 @@ def _key(ask: Listen | ServerState) -> Key:
 
 
 class WorkerServers:
-    """All of one role."""
+    """The servers that the workers of one role opened."""
 
     def __init__(
         self,
@@ -90,9 +91,9 @@ class WorkerServers:
         patience: float,
         tcp_keepalive: bool,
     ) -> None:
-        """`taken` are sockets that are bound and may not listen yet.
+        """`taken` returns sockets that are bound and may not listen yet.
 
-        The next in the place of a worker is waited for as many seconds as `patience`.
+        A server that no worker has stays open for `patience` seconds.
         """
         self.numbers = ListenerIds()
         self._ingress = ingress
@@ -106,13 +107,13 @@ class WorkerServers:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
-    # ---- workers come and go
+    # ---- what workers ask for, and when they come and go
 
     def hear(self, worker: Asker, message: Listen | Serving | Unlisten) -> None:
-        """A worker, which is not leaving, wants something."""
+        """Handle a message of a worker that is not draining."""
         match message:
             case Listen():
-                # In a stop it needs no answer: its Drain will come, and be one.
+                # During a stop the worker needs no answer: it will get a Drain.
                 if not self._is_closed:
                     self._listen(worker, message)
             case Serving(listener=listener):
@@ -125,14 +126,14 @@ class WorkerServers:
                         self._close(server)
 
     def enter(self, worker: Asker) -> None:
-        """It is given connections from now on, of what it serves. Idempotent."""
+        """Let a worker get connections of the servers that it serves. Idempotent."""
         self._in_service[worker.id] = worker.backend
         self._ingress.count(worker.backend)
         for server in self._all:
             self._let_in(server, worker.id)
 
     def leave(self, worker_id: int) -> None:
-        """It drains, or is dead: it has nothing any more. Idempotent."""
+        """Take all servers from a worker that drains or is dead. Idempotent."""
         for server in self._all:
             if worker_id in server.workers:
                 self._part(server, worker_id)
@@ -141,7 +142,7 @@ class WorkerServers:
         self._in_service.pop(worker_id, None)
 
     def expect(self) -> None:
-        """One that may ask for what nobody has was just forked."""
+        """Wait anew for a worker to ask for servers that none has: one was just forked."""
         for server in self._all:
             if not server.workers:
                 self._wait_for_another(server)
@@ -149,7 +150,7 @@ class WorkerServers:
     # ---- the stop
 
     def begin_stop(self) -> None:
-        """Nothing new; what nobody serves is not waited for. Idempotent."""
+        """Open no more servers; close those that no worker serves. Idempotent."""
         self._is_closed = True
         for server in self._all:
             if server.end is not None:
@@ -160,7 +161,7 @@ class WorkerServers:
     # ---- from one program to the next
 
     def state(self) -> list[ServerState]:
-        """Return what the next program needs of each."""
+        """Return the state of each server, for the next program."""
         return [
             ServerState(
                 endpoints=[*server.key[0]],
@@ -174,7 +175,7 @@ class WorkerServers:
         ]
 
     def adopt(self, states: Sequence[ServerState], free_numbers: Sequence[int]) -> None:
-        """Go on with those of another program; before its workers are heard."""
+        """Take over the servers of the previous program, before any message of its workers."""
         self.numbers.adopt(free_numbers)
         for state in states:
             socks = {
@@ -232,7 +233,7 @@ class WorkerServers:
         bound = [Bound(number, one.endpoint) for number, one in zip(numbers, found, strict=True)]
         socks = dict(zip(numbers, (one.sock for one in found), strict=True))
         server = self._open(ask, bound, socks)
-        log.info("listening on %s, as workers want it", server)
+        log.info("listening on %s (opened by a worker)", server)
         return server
 
     def _open(
@@ -251,7 +252,7 @@ class WorkerServers:
             self._let_in(server, worker_id)
 
     def _let_in(self, server: _Server, worker_id: int) -> None:
-        """Give it connections, if it serves and may have some."""
+        """Give a worker connections of a server, if it serves the server and is in service."""
         backend = self._in_service.get(worker_id)
         if backend is not None and server.is_served_by(worker_id):
             server.group.dispatcher.add(backend)
@@ -270,7 +271,7 @@ class WorkerServers:
             server.end = self._loop.call_later(self._patience, self._give_up, server)
 
     def _give_up(self, server: _Server) -> None:
-        log.info("%s is closed: nobody has asked for it again", server)
+        log.info("closed %s: no worker has asked for it again", server)
         self._close(server)
 
     def _close(self, server: _Server) -> None:
