@@ -1,1 +1,1 @@
-"""Operating-system processes: start zygotes, fork, signal and reap. No other package does."""
+"""Operating-system processes: only this package starts zygotes, forks, signals and reaps."""

@@ -1,8 +1,8 @@
-"""Which CPUs the workers of each role are pinned to, one each, by slot.
+"""The CPUs that the workers of each role are pinned to: one for each slot.
 
-CPUs are dealt out once, as roles begin: so that whoever comes in the place of another has the
-same one, and so has whoever is there after an upgrade. What is left after that is for those whom
-a scaling adds; whoever finds none left runs on any.
+CPUs are assigned once, when the roles begin. So a worker that replaces another has the same CPU,
+also after an upgrade. The CPUs left over go to workers that scaling adds; a worker for which none
+is left runs on any CPU.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 def dealt(
     counts: Mapping[str, int], pinned: Collection[str], cpus: Sequence[int]
 ) -> dict[str, list[int]]:
-    """Return the CPUs of each of the roles `pinned`; empty where there are too few.
+    """Return the CPUs of each role in `pinned`; none for any if there are too few.
 
-    `counts` are the workers of all roles: those that are not pinned run somewhere, too.
+    `counts` are the numbers of workers of all roles: workers that are not pinned need CPUs, too.
     """
     if not pinned or sum(counts.values()) > len(cpus):
         return {}

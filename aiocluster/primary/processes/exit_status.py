@@ -1,11 +1,11 @@
-"""How a process ended."""
+"""The exit status of a process."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a process ended: its exit code, or the signal that killed it, or neither is known."""
+    """The end of a process: its exit code, or the signal that killed it, or neither is known."""
 
     code: int | None
     signal: int | None

@@ -1,7 +1,7 @@
-"""Generations: each is one import of the code, in a zygote of its own, and the workers of it.
+"""Generations: each is one import of the code, in a zygote of its own, and its workers.
 
-The first serves until a reload has put another in its place. A generation that is retired
-forks nobody any more; its zygote goes when the last of its workers has.
+The first generation serves until a reload replaces it. A retired generation forks no more
+workers; its zygote ends when its last worker has ended.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from aiocluster.primary.tasks import start_task
 
 
 class GenerationSpawner(Spawner, Protocol):
-    """A spawner with a life of its own: what a generation is forked by."""
+    """A spawner that forks the workers of one generation, and starts and ends with it."""
 
     @property
     def call(self) -> RunAppCall | None: ...
@@ -34,7 +34,7 @@ class GenerationSpawner(Spawner, Protocol):
     def adopt(self, state: GenerationState, boot_timeout: float) -> None: ...
     def adopt_worker(self, worker_id: int, pid: int, pidfd: int) -> Process: ...
     async def start(self, boot_timeout: float) -> None:
-        """Import the app; BootError when it cannot be."""
+        """Import the app; BootError if that fails."""
         ...
 
     def knows(self, pid: int) -> bool: ...
@@ -53,7 +53,7 @@ class Generation:
 
 
 class Generations:
-    """All generations that have workers or may get some; `current` is what serves."""
+    """The generations that have workers or may get some; `current` is the one that serves."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class Generations:
         boot_timeout: float,
         on_imported: Callable[[RunAppCall | None, bool], None] = lambda call, is_job: None,
     ) -> None:
-        """`on_imported` is called with what each generation's code has given to aiohttp's run_app.
+        """`on_imported(call, is_job)` is called for each generation that was imported.
 
-        And with whether its app is known to be a job. What it raises ends the generation before it
-        has begun.
+        `call` is what the code has passed to aiohttp's run_app; `is_job` is True if the app is
+        known to be a job. If `on_imported` raises, the generation ends before it has begun.
         """
         self._new_spawner = new_spawner
         self._on_imported = on_imported
@@ -77,23 +77,23 @@ class Generations:
 
     @property
     def current(self) -> Generation:
-        """The one that new slots are filled from."""
+        """The generation from which new workers are forked."""
         assert self._current is not None
         return self._current
 
     @property
     def next_number(self) -> int:
-        """The number that the next `begin` gives. A number is never used again."""
+        """The number that the next `begin` will use. A number is never used again."""
         return self._begun + 1
 
     @property
     def zygote_pids(self) -> set[int]:
-        """Those of all zygotes there ever were."""
+        """The pids of all zygotes, past ones included."""
         living = (generation.spawner.zygote_pids for generation in self._living.values())
         return self._past_zygotes.union(*living)
 
     async def begin(self) -> Generation:
-        """Import the code as it is now; BootError, and nothing left, when that fails."""
+        """Import the code as it is now; if that fails, clean up and raise BootError."""
         self._begun += 1
         generation = Generation(self._begun, self._new_spawner())
         self._living[generation.number] = generation
@@ -108,42 +108,42 @@ class Generations:
         return generation
 
     def serve(self, generation: Generation) -> Generation:
-        """From now on this is the current one; return the one before, not yet retired."""
+        """Make this generation the current one; return the one before, not yet retired."""
         before, self._current = self.current, generation
         return before
 
     def retire(self, generation: Generation) -> None:
-        """Fork nothing more from it; it ends with its last worker. Idempotent."""
+        """Fork no more workers of this generation; it ends with its last one. Idempotent."""
         generation.is_retired = True
         generation.spawner.retire()
         self._end_if_done(generation)
 
     def joined(self, generation: Generation) -> None:
-        """One more worker of it lives, or is being forked."""
+        """Count one more worker of this generation, which lives or is being forked."""
         generation.members += 1
 
     def left(self, number: int) -> None:
-        """One of its workers is gone, or did not come."""
+        """Count one worker less: it is gone, or could not be forked."""
         if (generation := self._living.get(number)) is not None:
             generation.members -= 1
             self._end_if_done(generation)
 
     def numbered(self, number: int) -> Generation:
-        """Return the living one of this number."""
+        """Return the living generation with this number."""
         return self._living[number]
 
     @property
     def worker_ids(self) -> set[int]:
-        """Those of all workers whose end is still to be told."""
+        """The ids of all workers that are not known to have ended."""
         return set().union(*(one.spawner.worker_ids for one in self._living.values()))
 
     @property
     def is_forking(self) -> bool:
-        """True while a zygote has not answered an order."""
+        """True while a zygote has not answered an order to fork."""
         return any(generation.spawner.is_forking for generation in self._living.values())
 
     def state(self) -> GenerationsState:
-        """What the next program must know. Those that are ending end by themselves."""
+        """Return what the next program must know; ending generations end by themselves."""
         living = [one for one in self._living.values() if one.number not in self._ends]
         pids = {one.number: one.spawner.zygote_pids for one in living}
         return GenerationsState(
@@ -167,7 +167,7 @@ class Generations:
             generation.spawner.drop_unready()
 
     def adopt(self, state: GenerationsState) -> None:
-        """Go on with those of another program; their workers join one by one."""
+        """Take over the generations of the previous program; their workers join one by one."""
         self._begun = state.begun
         self._past_zygotes = {*state.past_zygotes}
         for one in state.living:
@@ -177,11 +177,11 @@ class Generations:
         self._current = self._living[state.current]
 
     def knows(self, pid: int) -> bool:
-        """Is this a zygote, or a worker whose end is still to be told?"""
+        """Return True if this is a zygote, or a worker that is not known to have ended."""
         return any(generation.spawner.knows(pid) for generation in self._living.values())
 
     async def close(self) -> None:
-        """End all; their workers must be gone already. Idempotent."""
+        """End all generations; their workers must be gone already. Idempotent."""
         for generation in [*self._living.values()]:
             await self._ended(generation)
 
@@ -190,7 +190,7 @@ class Generations:
             self._ended(generation)
 
     def _ended(self, generation: Generation) -> asyncio.Task[None]:
-        """Begin to end it, once; return what to wait for."""
+        """Begin to end a generation, once; return the task to wait for."""
         number = generation.number
         if number not in self._ends:
             end = start_task(self._end(generation), f"ending generation {number}")

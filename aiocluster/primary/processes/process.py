@@ -1,8 +1,8 @@
-"""A worker's process, seen from the primary: signalled, watched, and asked how it ended.
+"""A worker's process, seen from the primary: signals, death and exit status.
 
-The primary holds a pidfd of each worker, so it sees a death at once, whoever the parent is,
-and can never signal a stranger that got the same pid. The exit status comes from the
-zygote, or, when that is gone, from the worker itself, which the kernel then makes our child.
+The primary holds a pidfd of each worker. So it sees a death at once, whatever the parent is, and
+never signals a stranger that got the same pid. The exit status comes from the zygote. If the
+zygote is gone, the kernel makes the worker a child of the primary, which reaps it.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from typing import Protocol
 from aiocluster.primary.processes.exit_status import ExitStatus
 from aiocluster.timeouts import running_timeout
 
-# The zygote reports a status a moment after the pidfd says that the worker is dead; after
-# this many seconds nobody will tell any more.
+# The zygote reports a status a moment after the pidfd shows the death; after this many seconds
+# no report will come.
 _STATUS_TIMEOUT = 1.0
 
 
 class Process(Protocol):
-    """A worker's process."""
+    """The interface of a worker's process."""
 
     @property
     def pid(self) -> int: ...
@@ -30,20 +30,20 @@ class Process(Protocol):
     @property
     def is_dead(self) -> bool: ...
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing happens when it is dead already."""
+        """Send a signal; do nothing if the process is dead."""
         ...
 
     def on_death(self, callback: Callable[[], None]) -> None:
-        """Call `callback` as soon as it is dead."""
+        """Call `callback` as soon as the process is dead."""
         ...
 
     async def wait(self) -> ExitStatus:
-        """Wait until it is dead and return how it ended."""
+        """Wait until the process is dead; return its exit status."""
         ...
 
 
 class WorkerProcess:
-    """A process that a zygote forked."""
+    """A worker's process that a zygote forked."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
@@ -56,7 +56,7 @@ class WorkerProcess:
 
     @property
     def is_dead(self) -> bool:
-        """True once it is seen to be dead."""
+        """True once the process was found dead."""
         return self._dead.is_set()
 
     def send_signal(self, number: int) -> None:
@@ -69,22 +69,22 @@ class WorkerProcess:
     def on_death(self, callback: Callable[[], None]) -> None:
         """See Process."""
         if self._dead.is_set():
-            # Seen to be dead in the turn of the loop in which it was handed out.
+            # The process was found dead in the turn of the loop in which it was returned.
             self._loop.call_soon(callback)
         else:
             self._callbacks.append(callback)
 
     def on_status(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once it is known how it ended, or that nobody can tell."""
+        """Call `callback` once the exit status is known, or known to be lost."""
         self._status.add_done_callback(lambda _: callback())
 
     @property
     def is_unreaped(self) -> bool:
-        """True when nobody could tell how it ended: its zygote may leave it to us, still dead."""
+        """True if no exit status came: the zombie may still become a child of the primary."""
         return self._status.done() and self._status.result() == ExitStatus(None, None)
 
     def tell_status(self, status: int) -> None:
-        """The zygote says how it ended."""
+        """Set the wait status that the zygote has reported."""
         if not self._status.done():
             self._status.set_result(_exit_status(os.waitstatus_to_exitcode(status)))
 
@@ -94,11 +94,11 @@ class WorkerProcess:
         try:
             async with running_timeout(_STATUS_TIMEOUT):
                 while not self._status.done() and not self._reaped():
-                    # Either the zygote tells within a millisecond, or it died too and the
-                    # kernel needs a moment to make us the parent.
+                    # Either the zygote reports within a millisecond, or it died too and the
+                    # kernel needs a moment to make the primary the parent.
                     await asyncio.wait({self._status}, timeout=0.02)
         except TimeoutError:
-            if not self._status.done():  # it came in the same turn
+            if not self._status.done():  # the status may have come in the same turn
                 self._status.set_result(ExitStatus(None, None))
         os.close(self.pidfd)
         return self._status.result()
@@ -110,11 +110,12 @@ class WorkerProcess:
             callback()
 
     def _reaped(self) -> bool:
-        """Take the status ourselves, if we are the parent by now."""
+        """Reap the process and return True, if the primary is its parent by now."""
         try:
             if os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False
-            # The zygote that would end its group is dead. Not reaped yet, it keeps the number.
+            # The zygote, which would end the process group, is dead. The worker is not reaped
+            # yet, so no other group can have its number.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)

@@ -1,12 +1,12 @@
-"""Processes whose parent has died, and which the kernel gives to us.
+"""Orphans: processes that lost their parent, and that the kernel makes children of the primary.
 
-The zygote is the subreaper of its workers, so what they leave behind is its child, and it
-reaps whatever ends. The primary is the subreaper of the zygote, so that workers outlive it
-as the primary's children, and, as process 1 of a container, of everything. Somebody must take
-the exit statuses, or they stay zombies for ever.
+The zygote is the subreaper of its workers: it gets and reaps the children that they leave behind.
+The primary is the subreaper of the zygote, so workers that outlive their zygote become the
+primary's children. As process 1 of a container, the primary gets every orphan. It must reap them,
+or they stay zombies for ever.
 
-Not every zombie is such an orphan: a program may have children of its own, whose status it
-has not asked for yet. So only those are taken that are certainly or probably nobody's.
+Not every zombie is an orphan: the user's program may have children of its own, with a status that
+it has not asked for yet. So only zombies that are certainly or probably orphans are reaped.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from typing import Protocol
 
 from aiocluster.primary.tasks import start_task
 
-# Seconds between two looks.
+# Seconds between two searches for orphans.
 _INTERVAL = 1.0
 
-# Seconds that a dead child is left to whoever may ask for its status: hardly any where its
-# process group tells that it is ours; where it may be the user's, as long as nobody minds.
+# Seconds that a dead child is left for other code to ask for its status: few if its process group
+# shows that it is an orphan; more if it may be a child of the user's program.
 _OWN_PATIENCE = 1.0
 _STRANGERS_PATIENCE = 5.0
 
 
 class KnownProcesses(Protocol):
-    """The part of Generations that tells whose a child is."""
+    """The part of Generations that the Reaper needs to recognise children."""
 
     @property
     def zygote_pids(self) -> set[int]: ...
@@ -36,10 +36,10 @@ class KnownProcesses(Protocol):
 
 
 class Reaper:
-    """Reaps the orphans that only we can reap.
+    """A reaper of the orphans that only the primary can reap.
 
-    With `own_group` each zygote has a process group of its own, by which they are known.
-    `is_heir`: another program was here before, whose orphans are ours as well.
+    If `own_group`, each zygote has a process group of its own, which identifies its orphans.
+    If `is_upgrade`, the previous program of this process may have left orphans too.
     """
 
     def __init__(self, known: KnownProcesses, *, own_group: bool, is_upgrade: bool) -> None:
@@ -49,40 +49,41 @@ class Reaper:
         self._reaping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Reap from now on those that have been dead for a while."""
+        """Reap, from now on, orphans that have been dead for a while."""
         patience = _OWN_PATIENCE if self._own_group else _STRANGERS_PATIENCE
         self._reaping = start_task(reap_strays(self.is_stray, patience), "reaping orphans")
 
     def close(self) -> None:
-        """Reap no more as time goes by. Idempotent."""
+        """Stop the regular reaping. Idempotent."""
         if self._reaping is not None:
             self._reaping.cancel()
 
     def reap_rest(self) -> None:
-        """Reap those that nobody else will, now that no more can come."""
+        """Reap the remaining orphans at the end, when no more can come."""
         if self._own_group:
             for pid in filter(self.is_stray, zombie_children()):
                 reap(pid)
 
     def is_stray(self, pid: int) -> bool:
-        """Is this zombie child one that only we can reap?"""
+        """Return True if only the primary can reap this zombie child."""
         zygotes = self._known.zygote_pids
         if self._known.knows(pid):
             return False
         if not self._own_group:
-            # An orphan is the zygote's, as long as that lives. What is left is the user's own,
-            # unless we are process 1, which gets everybody's, or it was the last program's.
+            # While the zygote lives, it gets all orphans, and other zombies are children of the
+            # user's program: unless this is process 1, or the previous program left them.
             return os.getpid() == 1 or len(zygotes) > 1 or self._is_heir
         try:
             group, is_ours = os.getpgid(pid), os.getsid(pid) == os.getsid(0)
-        except ProcessLookupError:  # somebody else has reaped it
+        except ProcessLookupError:  # other code has reaped it
             return False
-        # Or it was a worker's: nobody of the program's joins a group but its own, or the program's.
+        # The second case is a worker's child: a child of the user's program leads a process group
+        # of its own or is in the program's.
         return group in zygotes or (is_ours and group not in (pid, os.getpgrp()))
 
 
 async def reap_strays(is_stray: Callable[[int], bool], patience: float) -> None:
-    """Reap, until cancelled, children for which `is_stray(pid)`, dead for `patience` seconds."""
+    """Reap, until cancelled, children with `is_stray(pid)` that are dead for `patience` seconds."""
     loop = asyncio.get_running_loop()
     since: dict[int, float] = {}
     while True:
@@ -96,13 +97,13 @@ async def reap_strays(is_stray: Callable[[int], bool], patience: float) -> None:
 
 
 def reap(pid: int) -> None:
-    """Take the status of a dead child; nothing happens if somebody else has."""
+    """Take the status of a dead child; do nothing if other code has taken it."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
 
 def zombie_children() -> set[int]:
-    """Return our children that are dead and not reaped."""
+    """Return the children of this process that are dead and not reaped."""
     try:
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return set()

@@ -1,4 +1,4 @@
-"""The one door to new processes: a zygote is kept alive, and forks workers when asked."""
+"""The spawner: it keeps a zygote alive and has it fork all workers of one generation."""
 
 import asyncio
 import contextlib
@@ -24,35 +24,35 @@ log = logging.getLogger("aiocluster.spawner")
 _ZYGOTE_PAUSE = 1.0
 _MAX_ZYGOTE_PAUSE = 15.0
 
-# Seconds that whoever starts a worker waits for its fork, beside its boot_timeout: enough for a
-# zygote that hangs to be replaced, and for a kernel that is short of something.
+# Seconds to wait for the fork of a worker, beside its boot_timeout: enough to replace a zygote
+# that hangs, or for a short lack of kernel resources.
 FORK_PATIENCE = 15.0
 
-# Seconds between two tries to tell a zygote of one more worker, when it does not read as fast
-# as we write.
+# Seconds between two tries to send a Watch to a zygote that reads slower than the primary writes.
 _WATCH_PAUSE = 0.01
 
 
 class Spawner(Protocol):
-    """Starts workers' processes."""
+    """The interface for starting workers' processes."""
 
     async def spawn(
         self, fork: Fork, handoff: int, channel: socket.socket, files: Sequence[int]
     ) -> Process:
         """Fork a worker that gets duplicates of its handoff and channel, and of `files`.
 
-        `files` are the scoreboard, its stack file and the listening sockets that it shares.
-        `channel` is closed as soon as it is on its way: at the limit of open files, that is
-        where the worker's own descriptor comes from.
-        Raises WorkerGone when it could not be forked now (another try may succeed), CannotStart
-        when none will be any more.
+        `files` are the scoreboard, the worker's stack file and the listening sockets it shares.
+        `channel` is closed as soon as it is sent: at the limit of open files, this frees the
+        descriptor that the worker's pidfd needs.
+        Raises WorkerGone if the worker could not be forked now (another try may succeed), and
+        CannotStart if no worker can be forked any more.
         """
         ...
 
     def when_gone(self, worker_id: int, heard: Callable[[], None]) -> None:
-        """Call `heard` once there is no process of a worker that `spawn` did not return.
+        """Call `heard` once a worker that `spawn` did not return has no process.
 
-        Mostly at once. But where the wait for it was cancelled one may still come, and is ended.
+        Mostly this is at once. If the `spawn` was cancelled, the worker may still be forked; it
+        is then killed first.
         """
         ...
 
@@ -62,7 +62,7 @@ ZygoteStarter = Callable[[], Awaitable[StartedZygote]]
 
 
 class ZygoteSpawner:
-    """Keeps one zygote alive and asks it to fork. See Spawner."""
+    """A Spawner that keeps one zygote alive and orders its forks."""
 
     def __init__(
         self, start_zygote: ZygoteStarter, first: StartedZygote | None, role: str = ONLY_ROLE
@@ -71,19 +71,19 @@ class ZygoteSpawner:
         self._start_zygote = start_zygote
         self._first = first
         self._zygote: ZygoteHandle | None = None
-        self._ready = asyncio.Event()  # there is a zygote that forks, or never will be again
+        self._ready = asyncio.Event()  # a zygote can fork, or none ever will again
         self._processes: dict[int, WorkerProcess] = {}
-        self._unwanted: dict[int, asyncio.Task[None]] = {}  # by worker: its end
+        self._unwanted: dict[int, asyncio.Task[None]] = {}  # by worker id: the task that kills it
         self._keeper: asyncio.Task[None] | None = None
         self._retired = False
         self._never_again: CannotStart | None = None  # why there will be no zygote any more
-        # Those of all there ever were, and of workers whose status nobody has asked for.
+        # The pids of all its zygotes, past ones included, and of its workers that are unreaped.
         self.zygote_pids: set[int] = set()
-        self.call: RunAppCall | None = None  # what its code has given to aiohttp's run_app
-        self.is_job = False  # is its app known to be one?
+        self.call: RunAppCall | None = None  # what the code has passed to aiohttp's run_app
+        self.is_job = False  # True if the app is known to be a job
 
     async def start(self, boot_timeout: float) -> None:
-        """Start the zygote and let it import the app; BootError when it cannot."""
+        """Start the zygote and have it import the app; BootError if that fails."""
         try:
             await self._begin(boot_timeout)
         except OSError as error:
@@ -92,27 +92,27 @@ class ZygoteSpawner:
 
     @property
     def worker_ids(self) -> set[int]:
-        """Those of its workers whose end is still to be told."""
+        """The ids of its workers that are not known to have ended."""
         return {*self._processes}
 
     @property
     def is_forking(self) -> bool:
-        """True while the zygote has not answered an order."""
+        """True while the zygote has not answered an order to fork."""
         return self._zygote is not None and self._zygote.is_forking
 
     def state(self) -> ZygoteState | None:
-        """What the next program must know of its zygote; None when it is to start a new one."""
+        """Return what the next program must know of the zygote; None if it must start a new one."""
         if self._zygote is None or not self._ready.is_set():
             return None
         return self._zygote.state()
 
     def drop_unready(self) -> None:
-        """Kill a zygote that is not ready yet: nobody would wait for it any more."""
+        """Kill a zygote that is not ready yet: the next program would not wait for it."""
         if self._zygote is not None and not self._ready.is_set():
             self._zygote.give_up()
 
     def adopt(self, state: GenerationState, boot_timeout: float) -> None:
-        """Go on with a zygote that another program started; or start one, if there is none."""
+        """Take over the previous program's zygote, or start one if there is none."""
         self.zygote_pids |= {*state.zygote_pids}
         self._retired = state.is_retired
         if state.zygote is not None:
@@ -124,7 +124,7 @@ class ZygoteSpawner:
         self._keeper = start_task(self._keep_zygote(boot_timeout), "keeping a zygote")
 
     def adopt_worker(self, worker_id: int, pid: int, pidfd: int) -> WorkerProcess:
-        """Watch a worker that another program had."""
+        """Watch a worker that the previous program had."""
         process = WorkerProcess(pid, pidfd)
         self._on_forked(worker_id, process)
         return process
@@ -152,21 +152,21 @@ class ZygoteSpawner:
             heard()
 
     def retire(self) -> None:
-        """Nobody will be forked any more: a zygote that dies is not replaced. Idempotent."""
+        """Fork no more workers: a zygote that dies is not replaced. Idempotent."""
         self._retired = True
 
     def knows(self, pid: int) -> bool:
-        """Is this the zygote, or a worker whose end is still to be told?"""
+        """Return True if this is the zygote, or a worker that is not known to have ended."""
         if self._zygote is not None and self._zygote.pid == pid:
             return True
         return any(process.pid == pid for process in self._processes.values())
 
     async def close(self) -> None:
-        """Let the zygote go; its workers must be gone already. Idempotent."""
+        """End the zygote; its workers must be gone already. Idempotent."""
         self._ready.clear()
         if self._keeper is not None:
             self._keeper.cancel()
-            # It may be about to reap the same zygote.
+            # The keeper may be about to reap the same zygote.
             await asyncio.wait({self._keeper})
             self._keeper = None
         if self._zygote is not None:
@@ -198,18 +198,18 @@ class ZygoteSpawner:
                 raise WorkerGone("its generation is over")
             if not self._zygote.lost.is_set():
                 return self._zygote
-            # Its keeper has not heard of it yet, and will start the next.
+            # The keeper has not seen the loss yet, and will start the next zygote.
             self._ready.clear()
 
     async def _introduce(self, zygote: ZygoteHandle, worker_id: int) -> None:
-        """Tell a new zygote of a worker, if it still lives: it must not outlive the cluster."""
+        """Have a new zygote watch a worker that lives: workers must not outlive the cluster."""
         while (process := self._processes.get(worker_id)) is not None and not process.is_dead:
             if zygote.watch(worker_id, process.pidfd):
                 break
             await asyncio.sleep(_WATCH_PAUSE)
 
     async def _keep_zygote(self, boot_timeout: float) -> None:
-        """When the zygote dies its workers live on; start a new one."""
+        """Start a new zygote whenever one dies; its workers live on."""
         pause, has_told = _ZYGOTE_PAUSE, False
         while True:
             if self._zygote is not None:
@@ -263,7 +263,7 @@ class ZygoteSpawner:
 
 
 async def _end_unwanted(forked: "asyncio.Future[WorkerProcess]") -> None:
-    """Whoever asked for this worker has given up."""
+    """Kill a worker if it is forked: the task that had ordered it was cancelled."""
     with contextlib.suppress(WorkerGone):
         process = await forked
         process.send_signal(signal.SIGKILL)

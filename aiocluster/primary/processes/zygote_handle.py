@@ -1,7 +1,7 @@
-"""One zygote, seen from the primary: its process, and our end of its socket.
+"""One zygote, seen from the primary: its process, and the primary's end of its socket.
 
-When a zygote is given up it is killed *before* its socket is closed: it takes a closed socket
-for the death of the primary, after which it kills the workers it forked, and those are well.
+When the primary gives a zygote up, it kills the zygote *before* it closes the socket. A zygote
+takes a closed socket for the death of the primary, and would then kill its healthy workers.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ from aiocluster.timeouts import EXIT_TIMEOUT, Countdown, running_timeout
 
 log = logging.getLogger("aiocluster.spawner")
 
-# A fork takes milliseconds. A zygote that has not answered after this many seconds is
-# stopped, or hangs in a hook that the app's module has put around forks.
+# A fork takes milliseconds. A zygote that has not answered after this many seconds is stopped
+# (SIGSTOP), or hangs in a hook that the app's module runs around forks.
 _ANSWER_TIMEOUT = 10.0
 
-# Seconds that one may take to be gone once it is killed: only the kernel is left to wait for.
+# Seconds that a zygote may take to die after SIGKILL: only the kernel can delay it.
 _DEATH_TIMEOUT = 5.0
 
 
 class ZygoteHandle:
-    """A zygote that imports the app, then forks workers, until it is lost."""
+    """The handle of a zygote, which imports the app and then forks workers, until it is lost."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ZygoteHandle:
         on_forked: Callable[[int, WorkerProcess], None],
         on_exited: Callable[[int, int], None],
     ) -> None:
-        """`on_forked(worker_id, process)` and `on_exited(worker_id, status)` hear of workers."""
+        """`on_forked(worker_id, process)` and `on_exited(worker_id, status)` report on workers."""
         pid, sock = started.pid, started.sock
         sock.setblocking(False)
         self.pid = pid
@@ -65,9 +65,9 @@ class ZygoteHandle:
         self._loop.add_reader(sock.fileno(), self._on_readable)
 
     async def prepare(self, boot_timeout: float) -> Prepared:
-        """Wait until the app is imported; return what the zygote says of that.
+        """Wait until the app is imported; return what the zygote reports of it.
 
-        Raises BootError, with the cause, when it cannot be.
+        If the import fails, raise BootError with the cause.
         """
         try:
             async with running_timeout(boot_timeout):
@@ -79,21 +79,21 @@ class ZygoteHandle:
 
     @property
     def is_forking(self) -> bool:
-        """True while it has not answered an order."""
+        """True while the zygote has not answered an order to fork."""
         return any(not forked.done() for forked in self._forks.values())
 
     def state(self) -> ZygoteState | None:
-        """What the next program must know of it; None when it is lost."""
+        """Return what the next program must know of the zygote; None if it is lost."""
         if self.lost.is_set():
             return None
         return ZygoteState(pid=self.pid, fd=self._sock.fileno())
 
     def adopt(self) -> None:
-        """It is known to have imported the app: another program has heard that from it."""
+        """Mark the app as imported: the zygote has reported that to the previous program."""
         self._prepared.set_result(Prepared(True, ""))
 
     def order(self, fork: Fork, fds: Sequence[int]) -> "asyncio.Future[WorkerProcess]":
-        """Ask for a worker that gets duplicates of `fds`, which can be closed on return."""
+        """Order a worker that gets duplicates of `fds`, which may be closed on return."""
         if self.lost.is_set():
             raise WorkerGone("the zygote died")
         try:
@@ -106,7 +106,7 @@ class ZygoteHandle:
         return forked
 
     def watch(self, worker_id: int, pidfd: int) -> bool:
-        """Let it know of a worker that another zygote forked; False when it is too busy now."""
+        """Have the zygote watch a worker of an earlier zygote; False if its queue is full now."""
         try:
             send_packet(self._sock, Watch(worker_id), [pidfd])
         except BlockingIOError:
@@ -114,13 +114,13 @@ class ZygoteHandle:
         return True
 
     def give_up(self) -> None:
-        """Kill it; its workers live on. Idempotent."""
+        """Kill the zygote; its workers live on. Idempotent."""
         if not self.lost.is_set():
             self._signal(signal.SIGKILL)
             self._disconnect()
 
     async def close(self) -> None:
-        """Let it go, and reap it; its workers must be gone, or it must be. Idempotent."""
+        """End and reap the zygote; it or all of its workers must be gone already. Idempotent."""
         importing = not self._prepared.done()
         self._disconnect()
         if self._pidfd >= 0:
@@ -138,7 +138,7 @@ class ZygoteHandle:
         finally:
             self._loop.remove_reader(self._pidfd)
         with contextlib.suppress(ChildProcessError):
-            # One that even now does not die is a matter of the kernel's; reaper.py reaps it.
+            # A zygote that is still not dead is stuck in the kernel; reaper.py reaps it later.
             os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not block)
 
     def _signal(self, number: int) -> None:
@@ -146,7 +146,7 @@ class ZygoteHandle:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
-    # ---- what it says
+    # ---- what the zygote sends
 
     def _on_readable(self) -> None:
         try:
@@ -170,7 +170,7 @@ class ZygoteHandle:
                 self._on_forked(worker_id, process)
                 self._answered(worker_id).set_result(process)
             case Forked(worker_id=worker_id), [] if asked:
-                # Its channel will be closed, so it ends by itself.
+                # The worker's channel will be closed, so it ends by itself.
                 lost = WorkerGone("its descriptor was lost: too many open files")
                 self._answered(worker_id).set_exception(lost)
             case ForkFailed(worker_id=worker_id, error=error), [] if asked:
@@ -185,7 +185,7 @@ class ZygoteHandle:
                 raise ProtocolError(f"a zygote may not send {message!r:.80} with {len(fds)} fds")
 
     def _on_import_over(self, outcome: Prepared | PrepareFailed) -> None:
-        if self._prepared.done():  # it came after the timeout
+        if self._prepared.done():  # the message came after the timeout
             return
         self._close_tail()
         if isinstance(outcome, Prepared):
@@ -198,7 +198,7 @@ class ZygoteHandle:
 
     def _answered(self, worker_id: int) -> "asyncio.Future[WorkerProcess]":
         forked = self._forks.pop(worker_id)
-        # Nobody may wait for it any more.
+        # A future that is done was cancelled: no task waits for it any more.
         return forked if not forked.done() else self._loop.create_future()
 
     def _on_no_answer(self) -> None:
@@ -223,7 +223,7 @@ class ZygoteHandle:
         self._close_tail()
         if not self._prepared.done():
             self._prepared.set_exception(self._why_not_prepared())
-            self._prepared.exception()  # somebody may have stopped waiting for it
+            self._prepared.exception()  # retrieved, as `prepare` may have been cancelled
         for forked in self._forks.values():
             if not forked.done():
                 forked.set_exception(WorkerGone("the zygote died"))
@@ -231,7 +231,7 @@ class ZygoteHandle:
 
 
 def _pidfd(pid: int) -> int:
-    """Return a pidfd; -1 when it is gone without a trace, as children of who ignores SIGCHLD."""
+    """Return a pidfd; -1 if the process is gone and was reaped, as when SIGCHLD is ignored."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
@@ -242,7 +242,7 @@ def _is_pidfd(fd: int) -> bool:
     try:
         signal.pidfd_send_signal(fd, 0)
     except OSError as error:
-        return error.errno != errno.EBADF  # it may be dead, or another user's
+        return error.errno != errno.EBADF  # the process may be dead, or another user's
     return True
 
 
