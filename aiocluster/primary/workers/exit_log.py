@@ -1,4 +1,4 @@
-"""What the log says of a worker's end."""
+"""The log lines about a worker's exit."""
 
 import logging
 import signal
@@ -20,17 +20,17 @@ _BY_THE_KERNEL = {
 
 
 class ExitLog:
-    """Tells each end once, as loudly as it deserves."""
+    """A log of exits: each is logged once, at the level that its cause deserves."""
 
     def __init__(self, boot_timeout: float) -> None:
         self._boot_timeout = boot_timeout
-        # While the first start goes on: if nothing comes up, it is told once, by whoever
-        # asked for the start.
+        # Workers that failed to boot in the first start. If no worker comes up, the caller of the
+        # start gets the cause, and reports it once.
         self._held: list[WorkerHandle] | None = []
         self._last_traceback = ""
 
     def release(self) -> None:
-        """The first start is over, and something came up: tell what did not. Idempotent."""
+        """Log the boot failures of the first start, which is over. Idempotent."""
         held, self._held = self._held or [], None
         for worker in held:
             self._tell_boot_failure(worker)
@@ -56,7 +56,7 @@ class ExitLog:
             log.log(level, "%s %s (%s)", worker, how, exited.reason)
 
     def why_not_ready(self, worker: WorkerHandle) -> BootError:
-        """Return why it did not come up, or did not stay."""
+        """Return why the worker did not become ready, or did not last."""
         if (failure := worker.boot_failure) is not None:
             return BootError(failure.cause, failure.traceback, failure.exit_code)
         if not worker.exited.done():
@@ -72,7 +72,7 @@ class ExitLog:
         return BootError(f"{worker} {_how(worker, exited)} before it was ready")
 
     def _tell_boot_failure(self, worker: WorkerHandle) -> None:
-        """The cause each time, its traceback only when it is a new one."""
+        """Log the cause each time, and the traceback only if it is a new one."""
         if self._held is not None:
             self._held.append(worker)
             return
@@ -89,5 +89,5 @@ def _how(worker: WorkerHandle, exited: WorkerExited) -> str:
         what = f"was killed by signal {exited.signal} ({signal.strsignal(exited.signal)})"
         return what + _BY_THE_KERNEL[worker.ending.out_of_memory]
     if exited.code is None:
-        return "ended, and nobody could tell how"
+        return "ended with an unknown status"
     return f"exited with code {exited.code}"

@@ -1,4 +1,4 @@
-"""What a new worker needs: its wires, its row of the scoreboard, its handle, its process."""
+"""Creates workers, with handoff, channel, row of the scoreboard, handle and process."""
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from aiocluster.shortage import shortage
 
 
 class WorkerFactory:
-    """Makes workers, each whole or not at all."""
+    """A factory of workers: it makes each whole or not at all."""
 
     def __init__(
         self,
@@ -31,12 +31,10 @@ class WorkerFactory:
         on_room: Callable[[], None],
         on_returned: Callable[[list[Connection]], None],
     ) -> None:
-        """`on_room` is called when a worker that was full can be given connections again,
-        `on_returned` with those that a worker gives back.
-        """
-        self.families: list[int] = []  # of each listener
-        self.cpus: Sequence[int] = ()  # on which the first slots run, one each
-        # The descriptors, by index, of those that workers accept from.
+        """Call `on_room` when a full worker has capacity again, `on_returned` with connections."""
+        self.families: list[int] = []  # the address family of each listener
+        self.cpus: Sequence[int] = ()  # one for each of the first slots
+        # The descriptors, by index, of the listeners from which workers accept.
         self.shared: Callable[[], Mapping[int, int]] = dict
         self._scoreboard = scoreboard
         self._owner = owner
@@ -45,23 +43,22 @@ class WorkerFactory:
         self._limits = limits
 
     async def spawn(self, spec: WorkerSpec, spawner: Spawner) -> tuple[WorkerHandle, Process]:
-        """Fork a worker as `spec` says; WorkerGone when that failed this time."""
+        """Fork a worker as `spec` says; WorkerGone if that failed this time."""
         row = self._scoreboard.claim()
         try:
             return await self._spawn(spec, row, spawner)
         except BaseException as error:
-            # One that nobody waits for any more may be there already, and write its row.
+            # The worker may exist although its caller waits no more, and may write to its row.
             spawner.when_gone(spec.worker_id, lambda: self._scoreboard.release(row))
             if isinstance(error, OSError):
-                # Out of descriptors or memory, mostly: it passes, and the slot must not be
-                # lost to it.
+                # A shortage of descriptors or memory, mostly: it passes, so the slot tries again.
                 raise WorkerGone(
                     f"cannot fork: {shortage(error, 'what a worker needs')}"
                 ) from error
             raise
 
     async def adopt(self, state: WorkerState, process: Process) -> WorkerHandle:
-        """Take over a worker that another program had, with the same descriptors."""
+        """Take over a worker of the previous program, with the same descriptors."""
         ends = (
             socket.socket(fileno=state.backend.sender),
             socket.socket(fileno=state.backend.receiver),
@@ -76,7 +73,7 @@ class WorkerFactory:
         worker.adopt(state, process)
         if state.channel is not None:
             await open_channel(socket.socket(fileno=state.channel.fd), worker.channel)
-            worker.channel.consumed(0)  # what was owed may be due
+            worker.channel.consumed(0)  # credit for earlier messages may be due
         return worker
 
     async def _spawn(
@@ -134,7 +131,7 @@ class WorkerFactory:
 
 
 def _wires() -> tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]:
-    """Return a handoff and a channel, each with the primary's end first; both or none."""
+    """Return a handoff and a channel, each with the primary's end first; open both or none."""
     handoff = handoff_pair()
     try:
         return handoff, socket.socketpair()

@@ -1,4 +1,4 @@
-"""One worker, seen from the primary."""
+"""A worker as the primary sees it."""
 
 import asyncio
 import logging
@@ -53,14 +53,14 @@ from aiocluster.timeouts import KILL_GRACE, running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
-# What a dead worker had still sent is read; one that left a child with its end of the
-# channel would keep that open for ever.
+# Seconds in which the last messages of a dead worker are read. A child of the worker that has
+# its end of the channel would keep that open for ever.
 _LAST_WORDS_TIMEOUT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker is to be."""
+    """The description of a worker to be forked."""
 
     worker_id: int
     slot: int
@@ -71,7 +71,7 @@ class WorkerSpec:
 
 
 class Owner(Protocol):
-    """What a handle tells the one who owns it."""
+    """The owner of a handle: it decides about the worker, and gets what the worker reports."""
 
     addresses: tuple[tuple[str, int], ...]
     graceful_timeout: float
@@ -92,7 +92,7 @@ class Owner(Protocol):
 
 
 class WorkerHandle:
-    """A worker: who it is, how it is, and what can be asked of it."""
+    """The object that stands for one worker: its identity, its state and its commands."""
 
     def __init__(
         self, spec: WorkerSpec, backend: Backend, row: int, stacks: StackFile, owner: Owner
@@ -104,28 +104,28 @@ class WorkerHandle:
         self.restarts = spec.restarts
         self.env = spec.env
         self.phase = Phase.STARTING
-        # Seconds: unix time, and on the loop's clock the same moment and a later one.
+        # Seconds: the fork in unix time and on the loop's clock, and when the worker became ready.
         self.started_at = self.born = self.ready_at = 0.0
         self.backend = backend
         self.row = row
         self.stacks = stacks
-        self.shared: frozenset[int] = frozenset()  # listeners from which it can accept by itself
+        self.shared: frozenset[int] = frozenset()  # listeners it can accept from
         self.channel = Channel(FromWorker, self._on_message, self._on_channel_closed, packed=True)
         self.boot_failure: BootFailed | None = None
         self.was_ready = False
         self.drain_timeout: float | None = None  # seconds; None: the owner's
-        self.serves = True  # once it is ready: does it take connections, or run a job?
+        self.serves = True  # once ready: it takes connections; else it runs a job
         self.ending = ExitCause()
-        self.settled: asyncio.Future[None] = asyncio.Future()  # ready, or dead before
+        self.settled: asyncio.Future[None] = asyncio.Future()  # at ready, or death before
         self.exited: asyncio.Future[WorkerExited] = asyncio.Future()
         self._owner = owner
         self._process: Process | None = None
         self._deadline = KillTimer(self.kill_for)
-        self._unpaid = 0  # bytes of its messages that are not heard yet
-        self._is_to_pay = False  # once they are
+        self._unpaid = 0  # bytes of its messages that are not handled yet
+        self._is_to_pay = False  # its credit, when they are handled
         self._disconnected = asyncio.Event()
-        # What its channel said before we heard that it was forked: nobody may hear of a
-        # worker before its WorkerForked.
+        # What came over the channel before the worker's WorkerForked was published: that must be
+        # the worker's first event.
         self._early: list[Callable[[], None]] | None = []
         backend.worker_id = spec.worker_id
         backend.room.on_fd_limit = self._on_fd_limit
@@ -140,49 +140,49 @@ class WorkerHandle:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 before it was forked."""
+        """Return the process id; 0 before the fork."""
         return self._process.pid if self._process is not None else 0
 
     @property
     def is_connected(self) -> bool:
-        """True while messages can be exchanged with it."""
+        """True while messages can be exchanged with the worker."""
         return not self.channel.closed
 
     @property
     def is_leaving(self) -> bool:
-        """True once it was told to go, or is gone."""
+        """True once the worker drains or has exited."""
         return self.phase in (Phase.DRAINING, Phase.EXITED)
 
     @property
     def is_leader(self) -> bool:
-        """True while it is the one of its role that does what must be done once."""
+        """True while the worker leads its role: it does what must be done once."""
         return self.backend.leads
 
     @property
     def cut(self) -> list[str]:
-        """Name what it had to give up at the end of a drain."""
+        """Return what the worker had to give up at the end of a drain."""
         return self.ending.cut
 
     @property
     def ended_well(self) -> bool:
-        """True when it is gone and nothing had to be killed or given up for that."""
+        """True if the worker has exited, and nothing was killed or given up for that."""
         if not self.exited.done():
             return False
         if not self.was_ready:
-            return True  # it had begun nothing
+            return True  # the worker had begun nothing
         return self.ending.is_clean(self.exited.result())
 
     @property
     def is_dead(self) -> bool:
-        """True once its process is gone."""
+        """True once the worker's process is gone."""
         return self.phase is Phase.EXITED
 
     async def send(self, message: Any) -> None:
         """Send `message`; the worker's `messages()` yields it.
 
-        None, bool, int, float, str, bytes, list, tuple, dict and datetime with a time zone,
-        nested as you like; a tuple arrives as a list. Waits while the worker has too much
-        unread. Raises MessageError, naming the part that cannot be sent; WorkerGone.
+        A message may be None, bool, int, float, str, bytes, list, tuple, dict and datetime with a
+        time zone, nested as you like; a tuple arrives as a list. Waits while the worker has too
+        much unread. Raises MessageError, naming the part that cannot be sent; WorkerGone.
         """
         try:
             await self.channel.send(message)
@@ -190,11 +190,11 @@ class WorkerHandle:
             raise WorkerGone(f"{self} is no longer connected") from None
 
     def drain(self, timeout: float | None = None) -> "asyncio.Future[WorkerExited]":
-        """Let it finish what is open and exit; await the result for its WorkerExited.
+        """Let the worker finish what is open and exit; await the result for its WorkerExited.
 
-        Takes effect at once, awaited or not; but if no other serves, and one will take its
-        place, it goes when that is ready. What is unfinished after `timeout` seconds (by
-        default `graceful_timeout`) is cut. Idempotent.
+        The drain begins at once, awaited or not. If no other worker serves, and one will take its
+        place, the drain begins when that one is ready. What is unfinished after `timeout` seconds
+        (by default `graceful_timeout`) is cut. Idempotent.
         """
         if timeout is not None:
             seconds = checked_seconds("drain: the timeout", timeout)
@@ -204,13 +204,13 @@ class WorkerHandle:
         return asyncio.shield(self.exited)
 
     def kill(self, number: int = signal.SIGTERM) -> "asyncio.Future[WorkerExited]":
-        """Send it a signal; await the result for its WorkerExited.
+        """Send the worker a signal; await the result for its WorkerExited.
 
-        TERM makes it drain, and KILL ends it at once, as from a shell.
+        TERM makes the worker drain, and KILL ends it at once, as from a shell.
         """
         self.ending.sent_signal = number
         if number == signal.SIGTERM and self._owner.is_last(self):
-            self.ending.ask("kill")  # it asks to go when it hears the signal
+            self.ending.ask("kill")  # the worker asks to drain at the signal
         elif number == signal.SIGTERM:
             self._leave("kill", self._owner.graceful_timeout)
         if self._process is not None:
@@ -222,9 +222,9 @@ class WorkerHandle:
     def begin_drain(
         self, reason: str, timeout: float | None = None
     ) -> "asyncio.Future[WorkerExited]":
-        """Drain for `reason`. Asked again it may only get quicker.
+        """Drain the worker for `reason`. A later call may only shorten the drain.
 
-        If others serve its idle connections move to them, but for a "stop", which ends all.
+        If other workers serve, idle connections move to them, except in a "stop", which ends all.
         """
         timeout = self.drain_timeout if timeout is None else timeout
         seconds = self._owner.graceful_timeout if timeout is None else timeout
@@ -233,7 +233,7 @@ class WorkerHandle:
         if not self.is_dead:
             self.backend.order_drain()
         if importing and self._process is not None:
-            # It has no loop yet that would read the message, and an import may take long.
+            # The worker has no loop yet to read the message, and an import may take long.
             self._process.send_signal(signal.SIGTERM)
         stopping = reason == "stop"
         moving = not stopping and self._owner.others_serve()
@@ -241,15 +241,15 @@ class WorkerHandle:
         return asyncio.shield(self.exited)
 
     def lead(self, does: bool) -> None:
-        """Let it lead its role, or not any more; it sees that at once, whatever it does."""
+        """Let the worker lead its role, or lead no more; a blocked loop does not delay that."""
         self.backend.lead(does)
         if does:
             self.channel.post(Lead())
 
     def disconnect(self, fault: str, timeout: float | None = None) -> None:
-        """Disconnect it for what its code did to it: it finishes what it has. Idempotent.
+        """Disconnect the worker for a fault of its code; it finishes what it has. Idempotent.
 
-        It is killed after `timeout` seconds, by default after those of any drain.
+        The worker is killed after `timeout` seconds, by default after those of any drain.
         """
         if not self.channel.closed:
             log.error("%s %s: it is disconnected, and replaced", self, fault)
@@ -258,28 +258,28 @@ class WorkerHandle:
             self._deadline.at_latest_in(timeout, "disconnected")
 
     def ask_for_stacks(self) -> None:
-        """Let it write the stacks of its threads and tasks to `stacks`."""
+        """Let the worker write the stacks of its threads and tasks to `stacks`."""
         self.stacks.clear()
         if self._process is not None:
             self._process.send_signal(STACKS_SIGNAL)
 
     def kill_for(self, reason: str, stack: str = "") -> None:
-        """Kill it, because it did not do in time what it had to; `stack` is what it did."""
+        """Kill the worker for `reason`; `stack` is what it did."""
         self.ending.kill(reason, stack)
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
 
     def began(self, process: Process, wall: float, now: float) -> None:
-        """It was forked."""
+        """Note that the worker was forked."""
         self._process = process
         self.started_at = wall
         self.born = now
 
     def announced(self) -> None:
-        """Its WorkerForked is out: what it has said since is heard now."""
+        """Handle what came over the channel before WorkerForked, which is published now."""
         early, self._early = self._early or [], None
         for heard in early:
-            # The last of them may be that the channel is closed, which must be heard.
+            # The last of these may be the channel's end, which must be handled.
             try:
                 heard()
             except ProtocolError as error:
@@ -287,7 +287,7 @@ class WorkerHandle:
                 self.channel.abort()
 
     async def flush_channel(self) -> None:
-        """Wait until all it had sent before it died is read, and it counts as disconnected."""
+        """Wait until all that a dead worker had sent is read, and it counts as disconnected."""
         try:
             async with running_timeout(_LAST_WORDS_TIMEOUT):
                 await self._disconnected.wait()
@@ -296,7 +296,7 @@ class WorkerHandle:
             await self._disconnected.wait()
 
     def ended(self, status: ExitStatus) -> WorkerExited:
-        """Its process is gone; return the event, which is the last of this worker."""
+        """Note that the process is gone; return the worker's last event."""
         self.phase = advance(self.phase, Trigger.EXIT)
         self._deadline.cancel()
         if status.code == 0 and self.backend.was_unwired:
@@ -312,7 +312,7 @@ class WorkerHandle:
 
     @property
     def busy_reason(self) -> str:
-        """What is half done between us and it, and must be over before an upgrade; or ""."""
+        """Return what is half done with the worker, and must be over before an upgrade; or ""."""
         if self._process is None or self._process.is_dead or self.backend.is_closed:
             return f"{self} is ending"
         if self.channel.closed:
@@ -320,7 +320,7 @@ class WorkerHandle:
         return f"{self} does not read what is sent to it" if self.channel.unsent else ""
 
     def state(self) -> WorkerState:
-        """What the next program must know of it."""
+        """Return what the next program must know of the worker."""
         assert self._process is not None
         return WorkerState(
             worker_id=self.id,
@@ -353,7 +353,7 @@ class WorkerHandle:
         )
 
     def adopt(self, state: WorkerState, process: Process) -> None:
-        """It was another program's worker, and is ours."""
+        """Take over the worker from the previous program."""
         self.began(process, state.started_at, state.born)
         self.phase = Phase(state.phase)
         self.ready_at, self.was_ready = state.ready_at, state.was_ready
@@ -373,7 +373,7 @@ class WorkerHandle:
     # ---- inside
 
     def _leave(self, reason: str, timeout: float) -> None:
-        """It is on its way out: nothing new for it, and an end to the waiting."""
+        """Mark the worker as leaving: it gets nothing new, and is killed if it takes too long."""
         if self.is_dead:
             return
         self.ending.ask(reason)
@@ -408,7 +408,7 @@ class WorkerHandle:
         self.disconnect(f"sent nonsense ({error})")
 
     def _pay(self) -> None:
-        """All its messages are heard: it may send as many more."""
+        """Return the credit for the worker's messages, all of which are handled."""
         self._is_to_pay = False
         size, self._unpaid = self._unpaid, 0
         self.channel.consumed(size)
@@ -432,7 +432,7 @@ class WorkerHandle:
                 raise ProtocolError(f"a worker may not send {message!r}")
 
     def _on_ready(self) -> None:
-        if self.phase is not Phase.READY:  # told to drain while it started
+        if self.phase is not Phase.READY:  # drained while it started
             return
         self.was_ready = True
         self.ready_at = asyncio.get_running_loop().time()
@@ -462,7 +462,7 @@ class WorkerHandle:
         if error is not None:
             log.error("%s sent nonsense and is disconnected: %s", self, error)
         if self.phase is not Phase.DRAINING and not self.is_dead:
-            # It crashed, or closed its channel: either way it cannot be talked to any more.
+            # The worker crashed, or closed its channel: either way no message reaches it any more.
             self._on_lost_channel()
         self._disconnected.set()
         sent = self.ending.sent_signal
@@ -470,7 +470,7 @@ class WorkerHandle:
         self._owner.publish(WorkerDisconnected(self, self.ending.is_voluntary(died_of)))
 
     def _on_lost_channel(self) -> None:
-        """Mostly the process is dying; if not, it drains by itself, within the usual time."""
+        """Take the worker out of service: mostly it is dying, else it drains in the usual time."""
         self._owner.on_unready(self)
         self._owner.on_lost_channel(self)
         self._deadline.at_latest_in(self._owner.graceful_timeout + KILL_GRACE, "disconnected")

@@ -1,8 +1,8 @@
-"""Which worker of a role leads: the one in the lowest slot of those that are ready.
+"""The leader of a role: the ready worker in the lowest slot.
 
-That one leads is a number in its row of the scoreboard, which only we write. We take it from one
-before we give it to another, so at no moment two have it, whatever they do, and no worker, not
-even one whose loop is blocked, has to agree.
+A number in the worker's row of the scoreboard, which only the primary writes, says that it leads.
+The primary clears one leader's number before it sets another's, so a role never has two leaders.
+No worker has to agree, so a blocked loop delays nothing.
 """
 
 from collections.abc import Iterable
@@ -10,25 +10,25 @@ from typing import Protocol
 
 
 class Leader(Protocol):
-    """The part of a worker's handle that leadership needs."""
+    """The part of a worker's handle that the election needs."""
 
     @property
     def id(self) -> int: ...
     @property
     def slot(self) -> int: ...
     def lead(self, does: bool) -> None:
-        """Let it lead, or not any more."""
+        """Let the worker lead, or lead no more."""
         ...
 
 
 class LeaderElection:
-    """That of one role."""
+    """The election of one role's leader."""
 
     def __init__(self) -> None:
         self._leader: Leader | None = None
 
     def update(self, ready: Iterable[Leader]) -> None:
-        """Somebody came or went; `ready` are those who may lead now."""
+        """Choose again after a change; `ready` are the workers that may lead now."""
         leader = self._chosen([*ready])
         if leader is self._leader:
             return
@@ -39,9 +39,9 @@ class LeaderElection:
             leader.lead(True)
 
     def adopt(self, leader: Leader | None) -> None:
-        """This one led already when another program was here."""
+        """Keep the leader of the previous program."""
         self._leader = leader
 
     def _chosen(self, ready: list[Leader]) -> Leader | None:
-        # Where a slot has two, its next worker has come: the one that leads does so until it goes.
+        # If a slot has two workers, one replaces the other: the leader leads until it drains.
         return min(ready, key=lambda one: (one.slot, one is not self._leader, one.id), default=None)

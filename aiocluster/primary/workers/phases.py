@@ -1,8 +1,8 @@
-"""The phases of a worker, and what moves it from one to the next.
+"""The phases of a worker, and the triggers that move it from one to the next.
 
     STARTING ──online──▶ ONLINE ──ready──▶ READY ──drain──▶ DRAINING ──exit──▶ EXITED
 
-A worker may be drained and may exit in any phase. What is not in the table cannot happen.
+A worker may be drained and may exit in any phase. No other transitions than the table's happen.
 """
 
 from enum import StrEnum
@@ -11,17 +11,17 @@ from aiocluster.errors import ProtocolError
 
 
 class Phase(StrEnum):
-    """Where a worker is in its life."""
+    """A phase in a worker's life."""
 
     STARTING = "starting"  # forked; its loop does not run yet
     ONLINE = "online"  # its loop runs; its app is starting
-    READY = "ready"  # its app serves: it may be given connections
+    READY = "ready"  # its app serves: it may get connections
     DRAINING = "draining"  # finishes what is open, gets nothing new
     EXITED = "exited"
 
 
 class Trigger(StrEnum):
-    """What happens to a worker."""
+    """An event that moves a worker to its next phase."""
 
     ONLINE = "online"
     READY = "ready"
@@ -32,7 +32,7 @@ class Trigger(StrEnum):
 TRANSITIONS: dict[Phase, dict[Trigger, Phase]] = {
     Phase.STARTING: {
         Trigger.ONLINE: Phase.ONLINE,
-        Trigger.DRAIN: Phase.DRAINING,  # stopped before it ever ran
+        Trigger.DRAIN: Phase.DRAINING,  # stopped before its loop ran
         Trigger.EXIT: Phase.EXITED,
     },
     Phase.ONLINE: {
@@ -42,7 +42,7 @@ TRANSITIONS: dict[Phase, dict[Trigger, Phase]] = {
     },
     Phase.READY: {Trigger.DRAIN: Phase.DRAINING, Trigger.EXIT: Phase.EXITED},
     Phase.DRAINING: {
-        # What it sent before it read the Drain.
+        # A worker may have sent these before it read the Drain.
         Trigger.ONLINE: Phase.DRAINING,
         Trigger.READY: Phase.DRAINING,
         Trigger.DRAIN: Phase.DRAINING,
@@ -53,7 +53,7 @@ TRANSITIONS: dict[Phase, dict[Trigger, Phase]] = {
 
 
 def advance(phase: Phase, signal: Trigger) -> Phase:
-    """Return the phase after `signal`; ProtocolError when it cannot happen in `phase`."""
+    """Return the phase after `signal`; ProtocolError if it cannot happen in `phase`."""
     try:
         return TRANSITIONS[phase][signal]
     except KeyError:

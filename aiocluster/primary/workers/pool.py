@@ -1,4 +1,4 @@
-"""All workers, from their fork to their end: who lives, who is given connections, who has gone."""
+"""All workers of a role, from fork to exit: which live, which get connections, which drain."""
 
 import asyncio
 import contextlib
@@ -42,43 +42,43 @@ from aiocluster.timeouts import KILL_GRACE, Countdown, running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
-# Seconds after which a worker whose channel is closed, and which lives, is not about to die.
+# Seconds. A worker that lives this long after its channel was closed is not about to die.
 _DEATH_MOMENT = 1.0
 
-# A signal to all processes reaches the workers and the primary in any order. So many seconds after
-# a worker has asked to go, the primary knows whether it is to stop as well.
+# Seconds. A signal to all processes reaches the workers and the primary in any order. This long
+# after a worker has asked to drain, the primary knows whether it is to stop as well.
 _SAME_SIGNAL = 0.1
 
-# With so many connections untaken at one of those that serve, no more come back from others for
-# now: a new connection would wait behind all of them, some 50 µs each.
+# If a serving worker has more untaken connections than this, other workers return none for now:
+# a new connection would wait behind all of them, some 50 µs each.
 _MANY_UNTAKEN = 96
 
-# What a killed worker may take to be gone: only the kernel is left to wait for.
+# Seconds that the kernel may take to end a killed worker.
 _DEATH_TIMEOUT = 5.0
 
 
 class Care(Protocol):
-    """Who decides when a worker has served enough."""
+    """The observer of a pool: it decides when a worker has served enough."""
 
     def on_serving(self, worker: WorkerHandle) -> None:
-        """It is given connections from now on."""
+        """Note that the worker gets connections from now on."""
         ...
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
-        """It has said how it is."""
+        """Handle the worker's report."""
         ...
 
     def on_due(self, worker: WorkerHandle, reason: str) -> None:
-        """It says that it has served enough."""
+        """Replace the worker, which has served enough."""
         ...
 
     def replace_first(self, worker: WorkerHandle, reason: str) -> bool:
-        """See to it that another serves before this one goes; False when none will."""
+        """Let another worker serve before this one drains; return False if none will."""
         ...
 
 
 class WorkerPool:
-    """Those of all slots and generations of a role: an Owner to their handles."""
+    """The workers of all slots and generations of a role. It is the Owner of their handles."""
 
     def __init__(
         self,
@@ -96,11 +96,11 @@ class WorkerPool:
         self.idle_grace = settings.idle_grace
         self.stop_is_announced = False
         self._is_ending = self._makes_room = False
-        self._unwell: list[str] = []  # those that ended badly since then
-        self.exit_code = 0  # of the first that ended well since then, with a code of its own
-        self.take_connections: bool | None = None  # do those that came up? None: none has
+        self._unwell: list[str] = []  # workers that ended badly in the stop
+        self.exit_code = 0  # not 0 of the first worker that ended well in the stop
+        self.take_connections: bool | None = None  # None: no worker was ready yet
         self._stopping = False
-        self._stop_timeout: float | None = None  # of a stop that drains them
+        self._stop_timeout: float | None = None  # seconds of a stop that drains
         self._boot_timeout = settings.boot_timeout
         self._generations = generations
         self._dispatcher = dispatcher
@@ -109,9 +109,9 @@ class WorkerPool:
         self._reporter = cluster_shared.reporter
         self._care = care
         self._loop = asyncio.get_running_loop()
-        self._held: set[int] = set()  # those that are given nothing yet
-        self._asking: set[int] = set()  # those that have asked to go, and have not been heard yet
-        self._parting: dict[int, str] = {}  # those that go, and why, once another serves
+        self._held: set[int] = set()  # workers that get no connections yet
+        self._asking: set[int] = set()  # workers that asked to drain, and wait for the answer
+        self._parting: dict[int, str] = {}  # workers that drain once another serves, and why
         self._leader_election = LeaderElection()
         self._oom_kills = cluster_shared.oom_kills
         self._sharing = SharedAccept(lambda: len(self.all), self.serving)
@@ -125,11 +125,11 @@ class WorkerPool:
         )
 
     def pin_to(self, cpus: Sequence[int]) -> None:
-        """Let the workers of the first slots run on one of these each."""
+        """Pin the workers of the first slots to one of `cpus` each."""
         self._factory.cpus = cpus
 
     def listen_on(self, ingress: Ingress) -> None:
-        """From here their connections will come."""
+        """Take the workers' connections from `ingress`."""
         self.addresses = ingress.listeners.addresses
         self._sharing.begin_with(ingress)
         self._factory.families = ingress.listeners.families
@@ -137,15 +137,15 @@ class WorkerPool:
         self._servers.numbers.reserve(len(ingress.listeners.families))
 
     def begin_accepting(self) -> None:
-        """See Sharing.begin_accepting."""
+        """See SharedAccept.begin_accepting."""
         self._sharing.begin_accepting()
 
-    # ---- they come
+    # ---- start
 
     async def spawn(
         self, spec: WorkerSpec, generation: Generation, *, held: bool = False
     ) -> WorkerHandle:
-        """Fork one; WorkerGone when that failed this time. See `admit` for one that is `held`."""
+        """Fork a worker; WorkerGone if that failed this time. A `held` one waits for `admit`."""
         if held:
             self._held.add(spec.worker_id)
         self._generations.joined(generation)
@@ -163,9 +163,9 @@ class WorkerPool:
         return worker
 
     def admit(self, worker: WorkerHandle, before: WorkerHandle | None = None) -> None:
-        """Give it connections from now on: it was held back until it had lasted. Idempotent.
+        """Give connections to a worker that was held back until it had lasted. Idempotent.
 
-        And no more to the one `before`, whose connections it must have room for first.
+        The worker `before` gets no more: the new one must first have capacity for its connections.
         """
         if before is not None:
             self._leave(before)
@@ -175,7 +175,7 @@ class WorkerPool:
                 self._enter_service(worker)
 
     async def adopt(self, states: Sequence[WorkerState]) -> Callable[[], None]:
-        """Take over those of another program; return what lets them be heard, and serve."""
+        """Take over the previous program's workers; return the function that lets them go on."""
         processes = [self._adopt_process(state) for state in states]
         for state, process in zip(states, processes, strict=True):
             self.all[state.worker_id] = await self._factory.adopt(state, process)
@@ -195,26 +195,26 @@ class WorkerPool:
 
     @property
     def busy_reason(self) -> str:
-        """What is half done, and must be over before an upgrade; or ""."""
+        """Return what is half done, and must be over before an upgrade; or ""."""
         forked = self._generations.worker_ids
         if self._generations.is_forking or not forked <= self.all.keys():
             return "a worker is being forked"
         if self._asking:
-            return "a worker has asked to go"
+            return "a worker has asked to drain"
         if self._parting:
             return "the only worker that serves drains when another is ready"
         return next((worker.busy_reason for worker in self.all.values() if worker.busy_reason), "")
 
-    # ---- they go
+    # ---- stop
 
     def announce_stop(self) -> None:
-        """No worker calls itself ready any more."""
+        """Let all workers report that they are not ready."""
         self.stop_is_announced = True
         for worker in self.all.values():
             worker.channel.post(Unready())
 
     def mark_stopping(self) -> None:
-        """What is lost from now on is lost to the stop. Idempotent.
+        """Count what is lost from now on as lost to the stop. Idempotent.
 
         Connections move no more, and those that are on their way go to workers that still serve.
         """
@@ -224,17 +224,17 @@ class WorkerPool:
                 worker.begin_drain("stop")
 
     def shed_idle_connections(self, count: int) -> None:
-        """Let each give up idle connections, at most so many; in a stop they are closed."""
+        """Let each worker return at most `count` idle connections; the primary closes them."""
         self._makes_room = True
         for worker in self.serving():
             worker.channel.post(GiveBack(count))
 
     def stop_spawning(self) -> None:
-        """Whoever still comes goes at once. Idempotent."""
+        """Drain at once each worker that is still forked. Idempotent."""
         self._stopping = True
 
     async def drain(self, seconds: float) -> list[str]:
-        """Drain all for at most `seconds`; name those that had to be cut."""
+        """Drain all workers for at most `seconds`; return the names of those that had to be cut."""
         self._stop_timeout = seconds
         workers = [*self.all.values()]
         exits = [worker.begin_drain("stop", seconds) for worker in workers]
@@ -246,19 +246,19 @@ class WorkerPool:
         return [*dict.fromkeys([*self._unwell, *unwell])]
 
     def end_idle_grace(self) -> None:
-        """Close idle connections at once in a stop, and in one that is under way. Idempotent."""
+        """Close idle connections at once in a stop, also if it is under way. Idempotent."""
         self.idle_grace = 0.0
         if self._stop_timeout is not None:
             for worker in self.all.values():
                 worker.begin_drain("stop", self._stop_timeout)
 
     def hurry(self) -> None:
-        """Let none that drains wait any longer."""
+        """Let all workers cut what is open."""
         for worker in self.all.values():
             worker.begin_drain("stop", 0.0)
 
     def kill(self) -> None:
-        """End every one now."""
+        """Kill every worker now."""
         for worker in self.all.values():
             worker.kill_for("stop")
 
@@ -280,14 +280,14 @@ class WorkerPool:
         return bool(self.serving())
 
     def is_last(self, worker: WorkerHandle) -> bool:
-        """See Owner: is it the only one that is given connections, and stays?"""
+        """See Owner: True if no other worker gets connections and stays."""
         if not worker.serves:  # a job
             return False
         staying = [one for one in self.serving() if one.id not in self._parting]
         return staying == [worker] or (worker.id in self._parting and not staying)
 
     def let_go(self, worker: WorkerHandle, reason: str) -> None:
-        """See Owner: drain it; the last one that serves goes when another does."""
+        """See Owner: drain the worker, or, if no other serves, let it wait for another."""
         if not self.is_last(worker) or not self._care.replace_first(worker, reason):
             worker.begin_drain(reason)
         elif worker.id not in self._parting:
@@ -299,7 +299,7 @@ class WorkerPool:
             self._parting[worker.id] = reason
 
     def serving(self) -> list[WorkerHandle]:
-        """Return those that are given connections."""
+        """Return the workers that get connections."""
         workers = self.all.values()
         return [one for one in workers if _may_serve(one) and one.id not in self._held]
 
@@ -323,7 +323,7 @@ class WorkerPool:
 
     def on_lost_channel(self, worker: WorkerHandle) -> None:
         """See Owner."""
-        # What it has need not be known any more, nor true.
+        # Its figures need not be known any more, nor be true.
         self._dispatcher.remove(worker.backend)
         self._give_to_others(worker, worker.backend.close())
         if worker.was_ready:
@@ -331,7 +331,7 @@ class WorkerPool:
 
     def on_drain_request(self, worker: WorkerHandle, reason: str) -> None:
         """See Owner."""
-        if self._stopping:  # it crossed the Drain on its way
+        if self._stopping:  # the request crossed the Drain
             return
         if reason == "max_requests":
             self._care.on_due(worker, reason)
@@ -342,7 +342,7 @@ class WorkerPool:
             worker.begin_drain(reason)
 
     def _hear_out(self, worker: WorkerHandle) -> None:
-        """It has asked to go; in a stop it is told when it is its turn."""
+        """Drain a worker that has asked for it; a stop drains all in its own time."""
         self._asking.discard(worker.id)
         if not self.stop_is_announced and not self._stopping and not worker.is_dead:
             self.let_go(worker, "drain")
@@ -359,7 +359,7 @@ class WorkerPool:
 
     def on_server(self, worker: WorkerHandle, message: Listen | Serving | Unlisten) -> None:
         """See Owner."""
-        if not worker.is_leaving and not worker.backend.is_closed:  # else it has nothing any more
+        if not worker.is_leaving and not worker.backend.is_closed:  # else its servers are gone
             self._servers.hear(worker, message)
 
     # ---- inside
@@ -370,18 +370,18 @@ class WorkerPool:
         return generation.spawner.adopt_worker(state.worker_id, state.pid, state.pidfd)
 
     def _resume(self, worker: WorkerHandle) -> None:
-        """Let it go on as it was when the other program ended."""
+        """Let a worker go on as it was when the previous program ended."""
         if _may_serve(worker):
             self._enter_service(worker)
         elif worker.was_ready:
-            self._leave(worker)  # what it still has counts here, too
+            self._leave(worker)  # its open connections still count
 
     def _look_after(self, worker: WorkerHandle, process: Process) -> None:
-        """See to it from here to its end."""
+        """Watch over the worker until its exit."""
         worker.backend.would_flood = self._have_enough_to_take
         worker.announced()
         process.on_death(lambda: self._on_death(worker))
-        if not worker.settled.done():  # one that another program had may serve for long
+        if not worker.settled.done():  # a worker that was taken over may be ready
             left = worker.born + self._boot_timeout - self._loop.time()
             boot = Countdown(left, lambda: worker.kill_for("boot_timeout"))
             worker.settled.add_done_callback(lambda _: boot.cancel())
@@ -406,7 +406,7 @@ class WorkerPool:
         self._let_parting_go()
 
     def _let_parting_go(self) -> None:
-        """Drain those that have waited for another, if one serves now."""
+        """Drain the workers that have waited for another, if one serves now."""
         if all(one.id in self._parting for one in self.serving()):
             return
         parting, self._parting = self._parting, {}
@@ -414,7 +414,7 @@ class WorkerPool:
             self.all[worker_id].begin_drain(reason)
 
     def _note_kind(self, worker: WorkerHandle) -> None:
-        """It is ready: to take connections, or it runs a job."""
+        """Note whether a ready worker takes connections or runs a job."""
         if self.take_connections is None:
             self.take_connections = worker.serves
         elif self.take_connections != worker.serves:
@@ -422,18 +422,18 @@ class WorkerPool:
             log.error("%s %s, unlike the first one: that needs a stop and a start", worker, what)
 
     def _leave(self, worker: WorkerHandle) -> None:
-        if not worker.backend.is_closed:  # else it is known to be dead, and is removed
+        if not worker.backend.is_closed:  # else it is dead and was removed
             self._dispatcher.leave(worker.backend, self._loop.time())
 
     def _leave_nobody_waiting(self) -> None:
-        """One that is to show first that it lasts is better than none at all."""
+        """Admit the held workers if no other serves: an unproven worker is better than none."""
         if self._held and not self.others_serve():
             for worker_id in [*self._held]:
                 if (worker := self.all.get(worker_id)) is not None and worker.was_ready:
                     self.admit(worker)
 
     def _on_death(self, worker: WorkerHandle) -> None:
-        """At once: what it had not taken goes to others."""
+        """Give the connections that the dead worker had not taken to others, at once."""
         self._servers.leave(worker.id)
         self._dispatcher.remove(worker.backend)
         left = worker.backend.close()
@@ -449,14 +449,14 @@ class WorkerPool:
             self._dispatcher.dispatch(left, self._loop.time())
 
     def _replace_disconnected(self, worker: WorkerHandle) -> None:
-        """It finishes what it has, for which it may take long: another comes meanwhile."""
+        """Replace the worker while it finishes what it has, which may take long."""
         if not worker.is_leaving and not self._stopping:
             self._care.on_due(worker, "disconnected")
 
     def _on_returned(self, connections: list[Connection]) -> None:
-        """A worker gave them back: idle ones, or to a closed server.
+        """Dispatch the connections that a worker returned: idle ones, or of a server it has closed.
 
-        In a stop they are closed if no worker serves any more, or they were given up for others.
+        In a stop they are closed if no worker serves any more, or if they were given up for others.
         """
         if self._makes_room or self._stopping:
             connections = self._closed_but_for(connections)
@@ -464,9 +464,10 @@ class WorkerPool:
             self._dispatcher.dispatch(connections, self._loop.time())
 
     def _closed_but_for(self, connections: list[Connection]) -> list[Connection]:
-        """Close them, and return those that workers still take: their next request has come.
+        """Close the connections, and return those that workers still take.
 
-        So do they those of servers of their own: nobody has served these yet.
+        A connection is kept if its next request has come, or if it is for a worker's own server: no
+        worker has served it yet.
         """
         apps = len(self._factory.families)
         kept = [one for one in connections if one.listener >= apps or peek(one.fd, 1)]
@@ -494,21 +495,21 @@ class WorkerPool:
         self._generations.left(worker.generation)
 
     def _note_end(self, worker: WorkerHandle, code: int | None) -> None:
-        """It has ended in the stop, with this exit code."""
+        """Note that the worker has ended in the stop, with this exit code."""
         if not worker.ended_well:
             self._unwell.append(str(worker))
         elif worker.was_ready:
             self.exit_code = self.exit_code or code or 0
 
     def _have_enough_to_take(self) -> bool:
-        """Has one of those that serve, and whose loop turns, many connections to take?"""
-        if self._is_ending:  # nothing comes back later
+        """Return True if a serving worker with a turning loop has many connections to take."""
+        if self._is_ending:  # a connection that is not returned now never is
             return False
         backends = [worker.backend for worker in self.serving()]
         return any(one.queued > _MANY_UNTAKEN and not one.is_stuck for one in backends)
 
     def _choose_leader(self) -> None:
-        # In a stop nobody takes over from who goes first.
+        # In a stop no other worker takes the lead of one that exits.
         self._leader_election.update([] if self._stopping else self.serving())
 
     def _update_dispatcher(self) -> None:
@@ -516,13 +517,13 @@ class WorkerPool:
 
 
 def _may_serve(worker: WorkerHandle) -> bool:
-    # Its death may be seen, and not be told yet.
+    # The worker's death may be seen, and not be published yet.
     seen_dead = worker.backend.is_closed
     return worker.phase is Phase.READY and worker.is_connected and not seen_dead
 
 
 async def _all_in(seconds: float, futures: "Iterable[asyncio.Future[Any]]") -> None:
-    """Wait for all, or as long as that."""
+    """Wait for all `futures`, at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         async with running_timeout(seconds):
             await asyncio.wait(futures)

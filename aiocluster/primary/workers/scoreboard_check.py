@@ -1,7 +1,7 @@
-"""Can a worker's row of the scoreboard be true?
+"""Checks whether a worker's row of the scoreboard can be true.
 
-A pointer of its code that has run wild may have written there. A worker whose figures contradict
-each other, or what we know, is of no use: by them it is chosen, watched and counted.
+A wild pointer in the worker's code may have written there. The primary chooses, watches and counts
+a worker by its figures. If these contradict each other, or the primary's, the worker is of no use.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from aiocluster.ipc.scoreboard import (
 )
 from aiocluster.metrics.snapshot import Counters
 
-# Nothing is counted up to this; a count that has wrapped around is far beyond.
+# No true count gets this far; a count that has wrapped around is far beyond.
 _MOST = 2**53
 
-# Figures that are so little apart may be a fault of ours, for which no worker is to go.
+# A difference up to this may be a fault of the primary, for which no worker is disconnected.
 _SLACK = 1000
 
-# Nanoseconds: a clock that two processors read is nearly one.
+# Nanoseconds: two processors may read slightly different times from one clock.
 _CLOCK_SLACK = 10**9
 
 
-# What is only counted up. A heartbeat is not: it is 0 when the worker leaves.
+# The figures that only grow. A heartbeat does not: it is 0 when the worker leaves.
 _COUNTS = {
     CONNECTIONS_TAKEN: "taken connections",
     CONNECTIONS_CLOSED: "closed connections",
@@ -41,11 +41,11 @@ _COUNTS = {
 def contradiction(
     known: Sequence[int], before: Sequence[int], after: Sequence[int], sent: int, now: int
 ) -> str:
-    """Say why a worker's figures cannot be true; "" if they can.
+    """Return why a worker's figures cannot be true; "" if they can.
 
-    They were read twice, as it counts on meanwhile: what ends was read `before` what begins. It was
-    `sent` so many connections, and `now` is the monotonic clock, in nanoseconds, after that. The
-    figures that are `known` were true at an earlier time.
+    The figures were read twice, since the worker counts on meanwhile: ends are taken from `before`,
+    beginnings from `after`. The primary `sent` the worker so many connections. `now` is the
+    monotonic clock after that, in nanoseconds. The `known` figures were true at an earlier time.
     """
     if after[HEARTBEAT] > now + _CLOCK_SLACK:
         return "its heartbeat lies in the future"
@@ -65,6 +65,6 @@ def contradiction(
 
 
 def has_grown(before: Counters, after: Counters) -> bool:
-    """May one follow the other, of the same worker? Nothing that was done is undone."""
+    """Return True if `after` may follow `before` of the same worker: no count ever falls."""
     pairs = zip(astuple(before)[1:], astuple(after)[1:], strict=True)
     return all(old <= new <= _MOST for old, new in pairs)

@@ -1,4 +1,4 @@
-"""What all roles of a cluster share."""
+"""The objects that all roles of a cluster share."""
 
 import logging
 from collections.abc import Callable
@@ -14,20 +14,20 @@ log = logging.getLogger("aiocluster")
 
 
 class Ids:
-    """The ids of workers: they start at 1, and none is ever used again, whatever its role."""
+    """The ids of workers: they start at 1, and no id is used twice in a cluster."""
 
     def __init__(self) -> None:
         self.next_id = 1
 
     def take(self) -> int:
-        """Return one that nobody has had."""
+        """Return an id that no worker has had."""
         taken, self.next_id = self.next_id, self.next_id + 1
         return taken
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterShared:
-    """Who hears of everything, who counts it, who gets which id and port, and what bounds all."""
+    """The objects for all roles: event bus, metrics, worker ids, listeners and limits."""
 
     bus: EventBus
     reporter: Reporter
@@ -35,4 +35,4 @@ class ClusterShared:
     listeners: list[Listeners] = field(default_factory=list)  # of each role
     holding: PendingLimit = field(default_factory=PendingLimit)
     oom_kills: OomKills = field(default_factory=OomKills)
-    say: Callable[[str], None] = log.info  # for what the user who starts the program should read
+    say: Callable[[str], None] = log.info  # shows a line to the program's user

@@ -1,4 +1,4 @@
-"""Snapshots of the metrics, for subscribers here and in the workers."""
+"""Snapshots of the metrics, for subscribers in the primary and in the workers."""
 
 import asyncio
 import contextlib
@@ -28,15 +28,14 @@ from aiocluster.primary.workers.scoreboard_check import has_grown
 
 log = logging.getLogger("aiocluster.metrics")
 
-# A snapshot that has lain unread for less than this share of its interval is still one of now.
+# A snapshot is current until it has been unread for this share of its interval.
 _FRESH = 0.01
 
-# A snapshot costs the primary up to a millisecond, so a worker may not ask for more than
-# this many seconds allow.
+# Seconds. A snapshot costs the primary up to a millisecond, so a worker gets none more often.
 _SHORTEST_INTERVAL = 0.05
 
 
-# A snapshot as plain data, made when it is asked for first; what takes it in either form.
+# Plain returns a snapshot as plain data, made at the first call; Take gets both forms.
 Plain = Callable[[], dict[str, Any]]
 Take = Callable[[Snapshot, Plain], None]
 
@@ -47,14 +46,15 @@ class _Beat:
     def __init__(self) -> None:
         self.takers: dict[object, Take] = {}
         self.task: asyncio.Task[None] | None = None
-        self.newest: tuple[Snapshot, float] | None = None  # and when it was made
+        self.newest: tuple[Snapshot, float] | None = None  # and the time when it was made
 
     async def go_on(
         self, ticks: AsyncGenerator[int, None], make: Callable[[int, float], Snapshot]
     ) -> None:
-        """At each tick make one and give it to all, as it is and as plain data.
+        """Make a snapshot at each tick; give it to all subscriptions, as it is and as plain data.
 
-        In turns, as many workers may want them often; a tick that comes meanwhile is missed.
+        The work is split into turns, as many workers may want snapshots often. A tick that comes
+        meanwhile is missed.
         """
         loop, turns = asyncio.get_running_loop(), turns_of_loop()
         async for missed in ticks:
@@ -67,7 +67,7 @@ class _Beat:
 
 
 def _give(left: deque[Take], snapshot: Snapshot, plain: Plain, end: float) -> None:
-    """Give a snapshot to those that are left, while there is time."""
+    """Give a snapshot to the subscriptions that are `left`, until `end`."""
     while left:
         left.popleft()(snapshot, plain)
         if time.perf_counter() >= end:
@@ -75,7 +75,7 @@ def _give(left: deque[Take], snapshot: Snapshot, plain: Plain, end: float) -> No
 
 
 class _Feed:
-    """One subscription of a worker: what it does not read is not sent, but counted."""
+    """One subscription of a worker. While its channel is congested, snapshots are only counted."""
 
     def __init__(self, subscription_id: int, channel: Channel) -> None:
         self._subscription_id = subscription_id
@@ -92,7 +92,7 @@ class _Feed:
 
 
 class Reporter:
-    """Puts together what workers report and what the scoreboard says."""
+    """The source of all snapshots: it combines the workers' reports and the scoreboard."""
 
     def __init__(
         self,
@@ -107,33 +107,33 @@ class Reporter:
         self._loop = asyncio.get_running_loop()
         self._aggregators = RoleAggregators(self._loop.time(), roles)
         self._closed = asyncio.Event()
-        self._beats: dict[float, _Beat] = {}  # by their intervals
-        self._feeds: dict[tuple[int, int], float] = {}  # those of workers: their intervals
-        self._mailboxes: set[SnapshotBox] = set()  # of subscribers here
-        self._counted: dict[int, Counters] = {}  # what each worker had at the last look
+        self._beats: dict[float, _Beat] = {}  # by interval
+        self._feeds: dict[tuple[int, int], float] = {}  # the intervals of workers' subscriptions
+        self._mailboxes: set[SnapshotBox] = set()  # of subscribers in the primary
+        self._counted: dict[int, Counters] = {}  # by worker: its counters at the last look
 
     def state(self) -> RoleAggregatorsState:
-        """What the next program must know of the past."""
+        """Return what the next program must know of the past."""
         return self._aggregators.state()
 
     def adopt(self, state: RoleAggregatorsState) -> None:
-        """Go on with what another program remembers."""
+        """Restore what the previous program knew of the past."""
         self._aggregators.adopt(state)
 
     @property
     def subscriptions(self) -> list[SubscriptionState]:
-        """Those of the workers."""
+        """Return the subscriptions of the workers."""
         return [
             SubscriptionState(worker_id=worker, subscription_id=number, interval=interval)
             for (worker, number), interval in self._feeds.items()
         ]
 
     def report(self, worker: WorkerHandle, report: Report) -> None:
-        """A worker reported."""
+        """Add a worker's report."""
         self._aggregators.report(worker.id, worker.role, report, self._loop.time())
 
     def retire(self, worker: WorkerHandle) -> None:
-        """A worker is gone: keep what it had done, feed it no more."""
+        """Keep the totals of a worker that has exited, and end its subscriptions."""
         self._aggregators.retire(worker.id, worker.role, self._counters(worker))
         del self._counted[worker.id]
         for key in [key for key in self._feeds if key[0] == worker.id]:
@@ -145,7 +145,7 @@ class Reporter:
         return self._subscribed(float(interval))
 
     def serve(self, worker_id: int, channel: Channel, request: Subscribe | Unsubscribe) -> None:
-        """A worker wants snapshots, or no more."""
+        """Begin or end a subscription of a worker."""
         key = (worker_id, request.subscription_id)
         if (before := self._feeds.pop(key, None)) is not None:
             self._leave(before, key)
@@ -157,7 +157,7 @@ class Reporter:
             self._join(interval, key, _Feed(request.subscription_id, channel).put)
 
     def close(self) -> None:
-        """Feed nobody any more: every iteration ends. Idempotent."""
+        """End every subscription and iteration. Idempotent."""
         self._closed.set()
         for beat in self._beats.values():
             if beat.task is not None:
@@ -188,9 +188,9 @@ class Reporter:
         beat.takers[key] = take
 
     def _renewed(self, unread: Snapshot, interval: float) -> Snapshot:
-        """Return a snapshot of now for a late subscriber. Subscribers that are late share it."""
+        """Return a current snapshot for a late subscriber. Late subscribers share it."""
         beat = self._beats.get(interval)
-        if beat is None or beat.newest is None:  # no more are made
+        if beat is None or beat.newest is None:  # the reporter makes no more
             return unread
         newest, made_at = beat.newest
         if (now := self._loop.time()) - made_at > interval * _FRESH:
@@ -208,14 +208,14 @@ class Reporter:
             del self._beats[interval]
 
     async def _sleep(self, seconds: float) -> bool:
-        """Return True, and early, when there will be no more snapshots."""
+        """Sleep; return True, and early, if the reporter is closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closed.wait()
         return self._closed.is_set()
 
     def _taker(self) -> Callable[[int, float], Snapshot]:
-        """Return what takes the snapshots of one interval: each knows the one before."""
+        """Return the function that takes one interval's snapshots, each from the one before."""
         previous: Snapshot | None = self._snapshot(None, 0)
 
         def take(missed: int, _end: float) -> Snapshot:
@@ -249,7 +249,7 @@ class Reporter:
         )
 
     def _counters(self, worker: WorkerHandle) -> Counters:
-        """Return what its row says; what it said before, if its code has spoilt it since."""
+        """Return the counters of the worker's row; the last true ones if the row is spoilt."""
         before = self._counted.get(worker.id, Counters())
         counters = self.scoreboard.counters(worker.row)
         self._counted[worker.id] = counters if has_grown(before, counters) else before

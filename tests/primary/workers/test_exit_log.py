@@ -58,7 +58,7 @@ def ended(
         ({"code": 1}, "WARNING", "exited with code 1"),
         ({"by": signal.SIGKILL, "reason": "signal"}, "WARNING", "killed by signal 9 (Killed)"),
         ({"by": 40, "reason": "signal"}, "WARNING", "killed by signal 40 "),
-        ({"reason": "signal"}, "WARNING", "ended, and nobody could tell how"),
+        ({"reason": "signal"}, "WARNING", "ended with an unknown status"),
     ],
 )
 async def test_an_end_is_told_as_loudly_as_it_deserves(

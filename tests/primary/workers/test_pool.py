@@ -385,7 +385,7 @@ async def test_in_a_stop_no_worker_goes_before_the_others(
         monkeypatch.setattr("aiocluster.primary.workers.pool._SAME_SIGNAL", 1000.0)
         worker.say(DrainRequest("drain"))
         await turns_until(lambda: bool(workers._asking))
-        assert workers.busy_reason == "a worker has asked to go"
+        assert workers.busy_reason == "a worker has asked to drain"
     stage.supervisor.announce_stop()
     if not is_first:
         worker.say(DrainRequest("drain"))
@@ -403,7 +403,7 @@ async def test_a_stop_that_follows_a_workers_term_is_a_term_to_all(stage: Stage)
     first, second = await stage.start(2)
     for worker in (first, second, first):
         worker.say(DrainRequest("drain"))
-    await turns_until(lambda: "asked to go" in stage.supervisor.busy_reason)
+    await turns_until(lambda: "asked to drain" in stage.supervisor.busy_reason)
     stage.supervisor.announce_stop()
     await turns_until(lambda: not stage.supervisor.busy_reason)
     stopping = asyncio.create_task(stage.supervisor.stop(1000.0))
