@@ -1,9 +1,9 @@
-"""A role whose workers keep failing is degraded: its starts are fewer and slower, and loud.
+"""Degrades a role if its workers keep failing: its starts are fewer and slower, and logged.
 
-Each role counts for itself, so one that fails takes nothing from the others. While a role is
-degraded one of its dead workers at a time is being replaced, after the wait that its failures
-demand; it has recovered when most of them have faded. A reload, which may bring the mend, does
-not wait for that.
+Each role counts its own failures, so a failing role takes nothing from the others. In a degraded
+role one dead worker at a time is replaced, after the wait that the failures demand. The role has
+recovered when most of its failures have faded. A reload, which may bring a fix, does not wait
+for that.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ log = logging.getLogger("aiocluster.supervisor")
 
 
 class CircuitBreaker:
-    """The failures of one role, and what they mean for its starts."""
+    """A count of one role's failures, which slows its starts down if there are too many."""
 
     def __init__(self, role: str, policy: RestartPolicy, publish: Callable[[Event], None]) -> None:
         self.is_degraded = False
@@ -30,11 +30,11 @@ class CircuitBreaker:
         self._recovery: asyncio.TimerHandle | None = None
 
     def state(self) -> FailuresState:
-        """What the next program must know."""
+        """Return what the next program must know."""
         return self._policy.state(is_degraded=self.is_degraded)
 
     def adopt(self, state: FailuresState) -> None:
-        """Go on with what another program has counted; that the role is degraded was told."""
+        """Restore the previous program's count; that program has published RoleDegraded."""
         self._policy.adopt(state)
         self.is_degraded = state.is_degraded
         if self.is_degraded:
@@ -58,14 +58,14 @@ class CircuitBreaker:
         return delay
 
     async def take_turn(self) -> Callable[[], None]:
-        """Wait until a worker may be started; return what must be called once it has settled."""
+        """Wait until a worker may be started; return the function to call once it has settled."""
         if not self.is_degraded:
             return lambda: None
         await self._turn.acquire()
         return self._turn.release
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop waiting for the recovery. Idempotent."""
         if self._recovery is not None:
             self._recovery.cancel()
 

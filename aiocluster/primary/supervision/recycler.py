@@ -1,8 +1,8 @@
-"""Replaces workers that are due, one at a time, the new one before the old.
+"""Replaces workers that are due, one at a time; the new worker is ready before the old drains.
 
-One at a time, since workers that started together are due together: each has served as many
-requests, grown as much, and is as old as its neighbour. A turn may be long in coming, so whether
-it is still due is asked when it has come.
+Workers that started together are due together, since each has served as many requests, grown as
+much, and is as old as its neighbour. So they take turns. A turn may take long to come, so the
+recycler checks then whether the worker is still due.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ log = logging.getLogger("aiocluster.supervisor")
 
 
 class Place(Protocol):
-    """What the recycler needs of a slot."""
+    """The part of a slot that the recycler needs."""
 
     def holds(self, worker: WorkerHandle) -> bool: ...
     async def replace(
@@ -30,12 +30,12 @@ class Place(Protocol):
     async def pause(self, weight: float) -> None: ...
 
 
-# What may not hold any more when the worker's turn comes. The other reasons go before it.
+# Reasons that may not hold any more when the worker's turn comes. Other reasons come before them.
 _MAY_PASS = {"memory_limit"}
 
 
 class Recycler:
-    """Takes the workers that are due, in the order in which it heard of them."""
+    """A queue of the workers that are due, replaced in their order of arrival."""
 
     def __init__(
         self, boot_timeout: float, is_still_due: Callable[[WorkerHandle, str], bool]
@@ -47,7 +47,7 @@ class Recycler:
         self._reasons: dict[int, list[str]] = {}
 
     def recycle(self, place: Place, worker: WorkerHandle, reason: str) -> None:
-        """Replace this worker in its turn, if one of its reasons still holds then. Idempotent."""
+        """Replace a worker in its turn, if one of its reasons still holds then. Idempotent."""
         reasons = self._reasons.setdefault(worker.id, [])
         if reason not in reasons:
             reasons.append(reason)
@@ -58,11 +58,11 @@ class Recycler:
 
     @property
     def due(self) -> list[tuple[int, str]]:
-        """Those that are to be replaced, in their order, and why."""
+        """Return the workers to be replaced, in their order, with the reasons."""
         return [(worker, reason) for worker, all_ in self._reasons.items() for reason in all_]
 
     def close(self) -> None:
-        """Replace nobody any more. Idempotent."""
+        """Replace no more workers. Idempotent."""
         for recycling in self._due.values():
             recycling.cancel()
 
@@ -80,10 +80,10 @@ class Recycler:
                         reasons[0],
                         error,
                     )
-                    # Others may have their turn meanwhile.
+                    # Other workers may have their turn meanwhile.
                     await place.pause(CRASH_WEIGHT)
         finally:
-            # At once: one that was found not to be due may be so again in the next moment.
+            # At once: a worker that was not due any more may be due again in the next moment.
             self._due.pop(worker.id, None)
             self._reasons.pop(worker.id, None)
 
@@ -95,4 +95,4 @@ class Recycler:
             async with running_timeout(self._limit):
                 await place.replace(worker, reasons[0], is_still_due)
         except TimeoutError:
-            raise BootError(f"no other could be started in {self._limit:g} s") from None
+            raise BootError(f"no other worker could be started in {self._limit:g} s") from None

@@ -1,9 +1,9 @@
-"""May a dead worker start again, and when?
+"""Decides when a dead worker may start again.
 
 Failures fade: each counts half after `half_life` seconds. So a worker that crashes once a
-day is always replaced at once, and one that crashes in a loop is slowed down more and more,
-whatever the number of workers. The first `max_failures` are free; each one beyond doubles
-the wait, up to `max_delay`.
+day is always replaced at once, and a worker that crashes in a loop is slowed down more and
+more, whatever the number of workers. The first `max_failures` are free; each one beyond
+doubles the wait, up to `max_delay`.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from math import log2
 from aiocluster.ipc.handover import FailuresState
 from aiocluster.primary.workers.exits import CRASH_WEIGHT
 
-# The wait after the first failure too many, seconds; it doubles from there.
+# Seconds to wait after the first failure too many; the wait doubles from there.
 _FIRST_DELAY = 0.1
 
-# With so few failures that still count all is well, even where none is free.
+# If so few failures still count, the role is well, even if no failure is free.
 _CALM = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartConfig:
-    """When a dead worker may start again. Times are seconds."""
+    """The limits for starts after failures. Times are seconds."""
 
     max_failures: float = 10.0
     half_life: float = 30.0
@@ -30,10 +30,10 @@ class RestartConfig:
 
 
 class RestartPolicy:
-    """Counts failures and says how long to wait after each.
+    """A count of failures that fade, and the wait after each.
 
-    `jitter()` returns a number from 0 to 1: workers that died together should not all come
-    back in the same millisecond.
+    `jitter()` returns a number from 0 to 1: workers that died together should not all start
+    again in the same millisecond.
     """
 
     def __init__(self, config: RestartConfig, jitter: Callable[[], float]) -> None:
@@ -43,11 +43,11 @@ class RestartPolicy:
         self._last_failure = 0.0
 
     def state(self, *, is_degraded: bool) -> FailuresState:
-        """What the next program must know."""
+        """Return what the next program must know."""
         return FailuresState(count=self._failures, last=self._last_failure, is_degraded=is_degraded)
 
     def adopt(self, state: FailuresState) -> None:
-        """Go on with what another program has counted."""
+        """Restore the previous program's count."""
         self._failures, self._last_failure = state.count, state.last
 
     def delay_after_failure(self, now: float, weight: float = CRASH_WEIGHT) -> float:
@@ -57,18 +57,18 @@ class RestartPolicy:
         excess = self._failures - self._config.max_failures
         if excess <= 0:
             return 0.0
-        # Beyond 2**20 the wait is at its limit whatever the base.
+        # Beyond 2**20 the wait is at its limit, whatever the base.
         wait = _FIRST_DELAY * 2.0 ** min(excess, 20.0)
         return float(min(wait, self._config.max_delay)) * (0.75 + 0.25 * self._jitter())
 
     def is_past_limit(self, now: float) -> bool:
-        """Do more failures count at `now` than are free?"""
+        """Return True if more failures count at `now` than are free."""
         return self.failures(now) > self._config.max_failures
 
     def recovers_in(self, now: float) -> float:
         """Return the seconds from `now` until only half of the free failures still count.
 
-        Half, so that one more does not set the alarm off again at once. 0 when it is so.
+        With half, one more failure does not degrade the role again at once. 0 if that is so now.
         """
         calm = max(self._config.max_failures / 2, _CALM)
         excess = self.failures(now) / calm

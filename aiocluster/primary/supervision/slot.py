@@ -1,8 +1,8 @@
 """Keeps one slot filled: starts a worker, replaces it when it dies or is due.
 
 A slot is a worker's place: its number, its environment and its count of restarts stay when
-the worker in it is replaced. Two things fill it, and neither waits for the other: `keep`
-replaces a worker that died, `renew` one that serves, which goes only when the next is ready.
+its worker is replaced. Two methods fill the slot, and neither waits for the other: `keep`
+replaces a worker that died, `renew` one that serves and drains only when the next is ready.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
-# A fork that fails (no memory, no process left) is tried again after this many seconds.
+# Seconds after which a failed fork (no memory, no process left) is tried again.
 _FORK_RETRY = 0.5
 
-# After so many tries a start need not wait for the kernel to have more.
+# After so many failed forks, the start of the cluster does not wait for this slot.
 _MANY_REFUSALS = 5
 
-# Why a job that does nothing wrong, but returns as soon as it is called, is called more slowly.
+# Why a job that returns as soon as it is called, without a failure, is called more slowly.
 _WHY_SLOW = (
     "its job returns as soon as it has begun, again and again (a job that is done ends with"
     " restart='on_failure'; one that has more to do waits, say for worker.stopping())"
@@ -36,19 +36,19 @@ _WHY_SLOW = (
 
 
 class Crew(Protocol):
-    """What a slot needs from the supervisor."""
+    """The part of the supervisor that a slot needs."""
 
     async def spawn(
         self, slot: "Slot", generation: Generation, restarts: int, *, held: bool = False
     ) -> WorkerHandle:
-        """Fork a worker for the slot; WorkerGone when that failed this time.
+        """Fork a worker for the slot; WorkerGone if that failed this time.
 
-        One that is `held` is given no connection until it is admitted.
+        A `held` worker gets no connections until it is admitted.
         """
         ...
 
     def admit(self, worker: WorkerHandle, before: WorkerHandle | None) -> None:
-        """Give it connections from now on, and no more to the one that was there before."""
+        """Give `worker` connections from now on, and the worker `before` no more."""
         ...
 
     def delay_after_failure(self, weight: float) -> float:
@@ -56,20 +56,20 @@ class Crew(Protocol):
         ...
 
     async def take_turn(self) -> Callable[[], None]:
-        """Wait until a dead worker may be replaced; return what ends the turn."""
+        """Wait until a dead worker may be replaced; return the function that ends the turn."""
         ...
 
     async def first_start_over(self) -> None:
-        """Wait until it is known whether any worker of the first start came up."""
+        """Wait until the first start is over: a worker is ready, or none will be."""
         ...
 
     def why_not_ready(self, worker: WorkerHandle) -> BootError:
-        """Say why this worker did not come up."""
+        """Return why the worker did not become ready."""
         ...
 
 
 class Slot:
-    """One place for a worker."""
+    """A worker's place in a role, which is kept filled."""
 
     def __init__(
         self,
@@ -82,13 +82,13 @@ class Slot:
     ) -> None:
         self.number = number
         self.env = env
-        self.generation = generation  # what it is filled from
+        self.generation = generation  # the generation of its next worker
         self.restarts = 0
         self.trouble = ""  # why the last fork failed
-        self.is_refused = asyncio.Event()  # forks have failed for some time
+        self.is_refused = asyncio.Event()  # set when forks have failed for some time
         self.first: asyncio.Future[WorkerHandle] = asyncio.get_running_loop().create_future()
         self.current: WorkerHandle | None = None
-        self.not_before = 0.0  # on the loop's clock, when a dead worker's place may be filled
+        self.not_before = 0.0  # on the loop's clock: the earliest next start
         self.closed = False
         self.is_finished = False  # its last worker's job has returned
         self._crew = crew
@@ -100,7 +100,7 @@ class Slot:
         self._renewed = asyncio.Event()
 
     def state(self) -> SlotState:
-        """What the next program must know of it."""
+        """Return what the next program must know of the slot."""
         return SlotState(
             number=self.number,
             env=self.env,
@@ -111,16 +111,16 @@ class Slot:
         )
 
     def adopt(self, state: SlotState, current: WorkerHandle | None) -> None:
-        """Go on with the one of another program; without an incumbent, as after its death."""
+        """Restore the previous program's slot; without `current`, as after its death."""
         self.restarts, self.current = state.restarts, current
         self.not_before = state.not_before
 
     # ---- when its worker dies
 
     async def keep(self) -> None:
-        """Keep the slot filled, until a worker goes that is not to be replaced."""
+        """Keep the slot filled, until a worker exits that is not to be replaced."""
         try:
-            if self.current is None:  # else another program has filled it
+            if self.current is None:  # else the previous program has filled it
                 self.first.set_result(await self._fill(self._start_in_turn()))
             else:
                 self.first.set_result(self.current)
@@ -132,7 +132,7 @@ class Slot:
             self.closed = True
 
     async def _vacancy(self) -> WorkerExited:
-        """Return how the slot's last worker ended; it may not be the one it was."""
+        """Wait until the slot is empty; return the exit of its last worker."""
         while True:
             self._renewed.clear()
             assert self.current is not None
@@ -143,7 +143,7 @@ class Slot:
                 return current.exited.result()
 
     async def _fill(self, start: Coroutine[Any, Any, WorkerHandle]) -> WorkerHandle:
-        """Let this start a worker, unless a renewal is quicker; return who is in the slot."""
+        """Let `start` fill the slot, unless a renewal is quicker; return the slot's worker."""
         self._renewed.clear()
         starting = asyncio.ensure_future(start)
         try:
@@ -153,7 +153,7 @@ class Slot:
             elif starting.done():
                 starting.result().begin_drain("reload")
         except asyncio.CancelledError:
-            # The slot is being closed, and nobody else knows of one that has just come.
+            # The slot is being closed, and no other code knows a worker that was just forked.
             if starting.done() and not starting.cancelled() and starting.exception() is None:
                 starting.result().begin_drain("scale_down")
             raise
@@ -187,11 +187,11 @@ class Slot:
     # ---- while its worker serves
 
     async def renew(self, generation: Generation, reason: str, hold: float = 0.0) -> None:
-        """Replace its worker by one of `generation`, which drains the old one for `reason`.
+        """Replace the slot's worker by one of `generation`; the old one drains for `reason`.
 
-        The old one goes only when the new one is ready, and has been so for `hold` seconds, in
-        which it is given nothing: what crashes as soon as it runs has lost nobody's request.
-        Raises BootError, and nothing has changed, when the new one does not come that far.
+        The old worker drains only when the new one has been ready for `hold` seconds. Until then
+        the new one gets no connections: if it crashes as soon as it runs, no request is lost.
+        Raises BootError, and nothing has changed, if the new worker does not last that long.
         """
         async with self._renewing:
             await self._renew(generation, reason, hold)
@@ -199,17 +199,17 @@ class Slot:
     async def replace(
         self, worker: WorkerHandle, reason: str, is_still_due: Callable[[], bool]
     ) -> None:
-        """Renew the slot if this worker serves in it, and is due, when that can begin."""
+        """Renew the slot in its turn, if the worker serves in it then, and is still due."""
         async with self._renewing:
             if self.holds(worker) and is_still_due():
                 await self._renew(self.generation, reason, 0.0)
 
     def holds(self, worker: WorkerHandle) -> bool:
-        """Does this worker serve here, and would another come in its place?"""
+        """Return True if the worker serves in this slot, and would be replaced."""
         return worker is self.current and not worker.is_leaving and self._restart != "never"
 
     async def _renew(self, generation: Generation, reason: str, hold: float) -> None:
-        # Held, so that nobody new has the room which the old one's connections will need.
+        # Held, so that no new client takes the capacity that the old worker's connections need.
         successor = await self._spawn(generation, held=True)
         try:
             await self._proven(successor, hold)
@@ -231,17 +231,17 @@ class Slot:
         await asyncio.shield(worker.settled)
         if worker.was_ready:
             with contextlib.suppress(TimeoutError):
-                async with running_timeout(hold):  # a program that is paused proves nothing
+                async with running_timeout(hold):  # paused time proves nothing
                     await asyncio.shield(worker.exited)
-        # Told to go, or talking nonsense, it is as good as dead, and soon will be.
+        # A worker that drains, or was disconnected for nonsense, will soon exit.
         if not worker.was_ready or worker.is_leaving or not worker.is_connected:
             exited = await asyncio.shield(worker.exited)
-            if exited.reason == "finished":  # it did what it had to
+            if exited.reason == "finished":  # its job is done
                 return
             raise self._crew.why_not_ready(worker)
 
     async def pause(self, weight: float) -> None:
-        """Count a failure; wait as long as it, and those before it, demand."""
+        """Count a failure; wait as long as all failures demand."""
         if (delay := self._count_failure(weight)) > 0:
             await self._sleep(delay)
 
@@ -257,7 +257,7 @@ class Slot:
     async def _spawn(
         self, successors: Generation | None = None, *, held: bool = False
     ) -> WorkerHandle:
-        """Have a worker forked of these, or in the place of one that is dead, of the slot's own."""
+        """Fork a worker of `successors`, or, in place of a dead one, of the slot's generation."""
         while True:
             generation = successors or self.generation
             restarts = self.restarts + (successors is not None)
@@ -271,9 +271,10 @@ class Slot:
                 return worker
 
     def _note_trouble(self, trouble: str) -> None:
-        # Whoever waits for the slot's first worker says what that had; the others are many tries.
+        # The caller that waits for the first worker reports its trouble. Later tries are many, so
+        # each trouble is logged once.
         if self.first.done() and trouble != self.trouble:
-            log.error("slot %d: %s; it is tried each %g s", self.number, trouble, _FORK_RETRY)
+            log.error("slot %d: %s; the fork is tried each %g s", self.number, trouble, _FORK_RETRY)
         self.trouble = trouble
         self._refusals += 1
         if self._refusals >= _MANY_REFUSALS:
@@ -281,7 +282,7 @@ class Slot:
 
 
 async def _first_of(waiting: Awaitable[Any], future: "asyncio.Future[Any]") -> None:
-    """Wait for either; what waited in vain is cancelled, `future` is not."""
+    """Wait for either. `waiting` is cancelled then, `future` is not."""
     task = asyncio.ensure_future(waiting)
     try:
         await asyncio.wait({task, future}, return_when=asyncio.FIRST_COMPLETED)

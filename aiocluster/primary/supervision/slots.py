@@ -1,4 +1,4 @@
-"""All slots of a cluster, each kept filled by a task of its own."""
+"""All slots of a role, each kept filled by a task of its own."""
 
 import asyncio
 import itertools
@@ -18,11 +18,11 @@ log = logging.getLogger("aiocluster.supervisor")
 
 
 class Slots:
-    """Numbered from 0; a number is used again once its slot is closed."""
+    """The slots of a role, numbered from 0; a closed slot's number is used again."""
 
     def __init__(self, crew: Crew, restart: Restart, role: str = ONLY_ROLE) -> None:
-        self.empty = asyncio.Event()  # none is left to be filled
-        self.all_finished = True  # those that have ended: had each one's job returned?
+        self.empty = asyncio.Event()  # set while no slot is open
+        self.all_finished = True  # the jobs of all closed slots have returned
         self._crew = crew
         self._restart = restart
         self._role = "" if role == ONLY_ROLE else f"{role} "
@@ -33,16 +33,16 @@ class Slots:
 
     @property
     def all(self) -> Collection[Slot]:
-        """Those that are open."""
+        """Return the open slots."""
         return self._open.values()
 
     @property
     def next_number(self) -> int:
-        """That of the one to be opened next."""
+        """Return the number of the slot to be opened next."""
         return next(n for n in itertools.count() if n not in self._open)
 
     def open(self, env: dict[str, str], generation: Generation) -> Slot:
-        """Open one more, whose workers have `env`; its first is being started."""
+        """Open one more slot for workers with `env`, and start its first worker."""
         slot = Slot(self.next_number, env, generation, self._crew, self._restart)
         self._fill(slot)
         return slot
@@ -53,7 +53,7 @@ class Slots:
         generations: Generations,
         workers: Mapping[int, WorkerHandle],
     ) -> None:
-        """Open those that another program had, with those of `workers` that were in them."""
+        """Open the previous program's slots, with those of `workers` that were in them."""
         for state in states:
             self._reopen(state, generations.numbered(state.generation), workers)
         if not self._open:
@@ -68,25 +68,25 @@ class Slots:
 
     @property
     def busy_reason(self) -> str:
-        """What is half done, and must be over before an upgrade; or ""."""
+        """Return what is half done, and must be over before an upgrade; or ""."""
         workers = (slot.current for slot in self._open.values())
         dead = next((worker for worker in workers if worker is not None and worker.is_dead), None)
         return "" if dead is None else f"{dead} is being replaced"
 
     def place_of(self, worker: WorkerHandle) -> Slot | None:
-        """Return the slot in which it serves, if another would come in its place."""
+        """Return the slot in which the worker serves, if the slot would replace it."""
         slot = self._open.get(worker.slot)
         return slot if slot is not None and slot.holds(worker) else None
 
     def give_up(self, slot: Slot) -> None:
-        """Close one: whoever is in it is not replaced. Idempotent."""
+        """Close a slot: its worker is not replaced. Idempotent."""
         slot.closed = True
         if (keeper := self._keepers.get(slot)) is not None:
             keeper.cancel()
         self._end(slot)
 
     def close(self) -> None:
-        """Fill none any more. Idempotent."""
+        """Fill no slot any more. Idempotent."""
         self._closed = True
         for task in self._keepers.values():
             task.cancel()
@@ -127,6 +127,6 @@ class Slots:
         del self._open[slot.number]
         if not slot.first.done():
             slot.first.set_exception(ClusterStopping("its slot was closed"))
-            slot.first.exception()  # perhaps nobody waits for it
+            slot.first.exception()  # perhaps no caller waits for it
         if not self._open:
             self.empty.set()

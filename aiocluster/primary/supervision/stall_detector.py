@@ -1,8 +1,8 @@
-"""How long a worker's loop has not turned, and what that calls for.
+"""Measures how long a worker's loop has not turned, and raises the alarms for that.
 
-Time is counted in the primary's own ticks, and no tick counts more than a little: a machine
-that was asleep, a cluster that was stopped as a whole and a primary that was starved all look
-like one tick that came late, which proves nothing against any worker.
+The primary counts time in its own ticks, and limits what one tick counts. If the machine was
+asleep, the whole cluster was stopped or the primary was starved, one tick comes late. That
+proves nothing against any worker.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from enum import StrEnum
 BEAT = 0.1
 
 
-# A tick that comes so many seconds late tells of the primary, not of the workers.
+# Seconds. If a tick comes later than this, the cause is the primary, not a worker.
 LATE = 0.05
 
 
 def counted(elapsed: float, due: float) -> float:
-    """Return how many of the `elapsed` seconds count when a tick was due after `due`."""
+    """Return how many of the `elapsed` seconds count if a tick was due after `due`."""
     return min(elapsed, due + LATE)
 
 
 @dataclass(frozen=True, slots=True)
 class StallLimits:
-    """What a stall calls for after how many seconds; 0 in the last two: never."""
+    """The seconds of a stall after which something is done; 0 in the last two: never."""
 
     steal_after: float
     lag_warning: float
@@ -31,44 +31,44 @@ class StallLimits:
 
 
 class Alarm(StrEnum):
-    """What must be done about a worker's loop that does not turn."""
+    """An alarm about a worker's loop that does not turn."""
 
-    LAGS = "lags"  # tell, once
-    HANGS = "hangs"  # tell, and end it
+    LAGS = "lags"  # log it, once
+    HANGS = "hangs"  # log it, and kill the worker
 
 
 class StallDetector:
-    """The heart of one worker."""
+    """A detector of stalls in one worker's loop, by the heartbeat that the loop counts."""
 
     def __init__(self, limits: StallLimits) -> None:
-        self.stalled = 0.0  # seconds since its last beat
-        # Both until its next beat:
-        self.is_late = False  # it has left connections untaken
-        self.queue_was_reclaimed = False  # of these, and it was told
+        self.stalled = 0.0  # seconds since the last beat
+        # Both until the next beat:
+        self.is_late = False  # the worker has left connections untaken
+        self.queue_was_reclaimed = False  # the primary took them back, and has logged that
         self._limits = limits
-        # Less than two beats is what a loop that turns may look like.
+        # A loop that turns may seem still for up to two beats.
         self._stuck_after = max(limits.steal_after, 2 * BEAT)
         self._beat = 0
         self._raised: Alarm | None = None
 
     @property
     def is_stuck(self) -> bool:
-        """Is it better to give it nothing, as long as there are others?"""
+        """Return True if the worker should get no connections as long as others can."""
         return self.is_late or self.stalled >= self._stuck_after
 
     @property
     def was_told(self) -> bool:
-        """Was an alarm raised since its last beat?"""
+        """Return True if an alarm was raised since the last beat."""
         return self._raised is not None
 
     def has_beaten(self, beat: int) -> bool:
-        """Has its heart beaten since the last look, or stopped because it leaves?"""
+        """Return True if the beat has changed since the last look, or is 0: the worker leaves."""
         return beat != self._beat or not beat
 
     def feel(self, beat: int, passed: float) -> Alarm | None:
-        """Look at its heart (0: it has stopped it, and leaves) after `passed` more seconds.
+        """Note the beat (0: the worker leaves) after `passed` more seconds; return a due alarm.
 
-        Each alarm is raised once an episode; the next beat ends that.
+        Each alarm is raised once in a stall; the next beat ends the stall.
         """
         if self.has_beaten(beat):
             self._beat, self.stalled = beat, 0.0
@@ -89,7 +89,7 @@ class StallDetector:
         limits = self._limits
         if limits.hang_timeout and self.stalled >= limits.hang_timeout:
             return Alarm.HANGS
-        # It may have turned until just before its next beat was due.
+        # The loop may have turned until just before its next beat was due.
         if limits.lag_warning and self.stalled > limits.lag_warning + BEAT:
             return Alarm.LAGS
         return None

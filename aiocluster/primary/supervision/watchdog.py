@@ -1,8 +1,8 @@
-"""Watches the workers' hearts and queues: what a blocked one holds up goes to others.
+"""Watches the workers' heartbeats and queues; connections of a blocked worker go to others.
 
-A worker that leaves its connections untaken loses them (`steal_after`), one whose loop does
-not turn is told with its stacks (`lag_warning`), and killed in the end (`hang_timeout`). What
-counts is decided in stall_detector.py.
+If a worker leaves its connections untaken, it loses them (`steal_after`). If its loop does not
+turn, the primary logs its stacks (`lag_warning`), and in the end kills it (`hang_timeout`).
+stall_detector.py decides which time counts.
 """
 
 import asyncio
@@ -29,28 +29,28 @@ from aiocluster.primary.workers.scoreboard_check import contradiction
 
 log = logging.getLogger("aiocluster.watchdog")
 
-# Seconds between two looks at least, whatever is due.
+# Seconds between two looks, at least.
 _SHORTEST_PAUSE = 0.005
 
-# The share of `steal_after` that a connection may use up where it is not taken; the rest is for
-# the one that takes it, and for a busy machine.
+# The share of `steal_after` that a connection may wait untaken; the rest is for the worker that
+# takes it, and for a busy machine.
 _PATIENCE = 0.8
 
-# Seconds that a worker is given to write its stacks, and between two looks whether it has.
-# The threads' are there within milliseconds; only a held interpreter uses up the time.
+# Seconds in which a worker must write its stacks, and between two looks at them. The threads'
+# stacks come within milliseconds; only a held interpreter uses up the time.
 _ANSWER_TIMEOUT = 0.5
 _ANSWER_PAUSE = 0.01
 
-# Seconds that a worker with a spoilt row may take to end: what else is spoilt, nobody knows, and
-# each count that failed meanwhile may be one that its drain would wait for.
+# Seconds that a worker with a spoilt row may take to exit: more of its memory may be spoilt, and
+# its drain may wait for a count that failed.
 _SPOILT_TIMEOUT = 3.0
 
-# Descriptors that stealing leaves free in the primary, for what else it has to do.
+# Descriptors that stealing leaves free in the primary, for its other work.
 _SPARE_FDS = 16
 
 
 class Watchdog:
-    """Looks at every worker: as often as hearts beat, and when a connection must be stolen."""
+    """A watcher of all workers: it looks at every heartbeat, and when a connection is overdue."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Watchdog:
         self._limits = StallLimits(steal_after, settings.lag_warning, settings.hang_timeout)
         self._steal_after = steal_after
         self._steal_at = steal_after * _PATIENCE
-        # What is given just after a look must be seen in time at the next.
+        # A connection sent just after a look must be seen in time at the next.
         self._longest_pause = min(BEAT, steal_after / 2)
         self._scoreboard = scoreboard
         self._dispatcher = dispatcher
@@ -78,12 +78,12 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look from now on."""
+        """Begin to look at the workers."""
         self._last = self._loop.time()
         self._timer = self._loop.call_later(self._pause, self._tick)
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop looking at the workers. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -127,7 +127,7 @@ class Watchdog:
         )
 
     def _look_at(self, watch: "_WatchedWorker", now: float, passed: float) -> float:
-        """Return in how many seconds its connections are to be looked at again."""
+        """Return in how many seconds to look at the worker's connections again."""
         self._feel(watch, passed)
         pulse, backend = watch.pulse, watch.worker.backend
         backend.check_room()
@@ -142,7 +142,7 @@ class Watchdog:
         return self._longest_pause if is_due else self._steal_at - waited
 
     def _check_figures(self, watch: "_WatchedWorker") -> None:
-        """Disconnect one whose figures cannot be true, at two looks: it has spoilt its row."""
+        """Disconnect a worker if its figures cannot be true at two looks: it has spoilt its row."""
         worker, board = watch.worker, self._scoreboard
         before, after = board.figures(worker.row), board.figures(worker.row)
         was_doubted = watch.is_doubted
@@ -152,7 +152,7 @@ class Watchdog:
         if not why:
             watch.figures = after
         if why and was_doubted:
-            # So that it can count again what it finishes.
+            # The worker can then count again what it finishes.
             board.clear(worker.row)
             worker.disconnect(f"cannot be right in what it counts ({why})", _SPOILT_TIMEOUT)
 
@@ -168,11 +168,11 @@ class Watchdog:
 
     def _steal(self, watch: "_WatchedWorker", now: float) -> None:
         backend = watch.worker.backend
-        # Otherwise they would only come back, or be lost for want of a descriptor.
+        # Else the connections would only come back, or be lost for want of a descriptor.
         if not self._dispatcher.has_responsive(now) or free_fds() < backend.queued + _SPARE_FDS:
             return
         if stolen := backend.reclaim():
-            # Those that come while nobody else has room may follow: once is enough to tell.
+            # More may follow, sent while no other worker had capacity: one log line is enough.
             again, watch.pulse.queue_was_reclaimed = watch.pulse.queue_was_reclaimed, True
             log.log(
                 logging.DEBUG if again else logging.INFO,
@@ -191,11 +191,11 @@ class Watchdog:
         examination.add_done_callback(self._examinations.discard)
 
     async def _examine(self, watch: "_WatchedWorker", alarm: Alarm) -> None:
-        """Ask for its stacks, tell, and end it if it hangs."""
+        """Log and publish the worker's stacks; kill the worker if it hangs."""
         worker, seconds = watch.worker, watch.pulse.stalled
-        async with watch.examining:  # it has one file to answer to
+        async with watch.examining:  # the worker has one file for its stacks
             stack = await _stacks_of(worker)
-        if not watch.must_beat:  # it died meanwhile, and that is the last that is told of it
+        if not watch.must_beat:  # dead meanwhile: its exit is its last event
             return
         end = ", which is too long (hang_timeout)" if alarm is Alarm.HANGS else ""
         log.warning(
@@ -206,7 +206,7 @@ class Watchdog:
             _for_the_log(stack),
         )
         self._publish(WorkerBlocked(worker, seconds, stack))
-        # It may just have come to itself, since the last look even: so we look once more.
+        # The loop may turn again, even since the last look: look once more.
         hangs = watch.pulse.stalled >= seconds and not watch.pulse.has_beaten(watch.beat())
         if alarm is Alarm.HANGS and hangs:
             worker.kill_for("hang", stack)
@@ -214,7 +214,7 @@ class Watchdog:
 
 def _for_the_log(stack: str) -> str:
     if not stack:
-        return "(it gave no stack: it is stopped, or its kernel does not let it run)"
+        return "(the worker gave no stack: it is stopped, or the kernel does not let it run)"
     if log.isEnabledFor(logging.DEBUG):
         return stack
     short = loop_stack(stack)
@@ -223,7 +223,7 @@ def _for_the_log(stack: str) -> str:
 
 
 class _WatchedWorker:
-    """One worker under watch."""
+    """One worker under watch, with its last figures and its stall detector."""
 
     def __init__(
         self,
@@ -236,21 +236,21 @@ class _WatchedWorker:
         self.figures = figures  # the last that could be true
         self.beat = beat
         self.pulse = pulse
-        self.is_doubted = False  # its figures contradicted each other when looked at last
+        self.is_doubted = False  # at the last look its figures could not be true
         self.examining = asyncio.Lock()
 
     @property
     def must_beat(self) -> bool:
-        """Is it past its boot, which has its own limit, and alive?"""
+        """True if the worker lives and is past its boot, which has its own limit."""
         return self.worker.was_ready and not self.worker.backend.is_closed
 
 
 async def _stacks_of(worker: WorkerHandle) -> str:
-    """Return the stacks of its threads and tasks; "" when it does not tell them in time."""
+    """Return the stacks of a worker's threads and tasks; "" if they do not come in time."""
     worker.ask_for_stacks()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _ANSWER_TIMEOUT
-    # A file tells nobody that it grew.
+    # No event tells that a file grew.
     while not worker.stacks.is_complete and loop.time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_ANSWER_PAUSE)
     return worker.stacks.take()
