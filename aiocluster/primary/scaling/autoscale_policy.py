@@ -1,17 +1,17 @@
-"""How many workers a role should have, by what its workers report.
+"""Decides how many workers a role should have, by what its workers report.
 
-The load of one worker, as a mean over those that have figures, times their number is the load
-of all. Workers that still start take no part: their zeroes do not pull the mean down, and what
-they will take off the others does not call for still more of them.
+The load of all workers is the mean load of those that have figures, times their number. Workers
+that still start do not count: their zeroes do not pull the mean down, and the load that they will
+take from the others does not call for still more workers.
 
-    more    once the load was over what the workers should have, for a while
+    more    once the load has been over the target for a while
     fewer   once fewer workers would have been below the target, with a margin, for a while
 
-Between the two is a band in which nothing happens, so a load that moves about the target does
-not make workers come and go.
+Between the two is a band in which nothing changes, so a load near the target does not make
+workers come and go.
 
-A decision is about now: figures that are old count for nothing, and after a pause of the primary
-or the machine all that was seen before is forgotten.
+A decision is about the present: old figures do not count, and a pause of the primary or the
+machine makes the policy forget all that it saw before.
 """
 
 import math
@@ -24,15 +24,15 @@ from aiocluster.errors import ConfigError
 from aiocluster.metrics.snapshot import Snapshot, WorkerMetrics
 from aiocluster.primary.scaling.load import is_booting, load_of_one, measured
 
-# By how much fewer workers must be below the target. Figures jitter by a tenth or so: with
-# twice that, going down is not what makes them go up again.
+# The share by which fewer workers must be below the target. Figures jitter by a tenth or so: with
+# twice that, a step down does not cause the next step up.
 _MARGIN = 0.2
 
-# 3 workers at 0.1 are 0.30000000000000004: that calls for no fourth.
+# 3 workers at 0.1 are 0.30000000000000004: that must not call for a fourth.
 _ROUNDING = 1e-9
 
-# What a worker has not reported again for so many times the interval of reports, and at least so
-# many seconds, is old. A loop that is late reports late, and such a worker must count.
+# A report is old after so many intervals of reports, and at least so many seconds. A late loop
+# reports late, and its worker must count.
 _OLD_AFTER = 3.0
 
 _UNITS = {"cpu": " %", "lag": " s"}
@@ -40,7 +40,7 @@ _UNITS = {"cpu": " %", "lag": " s"}
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many workers there shall be, and why, in words for a log and an event."""
+    """A number of workers for a role, and the reason, in words for a log and an event."""
 
     count: int
     reason: str
@@ -48,34 +48,34 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What one look at the workers says."""
+    """The figures of one look at the workers."""
 
     now: float
     count: int  # workers that there should be
     ready: int
     measured: int  # workers with figures
-    value: float  # the load of one
+    value: float  # the mean load of one
     is_booting: bool
 
     @property
     def load(self) -> float:
-        """Of all, as far as they have figures: not more than there surely is."""
+        """Return the load of all workers that have figures: there is surely as much."""
         return self.value * self.measured
 
     @property
     def most(self) -> float:
-        """Of all, if those without figures do as much as the others."""
+        """Return the load of all, if workers without figures do as much as the others."""
         return self.value * max(self.measured, self.ready)
 
     @property
     def awaits_more(self) -> bool:
-        """Will there soon be more workers than serve now?"""
+        """True if there will soon be more workers than serve now."""
         return self.is_booting and self.ready < self.count
 
 
 @dataclass(slots=True)
 class _Streak:
-    """Since when something has been so without a break, and what the load was meanwhile."""
+    """An unbroken time in which a condition held, and the load meanwhile."""
 
     since: float = math.inf
     samples: int = 0
@@ -85,7 +85,7 @@ class _Streak:
     highest_value: float = 0.0
 
     def note(self, sample: _Sample) -> None:
-        """It is so now."""
+        """Note that the condition holds now."""
         self.since = min(self.since, sample.now)
         self.samples += 1
         self.loads += sample.load
@@ -94,26 +94,26 @@ class _Streak:
         self.highest_value = max(self.highest_value, sample.value)
 
     def lasts(self, sample: _Sample, seconds: float) -> bool:
-        """Has it been so for that long?"""
+        """Return True if the condition has held for `seconds`."""
         return self.samples > 0 and sample.now - self.since >= seconds
 
 
 class AutoscalePolicy:
-    """Decides for one role, in made-up time: it asks nobody and starts nothing.
+    """A decision maker for one role. It has no clock of its own, and starts nothing.
 
     A worker's figures count once it has been ready for `settle` seconds, the interval of its
-    reports: the first, sent when it is ready, tells what its start cost.
+    reports: the first report, sent when the worker is ready, says what its start cost.
     """
 
     def __init__(self, config: Autoscale, role: str, *, settle: float) -> None:
         self._config = config
         self._role = role
         self._settle = settle
-        # Requests in flight are counted by the primary itself, at the moment of the look.
+        # The primary counts requests in flight itself, at the moment of the look.
         by_reports = config.metric != "in_flight"
         self._longest_age = _OLD_AFTER * max(settle, 1.0) if by_reports else math.inf
-        self._seen_since: dict[int, float] = {}  # by worker: ready, with figures
-        self._count = 0  # as it was at the last look
+        self._seen_since: dict[int, float] = {}  # by worker: when it was first ready, with figures
+        self._count = 0  # of workers at the last look
         self._over = _Streak()
         self._under = _Streak()
         self._rests_until = -math.inf
@@ -129,10 +129,10 @@ class AutoscalePolicy:
     ) -> Decision | None:
         """Look at the workers at `now`; return how many there shall be, if not `count`.
 
-        `count` says how many places for workers the role has, `ready` how many workers of it
-        serve; of `snapshot` only its workers count. One without figures decides nothing, nor is
-        anything decided while the number `is_changing`: it could be carried out only later.
-        ConfigError, and nothing is decided, when the user's metric fails.
+        `count` is the number of the role's slots, `ready` that of its workers that serve; of
+        `snapshot` only the workers count. A snapshot without figures decides nothing. While the
+        number `is_changing` nothing is decided, as it could be carried out only later.
+        ConfigError, and no decision, if the user's metric fails.
         """
         sample = self._sample(now, snapshot, count, ready)
         if sample is None:
@@ -146,12 +146,12 @@ class AutoscalePolicy:
         return decision
 
     def forget(self) -> None:
-        """Forget what was seen before a pause: it says nothing of now."""
+        """Forget what was seen before a pause: it says nothing about the present."""
         self._forget_streaks()
-        self._seen_since.clear()  # what is reported first is about that while, too
+        self._seen_since.clear()  # the first reports are about the pause, too
 
     def _sample(self, now: float, snapshot: Snapshot, count: int, ready: int) -> _Sample | None:
-        """Return None, and forget what was, when nothing is known."""
+        """Return the sample of now; if no worker has figures, return None and forget the past."""
         workers = self._settled(now, measured(snapshot, self._role, self._longest_age))
         if not workers:
             self._forget_streaks()
@@ -176,13 +176,13 @@ class AutoscalePolicy:
         self._over, self._under = _Streak(), _Streak()
 
     def _weigh(self, sample: _Sample) -> None:
-        """Note for how long there have been too few or too many for the load."""
+        """Note for how long the workers have been too few or too many for the load."""
         if sample.count != self._count:
-            # How it was with another number of workers says nothing of this one.
+            # The load under another number of workers says nothing about this number.
             self._count = sample.count
             self._forget_streaks()
-        # Those who wait for relief suffer more and more until it comes, then less: that does
-        # not say that it is not enough.
+        # While new workers start, the others' load grows, and it falls when the new ones are ready.
+        # So the load meanwhile does not show that still more are needed.
         count = sample.count
         needed = _workers_for(sample.load, self._config.target, count + 1)
         if needed > count and not sample.awaits_more:
@@ -205,7 +205,7 @@ class AutoscalePolicy:
         return None
 
     def _correction(self, sample: _Sample) -> Decision | None:
-        """Somebody set a number that is not allowed."""
+        """Return the way back from a number out of bounds, which scale() may have set."""
         config = self._config
         if sample.count < config.min:
             return _change(sample, config.min, f"fewer than min={config.min}")
@@ -214,7 +214,7 @@ class AutoscalePolicy:
     def _more(self, sample: _Sample) -> Decision | None:
         config, over = self._config, self._over
         needed = _workers_for(over.loads / over.samples, config.target, config.max)
-        # Twice as many in one step: what is measured under overload may exaggerate.
+        # At most twice as many in one step: figures under overload may exaggerate.
         to = min(max(needed, sample.count + 1), 2 * sample.count, config.max)
         value = self._figure(over.values / over.samples)
         reason = f"{config.metric_name} {value} over {self._figure(config.target)}"
@@ -223,7 +223,7 @@ class AutoscalePolicy:
     def _fewer(self, sample: _Sample) -> Decision | None:
         config, under = self._config, self._under
         needed = _workers_for(under.highest_load, self._low_target, config.max)
-        # A loop that is late never is so in proportion: it tells the direction only.
+        # Lag is not in proportion to the load: it shows the direction only.
         step = 1 if config.metric == "lag" else max(sample.count // 2, 1)
         to = self._spared(sample, max(needed, sample.count - step, config.min))
         value = self._figure(under.highest_value)
@@ -231,7 +231,7 @@ class AutoscalePolicy:
         return _change(sample, to, f"{reason} for {sample.now - under.since:.3g} s")
 
     def _spared(self, sample: _Sample, to: int) -> int:
-        """Return `to`, or more, so that `min` are left even if all who go are ready ones."""
+        """Return `to`, or more, so that `min` ready workers stay even if only ready ones go."""
         spare = max(sample.ready - self._config.min, 0)
         return max(to, sample.count - spare)
 
@@ -244,7 +244,7 @@ class AutoscalePolicy:
 
 
 def _workers_for(load: float, target: float, most: int) -> int:
-    """Return how many share `load` so that none is over `target`: `most` at most."""
+    """Return how many workers carry `load` with none over `target`; `most` at most."""
     return math.ceil(min(load / target, most) - _ROUNDING)
 
 

@@ -1,4 +1,4 @@
-"""Has a role's number of workers follow its load."""
+"""Lets a role's number of workers follow its load."""
 
 import logging
 from collections.abc import AsyncIterable, Callable
@@ -12,30 +12,30 @@ log = logging.getLogger("aiocluster.autoscale")
 
 
 class Staff(Protocol):
-    """The part of a role's supervisor that this needs."""
+    """The part of a role's sizing that the autoscaler needs."""
 
     @property
     def places(self) -> int:
-        """How many workers there should be."""
+        """Return how many workers there should be."""
         ...
 
     @property
     def ready(self) -> int:
-        """How many serve."""
+        """Return how many workers serve."""
         ...
 
     @property
     def is_changing(self) -> bool:
-        """Is that being changed now?"""
+        """True while the number of workers is being changed."""
         ...
 
     def obey(self, decision: Decision) -> None:
-        """Begin to have as many as was decided; `places` says so at once."""
+        """Begin to scale to the decision's number, which `places` returns at once."""
         ...
 
 
 class Autoscaler:
-    """Looks at each snapshot, and has done what the scaler decides."""
+    """A follower of snapshots: it carries out what the policy decides at each."""
 
     def __init__(self, scaler: AutoscalePolicy, staff: Staff, now: Callable[[], float]) -> None:
         self._scaler = scaler
@@ -44,14 +44,14 @@ class Autoscaler:
         self._trouble = ""
 
     async def follow(self, snapshots: AsyncIterable[Snapshot]) -> None:
-        """Go on until there are no more."""
+        """Decide at each snapshot, until the snapshots end."""
         async for snapshot in snapshots:
             if (decision := self._decide(snapshot)) is not None:
                 self._staff.obey(decision)
 
     def _decide(self, snapshot: Snapshot) -> Decision | None:
         staff = self._staff
-        # One look may be late on a busy machine; when several were left out it was a pause.
+        # One snapshot may be late on a busy machine; if several were left out, it was a pause.
         if snapshot.missed > 1:
             self._scaler.forget()
         try:
@@ -69,7 +69,7 @@ class Autoscaler:
         return decision
 
     def _tell(self, error: ConfigError) -> None:
-        """Log what is wrong with the user's metric: once, not with every snapshot."""
+        """Log an error of the user's metric once, not at every snapshot."""
         if str(error) != self._trouble:
             self._trouble = str(error)
             log.error("no scaling: %s", error, exc_info=error.__cause__)

@@ -1,8 +1,8 @@
-"""What the workers of a role are at, by the metric their number follows.
+"""The load of a role's workers, by the metric that their number follows.
 
-Only workers that serve and have reported lately count: the zeroes of one that has just begun say
-nothing about it, nor does what one said that reports no more, and one that drains takes nothing
-new.
+Only workers that serve and have reported lately count. The zeroes of a worker that has just begun
+say nothing about its load, nor do the old figures of a worker that reports no more. A draining
+worker takes nothing new.
 """
 
 import math
@@ -14,7 +14,7 @@ from aiocluster.errors import ConfigError
 from aiocluster.metrics.snapshot import Snapshot, WorkerMetrics
 from aiocluster.primary.workers.phases import Phase
 
-# What each of a worker's figures is called in `Autoscale.metric`.
+# A worker's figures, by their names in `Autoscale.metric`.
 _FIGURES: dict[str, Callable[[WorkerMetrics], float]] = {
     "cpu": lambda worker: worker.cpu_percent,
     "lag": lambda worker: worker.loop_lag_mean,
@@ -25,24 +25,24 @@ _FIGURES: dict[str, Callable[[WorkerMetrics], float]] = {
 def measured(
     snapshot: Snapshot, role: str, longest_age: float = math.inf
 ) -> dict[int, WorkerMetrics]:
-    """Return those workers of the role that have figures, reported within `longest_age` seconds."""
+    """Return the role's workers with figures that were reported within `longest_age` seconds."""
     return {
         number: worker
         for number, worker in snapshot.workers.items()
-        # No process is without memory: who has none has not reported yet.
+        # A worker with a memory of 0 has not reported yet.
         if worker.role == role and worker.phase == Phase.READY and worker.rss_bytes
         if worker.report_age <= longest_age
     }
 
 
 def is_booting(snapshot: Snapshot, role: str) -> bool:
-    """Are workers of the role on their way?"""
+    """Return True if workers of the role are starting."""
     phases = {worker.phase for worker in snapshot.workers.values() if worker.role == role}
     return not phases.isdisjoint({Phase.STARTING, Phase.ONLINE})
 
 
 def load_of_one(config: Autoscale, snapshot: Snapshot) -> float:
-    """Return the load of one of these workers; ConfigError when the user's metric has none."""
+    """Return the mean load of the workers; ConfigError if the user's metric gives none."""
     if isinstance(config.metric, str):
         figures = list(map(_FIGURES[config.metric], snapshot.workers.values()))
         return sum(figures) / len(figures)

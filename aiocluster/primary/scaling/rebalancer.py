@@ -15,27 +15,26 @@ from aiocluster.primary.scaling.rebalance_plan import evened, shares, without_fe
 from aiocluster.primary.tasks import start_task
 from aiocluster.primary.workers.handle import WorkerHandle
 
-# Seconds between two looks: what was asked for before has moved by then, or is not idle.
+# Seconds between two looks: by then, what was asked for has moved, or is not idle.
 _INTERVAL = 0.25
 
-# Looks that new workers get for their share: a client whose connections are never idle for a
-# moment keeps them where they are.
+# Looks until new workers must have their share: connections that are never idle do not move.
 _TRIES = 40
 
 
 class Rebalancer:
-    """That of one role. `serving()` returns the workers that are given connections."""
+    """A rebalancer of one role. `serving()` returns the workers that get connections."""
 
     def __init__(self, serving: Callable[[], Iterable[WorkerHandle]]) -> None:
         self._serving = serving
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin_to_even(self) -> None:
-        """Look from now on whether they are too far apart."""
+        """Even out the workers' connections from now on, whenever they are too far apart."""
         self._start(self._even_out(), "evening out connections")
 
     def give_share(self, new: Iterable[WorkerHandle]) -> None:
-        """Let new workers have their share of what the others have."""
+        """Let new workers get their share of the others' connections."""
         self._start(self._share({worker.id for worker in new}), "sharing connections")
 
     def close(self) -> None:
@@ -44,13 +43,13 @@ class Rebalancer:
             task.cancel()
 
     def even_out(self) -> None:
-        """Look once."""
+        """Even out the connections once, if they are too far apart."""
         self._ask(evened(self._of_able()))
 
     def share(self, new: set[int]) -> bool:
-        """Ask for what new workers lack; return False when that is nothing."""
+        """Ask for the connections that new workers lack; return False if they lack none."""
         self._ask(shares(self._of_able(), new))
-        # One that cannot have it now may in a moment.
+        # A worker that can get none now may be able to in a moment.
         return bool(shares(self._connections(), new))
 
     async def _even_out(self) -> None:
@@ -68,9 +67,9 @@ class Rebalancer:
         return {worker.id: worker.backend.open_connections for worker in self._serving()}
 
     def _of_able(self) -> dict[int, int]:
-        """Leave out those that can neither give nor be given."""
+        """Return the connections of the workers that can return some or get some."""
         now = asyncio.get_running_loop().time()
-        # One whose loop does not turn would give all it was asked for meanwhile, at once.
+        # A blocked worker would later return all that it was asked for meanwhile, at once.
         able = [worker.backend for worker in self._serving() if not worker.backend.is_stuck]
         full = {one.worker_id for one in able if not one.has_room or one.is_behind(now)}
         return without_few({one.worker_id: one.open_connections for one in able}, full)

@@ -1,7 +1,7 @@
-"""How many workers a role has: changed on request, one request after the other.
+"""Changes how many workers a role has, on request, one request after the other.
 
-More: all new ones come up, or none stays. Fewer: the highest slots are closed, and their
-workers drain; what idles there moves to those that stay.
+More: all new workers become ready, or none stays. Fewer: the highest slots are closed, and their
+workers drain; idle connections move to the workers that stay.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
-# As many rows as the scoreboard has, and both generations of a reload have one.
+# Less than half the rows of the scoreboard: in a reload both generations have rows.
 MAX_WORKERS = 2000
 
 
 class Positions(Protocol):
-    """The part of the supervisor that staffing needs."""
+    """The part of the supervisor that the scaler needs."""
 
     @property
     def slots(self) -> Collection[Slot]: ...
@@ -34,7 +34,7 @@ class Positions(Protocol):
 
 
 class Scaler:
-    """Those of one role."""
+    """A scaler of one role's workers."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Scaler:
         publish: Callable[[Event], None],
         autoscale: Autoscale | None = None,
     ) -> None:
-        """`on_more` hears of new workers that are ready; `autoscale` has their bounds, if any."""
+        """Call `on_more` with new workers that are ready; `autoscale` sets the bounds, if any."""
         self._bounds = (1, MAX_WORKERS) if autoscale is None else (autoscale.min, autoscale.max)
         self._within = "" if autoscale is None else ", the bounds of autoscale"
         self._role = role
@@ -58,11 +58,11 @@ class Scaler:
     async def scale(
         self, wanted: int | str, reason: str, *, if_there_are: int | None = None
     ) -> int:
-        """Have `wanted` workers, or so many "+1" or "-1"; return how many there are now.
+        """Scale to `wanted` workers, or by a change such as "+1"; return how many there are now.
 
-        Nothing changes unless there are as many, when its turn comes, as were decided about.
-        Returns when the new ones are ready, or those that went are gone. Raises BootError, and
-        nothing has changed, when a new one does not come up; ConfigError; ClusterStopping.
+        If `if_there_are` is given and there are not as many when the turn comes, nothing changes.
+        Returns when the new workers are ready, or the drained ones have exited. Raises BootError,
+        and nothing has changed, if a new worker does not start; ConfigError; ClusterStopping.
         """
         change = checked_change(wanted)
         if self._closed:
@@ -76,7 +76,7 @@ class Scaler:
         return task.result()
 
     def close(self) -> None:
-        """Give up what is under way; the slots are another's to close. Idempotent."""
+        """Give up what is under way; the supervisor closes the slots. Idempotent."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -84,7 +84,7 @@ class Scaler:
     def _over(self, task: "asyncio.Task[int]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # perhaps nobody waits for it any more
+            task.exception()  # perhaps its caller waits no more
 
     async def _in_turn(
         self, change: Callable[[int], int], reason: str, if_there_are: int | None
@@ -102,13 +102,13 @@ class Scaler:
             elif count < before:
                 leaving = self._remove(before - count)
             now = len(self._positions.slots)
-        # Whoever drains takes its time: meanwhile others may be wanted again.
+        # A drain takes its time: meanwhile more workers may be wanted again.
         if leaving:
             await asyncio.wait([worker.exited for worker in leaving])
         return now
 
     def _refuse_if_impossible(self, before: int, count: int) -> None:
-        """Raise ConfigError for what is out of bounds, but for a step back from beyond them."""
+        """Raise ConfigError for a count out of bounds, except a step back from beyond them."""
         lowest, highest = self._bounds
         if not min(lowest, before) <= count <= max(highest, before):
             raise ConfigError(
@@ -143,7 +143,7 @@ class Scaler:
         return worker
 
     def _remove(self, count: int) -> list[WorkerHandle]:
-        """The highest slots: nobody who stays changes place. Return the workers that go."""
+        """Close the highest slots, so that the others stay; return the workers that drain."""
         slots = sorted(self._positions.slots, key=lambda slot: slot.number)[-count:]
         leaving = [slot.current for slot in slots if slot.current is not None]
         for slot in slots:
@@ -152,7 +152,7 @@ class Scaler:
 
 
 def checked_change(wanted: int | str) -> Callable[[int], int]:
-    """Return what makes the new count of the old; ConfigError when `wanted` is none."""
+    """Return the function from the old count to the new; ConfigError if `wanted` is neither."""
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         return lambda _: wanted
     if isinstance(wanted, str) and wanted[:1] in ("+", "-"):

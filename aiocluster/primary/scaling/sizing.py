@@ -1,4 +1,4 @@
-"""How many workers a role has, by order or by load; and that each has its share of connections."""
+"""Sizes a role, on request or by load, and gives new workers their share of the connections."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ _INTERVAL = 1.0
 
 
 class Sizing:
-    """That of one role. `serving()` returns the workers that are given connections."""
+    """The sizing of one role. `serving()` returns the workers that get connections."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class Sizing:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
-        """The first workers are there: follow their load, and even them out, if that is wanted."""
+        """Begin to autoscale and to rebalance, if the settings say so."""
         settings = self._spec.settings
         if settings.autoscale is not None:
             scaler = AutoscalePolicy(
                 settings.autoscale, self._spec.name, settle=settings.metrics_interval
             )
-            # A look between two reports would only see old figures once more.
+            # A look between two reports would only see the old figures again.
             interval = max(_INTERVAL, settings.metrics_interval)
             snapshots = self._reporter.subscribe(interval)
             following = Autoscaler(scaler, self, self._loop.time).follow(snapshots)
@@ -66,17 +66,17 @@ class Sizing:
             self._balancer.begin_to_even()
         elif settings.rebalance:
             log.warning(
-                "role %s: rebalance moves nothing: to its policy it matters who has a connection",
+                "role %s: rebalance moves nothing: its policy ties each to a worker",
                 self._spec.name,
             )
 
     async def scale(self, wanted: int | str, reason: str) -> int:
-        """See Staffing.scale."""
+        """See Scaler.scale."""
         return await self._scaler.scale(wanted, reason)
 
     @property
     def turn(self) -> asyncio.Lock:
-        """Whoever holds it is the only one who changes how many there are."""
+        """Return the lock of all that changes the number of workers."""
         return self._scaler.turn
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Sizing:
     # ---- inside
 
     def _on_more(self, workers: Collection[WorkerHandle]) -> None:
-        """New ones get their share of what is open, unless it matters which worker has it."""
+        """Give new workers their share of the connections, if the policy lets these move."""
         if self._dispatcher.may_rebalance:
             self._balancer.give_share(workers)
 
@@ -120,6 +120,6 @@ class Sizing:
         task.add_done_callback(self._tasks.discard)
 
     async def _obey(self, decision: Decision, places: int) -> None:
-        # Why it could not be done is logged already.
+        # The scaler has logged the error already.
         with contextlib.suppress(BootError, ClusterStopping):
             await self._scaler.scale(decision.count, decision.reason, if_there_are=places)
