@@ -1,6 +1,6 @@
-"""Does this program, as it is now on the disk, still start? A child of ours tries.
+"""Checks in a child process that the program, as it is now on the disk, still starts.
 
-It does all that a program does before it forks or binds anything, says so, and ends.
+The child does all that a program does before it forks or binds anything, reports, and exits.
 """
 
 import asyncio
@@ -19,21 +19,21 @@ from aiocluster.launch.interpreter import CannotStart, InterpreterSpec
 from aiocluster.launch.stderr_tail import StderrTail
 from aiocluster.timeouts import running_timeout
 
-# What the child is to be, in its environment: "trial", which call of `run`, its descriptor.
+# The child's task, in its environment: "trial", which call of `run`, the descriptor to report to.
 SUCCESSION = "AIOCLUSTER_SUCCESSION"
 
 _READ_BYTES = 64 * 1024
 
-# Seconds that the kernel may take to end what was killed.
+# Seconds that the kernel may take to end a killed child.
 _EXIT_TIMEOUT = 5.0
 
 
 class PreflightResult(Struct, frozen=True):
-    """What the child found out. Other versions read it: fields may be added, none may go."""
+    """The child's report. Other versions read it: fields may be added, none may be removed."""
 
     record: int
     protocol: int
-    cause: str = ""  # why it would not start
+    cause: str = ""  # why the program does not start
     traceback: str = ""
     roles: list[str] = []
 
@@ -41,7 +41,7 @@ class PreflightResult(Struct, frozen=True):
 async def try_out(program: InterpreterSpec, boot_timeout: float, roles: Collection[str]) -> None:
     """Start the program as a child that only checks; BootError, with the cause, if it fails.
 
-    It fails as well when its roles are not the same, or it cannot be run again.
+    It also fails if the program's roles have changed, or the program cannot be run again.
     """
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     try:
@@ -80,7 +80,7 @@ def _watched(pid: int, answers: int, tail: StderrTail | None) -> "_Preflight":
 
 
 class _Preflight:
-    """The child, and what it says."""
+    """A child that checks the program, and its report."""
 
     def __init__(self, pid: int, pidfd: int, answers: int, tail: StderrTail | None) -> None:
         self.dead = asyncio.Event()
@@ -93,7 +93,7 @@ class _Preflight:
         self._loop.add_reader(self._pidfd, self._on_dead)
 
     def judge(self, roles: Collection[str]) -> None:
-        """Raise BootError unless it would start, and can take our place."""
+        """Raise BootError unless the program starts, and can take this one's place."""
         while self._read():
             pass
         try:
@@ -111,7 +111,7 @@ class _Preflight:
         check_roles(verdict.roles, roles)
 
     async def close(self) -> None:
-        """End it if it still runs, and reap it."""
+        """Kill the child if it still runs, and reap it."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         try:
@@ -154,7 +154,7 @@ class _Preflight:
 
 
 def check_roles(new: Collection[str], old: Collection[str]) -> None:
-    """Raise BootError when a new program would not know what to do with the workers of the old."""
+    """Raise BootError if the new program's roles are not those of the old one's workers."""
     if set(new) != set(old):
         raise BootError(
             f"the new program's roles are {', '.join(sorted(new))} and not"

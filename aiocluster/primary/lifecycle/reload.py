@@ -1,11 +1,11 @@
-"""Puts a new generation in the place of the old: imported anew, slot by slot, or not at all.
+"""Replaces the old generation by a new one, imported anew, in all slots or in none.
 
-    import ▶ renew the first slots, and see that they last ▶ renew the rest ▶ see that they
-    last ▶ retire the old
+import ▶ renew the first slots, and see that they last ▶ renew the rest ▶ see that they
+last ▶ retire the old
 
-An old worker goes only when the new one in its slot is ready, so there are never fewer ready
-workers than before. When anything fails before the end, every slot goes back to the old
-generation, which can still be forked: its zygote is kept until then.
+An old worker drains only when the new worker in its slot is ready, so there are never fewer ready
+workers than before. If anything fails before the end, every slot goes back to the old generation.
+Its zygote is kept until then, so its workers can still be forked.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Roster(Protocol):
 
 
 class Reloader:
-    """Reloads one after the other, as often as asked for."""
+    """A reloader of one role: it does one reload after the other."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Reloader:
         exit_log: ExitLog,
     ) -> None:
         self._role = spec.name
-        # What the log calls it: where there is one role, nothing.
+        # The reload's name in the log, which has no role if there is only one.
         self._name = "reload" if spec.name == ONLY_ROLE else f"reload of {spec.name}"
         self._settings = spec.settings
         self._generations = generations
@@ -61,16 +61,16 @@ class Reloader:
         self._loop = asyncio.get_running_loop()
         self.turn = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
-        # At a stop: those whose generation does not serve yet.
+        # The reloads that a stop cancels: their generations do not serve yet.
         self._to_give_up: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def reload(self) -> None:
-        """Replace every worker by one of the code as it is now; return when the old are gone.
+        """Replace every worker by one with the present code; return when the old ones are gone.
 
-        Asked while one is under way, another follows it, one for all who ask meanwhile.
-        Raises BootError, with the cause, when the new code does not come up: then the old
-        serves as before. ClusterStopping when a stop comes between.
+        If a reload is under way, one more follows it, for all calls made meanwhile. Raises
+        BootError, with the cause, if the new code does not start: then the old code serves as
+        before. Raises ClusterStopping if a stop comes first.
         """
         if self._closed:
             raise ClusterStopping("cannot reload: the cluster is stopping")
@@ -82,11 +82,11 @@ class Reloader:
 
     @property
     def is_wanted(self) -> bool:
-        """True while one waits for its turn."""
+        """True while a reload waits for its turn."""
         return self._next is not None
 
     def ask(self) -> asyncio.Task[None]:
-        """Let one follow; return the task that is it."""
+        """Let one more reload follow; return its task."""
         if self._next is None:
             self._next = self._loop.create_task(self._in_turn())
             self._to_give_up.add(self._next)
@@ -94,22 +94,22 @@ class Reloader:
         return self._next
 
     def close(self) -> None:
-        """Give up what is under way; the workers are another's to end. Idempotent."""
+        """Give up what is under way; the supervisor ends the workers. Idempotent."""
         if self._to_give_up and not self._closed:
-            log.warning("%s: given up, for the cluster is stopping", self._name)
+            log.warning("%s: given up, because the cluster is stopping", self._name)
         self._closed = True
         for task in self._to_give_up:
             task.cancel()
 
     async def _in_turn(self) -> None:
         async with self.turn:
-            self._next = None  # who asks from here on may have changed the code since
+            self._next = None  # a later call may be about later code
             await self._reload()
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._to_give_up.discard(task)
         if not task.cancelled():
-            task.exception()  # perhaps nobody waits for it any more
+            task.exception()  # perhaps its caller waits no more
 
     async def _reload(self) -> None:
         number, began = self._generations.next_number, self._loop.time()
@@ -151,7 +151,7 @@ class Reloader:
             )
             await self._roll_back(new)
             raise failure from error
-        # A stop that comes between leaves both: until it ends them they replace their dead.
+        # A stop before this leaves both generations: until it ends them, dead workers are replaced.
         self._generations.retire(self._generations.serve(new))
 
     @property
@@ -161,11 +161,11 @@ class Reloader:
     # ---- forward
 
     async def _roll(self, new: Generation, stability_check: StabilityCheck) -> None:
-        """Renew every slot, and see that it lasts; nobody is of another generation on return."""
+        """Renew every slot, and see that its worker lasts; then all slots are of `new`."""
         settings = self._settings
-        # The first ones show whether the code lasts; the others need not wait for that again.
+        # The first workers show whether the code lasts; the others need not wait for that again.
         hold = max(settings.min_ready_seconds, settings.min_uptime)
-        # Slots may be opened meanwhile, and are the old generation's as long as that serves.
+        # Slots that are opened meanwhile are of the old generation, as long as that serves.
         while todo := self._to_be_renewed(new):
             batch = todo[: settings.reload_surge]
             limit = settings.boot_timeout + hold + FORK_PATIENCE
@@ -174,7 +174,7 @@ class Reloader:
             )
             if settings.restart == "always":
                 hold = settings.min_ready_seconds
-            # Else the slot of one that crashed is closed, and could not be given back.
+            # Else the slot of a crashed worker is closed, and could not go back to the old code.
             if not self._to_be_renewed(new):
                 await stability_check.last(stability_check.seconds_left())
 
@@ -182,7 +182,7 @@ class Reloader:
         return [slot for slot in self._roster.slots if slot.generation is not new]
 
     async def _until_only(self, number: int) -> None:
-        """Wait until all workers of other generations are gone; each has a deadline."""
+        """Wait until the workers of other generations have exited; each has a kill timer."""
         workers = self._roster.workers.values()
         old = [worker for worker in workers if worker.generation != number and worker.is_leaving]
         if old:
@@ -191,14 +191,14 @@ class Reloader:
     # ---- back
 
     def _kept(self, number: int) -> str:
-        """Say what a reload that failed has left of its generation."""
+        """Return what a failed reload has left of its generation, in words."""
         workers = self._roster.workers.values()
         if any(worker.generation == number and not worker.is_leaving for worker in workers):
             return ", but for workers that cannot be replaced"
         return ", nothing has changed"
 
     async def _roll_back(self, new: Generation) -> None:
-        """Let the old code have every slot again, and see to it as long as a start may take."""
+        """Give every slot back to the old code; wait for it as long as a start may take."""
         renewed = [slot for slot in self._roster.slots if slot.generation is new]
         for slot in renewed:
             slot.generation = self._current
@@ -225,7 +225,7 @@ class Reloader:
         self._generations.retire(new)
 
     async def _restore(self, slot: Slot) -> None:
-        """Put a worker of the old generation back. This code has served, so it is tried again."""
+        """Fork a worker of the old generation, until one is ready: this code has served before."""
         while not slot.closed:
             try:
                 await slot.renew(self._current, "reload")
@@ -239,7 +239,7 @@ class Reloader:
 async def _all_of(
     renewals: Sequence[Coroutine[Any, Any, None]], stability_check: StabilityCheck, limit: float
 ) -> None:
-    """Wait for all; when one fails, or the probation does, give up the others and raise why."""
+    """Wait for all; if one fails, or the stability check does, give up the rest and raise why."""
     try:
         async with running_timeout(limit), asyncio.TaskGroup() as group:
             watching = group.create_task(stability_check.failure())

@@ -1,8 +1,8 @@
-"""What a stop does before any worker is told to drain.
+"""The first part of a stop, before the workers drain.
 
-Load balancers are given time to look away; then the doors close, in an order in which nobody
-who believes to be connected is turned away: no new connection can begin, those under way
-come through, all that waits is accepted, the listeners close, and the workers get it all.
+Load balancers get time to look away; then the ingress closes, in an order that resets no
+established connection: no new connection can begin, half-open ones are completed, all that wait
+are accepted, the listeners close, and the workers get the accepted connections.
 """
 
 import asyncio
@@ -16,32 +16,31 @@ from aiocluster.primary.sockets.listeners import Listeners
 
 log = logging.getLogger("aiocluster")
 
-# Seconds that a client may take to complete a connection which the kernel has answered: one
-# repetition of a packet that was lost. Who takes longer is mostly a port scanner.
+# Seconds that a client may take to complete a half-open connection: one repetition of a lost
+# packet. A client that takes longer is mostly a port scanner.
 _SYN_RECV_TIMEOUT = 1.5
 
-# The share of a stop's time that may go by until somebody has room for what was accepted.
+# The share of a stop's time in which workers must get capacity for what was accepted.
 _HAND_OUT_SHARE = 0.5
 
-# Seconds between two times that workers are asked to make room. What they are asked for they look
-# for in the meantime.
+# Seconds between two requests to the workers to shed idle connections: they look for some then.
 _ASK_INTERVAL = 0.1
 
-# Seconds between two looks at what no event tells, at least.
+# Seconds between two looks at a state that gives no event, at least.
 _LOOK_INTERVAL = 0.01
 
-# The share of a core that the looks may take. One of them reads the kernel's table of all
-# sockets, which on a large machine is long, and the loop stands still meanwhile.
+# The share of a core that the looks may take. A look reads the kernel's table of all sockets,
+# which is long on a large machine, and blocks the loop meanwhile.
 _LOOK_SHARE = 0.1
 
 
 def pause_after(look: float) -> float:
-    """Return the seconds until the next look, when one has taken `look` seconds."""
+    """Return the seconds until the next look, if the last one took `look` seconds."""
     return max(_LOOK_INTERVAL, look / _LOOK_SHARE)
 
 
 class GracefulShutdown:
-    """The first part of a stop; each step waits for nothing more once it is hurried."""
+    """The first part of a role's stop. After `hurry()` no step waits for anything."""
 
     def __init__(
         self,
@@ -51,8 +50,8 @@ class GracefulShutdown:
         shed_idle_connections: Callable[[int], None],
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`make_room(count)` lets workers give up idle connections, at most so many each."""
-        self.in_pre_drain_wait = False  # when load balancers are to look away
+        """Call `shed_idle_connections(count)` to let workers return at most so many each."""
+        self.in_pre_drain_wait = False  # load balancers look away meanwhile
         self._listeners = listeners
         self._dispatcher = dispatcher
         self._nobody_is_left = nobody_is_left
@@ -63,7 +62,7 @@ class GracefulShutdown:
         self._hurried = asyncio.Event()
 
     def skip_pre_drain_wait(self) -> None:
-        """Let `wait` return now. Idempotent."""
+        """End the `wait` now. Idempotent."""
         self._wait_over.set()
 
     def hurry(self) -> None:
@@ -81,9 +80,9 @@ class GracefulShutdown:
         self.in_pre_drain_wait = False
 
     async def close_doors(self, seconds: float) -> None:
-        """Accept who has come, let nobody come any more, and hand all of them to workers.
+        """Stop new connections, accept the pending ones, close the listeners, dispatch what came.
 
-        `seconds` is what the whole stop may take.
+        The whole stop may take `seconds`.
         """
         self._listeners.drop_new_syns()
         self._listeners.accept_rest()
@@ -100,21 +99,21 @@ class GracefulShutdown:
         waiting = self._dispatcher.waiting
         if not waiting or self._nobody_is_left.is_set():
             return False
-        # An idle connection would be closed a moment later: nobody has to wait for its place.
+        # Workers would close idle connections a moment later: no client must wait for their place.
         if (now := self._now()) - self._asked_at >= _ASK_INTERVAL:
             self._asked_at = now
             self._make_room(waiting)
         return True
 
     async def _while(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Return when `condition()` is false, after `seconds`, or when hurried."""
+        """Wait until `condition()` is false, `seconds` are over, or `hurry()` was called."""
         end = self._now() + seconds
         while not self._hurried.is_set() and (begun := self._now()) < end and condition():
             await _wait(self._hurried, min(pause_after(self._now() - begun), end - begun))
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    """Return when `event` is set, or after `seconds`."""
+    """Wait until `event` is set, or `seconds` are over."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

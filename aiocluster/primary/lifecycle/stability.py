@@ -1,6 +1,6 @@
-"""The time in which a new generation must show that it lasts.
+"""Checks that the workers of a new generation last.
 
-Time in which the program was paused does not count: nothing ran in it that could fail.
+Time in which the program was paused does not count: no code ran in it that could fail.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from aiocluster.timeouts import Countdown, running_timeout
 
 
 class StabilityCheck:
-    """Hears of workers of a new generation that die too soon; a context manager."""
+    """A context manager that notes if a worker of a new generation dies too soon."""
 
     def __init__(self, number: int, min_uptime: float, bus: EventBus, exit_log: ExitLog) -> None:
         self._number = number
@@ -25,7 +25,7 @@ class StabilityCheck:
         self._exit_log = exit_log
         self._failed: asyncio.Future[BootError] = asyncio.get_running_loop().create_future()
         self._bus = bus
-        self._young: dict[int, Countdown] = {}  # by worker: those that have not lasted yet
+        self._young: dict[int, Countdown] = {}  # by worker that has not lasted yet
         self._offs: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
@@ -44,11 +44,11 @@ class StabilityCheck:
         return max((countdown.left() for countdown in self._young.values()), default=0.0)
 
     async def failure(self) -> None:
-        """Wait for one that dies too soon; raise the BootError that says so."""
+        """Wait for a worker that dies too soon; raise the BootError that says so."""
         raise await asyncio.shield(self._failed)
 
     async def last(self, seconds: float) -> None:
-        """Wait this long; BootError when one dies too soon meanwhile."""
+        """Wait for `seconds`; BootError if a worker dies too soon meanwhile."""
         with contextlib.suppress(TimeoutError):
             async with running_timeout(seconds):
                 await self.failure()

@@ -1,4 +1,4 @@
-"""The first start: which of the workers came up, and if none did, why."""
+"""Waits for the workers of the first start, and says why if none becomes ready."""
 
 import asyncio
 import logging
@@ -14,15 +14,15 @@ from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.supervisor")
 
-# When the first worker is ready the others get this many seconds to be so too before
-# connections are accepted, so that the first one does not get them all.
+# Seconds that the others get to be ready after the first worker is, before connections are
+# accepted, so that the first one does not get them all.
 _START_TOGETHER = 5.0
 
 
 async def first_start(slots: Sequence[Slot], exit_log: ExitLog) -> None:
-    """Wait until all are ready or dead, or some are ready and the rest had their chance.
+    """Wait until all workers are ready or dead, or some are ready and the rest are late.
 
-    BootError, with the first one's cause, when none is ready.
+    Raises BootError, with the first worker's cause, if none is ready.
     """
     settling = {asyncio.ensure_future(_settled(slot)) for slot in slots}
     for outcome in asyncio.as_completed(settling):
@@ -37,9 +37,9 @@ async def first_start(slots: Sequence[Slot], exit_log: ExitLog) -> None:
 
 
 async def _settled(slot: Slot) -> bool:
-    """Wait for the slot's first worker; return whether it is ready.
+    """Wait for the slot's first worker; return True if it is ready.
 
-    It is not when it died before, took too long, or could not be forked in several tries.
+    It is not if it died before, took too long, or could not be forked in several tries.
     """
     refused: asyncio.Future[Any] = asyncio.ensure_future(slot.is_refused.wait())
     try:

@@ -1,10 +1,10 @@
-"""Puts another program in the place of this one: the same process, and all that is in it.
+"""Replaces this program by its next version, in the same process and with all that is open.
 
-    try it as a child ▶ wait for a quiet moment ▶ write down the estate ▶ exec
+try it in a child ▶ wait for a quiet moment ▶ write the handover state ▶ exec
 
-The moment is quiet when nothing is half done that could not be written down: a fork, the end
-of a worker, bytes that a channel still has to write. From then to the exec nothing of the
-loop runs. Connections wait in the kernel's accept queue, messages in their sockets.
+A moment is quiet if nothing is half done that cannot be written down: a fork, the end of a
+worker, bytes that a channel still has to send. From then to the exec the loop does not run.
+Connections wait in the kernel's accept queue, messages in their sockets.
 """
 
 import asyncio
@@ -23,26 +23,25 @@ from aiocluster.timeouts import running_timeout
 
 log = logging.getLogger("aiocluster.upgrade")
 
-# Seconds until a moment must have been quiet. A worker's end takes up to one.
+# Seconds in which a moment must be quiet. A worker's end takes up to one.
 _QUIET_TIMEOUT = 3.0
 
-# Seconds that subscribers get to read the messages that came before. What is unread then is
-# handed on.
+# Seconds that subscribers get to read earlier messages. Messages unread then are handed over.
 _READING_TIMEOUT = 1.0
 
-# Seconds that clients get to read that they are turned away: what is closed too soon is reset.
-# In a flood of them somebody always reads.
+# Seconds that refused clients get to read their 503: a connection closed too soon is reset. In a
+# flood of clients some always read.
 _ANSWERING_TIMEOUT = 1.0
 
 # Seconds between two looks.
 _LOOK_INTERVAL = 0.005
 
-# Turns of the loop in which a signal that came before is heard and can begin a stop.
+# Turns of the loop in which an earlier signal is handled and can begin a stop.
 _SIGNAL_TURNS = 20
 
 
 class RoleLocks(NamedTuple):
-    """What all that changes the workers of a role takes turns by."""
+    """The locks of a role. A task that changes the role's workers must hold one."""
 
     reloads: asyncio.Lock
     recycling: asyncio.Lock
@@ -50,27 +49,27 @@ class RoleLocks(NamedTuple):
 
 
 class NextProgram(Protocol):
-    """The program as it is now on the disk."""
+    """The next program: the one that is on the disk now."""
 
     async def try_out(self, boot_timeout: float) -> None:
-        """See whether it starts; BootError when it does not."""
+        """Check that the next program starts; BootError if it does not."""
         ...
 
     def holding_signals(self) -> contextlib.AbstractContextManager[None]:
-        """Let signals wait, for it or, when it does not come, for us."""
+        """Hold signals back, for the next program or, if the exec fails, for this one."""
         ...
 
     def take_over(self, handover_state: HandoverState) -> None:
-        """Put it in our place. Returns never; OSError when that is not possible."""
+        """Execute the next program in this process. Never returns; OSError if that fails."""
         ...
 
 
 class RunningProgram(Protocol):
-    """What is here now: the part of all roles that an upgrade needs."""
+    """The running program: the part of the primary that an upgrade needs."""
 
     @property
     def turns(self) -> Sequence[RoleLocks]:
-        """Those of each role."""
+        """Return the locks of each role."""
         ...
 
     @property
@@ -78,12 +77,12 @@ class RunningProgram(Protocol):
 
     @property
     def are_answering(self) -> bool:
-        """Does a client whom we have turned away still read why?"""
+        """True while a refused client still reads its 503."""
         ...
 
 
 class Upgrader:
-    """Upgrades in turn with reloads; never while a worker is being replaced, or more are wanted."""
+    """An upgrader: it runs in turn with reloads, and never while workers are replaced or added."""
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class Upgrader:
         boot_timeout: float,
         capture_state: Callable[[], HandoverState],
     ) -> None:
-        """`bequeath()` returns the estate; nothing of the loop may run from there to the exec."""
+        """Call `capture_state()` for the handover state; from then to the exec no loop may run."""
         self._successor = successor
         self._predecessor = predecessor
         self._bus = bus
@@ -124,7 +123,7 @@ class Upgrader:
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # perhaps nobody waits for it any more
+            task.exception()  # perhaps its caller waits no more
 
     async def _upgrade(self) -> None:
         reloads, *others = zip(*self._predecessor.turns, strict=True)
@@ -155,7 +154,7 @@ class Upgrader:
                     for turn in turns:
                         await taken.enter_async_context(turn)
             except TimeoutError:
-                text = f"a worker has been in replacement, or to come, for {limit:g} s"
+                text = f"workers were still being replaced or added after {limit:g} s"
                 raise BootError(text) from None
             yield
 
@@ -165,7 +164,7 @@ class Upgrader:
         until, patient_until = now + _QUIET_TIMEOUT, now + _ANSWERING_TIMEOUT
         while await self._until(lambda: self._is_quiet(patient_until), until - self._loop.time()):
             with self._successor.holding_signals():
-                # One that came before is heard now: exec would forget it.
+                # An earlier signal is handled now: exec would lose it.
                 for _ in range(_SIGNAL_TURNS):
                     await asyncio.sleep(0)
                 if self._is_quiet(patient_until):
@@ -185,7 +184,7 @@ class Upgrader:
             raise BootError(f"the new program could not be executed: {error}") from error
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a fact that nothing tells; return whether it came true."""
+        """Wait until `condition()`, which gives no event, is true; return whether it is."""
         until = self._loop.time() + seconds
         while not (true := condition()) and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_INTERVAL)

@@ -475,7 +475,7 @@ async def test_a_stop_gives_a_reload_up(
     for reload in (reloading, queued):
         with pytest.raises(ClusterStopping, match="given up"):
             await soon(reload)
-    assert caplog.text.count("reload: given up, for the cluster is stopping") == 1
+    assert caplog.text.count("reload: given up, because the cluster is stopping") == 1
     with pytest.raises(ClusterStopping, match="cannot reload"):
         await soon(stage.supervisor.reload())
     assert stage.supervisor.workers == {}

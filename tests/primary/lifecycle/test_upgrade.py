@@ -137,7 +137,7 @@ async def test_a_replacement_that_never_ends_is_told(
     monkeypatch.setattr(upgrade, "FORK_PATIENCE", -60.0)
     both = stage.predecessor.turns
     async with both[1].recycling:
-        with pytest.raises(BootError, match="in replacement, or to come, for 0 s"):
+        with pytest.raises(BootError, match="still being replaced or added after 0 s"):
             await soon(stage.upgrader.upgrade())
 
     # It keeps nobody else waiting.
