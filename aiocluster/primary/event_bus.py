@@ -1,8 +1,8 @@
-"""Who hears which event.
+"""Delivers events to callbacks and iterators.
 
-Callbacks hear an event at once; iterators find it in a queue of their own. An iterator that
-is not read may not fill memory: its oldest events are dropped and counted, except messages
-of workers, which are held back at their sender instead (see `congested`).
+A callback gets an event at once; each iterator has a queue of its own. An iterator that is
+not read must not fill memory: its oldest events are dropped and counted, except workers'
+messages, which are held back at their sender instead (see `congested`).
 """
 
 import asyncio
@@ -21,11 +21,11 @@ log = logging.getLogger("aiocluster.events")
 
 E = TypeVar("E", bound=Event)
 
-# Events one iterator may leave unread before its oldest are dropped: hours of an ordinary
-# life, seconds of a crash loop.
+# Events that one iterator may leave unread before the oldest are dropped: hours of normal
+# work, seconds of a crash loop.
 MAX_UNREAD = 10_000
 
-# Above this, workers' messages are no longer paid for, so that they stop sending.
+# Above this, workers get no more credit for messages, so that they stop sending.
 CONGESTED_UNREAD = 1_000
 
 
@@ -36,11 +36,11 @@ class _Entry:
 
 
 class EventBus:
-    """Takes events from the primary's parts and gives them to whoever asked."""
+    """A publisher of the primary's events to callbacks and iterators."""
 
     def __init__(self) -> None:
         self._callbacks: list[_Entry] = []
-        # An iterator that was dropped unread goes, and with it its claim on memory.
+        # Weak references: an iterator that its user has dropped frees its memory.
         self._queues: set[weakref.ref[_Queue]] = set()  # a WeakSet takes 2 us to look through
         self._awaited: set[_Queue] = set()
         self._relieved: list[Callable[[], None]] = []
@@ -50,36 +50,36 @@ class EventBus:
 
     @property
     def congested(self) -> bool:
-        """True while an iterator has too many events unread, or callbacks too many to handle."""
+        """True while an iterator has too many unread events, or too many callbacks still run."""
         if len(self._tasks) > CONGESTED_UNREAD or len(self._held or ()) > CONGESTED_UNREAD:
             return True
         return any(len(queue.unread) > CONGESTED_UNREAD for queue in self._read())
 
     @property
     def unread(self) -> list[WorkerMessage]:
-        """The messages of workers that the slowest iterator has still to read."""
+        """Return the messages of workers that the slowest iterator has still to read."""
         return max((queue.messages for queue in self._read()), key=len, default=[])
 
     @property
     def is_idle(self) -> bool:
-        """True when all that was published is handled."""
+        """True if all that was published is handled."""
         return not self._tasks and not self.unread
 
     def hold(self) -> None:
-        """Keep what is published until `release`: those who ask are still to come."""
+        """Keep events until `release`: their callbacks and iterators are not registered yet."""
         self._held = []
 
     def release(self) -> None:
-        """Publish what was kept, in its order. Idempotent."""
+        """Publish the kept events, in their order. Idempotent."""
         held, self._held = self._held or [], None
         for event in held:
             self.publish(event)
         self._relieve()
 
     def on(self, kind: type[E], callback: Callable[[E], Any]) -> Callable[[], None]:
-        """Call `callback(event)` for each event of `kind`; return what takes it off again.
+        """Call `callback(event)` for each event of `kind`; return a function that ends that.
 
-        A coroutine function runs as a task. What it raises is logged.
+        A coroutine function runs as a task. The bus logs what a callback raises.
         """
         if not (isinstance(kind, type) and issubclass(kind, Event)):
             raise ConfigError(
@@ -99,7 +99,7 @@ class EventBus:
         return off
 
     def publish(self, event: Event) -> None:
-        """Give `event` to all who asked for its kind."""
+        """Give `event` to every iterator, and to the callbacks for its kind."""
         if self._held is not None:
             self._held.append(event)
             return
@@ -119,11 +119,11 @@ class EventBus:
         return self._iterate(queue, reference)
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the bus is congested no more."""
+        """Call `callback` once, when the bus is no longer congested."""
         self._relieved.append(callback)
 
     def close(self) -> None:
-        """End every iterator once it has read what it has, and callbacks that run. Idempotent."""
+        """Cancel running callbacks; end every iterator after its unread events. Idempotent."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -131,7 +131,7 @@ class EventBus:
             queue.close()
 
     def _read(self) -> "list[_Queue]":
-        """Return the queues that somebody may still read."""
+        """Return the queues that an iterator may still read."""
         return [queue for reference in [*self._queues] if (queue := reference()) is not None]
 
     def _drop(self, reference: "weakref.ref[_Queue]") -> None:
@@ -149,8 +149,7 @@ class EventBus:
             self._drop(reference)
 
     async def _next(self, queue: "_Queue") -> Event | EventsMissed | None:
-        # While somebody waits for it, it is in use, whether or not anybody has kept a
-        # reference to the task that does.
+        # A queue that a task waits for is in use, even if nothing else refers to that task.
         self._awaited.add(queue)
         try:
             return await queue.get()
@@ -224,7 +223,7 @@ class _Queue:
         return event
 
     def _drop_oldest(self) -> None:
-        """Messages stay: what bounds them is their senders' windows."""
+        """Drop the oldest event that is no message: senders' windows bound the messages."""
         oldest = next(
             index for index, event in enumerate(self.unread) if not isinstance(event, WorkerMessage)
         )

@@ -1,4 +1,4 @@
-"""What the parts leave to those of the next program in this process, and how these take it."""
+"""Captures the state that the next program in this process needs, and restores it there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from aiocluster.primary.workers.shared import ClusterShared
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """The parts that have something to leave."""
+    """The parts of a primary that have state to hand over."""
 
     cluster_shared: ClusterShared
     roles: Mapping[str, RoleRuntime]
     workers: Mapping[int, WorkerHandle]
 
     def state(self) -> HandoverState:
-        """Return all that the next program needs to go on; only while there is no unrest."""
+        """Return all that the next program needs; call only while there is no `busy_reason`."""
         reporter = self.cluster_shared.reporter
         return HandoverState(
             scoreboard=reporter.scoreboard.fd,
@@ -30,7 +30,7 @@ class Handover:
         )
 
     async def adopt(self, handover_state: HandoverState) -> None:
-        """Go on with what another program left."""
+        """Restore the state of the previous program."""
         reporter = self.cluster_shared.reporter
         reporter.adopt(handover_state.aggregators)
         self.cluster_shared.ids.next_id = handover_state.next_worker_id

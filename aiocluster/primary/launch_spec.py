@@ -1,4 +1,4 @@
-"""What a cluster starts from: the apps to import, or what another program left."""
+"""The basis of a cluster's start: the apps to import, or the state of the previous program."""
 
 import logging
 import socket
@@ -17,29 +17,27 @@ log = logging.getLogger("aiocluster")
 
 @dataclass(slots=True, eq=False)
 class LaunchSpec:
-    """What is there before the first part is. Each role has an entry in `interpreters`."""
+    """The start conditions of a cluster. Each role has an entry in `interpreters`."""
 
-    interpreters: dict[str, InterpreterSpec]  # each starts the next zygote of its role
-    zygotes: dict[str, StartedZygote] = field(default_factory=dict)  # those started already
-    handover_state: HandoverState | None = (
-        None  # what another program left to us, its workers among it
-    )
-    successor: NextProgram | None = None  # the program that may take our place
-    inherited: list[socket.socket] = field(default_factory=list)  # served in the place of `bind`
-    say: Callable[[str], None] = log.info  # for what the user who starts the program should read
+    interpreters: dict[str, InterpreterSpec]  # each starts its role's zygotes
+    zygotes: dict[str, StartedZygote] = field(default_factory=dict)  # those that run already
+    handover_state: HandoverState | None = None  # of the previous program, with its workers
+    successor: NextProgram | None = None  # the program that an upgrade executes
+    inherited: list[socket.socket] = field(default_factory=list)  # served in place of `bind`
+    say: Callable[[str], None] = log.info  # shows a line to the program's user
 
     @property
     def own_group(self) -> bool:
-        """Has each zygote a process group of its own?"""
+        """True if each zygote has a process group of its own."""
         return any(interpreter.own_group for interpreter in self.interpreters.values())
 
     def new_spawner(self, role: str) -> GenerationSpawner:
-        """Return what forks one generation of a role: the first has the first zygote."""
+        """Return the spawner of a role's next generation; the first one has the first zygote."""
         first = self.zygotes.pop(role, None)
         return ZygoteSpawner(self.interpreters[role].start_zygote, first, role)
 
     def scoreboard(self) -> Scoreboard:
-        """Return a new one, or the one that the workers we go on with write to."""
+        """Return a new scoreboard, or the one that the previous program's workers write to."""
         if (handover_state := self.handover_state) is None:
             return Scoreboard()
         return Scoreboard(

@@ -1,4 +1,4 @@
-"""The parts of a cluster: built together, started in order, stopped in reverse."""
+"""Builds the parts of a cluster, starts them in order, and stops them in reverse."""
 
 import asyncio
 import logging
@@ -32,14 +32,14 @@ log = logging.getLogger("aiocluster")
 
 
 class Primary:
-    """Those of one cluster: started once, and stopped once."""
+    """The composition root of one cluster: its parts are started once, and stopped once."""
 
     def __init__(self, plan: Plan, origin: LaunchSpec, bus: EventBus) -> None:
         self._plan = plan
         self._origin = origin
         self._bus = bus
         self._loop = asyncio.get_running_loop()
-        # First: what a class of the user's raises ends the start before anything is opened.
+        # First: an error in a policy class of the user ends the start before anything is opened.
         choosing = {name: policies(spec.settings.policy) for name, spec in plan.roles.items()}
         self.reporter = Reporter(
             origin.scoreboard(), lambda: self.workers.values(), plan.roles, self._dispatch
@@ -51,21 +51,21 @@ class Primary:
             )
             for name, spec in plan.roles.items()
         }
-        # Ids are never used twice, so the order of the maps does not matter.
+        # No id is used twice, so the order of the maps does not matter.
         self.workers: Mapping[int, WorkerHandle] = ChainMap(
             *(role.supervisor.workers for role in self.roles.values())
         )
         self._reaper = Reaper(
             self, own_group=origin.own_group, is_upgrade=origin.handover_state is not None
         )
-        self.upgrader: Upgrader | None = None  # once all is started, if there is a successor
+        self.upgrader: Upgrader | None = None  # set once all is started, if there is a next program
         self._ends = AsyncExitStack()
         self._serving = self._stopping = False
         self._stop_timeouts: dict[str, float] = {}
         self._cut: list[str] = []
 
     def role(self, name: str | None, asked: str) -> RoleRuntime:
-        """Return the role of this name; ConfigError when there is none, or it must be said."""
+        """Return the role `name`, or the only one; ConfigError if there is none, or several."""
         if name is None and len(self.roles) == 1:
             return next(iter(self.roles.values()))
         if name is None or name not in self.roles:
@@ -77,48 +77,48 @@ class Primary:
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where the connections come from: (host, port) each."""
+        """Return the addresses of all listeners, as (host, port)."""
         return tuple(
             address for role in self.roles.values() for address in role.supervisor.addresses
         )
 
     @property
     def graceful_timeout(self) -> float:
-        """Seconds that the role which takes longest may take to stop."""
+        """Return the seconds that a stop may take: the longest of all roles."""
         return max(role.settings.graceful_timeout for role in self.roles.values())
 
     @property
     def zygote_pids(self) -> set[int]:
-        """Those of all zygotes there ever were."""
+        """Return the pids of all zygotes there ever were."""
         return set().union(*(role.generations.zygote_pids for role in self.roles.values()))
 
     def knows(self, pid: int) -> bool:
-        """Is this a zygote, or a worker whose end is still to be told?"""
+        """Return True if `pid` is a zygote, or a worker before its WorkerExited."""
         return any(role.generations.knows(pid) for role in self.roles.values())
 
     @property
     def turns(self) -> list[RoleLocks]:
-        """See upgrade.Predecessor."""
+        """See upgrade.RunningProgram."""
         return [role.supervisor.turns for role in self.roles.values()]
 
     @property
     def busy_reason(self) -> str:
-        """See upgrade.Predecessor."""
+        """See upgrade.RunningProgram."""
         all_of_it = (role.supervisor.busy_reason for role in self.roles.values())
         return next(filter(None, all_of_it), "")
 
     @property
     def are_answering(self) -> bool:
-        """See upgrade.Predecessor."""
+        """See upgrade.RunningProgram."""
         return any(role.ingress.are_answering for role in self.roles.values())
 
     def _dispatch(self) -> dict[str, Dispatch]:
         return {name: role.ingress.dispatch_counts() for name, role in self.roles.items()}
 
     async def wait_empty(self) -> None:
-        """Wait until no worker is left, nor one to come."""
+        """Wait until no role has an open slot."""
         empty = [role.supervisor.empty for role in self.roles.values()]
-        # One may be filled again while another is waited for.
+        # One role may get a slot again while this waits for another.
         while not all(event.is_set() for event in empty):
             for event in empty:
                 await event.wait()
@@ -130,7 +130,7 @@ class Primary:
         return next(filter(None, codes), 0)
 
     def end_idle_grace(self) -> None:
-        """Close idle connections at once in a stop, and in one that is under way. Idempotent."""
+        """Close idle connections at once in a stop, also if it is under way. Idempotent."""
         for role in self.roles.values():
             role.supervisor.pool.end_idle_grace()
 
@@ -141,14 +141,14 @@ class Primary:
             role.supervisor.hurry()
 
     def skip_pre_drain_wait(self) -> bool:
-        """Let a stop that is in its `pre_drain_wait` go on; False when there is none."""
+        """End the `pre_drain_wait` of a stop; return False if no stop is in it."""
         waiting = [role for role in self.roles.values() if role.shutdown.in_pre_drain_wait]
         for role in waiting:
             role.shutdown.skip_pre_drain_wait()
         return bool(waiting)
 
     def kill(self, *, stopping: bool) -> None:
-        """End every worker now; if `stopping` nothing is waited for any more."""
+        """Kill every worker now; if `stopping`, the stop waits for nothing more."""
         for role in self.roles.values():
             if stopping:
                 role.shutdown.hurry()
@@ -157,9 +157,9 @@ class Primary:
     # ---- start
 
     async def start(self) -> None:
-        """Start them; each says, before the next one starts, how it will be stopped.
+        """Start the parts; before each, register how it is stopped.
 
-        BootError or ConfigError when that fails; what was started is then still to be stopped.
+        BootError or ConfigError if a part fails; the caller must then stop what was started.
         """
         ends = self._ends
         ends.callback(self._origin.close)
@@ -186,7 +186,7 @@ class Primary:
         self._be_upgradable()
 
     def _pin(self) -> None:
-        """Let each worker of the roles that want it have a CPU of its own, if there are as many."""
+        """Pin each worker of roles with cpu_affinity to a CPU of its own, if there are enough."""
         cpus = sorted(os.sched_getaffinity(0))
         counts = {name: role.count_of_workers for name, role in self.roles.items()}
         pinned = [name for name, role in self.roles.items() if role.settings.cpu_affinity == "auto"]
@@ -197,12 +197,12 @@ class Primary:
             self.roles[name].supervisor.pin_to(own)
 
     async def _begin(self) -> None:
-        # Bound before anything is imported: a port that is taken is told at once. Clients
-        # are let in last, when there are workers to serve them.
+        # Bound before the import, so that a taken port is an error at once. Clients can connect
+        # last, when workers can serve them.
         inherited = self._take_inherited()
         for role in self.roles.values():
             mine = inherited if role.settings.bind else ()
-            # Where others listen is known when they are imported.
+            # Other roles choose their addresses at their import.
             if mine or not role.may_call_run_app:
                 role.bind(mine)
         self._check_overlap()
@@ -228,7 +228,7 @@ class Primary:
             for sock in inherited:
                 sock.close()
             raise ConfigError(
-                "LISTEN_FDS: sockets were handed down, and nobody says for which role:"
+                "LISTEN_FDS: sockets were handed down, and it is not clear for which role:"
                 f" {', '.join(listening) or 'none'} listens"
             )
         return inherited
@@ -248,7 +248,7 @@ class Primary:
         return Handover(self._cluster_shared, self.roles, self.workers)
 
     async def _of_each(self, step: Callable[[RoleRuntime], Awaitable[object]]) -> None:
-        """Take a step with all roles at the same time; when one fails the others end it first."""
+        """Run a step for all roles at once; raise an error after every role has ended the step."""
         steps = (step(role) for role in self.roles.values())
         for outcome in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -257,10 +257,10 @@ class Primary:
     # ---- stop
 
     def stop(self, timeout: float | None) -> "asyncio.Task[list[str]]":
-        """Stop them, the workers within `timeout`; await the result for those that were cut.
+        """Stop all parts, workers within `timeout`; await the result for the names of those cut.
 
-        None: each role within its own `graceful_timeout`. Takes effect at once, awaited or not,
-        also while they are still being started.
+        None: each role within its own `graceful_timeout`. The stop begins at once, awaited or not,
+        also during the start.
         """
         self._stopping = True
         self._stop_timeouts = {
@@ -278,7 +278,7 @@ class Primary:
             for role in self.roles.values():
                 role.supervisor.announce_stop()
             self._bus.publish(StopBegan())
-            # Who gives a stop no time does not want to wait for anybody.
+            # A stop without time waits for no load balancer either.
             if self.addresses and any(self._stop_timeouts.values()):
                 seconds = self._plan.settings.pre_drain_wait
                 await self._of_each(lambda role: role.shutdown.wait(seconds))

@@ -1,4 +1,4 @@
-"""The parts of one role: its doors, its code, its workers, and who looks after them."""
+"""The parts of one role: its ingress, its generations, its workers and their supervision."""
 
 import asyncio
 import logging
@@ -36,16 +36,16 @@ from aiocluster.primary.workers.shared import ClusterShared
 
 log = logging.getLogger("aiocluster")
 
-# Seconds of a stop in which clients may still show whose they are, whatever `peek_timeout` says:
-# a worker gives one that has just connected as many for its request.
+# Seconds of a stop in which clients may still send what their policy needs, whatever
+# `peek_timeout` is: a worker gives a new client as many for its request.
 _SILENCE_PATIENCE = 1.0
 
-# What a reload cannot change, though the code may give it to run_app: workers have all else.
+# The settings that a reload cannot change, though the code may give them to run_app.
 _ONLY_AT_A_START = ("bind", "backlog", "graceful_timeout", "tcp_keepalive")
 
 
 class RoleRuntime:
-    """Those of one role; `Parts` starts and stops them, step by step with those of the others."""
+    """The parts of one role. `Primary` starts and stops all roles together, step by step."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class RoleRuntime:
         cluster_shared: ClusterShared,
         new_spawner: Callable[[], GenerationSpawner],
     ) -> None:
-        """`policy_for` is of `policies`."""
+        """Build the parts; `policy_for` comes from `policies`."""
         self.name = spec.name
         self._spec = spec
         self.settings = settings = self._settings_with(None, is_job=is_job(spec.app))
@@ -93,17 +93,17 @@ class RoleRuntime:
 
     @property
     def may_call_run_app(self) -> bool:
-        """Is it known only after the import where to listen, since the code itself may say so?"""
+        """True if the code may call run_app, and so choose the addresses at its import."""
         return isinstance(self._spec.app, str | Script) and "bind" not in self._spec.given
 
     def _settings_with(self, call: RunAppCall | None, *, is_job: bool) -> Settings:
         settings = self._spec.settings_with(call)
         if is_job and call is None and "bind" not in self._spec.given:
-            return msgspec.structs.replace(settings, bind=())  # the default, which nobody asked for
+            return msgspec.structs.replace(settings, bind=())  # the default: a job does not need it
         return settings
 
     def _on_imported(self, call: RunAppCall | None, is_job: bool) -> None:
-        """Take what the code gave to run_app: all at the start, later what a reload can change."""
+        """Use what the code gave to run_app: all at the start, later what a reload can change."""
         if self._is_imported:
             self._warn_of_what_a_reload_leaves(self._settings_with(call, is_job=is_job))
             return
@@ -125,7 +125,7 @@ class RoleRuntime:
                 self._warn_that_it_stays(name, before, now)
 
     def bind(self, inherited: Sequence[socket.socket]) -> None:
-        """Bind what it was asked to, or serve these sockets in the place of that."""
+        """Bind the addresses of the settings, or serve the `inherited` sockets instead."""
         keepalive = self.settings.tcp_keepalive
         if inherited:
             log.info("serving the sockets that were handed down (LISTEN_FDS) in the place of bind")
@@ -137,25 +137,25 @@ class RoleRuntime:
         self.supervisor.listen_on(self.ingress)
 
     def _without_socket(self) -> str:
-        """Say which policies are for addresses where nobody listens, if any."""
+        """Return an error if a policy is for an address that the role does not have; or ""."""
         here = [listener.asked for listener in self.ingress.listeners.all]
         wrong = unserved(self.settings.policy, here)
         if not wrong:
             return ""
-        return f"policy: {', '.join(wrong)} is not where we listen ({', '.join(here)})"
+        return f"policy: {', '.join(wrong)} has no listener; the role has {', '.join(here)}"
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """Those that are bound."""
+        """Return the bound sockets."""
         return [listener.sock for listener in self.ingress.listeners.all]
 
     @property
     def count_of_workers(self) -> int:
-        """How many it starts with."""
+        """Return the number of workers at the start."""
         return first_count(self.settings)
 
     async def start(self) -> None:
-        """Import the app and start the workers; BootError when none comes up."""
+        """Import the app and start the workers; BootError if none becomes ready."""
         count = self.count_of_workers
         if (warning := too_many_workers_warning(count, available_cpus())) is not None:
             log.warning("%s", warning)
@@ -165,7 +165,7 @@ class RoleRuntime:
         await self.supervisor.start(count)
 
     def listen(self) -> None:
-        """Let clients in, now that there are workers to serve them; jobs do not."""
+        """Let clients connect, now that workers can serve them. A role of jobs does not listen."""
         if self.supervisor.take_connections is False and self.settings.bind:
             if "bind" in self._spec.given or self._call is not None:
                 bind = ", ".join(map(str, self.settings.bind))
@@ -182,10 +182,10 @@ class RoleRuntime:
         self.ingress.update(self._loop.time())
 
     def _bound(self, all_listeners: Iterable[Listeners]) -> Iterator[socket.socket]:
-        """Iterate over what any role has bound, and does not listen at yet."""
+        """Iterate over the sockets of all roles that are bound, and do not listen yet."""
         for listeners in all_listeners:
             if listeners is self.ingress.listeners and self.supervisor.take_connections is False:
-                continue  # a job has no use for them: they are about to be closed
+                continue  # a role of jobs is about to close its sockets
             for listener in listeners.all:
                 if not listener.is_listening and listener.sock.fileno() >= 0:
                     yield listener.sock
@@ -193,7 +193,7 @@ class RoleRuntime:
     # ---- from one program to the next
 
     def state(self) -> RoleState:
-        """Return all that the next program needs to go on; only while there is no unrest."""
+        """Return all that the next program needs; call only while there is no `busy_reason`."""
         self.generations.drop_unready()
         return RoleState(
             **self.asked_for(),
@@ -208,7 +208,7 @@ class RoleRuntime:
         )
 
     async def adopt(self, state: RoleState) -> None:
-        """Go on with what another program left."""
+        """Restore the state of the previous program."""
         self._use(state.call, is_job=not state.bind)
         self._warn_of_what_stays(state)
         self.ingress.adopt(state.listeners, tcp_keepalive=self.settings.tcp_keepalive)
@@ -222,7 +222,7 @@ class RoleRuntime:
         self.ingress.counted_before = state.dispatch
 
     def asked_for(self) -> dict[str, Any]:
-        """Return what only a start can change."""
+        """Return the settings that only a start can change."""
         return {
             "bind": [*map(str, self.settings.bind)],
             "workers": str(self.settings.workers),
@@ -240,7 +240,7 @@ class RoleRuntime:
     # ---- stop
 
     async def close_doors(self, seconds: float) -> float:
-        """Let nobody in any more; return how many of the stop's `seconds` are left."""
+        """Stop accepting connections; return how many of the stop's `seconds` are left."""
         began = self._loop.time()
         self.supervisor.mark_stopping()
         self.servers.begin_stop()
@@ -251,9 +251,9 @@ class RoleRuntime:
         return max(seconds - (self._loop.time() - began), 0.0)
 
     async def stop(self, seconds: float) -> list[str]:
-        """End the workers within `seconds`; name those that had to be cut.
+        """Drain the workers within `seconds`; return the names of those that had to be cut.
 
-        The primary, too, if it had let in whom nobody had room for.
+        These include "the primary" if it still held connections that no worker could take.
         """
         cut = await self.supervisor.stop(seconds)
         self.ingress.close()
@@ -278,7 +278,7 @@ def _restarts(settings: Settings) -> RestartPolicy:
 
 
 def first_count(settings: Settings) -> int:
-    """Return with how many workers a role starts on this machine."""
+    """Return the number of workers with which a role starts on this machine."""
     count = worker_count(settings.workers, available_cpus())
     if (autoscale := settings.autoscale) is not None:
         count = min(max(count, autoscale.min), autoscale.max)
@@ -286,7 +286,7 @@ def first_count(settings: Settings) -> int:
 
 
 def check_fds(plan: Plan, *, loop_fds: int = LOOP_FDS) -> None:
-    """Raise BootError when the limit of open files is too low for the cluster to serve."""
+    """Raise BootError if the limit of open files is too low for the cluster to serve."""
     needs = [
         RoleNeeds(first_count(spec.settings), len(spec.settings.bind))
         for spec in plan.roles.values()

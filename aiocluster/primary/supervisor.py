@@ -1,4 +1,4 @@
-"""Decides who is started, replaced and stopped."""
+"""Decides which workers of a role are started, replaced and stopped."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ log = logging.getLogger("aiocluster.supervisor")
 
 
 class Supervisor:
-    """That of one role: a Crew to the slots, and who takes Care of the workers."""
+    """The supervisor of one role. It implements Crew for the slots, and Care for the pool."""
 
     def __init__(
         self,
@@ -66,61 +66,61 @@ class Supervisor:
 
     @property
     def workers(self) -> dict[int, WorkerHandle]:
-        """Those that live, by id."""
+        """Return the live workers, by id."""
         return self.pool.all
 
     @property
     def slots(self) -> Collection[Slot]:
-        """The places for workers."""
+        """Return the open slots."""
         return self._slots.all
 
     @property
     def empty(self) -> asyncio.Event:
-        """Set while no slot is left to be filled."""
+        """Return an event that is set while no slot is open."""
         return self._slots.empty
 
     @property
     def all_finished(self) -> bool:
-        """Of the slots that have ended: had the job of each returned?"""
+        """True if the jobs of all closed slots have returned."""
         return self._slots.all_finished
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where the connections come from: (host, port) each."""
+        """Return the addresses of the listeners, as (host, port)."""
         return self.pool.addresses
 
     @property
     def take_connections(self) -> bool | None:
-        """Do the workers take connections? Jobs do not. None: none has come up."""
+        """True if the workers take connections, False if they run jobs; None: none was ready."""
         return self.pool.take_connections
 
     def listen_on(self, ingress: Ingress) -> None:
-        """From here the workers' connections will come."""
+        """Take the workers' connections from `ingress`."""
         self.pool.listen_on(ingress)
 
     def give_time(self, graceful_timeout: float) -> None:
-        """Let a drain take so many seconds, where nothing else is said."""
+        """Set the default time of a drain, in seconds."""
         self.pool.graceful_timeout = graceful_timeout
 
     def begin_accepting(self) -> None:
-        """Clients may connect now: workers that share the listeners accept from them."""
+        """Let workers accept from shared listeners: clients may connect now."""
         self.pool.begin_accepting()
 
     # ---- start and stop
 
     def pin_to(self, cpus: Sequence[int]) -> None:
-        """Let the workers of the first slots run on one of these each."""
+        """Pin the workers of the first slots to one of `cpus` each."""
         self.pool.pin_to(cpus)
 
     async def start(self, count: int) -> None:
-        """Start `count` workers; BootError, with the first one's cause, when none comes up."""
+        """Start `count` workers; BootError, with the first one's cause, if none becomes ready."""
         await first_start([self.open_slot({}) for _ in range(count)], self.pool.exit_log)
         self._end_first_start()
 
     async def fork(self, env: dict[str, str]) -> WorkerHandle:
-        """Add a slot whose worker has `env`; return the worker as soon as it is forked.
+        """Add a slot for a worker with `env`; return the worker once it is forked.
 
-        ConfigError when it would have too much, with what it has from the settings.
+        ConfigError if `env` and the settings' variables together are too large.
         """
         if self._stopping:
             raise ClusterStopping("cannot fork: the cluster is stopping")
@@ -128,7 +128,7 @@ class Supervisor:
         return await asyncio.shield(self.open_slot(env).first)
 
     async def scale(self, wanted: int | str, reason: str) -> int:
-        """See Staffing.scale."""
+        """See Scaler.scale."""
         return await self._sizing.scale(wanted, reason)
 
     async def reload(self) -> None:
@@ -136,30 +136,30 @@ class Supervisor:
         await self._reloader.reload()
 
     def announce_stop(self) -> None:
-        """Let everybody know that a stop will follow: no worker calls itself ready any more."""
+        """Prepare for a stop: all workers report that they are not ready."""
         self._change_no_more()
         self.pool.announce_stop()
 
     def mark_stopping(self) -> None:
-        """What is lost from now on is lost to the stop, which names who lost it. Idempotent."""
+        """See WorkerPool.mark_stopping."""
         self.pool.mark_stopping()
 
     def shed_idle_connections(self, count: int) -> None:
-        """See Workers.make_room."""
+        """See WorkerPool.shed_idle_connections."""
         self.pool.shed_idle_connections(count)
 
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
-        """Drain all workers for at most `timeout` seconds; name those that had to be cut."""
+        """Drain all workers for at most `timeout` seconds; return the names of those cut."""
         self._stop_hiring()
         return await self.pool.drain(timeout)
 
     def hurry(self) -> None:
-        """Let no worker that drains wait any longer."""
+        """Let all workers cut what is open."""
         self._stop_hiring()
         self.pool.hurry()
 
     def kill_all(self) -> None:
-        """End every worker now. A stop that is under way then ends at once."""
+        """Kill every worker now. A stop that is under way then ends at once."""
         if self.pool.stop_is_announced:
             self._stop_hiring()
         self.pool.kill()
@@ -168,16 +168,16 @@ class Supervisor:
 
     @property
     def turns(self) -> RoleLocks:
-        """Whoever holds them is the only one who replaces workers, or wants more or fewer."""
+        """Return the locks of all that replaces workers, or changes their number."""
         return RoleLocks(self._reloader.turn, self._recycler.turn, self._sizing.turn)
 
     @property
     def busy_reason(self) -> str:
-        """What is half done, and must be over before an upgrade; or ""."""
+        """Return what is half done, and must be over before an upgrade; or ""."""
         return self.pool.busy_reason or self._slots.busy_reason
 
     def state(self) -> SupervisionState:
-        """What the next program must know; only while there is no `unrest`."""
+        """Return what the next program must know; call only while there is no `busy_reason`."""
         return SupervisionState(
             workers=[worker.state() for worker in self.workers.values()],
             slots=[slot.state() for slot in self.slots],
@@ -188,18 +188,18 @@ class Supervisor:
         )
 
     async def adopt(self, state: SupervisionState) -> None:
-        """Take over the workers of another program; those that died meanwhile are replaced."""
+        """Take over the previous program's workers; those that died meanwhile are replaced."""
         self._end_first_start()
         self._breaker.adopt(state.failures)
         begin = await self.pool.adopt(state.workers)
         adopted = dict(self.workers)
-        # From here on nothing waits, so that what they said before comes before what they say.
+        # From here on nothing awaits, so that earlier messages are published before later ones.
         for worker_id, frame in state.unread:
             self._bus.publish(WorkerMessage(adopted[worker_id], decode_user(frame)))
-        # All is in its place before what they said meanwhile is heard.
+        # All is restored before the workers' messages are read.
         self._slots.adopt(state.slots, self._generations, adopted)
         begin()
-        # What was asked for and had not had its turn.
+        # Recycling and reloads that still waited for their turn.
         for worker_id, reason in state.due:
             if worker_id in adopted:
                 self.on_due(adopted[worker_id], reason)
@@ -253,7 +253,7 @@ class Supervisor:
         self._recycle_monitor.on_report(worker, report)
 
     def on_due(self, worker: WorkerHandle, reason: str) -> None:
-        """Replace it in its turn, or let it end when nobody would take its place."""
+        """Replace the worker in its turn, or drain it if no other would take its place."""
         if (slot := self._slots.place_of(worker)) is not None:
             self._recycler.recycle(slot, worker, reason)
         elif not worker.is_leaving and self._recycle_monitor.is_still_due(worker, reason):
@@ -270,17 +270,17 @@ class Supervisor:
     # ---- Positions
 
     def open_slot(self, env: dict[str, str]) -> Slot:
-        """Open one more slot, whose workers have `env`; its first is being started."""
+        """Open one more slot for workers with `env`, and start its first worker."""
         return self._slots.open(env, self._generations.current)
 
     def close_slot(self, slot: Slot, reason: str) -> None:
-        """Drain its worker for `reason`; no other takes its place."""
+        """Close a slot: its worker drains for `reason`, and is not replaced."""
         self._slots.give_up(slot)
         if slot.current is not None:
             self.pool.let_go(slot.current, reason)
 
     def why_not_up(self, slot: Slot) -> BootError:
-        """Say why the first worker of a slot is not ready."""
+        """Return why the first worker of a slot is not ready."""
         return self.pool.exit_log.why_not_ready(slot.first.result())
 
     # ---- inside
@@ -300,14 +300,14 @@ class Supervisor:
         self._slots.close()
 
     def _change_no_more(self) -> None:
-        """Nothing is begun that a stop would only have to undo. Idempotent."""
+        """End scaling and reloads, which a stop would only have to undo. Idempotent."""
         self._sizing.close()
         self._reloader.close()
 
     def _unread(self) -> list[tuple[int, bytes]]:
-        """Return the messages that nobody has read yet, of the workers that still live."""
+        """Return the unread messages of the workers that still live."""
         unread = [(event.worker.id, event.message) for event in self._bus.unread]
         kept = [(number, encode_user(one)) for number, one in unread if number in self.workers]
         if len(kept) < len(unread):
-            log.warning("%d unread messages of workers that are gone", len(unread) - len(kept))
+            log.warning("lost %d unread messages of exited workers", len(unread) - len(kept))
         return kept

@@ -1,4 +1,4 @@
-"""Tasks that run as long as the cluster does: none may end unseen."""
+"""Starts tasks that run as long as the cluster does: an error that ends one is logged."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ log = logging.getLogger("aiocluster")
 def start_task(coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
     """Run `coroutine` as a task of the running loop; an error that ends it is logged at once.
 
-    `what` completes the sentence "… was ended by an error". Whoever starts it cancels it.
+    `what` completes the sentence "… was ended by an error". The caller cancels the task.
     """
     task = asyncio.get_running_loop().create_task(coroutine)
     task.add_done_callback(lambda _: _on_end(task, what))

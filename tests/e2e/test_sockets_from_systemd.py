@@ -117,5 +117,5 @@ async def test_a_policy_of_another_socket_is_told(tmp_path: Path) -> None:
             async with program:
                 assert await program.exit_code() == 3
                 output = await program.all_output()
-    assert f"policy: 127.0.0.1:1 is not where we listen (127.0.0.1:{port})" in output
+    assert f"policy: 127.0.0.1:1 has no listener; the role has 127.0.0.1:{port}" in output
     assert "Traceback" not in output

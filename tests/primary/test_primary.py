@@ -706,7 +706,8 @@ async def test_sockets_handed_down_to_no_one_role_are_refused(
     }
     stage = make_stage(PlayedOrigin(inherited=[given]), roles)
 
-    with pytest.raises(ConfigError, match=f"LISTEN_FDS: .* nobody says for which role: {who} li"):
+    why = f"LISTEN_FDS: .* it is not clear for which role: {who} li"
+    with pytest.raises(ConfigError, match=why):
         await soon(stage.parts.start())
 
     assert given.fileno() == -1

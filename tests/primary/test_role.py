@@ -319,7 +319,8 @@ async def test_a_policy_for_what_was_not_handed_down_is_refused(roles: Roles) ->
     sock, address = handed_down()
     role = roles.add("web", bind=":8001", policy={":8001": "sticky"})
 
-    with pytest.raises(ConfigError, match=rf"policy: :8001 is not where we listen \({address}\)"):
+    why = rf"policy: :8001 has no listener; the role has {address}"
+    with pytest.raises(ConfigError, match=why):
         role.bind([sock])
 
 
@@ -372,7 +373,7 @@ async def test_a_policy_for_what_was_not_left_is_told(
 
     await role.adopt(role_without_workers(listeners=[listener]))
 
-    assert f"policy: {new} is not where we listen ({LOOPBACK})" in caplog.text
+    assert f"policy: {new} has no listener; the role has {LOOPBACK}" in caplog.text
 
 
 # ---- servers of the workers' own
