@@ -1,4 +1,4 @@
-"""The worker, as the user's code sees it."""
+"""The user's code's view of its worker."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +22,7 @@ class PrimaryLink(Protocol):
 
 
 class StartsServers(Protocol):
-    """Who starts servers for the user's code."""
+    """A starter of servers for the user's code."""
 
     async def create_server(
         self,
@@ -43,9 +43,12 @@ class StartsServers(Protocol):
 
 
 class WorkerContext:
-    """This worker: who it is, and its line to the primary. See `current_worker`."""
+    """The worker that runs this code: its identity and its line to the primary.
 
-    def __init__(  # noqa: PLR0913 (who it is, and its ways to the runtime)
+    See `current_worker`.
+    """
+
+    def __init__(  # noqa: PLR0913 (its identity, and its ways to the runtime)
         self,
         worker_id: int,
         slot: int,
@@ -71,88 +74,88 @@ class WorkerContext:
     async def send(self, message: Any) -> None:
         """Send `message` to the primary, where it becomes a WorkerMessage event.
 
-        None, bool, int, float, str, bytes, list, tuple, dict and datetime with a time zone,
-        nested as you like; a tuple arrives as a list. Waits while the channel is full.
-        Raises MessageError, naming the part that cannot be sent; ChannelClosed when the
+        A message is None, bool, int, float, str, bytes, list, tuple, dict or datetime with a time
+        zone, nested to any depth; a tuple arrives as a list. The call waits while the channel is
+        full. MessageError names a part that cannot be sent; ChannelClosed is raised when the
         primary is gone.
         """
         await self._link.send(message)
 
     def messages(self) -> AsyncIterator[Any]:
-        """Iterate over what the primary sends; ends when the worker is disconnected.
+        """Iterate over the primary's messages; end when the worker is disconnected.
 
-        What came before the first reader is kept. While too much is unread the primary's
-        `send` waits. Of several readers each message reaches one.
+        Messages that arrive before the first reader are kept. While too much is unread, the
+        primary's `send` waits. If there are several readers, one of them gets each message.
         """
         return self._link.messages()
 
     def subscribe(self, interval: float = 1.0) -> AsyncIterator[Snapshot]:
         """Iterate over snapshots of the whole cluster's metrics, one every `interval` seconds.
 
-        A reader that is too slow gets the newest, and in `missed` how many it did not see.
+        A reader that is too slow gets the newest snapshot; `missed` counts the ones it skipped.
         """
         return self._link.snapshots(interval)
 
     def drain(self) -> None:
-        """Ask to finish: no new connections, running requests end, then the process exits.
+        """Ask for a drain: no new connections, running requests end, then the process exits.
 
-        Returns at once. Idempotent. With `restart="always"` a successor takes the slot.
+        The call returns at once. Idempotent. With `restart="always"` a new worker takes the slot.
         """
         self._link.ask_to_drain("drain")
 
     def ready(self) -> None:
-        """With `ready="explicit"`: this worker may be given connections from now on.
+        """Declare, with `ready="explicit"`, that this worker may get connections from now on.
 
-        From any thread, and as early as in the app's factory: what has not started yet is
-        waited for. Idempotent. With `ready="auto"` it changes nothing.
+        Any thread may call this, even in the app's factory: the cluster still waits for the rest
+        of the start. Idempotent. With `ready="auto"` the call changes nothing.
         """
         self._readiness.declare_ready()
 
     @property
     def is_ready(self) -> bool:
-        """True while this worker is ready and neither it nor the cluster is on its way out.
+        """True while this worker is ready, and neither it nor the cluster is stopping.
 
-        What a health check should answer: a stop begins with this, and the worker serves on
-        for `pre_drain_wait` seconds.
+        A health check should answer this. A stop first makes it False; then the worker keeps
+        serving for `pre_drain_wait` seconds.
         """
         return self._readiness.is_ready
 
     @property
     def is_stopping(self) -> bool:
-        """True once this worker was told to drain: a job should come to its end."""
+        """True once this worker drains: a job should come to its end."""
         return self._readiness.is_stopping
 
     async def stopping(self) -> None:
-        """Return when this worker is told to drain, for whatever reason; at once if it was.
+        """Return when this worker begins to drain, for any reason; at once if it drains already.
 
-        From then on a job has `graceful_timeout` seconds; if it still runs then it is
+        From then on a job has `graceful_timeout` seconds. A job that still runs afterwards is
         cancelled.
         """
         await self._readiness.stopping()
 
     @property
     def is_leader(self) -> bool:
-        """True while this worker leads its role: the one in the lowest slot that is ready.
+        """True while this worker leads its role: the leader is the ready worker in the lowest slot.
 
-        For what must run once, as a cron. At every moment one worker of a role has it, or none
-        for the time, well below a second, in which a leader's death is noticed. Costs next to
-        nothing, and is right from any thread: ask again before each thing that you do.
+        It is for work that must run once, such as a cron job. At every moment a role has one
+        leader, or none while the death of a leader is noticed, which takes well below a second.
+        A check costs next to nothing and is right in any thread: check again before each action.
         """
         return self._leading.is_leader
 
     async def leading(self) -> bool:
-        """Wait until this worker leads its role, and return True; False when it drains instead.
+        """Wait until this worker leads its role, and return True; return False if it drains.
 
-        It may stop leading: see `is_leader`.
+        A leader may stop leading: see `is_leader`.
         """
         return await self._leading.begun()
 
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
-        """Call `callback()` when this worker begins to drain; return what takes it off again.
+        """Call `callback()` when this worker begins to drain; return a function that removes it.
 
-        Sync or async, and once: before WebSockets are closed, so that the app may say goodbye
-        to their clients. What it raises is logged. It has the drain's time and no more; what
-        is registered once the drain has begun is not called.
+        A callback is sync or async. It runs once, before WebSockets are closed, so the app may
+        send their clients a last message. Its exceptions are logged. A callback has the time of
+        the drain and no more; one that is registered during the drain is not called.
         """
         return self._readiness.on_drain(callback)
 
@@ -163,11 +166,11 @@ class WorkerContext:
         port: int | None = None,
         **options: Unpack[ServerOptions],
     ) -> ClusterServer:
-        """As asyncio's `loop.create_server`, with all workers that ask for the same address.
+        """Create a server as `loop.create_server` does, shared by all workers with this address.
 
-        The primary binds, and gives each connection to one of them. Port 0 is the same port in
-        all. Raises OSError, with its errno, when the address cannot be had; ClusterStopping
-        once this worker drains, which closes the server too.
+        The primary binds, and gives each connection to one of the workers. Port 0 is the same port
+        in all workers. OSError, with its errno, is raised if the address cannot be bound, and
+        ClusterStopping once this worker drains. A drain also closes the server.
         """
         return await self._servers.create_server(protocol_factory, host, port, **options)
 
@@ -180,41 +183,41 @@ class WorkerContext:
         limit: int = 2**16,
         **options: Unpack[ServerOptions],
     ) -> ClusterServer:
-        """As asyncio's `start_server`, in the way of `create_server`."""
+        """Start a server as asyncio's `start_server` does; see `create_server`."""
         return await self._servers.start_server(client_connected_cb, host, port, limit, **options)
 
 
 class _Process:
-    """Which kind of process this is; set once, right after the fork."""
+    """The kind of this process; set once, right after the fork."""
 
     kind: Literal["primary", "zygote", "worker"] = "primary"
     worker: WorkerContext | None = None
 
 
-# The worker of the running task, where workers and primary share a process: see single_process.py.
+# The worker of the running task, if workers and primary share a process: see single_process.py.
 _of_task: ContextVar[WorkerContext | None] = ContextVar("aiocluster.worker")
 
 
 def enter(
     kind: Literal["primary", "zygote", "worker"], worker: WorkerContext | None = None
 ) -> None:
-    """This process is a zygote or a worker from now on; or a primary that has a worker in it."""
+    """Make this process a zygote, a worker, or a primary with a worker in it, from now on."""
     _Process.kind = kind
     _Process.worker = worker
 
 
 def share_process(worker: WorkerContext | None) -> None:
-    """The running task, and what it starts, is of this worker from now on; None: of the primary."""
+    """Assign the running task, and what it starts, to this worker; None: to the primary."""
     _of_task.set(worker)
 
 
 def current_worker() -> WorkerContext | None:
-    """Return this process's worker; None anywhere else, as in the primary."""
+    """Return this process's worker; None in other processes, such as the primary."""
     return _of_task.get(_Process.worker)
 
 
 def is_primary() -> bool:
-    """True in the process that called `run` or made the Cluster (and before it did)."""
+    """True in the process that called `run` or made the Cluster (and before that call)."""
     return _Process.kind == "primary" and current_worker() is None
 
 

@@ -1,7 +1,7 @@
-"""Whether this worker leads its role: it reads that in its row of the scoreboard, at any moment.
+"""Leadership of a role: each worker reads it in its own row of the scoreboard, at any moment.
 
-So it stops leading when the primary says so, also while its loop does not turn, and a thread may
-ask as well. A message says that it may have begun to.
+So a worker stops leading when the primary writes that, even while its loop is blocked, and a
+thread may check as well. A message wakes a worker that may have begun to lead.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from aiocluster.ipc.scoreboard import LEADS
 
 
 class Leading:
-    """See WorkerContext.is_leader."""
+    """A worker's leadership of its role; see WorkerContext.is_leader."""
 
     def __init__(self, row: memoryview) -> None:
         self._row = row
@@ -20,15 +20,15 @@ class Leading:
     @property
     def is_leader(self) -> bool:
         """See WorkerContext.is_leader."""
-        # Nobody takes it back in the row when the primary has died, and the next one chooses anew.
+        # If the primary has died, no process clears the row, and the next primary chooses anew.
         return self._row[LEADS] == 1 and not self._stopped
 
     def hear(self) -> None:
-        """The primary says that this worker leads now."""
+        """Note the primary's message: this worker leads now."""
         self._told.set()
 
     def stop(self) -> None:
-        """The worker drains: it will not lead any more. Idempotent."""
+        """Stop leading for good: the worker drains. Idempotent."""
         self._stopped = True
         self._told.set()
 

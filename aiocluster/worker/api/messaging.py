@@ -1,4 +1,4 @@
-"""What the user's code sends to the primary and hears from it: messages and snapshots."""
+"""Messages and snapshots between the user's code and the primary."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ from aiocluster.metrics.snapshot import Snapshot
 
 
 class Messaging:
-    """The user's side of the channel. The channel's window bounds what lies here unread."""
+    """The user's side of the channel. The channel's window bounds the unread messages here."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -60,18 +60,18 @@ class Messaging:
         self._channel.post(DrainRequest(reason))
 
     def put_message(self, payload: Any, size: int) -> None:
-        """A message came; whoever reads it gives its size back to the sender."""
+        """Queue a message that arrived; its reader gives its size back to the sender's window."""
         self._inbox.append((payload, size))
         self._arrived.set()
 
     def put_snapshot(self, message: SnapshotFor) -> None:
-        """A snapshot came; it may be for a subscription that has just ended."""
+        """Pass on a snapshot that arrived; its subscription may have just ended."""
         for subscription in self._subscriptions.values():
             if subscription.number == message.subscription_id:
                 subscription.put(msgspec.convert(message.snapshot, Snapshot))
 
     def close(self) -> None:
-        """End every iterator once what lies unread is read. Idempotent."""
+        """End every iterator once all unread messages are read. Idempotent."""
         self._closed = True
         self._arrived.set()
         for subscription in self._subscriptions.values():
@@ -103,7 +103,7 @@ class Messaging:
 
 
 class _Subscription:
-    """One at the primary, for all here that want snapshots equally often."""
+    """A subscription at the primary, shared by all readers here with the same interval."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -1,4 +1,4 @@
-"""How this worker stands with the cluster, as the user's code may ask and be told."""
+"""A worker's readiness and drain, as the user's code sees them."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ log = logging.getLogger("aiocluster.worker")
 
 
 class Readiness:
-    """Whether the app says that it is ready, whether it is, and who wants to hear of the drain."""
+    """A worker's readiness: declared by the app, and actual; and its callbacks for the drain."""
 
     def __init__(self, *, explicit: bool = False) -> None:
         self._serving = False
@@ -31,15 +31,15 @@ class Readiness:
         return self._serving and not self._leaving
 
     def serve(self) -> None:
-        """It is ready from now on, unless it leaves already."""
+        """Become ready, unless the worker leaves already."""
         self._serving = True
 
     def leave(self) -> None:
-        """It is not ready any more, and will not be again. Idempotent."""
+        """Stop being ready, for good. Idempotent."""
         self._leaving = True
 
     def stop(self) -> None:
-        """It is told to drain. Idempotent."""
+        """Note that the drain begins. Idempotent."""
         self.leave()
         self._stopping.set()
 
@@ -54,17 +54,17 @@ class Readiness:
 
     def declare_ready(self) -> None:
         """See WorkerContext.ready."""
-        # A thread may be late: with the loop, all that could be ready has gone.
+        # A thread may call this after the loop has closed: then nothing is left to become ready.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._declared.set)
 
     @property
     def is_declared(self) -> bool:
-        """Has the app said that it is ready, if it was asked to?"""
+        """True if the app has declared itself ready, or need not do so."""
         return self._declared.is_set()
 
     async def wait_declared(self) -> None:
-        """Wait until the app says that it is ready, unless nobody asked it to."""
+        """Wait until the app has declared itself ready, or return at once if it need not."""
         await self._declared.wait()
 
     def on_drain(self, callback: Callable[[], Any]) -> Callable[[], None]:
@@ -81,10 +81,10 @@ class Readiness:
         return off
 
     async def run_on_drain_callbacks(self) -> None:
-        """Call all that asked for it, and wait for those that take their time. Once."""
+        """Call all registered callbacks, and wait for the async ones. Works once."""
         callbacks, self._on_drain = self._on_drain, {}
         awaited = [_call(callback) for callback in callbacks.values()]
-        # One that cancels itself ends no other.
+        # A callback that cancels itself ends no other.
         await asyncio.gather(*filter(None, awaited), return_exceptions=True)
 
 
@@ -98,7 +98,7 @@ def _call(callback: Callable[[], Any]) -> Awaitable[None] | None:
 
 
 async def _finished(result: Awaitable[Any]) -> None:
-    # Caught here: a loop lets an exit through that its task raises.
+    # Caught here: asyncio raises a task's exit out of the loop.
     try:
         await result
     except (Exception, SystemExit, KeyboardInterrupt):

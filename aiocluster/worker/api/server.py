@@ -1,4 +1,4 @@
-"""A server of a worker's own: asyncio's, but that the primary has its sockets."""
+"""A worker's own server: asyncio's, except that the primary owns its sockets."""
 
 import asyncio
 import operator
@@ -14,7 +14,7 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
 class ServerOptions(TypedDict, total=False):
-    """What asyncio's create_server takes beside the protocol, host and port."""
+    """The options of asyncio's create_server, besides protocol, host and port."""
 
     family: int
     flags: int
@@ -31,7 +31,7 @@ class ServerOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The same with asyncio's defaults; what no cluster can do is refused."""
+    """The options of a server, with asyncio's defaults; those no cluster can honour raise."""
 
     family: int = socket.AF_UNSPEC
     flags: int = socket.AI_PASSIVE
@@ -53,7 +53,7 @@ class Options:
         if self.reuse_address is False:
             raise ValueError("reuse_address=False: the primary always sets SO_REUSEADDR")
         if self.keep_alive is not None:
-            raise ValueError("keep_alive: that is the setting tcp_keepalive, for all connections")
+            raise ValueError("keep_alive: use the setting tcp_keepalive, for all connections")
         object.__setattr__(self, "backlog", _checked_backlog(self.backlog))
         self._check_tls()
 
@@ -66,7 +66,7 @@ class Options:
 
     @property
     def for_connections(self) -> dict[str, Any]:
-        """What loop.connect_accepted_socket takes of it."""
+        """The options that loop.connect_accepted_socket takes."""
         return {"ssl": self.ssl, **self._tls_timeouts} if self.ssl is not None else {}
 
     @property
@@ -78,7 +78,7 @@ class Options:
 
 
 def _checked_backlog(value: Any) -> int:
-    """Return it as the int that it is to be in a message."""
+    """Return `value` as an int for a message; raise if it is no valid backlog."""
     try:
         backlog = operator.index(value)
     except TypeError:
@@ -89,7 +89,7 @@ def _checked_backlog(value: Any) -> int:
 
 
 class BoundSocket:
-    """What can be asked here of a listening socket that the primary has."""
+    """A worker's view of a listening socket that the primary owns."""
 
     type = socket.SOCK_STREAM
     proto = socket.IPPROTO_TCP
@@ -102,19 +102,19 @@ class BoundSocket:
         return f"<BoundSocket {self.getsockname()}>"
 
     def getsockname(self) -> tuple[Any, ...]:
-        """As socket.getsockname: the real address and port."""
+        """Return the real address and port, as socket.getsockname does."""
         where = self._endpoint
         if self.family == socket.AF_INET6:
             return (where.host, where.port, 0, where.scope)
         return (where.host, where.port)
 
     def fileno(self) -> int:
-        """-1: it is no socket of this process."""
+        """Return -1: the socket is in another process."""
         return -1
 
 
 class Transports(Protocol):
-    """Who has the connections of a server, and tells the primary what it wants."""
+    """The owner of the servers' connections, which sends their requests to the primary."""
 
     def serve(self, server: "ClusterServer") -> None: ...
     def unlisten(self, server: "ClusterServer") -> None: ...
@@ -123,9 +123,9 @@ class Transports(Protocol):
 
 
 class ClusterServer(asyncio.AbstractServer):
-    """What `create_server` and `start_server` of a worker return: see asyncio.Server.
+    """A server that a worker's `create_server` or `start_server` returns: see asyncio.Server.
 
-    `close` is for this worker alone: the others serve on.
+    `close` concerns this worker alone: the others keep serving.
     """
 
     def __init__(
@@ -149,20 +149,20 @@ class ClusterServer(asyncio.AbstractServer):
 
     @property
     def sockets(self) -> tuple[BoundSocket, ...]:
-        """Where it listens; () once it is closed."""
+        """The sockets on which the server listens; () once it is closed."""
         return () if self.is_closed else tuple(map(BoundSocket, self.bound))
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where it listens, or did: (host, port) each, with the real port."""
+        """The (host, port) pairs on which the server listens, or did, with the real ports."""
         return tuple((one.endpoint.host, one.endpoint.port) for one in self.bound)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop it runs in."""
+        """Return the loop of the server."""
         return self._loop
 
     def is_serving(self) -> bool:
-        """Does it take connections?"""
+        """Return True if the server takes connections."""
         return self._serving
 
     async def start_serving(self) -> None:
@@ -172,7 +172,7 @@ class ClusterServer(asyncio.AbstractServer):
         self._serve()
 
     async def serve_forever(self) -> None:
-        """Take connections until cancelled, or closed, as a drain does too; raises as asyncio's."""
+        """Take connections until cancelled or closed; raise as asyncio's. A drain closes it."""
         if self._forever is not None:
             raise RuntimeError(f"{self!r} is already being awaited on serve_forever()")
         await self.start_serving()
@@ -185,7 +185,7 @@ class ClusterServer(asyncio.AbstractServer):
             await self.wait_closed()
 
     def close(self) -> None:
-        """Take no more connections; those that are open stay. Idempotent."""
+        """Take no more connections; open ones stay open. Idempotent."""
         if self.is_closed:
             return
         self.is_closed, self._serving = True, False
@@ -194,17 +194,17 @@ class ClusterServer(asyncio.AbstractServer):
             self._forever.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until it is closed, and its last connection too."""
+        """Wait until the server and its last connection are closed."""
         if self.is_closed:
             await self._owner.wait_empty(self)
 
     def close_clients(self) -> None:
-        """Close all its connections, once what was written is sent."""
+        """Close all connections of the server, once all written data is sent."""
         for transport in self._owner.transports(self):
             transport.close()
 
     def abort_clients(self) -> None:
-        """Close all its connections now."""
+        """Close all connections of the server now."""
         for transport in self._owner.transports(self):
             transport.abort()
 

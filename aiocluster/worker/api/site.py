@@ -9,24 +9,24 @@ from aiocluster.worker.api.context import current_worker
 
 
 class TCPSite(web.TCPSite):
-    """aiohttp's TCPSite, whose socket is the primary's and shared by all workers that ask.
+    """A variant of aiohttp's TCPSite: its socket is the primary's, shared by the workers.
 
-    At a drain its idle connections are closed, and the others after their response.
+    A drain closes its idle connections at once, and the others after their response.
     """
 
     __slots__ = ("_off_drain",)
 
     @property
     def port(self) -> int:
-        """The port it listens on once it has started, and before that the one it was given."""
+        """The port on which the started site listens; before the start, the given port."""
         return self._port
 
     async def start(self) -> None:
-        """Listen, and serve what comes."""
+        """Listen and serve."""
         worker = current_worker()
         if worker is None:
             raise ConfigError("aiocluster.TCPSite: only a worker has one; see aiohttp.web.TCPSite")
-        # Not that of aiohttp's TCPSite, which binds.
+        # Not the `start` of aiohttp's TCPSite, which binds.
         await web.BaseSite.start(self)
         web_server = self._runner.server
         assert web_server is not None
@@ -40,21 +40,21 @@ class TCPSite(web.TCPSite):
             reuse_port=self._reuse_port,
         )
         self._server = server
-        # Not aiohttp's `_bound_port`, which it has from 3.14 only.
+        # Not `_bound_port`, which aiohttp has only since 3.14.
         self._port = server.addresses[0][1]
         self._off_drain = worker.on_drain(partial(_end_soon, web_server))
 
     async def stop(self) -> None:
-        """Listen no more, in this worker."""
+        """Stop listening in this worker."""
         if self._server is not None:
             self._off_drain()
         await super().stop()
 
 
 def _end_soon(server: web.Server) -> None:
-    """Close the connections that wait for a request, and let the others end with their response."""
+    """Close the idle connections; close the others after their response."""
     for handler in server.connections:
-        # aiohttp's own close() ends the task of one that waits, and leaves its transport open.
+        # aiohttp's close() ends the task of an idle handler, and leaves its transport open.
         if _is_idle(handler):
             handler.force_close()
         else:
