@@ -10,23 +10,23 @@ from aiocluster.ipc.accept_queue import budget
 from aiocluster.worker.accept.exclusive_epoll import epoll_of
 from aiocluster.worker.accept.shared_listener import Accepted, SharedListener
 
-# Seconds between two looks at what waits: what one connection may lose by a lost wake-up.
+# Seconds between two looks at the backlogs: a lost wake-up delays a connection by that at most.
 _LOOK_INTERVAL = 0.1
 
-# Room for more connections than this is plenty: uvloop accepts, which without a free descriptor
-# would close all who wait. Room is counted each time that _LOOK_INTERVAL is over, and descriptors
-# once a second; so many would have to be opened meanwhile.
+# If there is room for more connections than this, uvloop accepts. Without a free descriptor uvloop
+# would close all waiting clients. Room is counted once per _LOOK_INTERVAL, and descriptors once a
+# second: this many descriptors would have to be opened in between.
 _PLENTY = 1024
 
-# Hears of those that it has accepted; owns them.
+# Gets the accepted connections, and owns them.
 OnConnections = Callable[[list[Accepted]], None]
 
-# Returns what serves a connection that uvloop has accepted from the listener of this index.
+# Returns the protocol of a connection that uvloop has accepted from the listener of this index.
 Serve = Callable[[int], asyncio.Protocol]
 
 
 class FreeCapacity(Protocol):
-    """How many more connections there may be; see worker/accept/capacity.py."""
+    """The number of further connections that may be accepted; see worker/accept/capacity.py."""
 
     is_awaited: bool
     on_room: Callable[[], None]
@@ -39,10 +39,10 @@ class FreeCapacity(Protocol):
 
 
 class Acceptor:
-    """Accepts in this worker's loop while it is told to, and while there is room.
+    """The acceptor of one worker: it accepts in the loop while it is on and there is room.
 
-    `sockets` are the (index, listening socket) pairs that it shares with the other workers, and
-    owns; they must not block. While there is no `room` it waits to hear that there is.
+    `sockets` are the (index, listening socket) pairs that the acceptor shares with the other
+    workers, and owns; they must not block. While there is no `room` it waits for `on_room`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Acceptor:
         room: FreeCapacity,
         serve: Serve,
     ) -> None:
-        self.budget = 0  # connections that may come before the room is to be counted anew
+        self.budget = 0  # connections to accept until the room is counted anew
         self.workers = 1
         self.context = copy_context()  # of the connections
         self.take = on_connections
@@ -71,11 +71,11 @@ class Acceptor:
 
     @property
     def accepts(self) -> bool:
-        """Is it told to accept, and is there room?"""
+        """True if the acceptor is on and there is room."""
         return self._on and self.budget > 0
 
     def resume(self, workers: int = 1) -> None:
-        """Accept from now on, as one of so many. Idempotent."""
+        """Accept from now on, as one of `workers` workers. Idempotent."""
         self.workers = max(workers, 1)
         if not self._on and self._shared_listeners:
             self._on = True
@@ -83,7 +83,7 @@ class Acceptor:
             self.update()
 
     def pause(self) -> None:
-        """Leave connections to others, from now on. Idempotent."""
+        """Leave connections to other workers from now on. Idempotent."""
         self._on = False
         if self._look_timer is not None:
             self._look_timer.cancel()
@@ -92,12 +92,12 @@ class Acceptor:
         self._watch()
 
     def update(self) -> None:
-        """There may be more room than before, or none any more."""
+        """Count the room anew, and start or stop accepting by the result."""
         self.renewed_budget()
         self._watch()
 
     def renewed_budget(self) -> int:
-        """Count the room anew; return how many connections may come before the next time."""
+        """Count the room anew; return how many connections to accept until the next count."""
         room = self._room.count()
         self.has_plenty = room > _PLENTY and not self._room.is_limited
         self.budget = budget(room - _PLENTY if self.has_plenty else room)
@@ -105,13 +105,13 @@ class Acceptor:
         return self.budget
 
     def accept_rest(self) -> None:
-        """Accept all who wait now, if it accepts at all: before the last one closes a socket."""
+        """Accept all waiting clients, if the acceptor is on: before the sockets are closed."""
         if self._on:
             for shared_listener in self._shared_listeners:
                 shared_listener.accept_all()
 
     def close(self) -> None:
-        """Accept nothing more, and give the sockets up. Idempotent."""
+        """Accept nothing more, and close the sockets. Idempotent."""
         self.pause()
         for shared_listener in self._shared_listeners:
             shared_listener.close()

@@ -1,7 +1,7 @@
-"""How many more connections this worker has room for, and who waits to hear that there is more.
+"""The room that this worker has for further connections, and the notice when there is more.
 
-The primary waits by a flag in this worker's row of the scoreboard; what accepts here, with the
-policy `shared`, by one in this process. The end of each connection and request looks at both.
+The primary waits by a flag in this worker's row of the scoreboard. The acceptor, with the policy
+`shared`, waits by a flag in this process. Each end of a connection or request checks both flags.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from aiocluster.ipc.scoreboard import (
 
 
 class AcceptCapacity:
-    """That of one worker, by its settings and its limit of descriptors."""
+    """The free capacity of one worker, by its settings and its limit of file descriptors."""
 
     def __init__(
         self, row: memoryview, settings: Settings, tell_primary: Callable[[], None] = lambda: None
     ) -> None:
-        self.is_awaited = False  # by `on_room`, for a connection or a request to end
+        self.is_awaited = False  # `on_room` is to be called when a connection or request ends
         self.on_room: Callable[[], None] = lambda: None
         self._row = row
         self._tell_primary = tell_primary
@@ -35,21 +35,21 @@ class AcceptCapacity:
         self._max_requests: int | Literal["unlimited"] = settings.max_requests_in_flight
 
     def forget_limits(self) -> None:
-        """Count descriptors only from now on: in a stop whoever has connected is served."""
+        """Count only descriptors from now on: a stop serves every connected client."""
         self._max_connections = self._max_requests = "unlimited"
 
     @property
     def is_limited(self) -> bool:
-        """Has the user set a limit?"""
+        """True if the user has set a limit."""
         return self._max_connections != "unlimited" or self.may_shrink
 
     @property
     def may_shrink(self) -> bool:
-        """Can there be less of it without a new connection?"""
+        """True if the room can shrink without a new connection."""
         return self._max_requests != "unlimited"
 
     def count(self) -> int:
-        """Return for how many more connections there is room."""
+        """Return how many more connections there is room for."""
         row, limit = self._row, fd_limit()
         clients = row[CONNECTIONS_TAKEN] + row[ACCEPTED] - row[CONNECTIONS_CLOSED]
         free = limit - reserved_fds(limit) - row[OTHER_FDS] - clients
@@ -60,7 +60,7 @@ class AcceptCapacity:
         return free
 
     def note_end(self) -> None:
-        """A connection or a request has ended; tell who waits for that."""
+        """Note the end of a connection or request; notify the primary or acceptor that waits."""
         if self._row[ROOM_WANTED]:
             self._tell_primary()
         if self.is_awaited:

@@ -1,13 +1,13 @@
-"""How a worker is woken for a listening socket that it shares with others (`shared`).
+"""The wake-up of a worker for a listening socket that it shares with others (`shared`).
 
-One connection wakes one worker. The kernel sees to that for those who wait by EPOLLEXCLUSIVE,
-but only in the epoll in which they sleep: through one that is watched by another it wakes all
-of them. So the flag must be set in the epoll of uvloop itself, which has no word for it: uvloop
-watches the socket as any other, and what it has registered is then replaced. It never changes
-what it has registered (of an exclusive entry the kernel would not let it), only removes it.
+One connection wakes one worker. The kernel does so for waiters with EPOLLEXCLUSIVE, but only in
+the epoll in which they sleep: if one epoll is watched by another, the kernel wakes all of them.
+So the flag must be set in uvloop's own epoll, and uvloop has no API for it. uvloop registers the
+socket as usual, and that entry is then replaced by an exclusive one. uvloop never changes an
+entry (the kernel would refuse to change an exclusive one), and only removes it.
 
-The kernel wakes who has waited longest, so a worker that puts itself in anew stands last: that
-makes it round robin among those who have nothing to do. Who is busy is not asked.
+The kernel wakes the longest waiter, so a worker that re-registers goes to the end of the queue.
+This is round robin among idle workers; load is not considered.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _EXCLUSIVE = getattr(select, "EPOLLIN", 0) | getattr(select, "EPOLLEXCLUSIVE", 0
 
 
 class _Waking:
-    """`epoll` is the loop's own; in a loop without one all workers are woken."""
+    """A registration in `epoll`, the loop's own; without one, all workers are woken."""
 
     def __init__(self, epoll: "select.epoll | None") -> None:
         self._epoll = epoll
@@ -35,13 +35,13 @@ class _Waking:
         self._is_exclusive = False
 
     def requeue_waiter(self) -> None:
-        """Let the other workers be woken before this one; it is woken if somebody waits now."""
+        """Put this worker last in the kernel's queue; it is still woken if a client waits now."""
         if self._is_exclusive and self._epoll is not None:
             self._unregister()
             self._epoll.register(self._fd, _EXCLUSIVE)
 
     def _take_over(self) -> None:
-        """Be woken alone, as soon as uvloop has registered the socket in its own way."""
+        """Replace uvloop's entry by an exclusive one, as soon as uvloop has registered it."""
         if not self._on or self._epoll is None:
             return
         try:
@@ -49,18 +49,18 @@ class _Waking:
         except FileNotFoundError:
             self._loop.call_soon(self._take_over)
         else:
-            self._is_exclusive = True  # though it may fail: who stands last tries again
+            self._is_exclusive = True  # even if this fails: `requeue_waiter` tries again
             self._epoll.register(self._fd, _EXCLUSIVE)
 
     def _unregister(self) -> None:
         assert self._epoll is not None
-        # Gone already, if the kernel had no room for it (ENOSPC, ENOMEM) the last time.
+        # The entry is missing if the kernel had no room for it (ENOSPC, ENOMEM) the last time.
         with contextlib.suppress(FileNotFoundError):
             self._epoll.unregister(self._fd)
 
 
 class ExclusiveReader(_Waking):
-    """Tells that somebody waits, unless another worker was quicker; accepts nothing."""
+    """A reader that calls `on_wake_up` when a client may wait; it accepts nothing."""
 
     def __init__(
         self, sock: socket.socket, epoll: "select.epoll | None", on_wake_up: Callable[[], object]
@@ -70,26 +70,26 @@ class ExclusiveReader(_Waking):
         self._on_wake_up = on_wake_up
 
     def start(self) -> None:
-        """Tell from now on."""
+        """Call `on_wake_up` from now on."""
         self._on = True
         self._loop.add_reader(self._fd, self._on_wake_up)
         self._loop.call_soon(self._take_over)
 
     def stop(self) -> None:
-        """Tell no more, at once."""
+        """Call `on_wake_up` no more, at once."""
         self._on = self._is_exclusive = False
         self._loop.remove_reader(self._fd)
 
 
 class ExclusiveServer(_Waking):
-    """Lets uvloop accept, one connection a turn of the loop; `factory` is asked for its protocol.
+    """A server in which uvloop accepts one connection a turn; `factory` makes its protocol.
 
-    That is 9 µs a connection cheaper than Python: all of one takes 69 then, with two workers and
-    32 clients, where gunicorn takes 72 (benchmarks/request_cpu.py). But who it accepts is here
-    before anybody is asked. uvloop (0.21 and later: libuv accepts one a wake-up since 1.46) says
-    nothing of errors, and without a free descriptor it closes all who wait in the backlog.
+    This is 9 µs a connection cheaper than accepting in Python: a connection takes 69 µs in all,
+    with two workers and 32 clients, where gunicorn takes 72 (benchmarks/request_cpu.py). But
+    uvloop accepts without a check for room. uvloop (0.21 and later: libuv accepts one a wake-up
+    since 1.46) reports no errors, and without a free descriptor it closes the whole backlog.
 
-    What `factory` raises would end it. Its connections have the context of `start`.
+    An exception of `factory` would end the server. Connections have the context of `start`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ExclusiveServer(_Waking):
         self._server: asyncio.AbstractServer | None = None
 
     def start(self) -> None:
-        """Accept from now on. OSError: there is no descriptor for it."""
+        """Accept from now on; raise OSError if no descriptor is free."""
         if self._server is None:
             self._server = self._open()
             self._loop.call_soon(self._take_over)
@@ -111,7 +111,7 @@ class ExclusiveServer(_Waking):
         self._on = True
 
     def stop(self) -> None:
-        """Accept no more, but for one that uvloop may have been told of in this turn."""
+        """Accept no more, except a connection that has already woken uvloop in this turn."""
         self._on = False
         if self._is_exclusive:
             self._unregister()
@@ -120,7 +120,7 @@ class ExclusiveServer(_Waking):
             self.close()
 
     def close(self) -> None:
-        """Accept no more, at once, and give its descriptor up; it may be started again."""
+        """Accept no more, at once, and close the descriptor; `start` may be called again."""
         self._on = self._is_exclusive = False
         if self._server is not None:
             self._server.close()
@@ -142,19 +142,19 @@ def _server_on(
     sock: socket.socket,
     backlog: int,
 ) -> asyncio.AbstractServer:
-    """Return a server on this listening socket, and let it own that."""
+    """Return a server that owns this listening socket."""
     creating: Any = loop.create_server(factory, sock=sock, backlog=backlog)
     try:
-        # It has nothing to wait for: no name is to be resolved.
+        # The coroutine has nothing to wait for: no name is to be resolved.
         creating.send(None)
     except StopIteration as returned:
         server: asyncio.AbstractServer = returned.value
         return server
-    raise RuntimeError("uvloop's create_server waits for something, where it never did")
+    raise RuntimeError("uvloop's create_server waits for something, which it never did before")
 
 
 def epoll_of(loop: asyncio.AbstractEventLoop) -> "select.epoll | None":
-    """Return uvloop's own epoll; None of a loop that has none."""
+    """Return uvloop's own epoll; None if the loop has none."""
     get_backend = getattr(loop, "_get_backend_id", None)
-    # A duplicate: what Python has as an object it closes.
+    # A duplicate: the epoll object closes its descriptor.
     return None if get_backend is None else select.epoll.fromfd(os.dup(get_backend()))

@@ -1,4 +1,4 @@
-"""The worker's side of its handoff: connections come, and some go back."""
+"""The worker's end of the handoff: connections arrive, and some go back."""
 
 import asyncio
 import contextlib
@@ -21,21 +21,21 @@ from aiocluster.ipc.scoreboard import CONNECTIONS_CLOSED, CONNECTIONS_TAKEN
 
 log = logging.getLogger("aiocluster.worker")
 
-# With more than this on its way to the primary, nothing more goes back for now: a connection that
-# is used would wait behind all others. The kernel counts some 800 bytes for a batch.
+# If more than this is on its way to the primary, no more connections go back for now: one that its
+# client uses would wait behind all others. The kernel counts some 800 bytes for a batch.
 _MAX_UNTAKEN_BYTES = 4096
 
-# Serves this descriptor, that came by the listener of this index, and whose client is this one
-# if a proxy has told; owns it, whatever happens.
+# Serves and always owns a connection: its descriptor, the index of its listener, and its client if
+# a PROXY header named one.
 Adopt = Callable[[int, int, Client | None], None]
 
 
 class HandoffReceiver:
-    """Deaf until `begin`; what is given meanwhile waits in the kernel."""
+    """A receiver that takes connections from `begin` on; until then they wait in the kernel."""
 
     def __init__(self, row: memoryview, on_lost: Callable[[], None]):
-        """`on_lost` hears when there was no room for one."""
-        self.is_cut_off = False  # it can take nothing any more
+        """`on_lost` is called when connections were lost for want of descriptors."""
+        self.is_cut_off = False  # no more connections can arrive
         self._row = row
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -43,28 +43,28 @@ class HandoffReceiver:
         self._adopt_one: Adopt | None = None
 
     def begin(self, handoff: socket.socket, adopt: Adopt) -> None:
-        """Take what comes from now on."""
+        """Take connections from now on."""
         handoff.setblocking(False)
         self._handoff, self._adopt_one = handoff, adopt
         self._loop.add_reader(handoff.fileno(), self._take)
 
     def end(self) -> None:
-        """Take what has been given already, and nothing more. Idempotent."""
+        """Take the connections that were already sent, and no more. Idempotent."""
         if self._handoff is not None and not self.is_cut_off:
             self._loop.remove_reader(self._handoff.fileno())
             self._adopt(take_all(self._handoff, self._note_lost))
 
     def abandon(self) -> None:
-        """Leave the handoff alone: its descriptor may be another file's by now. Idempotent."""
+        """Stop using the handoff: its descriptor may now be another file's. Idempotent."""
         if self._handoff is not None and not self.is_cut_off:
             self._cut_off()
 
     def give_back(
         self, fds: Sequence[int], listeners: Sequence[int], clients: Sequence[Client | None]
     ) -> bool:
-        """Give connections to the primary, for others; False: no room now.
+        """Give connections to the primary, for other workers; return False if there is no room.
 
-        Each goes back as one of the listener it came by. If a client is told, it is the only one.
+        `listeners` are the listeners of the connections. A connection with a `client` goes alone.
         """
         if not self._has_room():
             return False
@@ -73,7 +73,7 @@ class HandoffReceiver:
         return self._give(fds, bytes(listeners), None)
 
     def turn_away(self, fd: int, listener: int, client: Client | None) -> bool:
-        """Give one back that nobody here wants any more; False when there is no room now."""
+        """Give back a connection that has no server here; return False if there is no room."""
         return self._give([fd], bytes([listener]), client)
 
     def _has_room(self) -> bool:
@@ -113,10 +113,10 @@ class HandoffReceiver:
             self._adopt(batch)
 
     def _cut_off(self) -> None:
-        """The primary is gone, or the app has closed or shut down what it does not own."""
+        """Stop reading: the primary is gone, or the app has closed or shut down the handoff."""
         assert self._handoff is not None
         self.is_cut_off = True
-        # Where its descriptor is another file's, that may be a transport's, which is refused.
+        # If the descriptor is now a transport's, the loop refuses with RuntimeError.
         with contextlib.suppress(OSError, RuntimeError):
             self._loop.remove_reader(self._handoff.fileno())
 
@@ -127,7 +127,7 @@ class HandoffReceiver:
             self._adopt_one(fd, listener, client)
 
     def _note_lost(self, count: int) -> None:
-        """The kernel destroyed connections, so they are taken and closed."""
+        """Count connections that the kernel destroyed as taken and closed."""
         log.error("%d connections lost: raise the limit of open files (ulimit -n)", count)
         self._row[CONNECTIONS_TAKEN] += count
         self._row[CONNECTIONS_CLOSED] += count

@@ -1,28 +1,28 @@
-"""How quickly a worker's loop turns, told from when it was woken for connections."""
+"""The speed at which a worker's loop turns, measured by its wake-ups for connections."""
 
-# Woken again within this many seconds (the loop's clock counts milliseconds), it turns quickly.
+# The loop is quick if its wake-ups are less than this apart, in seconds (its clock counts ms).
 QUICK = 0.0015
 
-# To stand last costs 2 µs: who turns quickly does it only once in so many wake-ups.
+# Going to the end of the kernel's queue costs 2 µs: a quick loop does so after this many wake-ups.
 _QUICK_IN_A_ROW = 8
 
 
 class Pace:
-    """What the last wake-ups tell."""
+    """The pace of a loop, as its last wake-ups show it."""
 
     def __init__(self) -> None:
         self.is_time = True
-        """Is it time to let the other workers be woken before this one?"""
+        """True if this worker should go to the end of the kernel's queue of waiters."""
 
         self.was_slow = False
-        """Was the loop slow twice in a row? Once alone tells nothing: perhaps nobody had come."""
+        """True if the loop was slow twice in a row; once may only mean that no client came."""
 
         self._was_slow_before = False
         self._woken = 0.0
         self._quick_in_a_row = 0
 
     def woken(self, now: float) -> None:
-        """It was woken at this moment, in seconds of the loop's clock."""
+        """Note a wake-up at `now`, in seconds of the loop's clock."""
         is_quick, self._woken = now - self._woken < QUICK, now
         self.was_slow = self._was_slow_before and not is_quick
         self._was_slow_before = not is_quick

@@ -1,8 +1,8 @@
-"""One listening socket that workers share: who accepts there in this worker, and how many.
+"""One listening socket that workers share: how this worker accepts from it, and how much.
 
-uvloop, where there is plenty of room; where room must be counted first, Python. A wake-up can be
-lost: with a worker that dies of what comes next, or that does something long in the same turn.
-So each of them also looks by itself now and then.
+If there is plenty of room, uvloop accepts; if room must be counted first, Python code does. A
+wake-up is lost if the woken worker dies of the next event, or does something long in the same
+turn. So each worker also looks at the backlog by itself now and then.
 """
 
 import asyncio
@@ -19,24 +19,23 @@ from aiocluster.worker.accept.pace import Pace
 
 log = logging.getLogger("aiocluster.worker")
 
-# Connections accepted in one wake-up at most; then those that are served get a turn.
+# Connections accepted in one wake-up at most; then open connections get a turn.
 _MAX_BATCH = 64
 
-# A loop that turns quickly takes its share of what waits, but so few that a burst is spread over
-# all who are awake: one at a time costs 5 µs a connection more, for the turns of the loop, 4 at a
-# time 1 µs.
+# A quick loop takes its share of the backlog, but at most this many, so that a burst is spread
+# over all workers that are awake. One at a time costs 5 µs a connection more, for the turns of the
+# loop; 4 at a time cost 1 µs more.
 _QUICK_BATCH = 8
 
-# One that was accepted: its descriptor, the index of its listener, and who it is, as accept(2)
-# tells that.
+# An accepted connection: its descriptor, the index of its listener, the peer as of accept(2).
 Accepted = tuple[int, int, Any]
 
 
 class AcceptControl(Protocol):
-    """Whose gate it is: how many more connections it takes, and what it does with them."""
+    """The owner of a shared listener: it limits how many connections come, and serves them."""
 
-    budget: int  # before the room is to be counted anew
-    has_plenty: bool  # so much room that uvloop may accept
+    budget: int  # connections until the room is counted anew
+    has_plenty: bool  # there is so much room that uvloop may accept
     counts_often: bool
     workers: int
     context: Context  # of the connections
@@ -50,7 +49,7 @@ class AcceptControl(Protocol):
 
 
 class SharedListener:
-    """Owns `sock`. `epoll` is the loop's own, if it has one."""
+    """A shared listening socket in one worker. It owns `sock`; `epoll` is the loop's, if any."""
 
     def __init__(
         self, index: int, sock: socket.socket, keeper: AcceptControl, epoll: "select.epoll | None"
@@ -66,7 +65,7 @@ class SharedListener:
         self._waking: ExclusiveReader | ExclusiveServer | None = None
 
     def watch(self) -> None:
-        """Wait for connections, if it is time to accept them; else do not."""
+        """Wait for connections if they may be accepted; else stop waiting."""
         wanted = self._wanted()
         if wanted is self._waking:
             return
@@ -75,7 +74,7 @@ class SharedListener:
         self._waking = None
         if wanted is not None:
             try:
-                # uvloop serves those that it accepts in the context of this moment.
+                # uvloop serves its connections in the context of this call.
                 self._keeper.context.run(wanted.start)
             except OSError as error:
                 self._trouble.met(error)
@@ -83,20 +82,20 @@ class SharedListener:
                 self._waking = wanted
 
     def look(self) -> None:
-        """Accept what waits here though nobody was woken for it."""
+        """Accept waiting connections that woke no worker: a wake-up may be lost."""
         if self._waking is not None and waiting_in(self._sock):
             self._accept(self._share())
             self._stand_last()
 
     def accept_all(self) -> None:
-        """Accept all who wait now."""
-        # As many as there are now: clients may keep coming.
+        """Accept all connections that wait now."""
+        # Only as many as there are now: clients may keep connecting.
         left = waiting_in(self._sock)
         while left > 0 and not self._trouble.is_waiting and (accepted := self._accept(left)):
             left -= accepted
 
     def close(self) -> None:
-        """Give the socket up."""
+        """Close the socket."""
         if self._waking is not None:
             self._waking.stop()
             self._waking = None
@@ -117,7 +116,7 @@ class SharedListener:
         pace.woken(self._loop.time())
         keeper.budget -= 1
         if pace.is_time or keeper.budget <= 0 or self._trouble.is_told:
-            # Not here: the connection is not uvloop's yet, and what fails here would end it all.
+            # Later: the connection is not uvloop's yet, and an exception would end the server.
             self._loop.call_soon(self._on_served)
         return keeper.serve(self._index)
 
@@ -128,7 +127,7 @@ class SharedListener:
         if self._waking is None:
             return
         if self._pace.was_slow and waiting_in(self._sock):
-            # One a turn would let them wait for many of its long turns.
+            # With one a turn, waiting connections would wait for many of the loop's long turns.
             self._accept(self._share())
         if self._pace.is_time:
             self._stand_last()
@@ -136,7 +135,7 @@ class SharedListener:
     # ---- Python accepts
 
     def _on_wake_up(self) -> None:
-        """Somebody waits, unless another worker was quicker."""
+        """Accept: a connection waits, unless another worker was quicker."""
         pace = self._pace
         pace.woken(self._loop.time())
         if not pace.is_time:
@@ -150,11 +149,11 @@ class SharedListener:
             self._waking.requeue_waiter()
 
     def _share(self) -> int:
-        """Return how many of those who wait are this worker's, if all of them are as busy."""
+        """Return this worker's equal share of the waiting connections, at least 1."""
         return max(-(-waiting_in(self._sock) // self._keeper.workers), 1)
 
     def _accept(self, wanted: int) -> int:
-        """Accept so many, or as many as there are and may be; return how many."""
+        """Accept `wanted` connections at most, as the budget allows; return how many."""
         # See primary/sockets/listener.py: sock.accept() builds a socket object for each connection.
         accept, index = self._sock._accept, self._index  # type: ignore[attr-defined]
         keeper = self._keeper
@@ -163,7 +162,7 @@ class SharedListener:
         batch: list[Accepted] = []
         try:
             for _ in range(min(wanted, _MAX_BATCH)):
-                # One by one: what was accepted before an error is not lost with it.
+                # One by one: an error does not lose the connections accepted before it.
                 fd, peer = accept()
                 batch.append((fd, index, peer))
         except BlockingIOError:
@@ -176,7 +175,7 @@ class SharedListener:
         return len(batch)
 
     def _spend(self, count: int) -> None:
-        """So many were accepted."""
+        """Take `count` accepted connections off the budget."""
         keeper = self._keeper
         keeper.budget = max(keeper.budget - count, 0)
         if count and self._trouble.is_told:
