@@ -1,1 +1,1 @@
-"""What a worker runs. Each kind of app has its service; all look alike to the runtime."""
+"""The services: what a worker runs besides aiohttp. The runtime sees one interface, `Service`."""

@@ -1,8 +1,8 @@
 """Gives an accepted connection, a bare descriptor, to a protocol on uvloop.
 
-What asyncio offers for this costs a socket object and a task a connection, 8 µs together.
-uvloop needs neither: of the socket it asks type, family and number, and the coroutine it
-returns waits only once, so a callback can finish it, or nobody if its result is not wanted.
+asyncio's way costs a socket object and a task for each connection, 8 µs together. uvloop needs
+neither: it reads type, family and descriptor of the socket, and its coroutine waits only once. So
+a callback can finish the coroutine, or it stays unfinished if its result is not wanted.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from typing import Any, cast
 log = logging.getLogger("aiocluster.worker")
 
 
-# Hears the transport, or why there is none.
+# Gets the transport, or the error for which there is none.
 Done = Callable[[asyncio.Transport | None, Exception | None], None]
 
 
 class AcceptedConnection:
-    """As much of a socket as uvloop looks at. The transport owns the descriptor."""
+    """The part of a socket that uvloop uses. The transport owns the descriptor."""
 
     __slots__ = ("connecting", "family", "fileno")
 
@@ -29,18 +29,18 @@ class AcceptedConnection:
 
     family: int
     fileno: Callable[[], int]
-    connecting: Coroutine[Any, Any, Any] | None  # kept until the end, if nobody waits for it
+    connecting: Coroutine[Any, Any, Any] | None  # kept until the end, if it is not awaited
 
     def close(self) -> None:
-        """Called when the transport is closing, which closes the descriptor itself."""
+        """Drop the coroutine: uvloop calls this when the transport closes the descriptor."""
         self.connecting = None
 
 
 class FollowedConnection(AcceptedConnection):
     """An accepted connection that calls `on_close()` once its transport has closed.
 
-    uvloop calls `close` exactly once, whatever ended the connection, after `connection_lost` (with
-    TLS, a turn of the loop before it). So the protocol, which is the user's, need not be touched.
+    uvloop calls `close` exactly once, however the connection ends, after `connection_lost` (with
+    TLS, a turn of the loop before it). So the user's protocol need not be touched.
     """
 
     __slots__ = ("on_close",)
@@ -54,7 +54,7 @@ class FollowedConnection(AcceptedConnection):
 
 
 class RejectProtocol(asyncio.Protocol):
-    """Closes its connection."""
+    """A protocol that aborts its connection at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).abort()
@@ -69,10 +69,10 @@ def adopt(
     on_close: Callable[[], object] | None = None,
     **tls: Any,
 ) -> None:
-    """Serve the connection `fd` and own it, whatever happens.
+    """Serve the connection `fd`, and own it even if this raises.
 
-    `tls` is what loop.connect_accepted_socket takes for that. `done` hears how it ended, unless
-    this raises. `on_close` is called when the transport, if there ever was one, has closed.
+    `tls` are the TLS options of loop.connect_accepted_socket. `done` gets the transport or the
+    error, unless this raises. `on_close` is called when a transport that was made has closed.
     """
     connection: Any
     if on_close is None:
@@ -81,18 +81,18 @@ def adopt(
         connection = FollowedConnection()
         connection.on_close = on_close
     connection.family = family
-    connection.fileno = fd.__index__  # returns it, without a call into Python
+    connection.fileno = fd.__index__  # returns `fd`, without a call into Python
     connecting = loop.connect_accepted_socket(protocol_factory, connection, **tls)
     try:
         waiter = connecting.send(None)
     except BaseException:
-        # uvloop closes it only once it has a transport.
+        # uvloop closes the descriptor only once there is a transport.
         os.close(fd)
         raise
-    # What a task would do with the future it is given to wait for.
+    # A task does this with a future that it waits for.
     waiter._asyncio_future_blocking = False
     if done is None:
-        # It would only return what nobody wants; but ended before its time it closes the transport.
+        # The result is not wanted, but a coroutine that ends too early closes the transport.
         connection.connecting = connecting
     else:
         waiter.add_done_callback(partial(_finish, connecting, done))

@@ -1,4 +1,4 @@
-"""What the runtime asks of a service."""
+"""The interface between the runtime and a service."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,28 +9,28 @@ from typing import Any, Protocol
 from aiocluster.ipc.handoff import Client
 from aiocluster.worker.accept.capacity import AcceptCapacity
 
-# Gives these descriptors, with the listener each came by and its client if a proxy has told that,
-# to the primary, which gets duplicates; False when that is not possible now. One whose client is
-# told is given alone.
+# Gives connections to the primary, which gets duplicates: their descriptors, listeners, and
+# clients if a PROXY header named them. Returns False if that is not possible now. A connection
+# with a named client is given alone.
 GiveBack = Callable[[Sequence[int], Sequence[int], Sequence[Client | None]], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where a service can give connections, and who is told of each that ends."""
+    """The way from a service to the primary: connections given back, and notes of their ends."""
 
     room: AcceptCapacity
     give_back: GiveBack = lambda fds, listeners, clients: False
 
 
 class Service(Protocol):
-    """Serves connections with the user's app, or runs the user's job."""
+    """A service: it serves connections with the user's app, or runs the user's job."""
 
     serves: bool
-    """Does it take connections?"""
+    """True if the service takes connections."""
 
     async def start(self) -> None:
-        """Start the app; what it raises is why the worker cannot boot."""
+        """Start the app or job; an exception is the reason why the worker cannot boot."""
         ...
 
     def adopt(
@@ -42,33 +42,35 @@ class Service(Protocol):
         *,
         listener: int = 0,
     ) -> None:
-        """Serve this connection, and own it, whatever happens.
+        """Serve this connection, and always own it.
 
-        `client` is who it is, where a proxy has told; else who has connected. `peer` is that,
-        as accept(2) tells it, if it is known. By `listener` it has come, and would go back.
+        `client` is the client's address if a PROXY header named it; otherwise the peer is the
+        client. `peer` is the address that accept(2) returned, if known. `listener` is the
+        connection's listener; if the connection is given back, it has the same one.
         """
         ...
 
     def protocol(self, listener: int) -> asyncio.Protocol:
-        """Return what serves a connection that was accepted from this listener; never raise."""
+        """Return the protocol of a connection accepted from this listener; never raise."""
         ...
 
     def give_back(self, count: int) -> None:
-        """Let others have some connections that are idle, or soon will be: `count` at most."""
+        """Give other workers up to `count` connections that are idle, or soon will be."""
         ...
 
     async def drain(self) -> None:
-        """Finish what is open and shut the app down; its hooks run once."""
+        """Finish the open work and shut the app down; its hooks run once."""
         ...
 
     def hurry(
         self, timeout: float, *, moving: bool, stopping: bool = False, idle_grace: float = 0.0
     ) -> None:
-        """End `drain` within `timeout` seconds from now; may be called again, before it too.
+        """End `drain` within `timeout` seconds from now; unfinished work is cut then.
 
-        What is idle moves to another worker if `moving` (each time); if not, it is closed when it
-        has not been used for `idle_grace` seconds from now, or less if that is asked again.
-        What is unfinished then is cut. If `stopping` (once) nobody goes on with the service.
+        This may be called before `drain`, and again. If each call says `moving`, idle connections
+        move to other workers. Otherwise a connection is closed after `idle_grace` idle seconds
+        from now; the shortest one asked for counts. If any call says `stopping`, the service
+        stops in all workers.
         """
         ...
 
@@ -78,20 +80,20 @@ class Service(Protocol):
 
     @property
     def over(self) -> "asyncio.Future[None]":
-        """Done when it has ended by itself: a job that has returned, or raised this."""
+        """A future that is done when the service ends by itself: its job returned or raised."""
         ...
 
     @property
     def code(self) -> int:
-        """The exit code that its end asks for, but for what was cut, once `drain` is over."""
+        """The exit code of the service once `drain` is over, apart from cut work."""
         ...
 
     @property
     def context(self) -> Context:
-        """What connections are served in: the app's context at the end of its start."""
+        """The context of the connections: the app's context at the end of its start."""
         ...
 
     @property
     def cut(self) -> list[str]:
-        """What had to be cut, one name each, once `drain` is over."""
+        """The names of the work that had to be cut, once `drain` is over."""
         ...

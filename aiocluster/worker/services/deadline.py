@@ -1,4 +1,4 @@
-"""When a drain must be over. It may come nearer while somebody waits for it."""
+"""The deadline of a drain. It may come nearer while a task waits for it."""
 
 import asyncio
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class DrainDeadline:
-    """Far away until the first `at_latest_in`."""
+    """A deadline that is infinitely far away until the first `at_latest_in`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -14,16 +14,16 @@ class DrainDeadline:
         self._moved: asyncio.Future[None] = self._loop.create_future()
 
     def at_latest_in(self, seconds: float) -> None:
-        """Come nearer, to `seconds` from now, unless it is that near already."""
+        """Move the deadline to `seconds` from now, unless it is nearer already."""
         self._at = min(self._at, self._loop.time() + seconds)
-        # Whoever waits looks at the time again.
+        # Waiting tasks look at the time again.
         moved, self._moved = self._moved, self._loop.create_future()
         moved.set_result(None)
 
     async def wait_for(self, steps: "Iterable[asyncio.Future[Any]]", grace: float) -> None:
-        """Wait until all are done, or until the deadline, but `grace` seconds at least.
+        """Wait until all `steps` are done, or the deadline has passed; `grace` seconds at least.
 
-        They may have nothing to wait for when it has passed already.
+        So steps that need no time end well even if the deadline has passed already.
         """
         steps = {*steps}
         await asyncio.wait(steps, timeout=grace)
@@ -35,5 +35,5 @@ class DrainDeadline:
 
     @property
     def left(self) -> float:
-        """The seconds until then; less than 0 once it has passed."""
+        """The seconds until the deadline; less than 0 once it has passed."""
         return self._at - self._loop.time()

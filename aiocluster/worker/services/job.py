@@ -1,4 +1,4 @@
-"""Runs a job: a coroutine function of the user's that takes the worker, and no connections."""
+"""The service that runs a job: the user's coroutine function, called with the worker."""
 
 import asyncio
 import logging
@@ -20,18 +20,18 @@ log = logging.getLogger("aiocluster.worker")
 
 Job = Callable[[WorkerContext], Coroutine[Any, Any, object]]
 
-# What a job, and the on_drain hooks, get when there is no time left: they may be about to end.
+# Seconds that a job and the on_drain hooks get if no time is left: they may be about to end.
 _END_GRACE = 0.25
 
-# A job that has worked for so long without a wait has not returned at once, seconds.
+# A job that returns in its first step, within this many seconds, has returned at once.
 _MOMENT = 1.0
 
-# What a cancelled job gets to clean up after itself, seconds: as much as a request's handler.
+# Seconds that a cancelled job gets to clean up: as many as a request's handler.
 _CANCEL_GRACE = 0.25
 
 
 class JobService:
-    """A job in a worker of its own."""
+    """The service of a worker that runs a job."""
 
     serves = False
 
@@ -44,7 +44,7 @@ class JobService:
         *,
         is_repeated: bool = False,
     ) -> None:
-        """`is_repeated`: is it called again when it has returned?"""
+        """`is_repeated`: the job is called again when it has returned."""
         self._job = job
         self._worker = worker
         self._row = row
@@ -59,10 +59,10 @@ class JobService:
         self.code = 0
 
     async def start(self) -> None:
-        """Begin the job, and let it run to its first wait.
+        """Start the job, and let it run to its first wait.
 
-        Raises ConfigError for one that has returned by then, if what it returned shows that it
-        is no job, or if it would only be called again and again.
+        If the job has returned by then, raise ConfigError when its result shows that it is no job,
+        or when it would only be called again and again.
         """
         began = self._loop.time()
         job = self._job(self._worker)
@@ -77,7 +77,7 @@ class JobService:
                 raise returned_at_once(self._job)
 
     def give_back(self, count: int) -> None:
-        """See Service: it has none."""
+        """Do nothing: a job has no connections."""
 
     def adopt(
         self,
@@ -88,12 +88,12 @@ class JobService:
         *,
         listener: int = 0,
     ) -> None:
-        """See Service; nobody should give it one."""
+        """Close the connection: a job should get none."""
         os.close(fd)
         self._note_unserved()
 
     def protocol(self, listener: int) -> asyncio.Protocol:
-        """See Service; nobody should ask for one."""
+        """Return a protocol that rejects the connection: a job should get none."""
         self._note_unserved()
         return RejectProtocol()
 
@@ -108,13 +108,13 @@ class JobService:
         self._deadline.at_latest_in(timeout)
 
     def take_latency(self) -> dict[int, int]:
-        """See Service: it has no requests."""
+        """Return no latencies: a job has no requests."""
         return {}
 
     async def drain(self) -> None:
-        """Wait for the job, which knows of the drain; cancel it when there is no time left."""
+        """Wait for the job, which can see the drain; cancel it when no time is left."""
         assert self._task is not None
-        # The callbacks see what the job has put into its context.
+        # The callbacks see the values in the job's context.
         goodbye = self._loop.create_task(self._goodbye(), context=self.context)
         await self._deadline.wait_for({self._task, goodbye}, _END_GRACE)
         if not goodbye.done():
@@ -124,8 +124,8 @@ class JobService:
             self.cut.append(self._name)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_CANCEL_GRACE)
-        await asyncio.sleep(0)  # how it ended is known then
-        # An exit has come through the loop; the runtime knows of it.
+        await asyncio.sleep(0)  # `_on_end` runs
+        # asyncio raised an exit out of the loop, so the runtime knows it already.
         if self.over.done() and (error := self.over.exception()) and not is_exit(error):
             self.code = 1
             log.error("%s raised", self._name, exc_info=error)
@@ -145,7 +145,7 @@ class JobService:
             self.over.set_result(None)
         else:
             self.over.set_exception(error)
-            self.over.exception()  # it may have no reader
+            self.over.exception()  # marked as read: it may have no reader
 
     @property
     def _name(self) -> str:
@@ -156,5 +156,5 @@ class JobService:
 
 
 def _is_done(task: "asyncio.Task[object]") -> bool:
-    """Has it returned?"""
+    """Return True if the task has returned."""
     return task.done() and not task.cancelled() and task.exception() is None

@@ -1,4 +1,4 @@
-"""What a worker asks the primary to bind, and the answers."""
+"""A worker's requests to the primary to bind addresses, and the answers."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ Host = str | Sequence[str] | None
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the user's code asks for, in asyncio's terms."""
+    """The address that the user's code asks for, in asyncio's terms."""
 
     host: Host
     port: int | None
@@ -37,7 +37,7 @@ _Answer = asyncio.Future[list[Bound]]
 
 
 class Requests:
-    """All of one worker."""
+    """The listen requests of one worker."""
 
     def __init__(self, post: Callable[[Message], None]) -> None:
         self._post = post
@@ -49,27 +49,27 @@ class Requests:
         self._stopped = False
 
     async def listen(self, asked: Asked) -> tuple[list[Bound], Callable[[], None]]:
-        """Have it bound; return what is, and what is to be called when it no longer is.
+        """Have the primary bind; return the listeners, and the function that releases the claim.
 
-        Raises OSError as the kernel has it, socket.gaierror, ClusterStopping.
+        Raise the kernel's OSError, socket.gaierror or ClusterStopping.
         """
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("a server can be started in the worker's own loop only")
         endpoints = await self._endpoints(asked)
-        while self._given_up:  # their addresses are ours until they are undone
+        while self._given_up:  # until these are undone, their addresses belong to this worker
             await asyncio.wait(self._given_up)
         if self._stopped:
             raise _draining()
         nth, release = self._claim(tuple(endpoints))
         answer = self._ask(endpoints, nth, asked.backlog)
         try:
-            await asyncio.wait({answer})  # which leaves it alone when we are cancelled
+            await asyncio.wait({answer})  # if this is cancelled, the answer is not
         except BaseException:
             self._give_up(answer, release)
             raise
         try:
             bound = answer.result()
-            if self._stopped:  # by what was read in one go with the answer
+            if self._stopped:  # by a message that was read along with the answer
                 raise _draining()
         except BaseException as error:
             release()
@@ -77,9 +77,9 @@ class Requests:
         return bound, release
 
     def hear(self, message: Listening | ListenFailed) -> None:
-        """The primary answers."""
+        """Settle the request that the primary answers."""
         answer = self._unanswered.pop(message.request_id, None)
-        if answer is None:  # we drain, and so nothing is ours any more
+        if answer is None:  # a draining worker has no listeners any more
             return
         if isinstance(message, Listening):
             answer.set_result(message.bound)
@@ -87,7 +87,7 @@ class Requests:
             answer.set_exception(OSError(message.errno, message.text))
 
     def stop(self) -> None:
-        """The worker drains: nobody is answered any more. Idempotent."""
+        """Fail all open requests: the worker drains. Idempotent."""
         self._stopped = True
         for answer in self._unanswered.values():
             answer.set_exception(_draining())
@@ -101,7 +101,7 @@ class Requests:
         return answer
 
     def _give_up(self, answer: _Answer, release: Callable[[], None]) -> None:
-        """Nobody waits for it any more: when it has come, undo it."""
+        """Undo a request that was given up, when its answer has come."""
         self._given_up.add(answer)
         answer.add_done_callback(partial(self._undo, release))
 
@@ -113,7 +113,7 @@ class Requests:
                 self._post(Unlisten(one.listener))
 
     async def _endpoints(self, asked: Asked) -> list[Endpoint]:
-        """Look the names up, here: it may take its time, and the primary has none."""
+        """Look the names up here: a look-up may be slow, and must not delay the primary."""
         if asked.host is None and asked.port is None:
             raise ValueError("neither host nor port were given")
         single = asked.host is None or isinstance(asked.host, str)
@@ -133,7 +133,7 @@ class Requests:
         return endpoints
 
     def _claim(self, key: tuple[Endpoint, ...]) -> tuple[int, Callable[[], None]]:
-        """Return which of those that ask for any free port this is, else 0; and its release."""
+        """Return this request's number among those for any free port, else 0; and its release."""
         claimed = self._claimed.setdefault(key, set())
         if all(endpoint.port for endpoint in key):
             return 0, lambda: None
@@ -143,7 +143,7 @@ class Requests:
 
 
 def _check_port(port: Any) -> None:
-    """Raise OverflowError, as asyncio does, where getaddrinfo would make another port of it."""
+    """Raise OverflowError, as asyncio does, if getaddrinfo would change the port."""
     try:
         number = int(port or 0)
     except ValueError:  # the name of a service
@@ -158,14 +158,14 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def _endpoint(info: tuple[Any, ...]) -> Endpoint:
-    """Return what the primary needs of an address that getaddrinfo found."""
+    """Return the part of a getaddrinfo result that the primary needs."""
     family, _, _, _, address = info
     scope = address[3] if family == socket.AF_INET6 else 0
     return Endpoint(int(family), address[0].partition("%")[0], address[1], scope)
 
 
 def _placed(error: BaseException, asked: Asked) -> BaseException:
-    """Return an OSError that says where it was, too: there may be several servers."""
+    """Return an OSError that also names the address: there may be several servers."""
     if not isinstance(error, OSError):
         return error
     return OSError(error.errno, f"{error.strerror} ({_shown(asked.host)}:{asked.port or 0})")

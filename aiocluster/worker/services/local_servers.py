@@ -1,7 +1,7 @@
-"""Servers of the user's code whose sockets are this process's own: asyncio's do the listening.
+"""The user's servers in a worker without a primary: asyncio's own servers listen.
 
-For a worker without a primary, which would have the sockets. Everything else, what the user's
-code sees of a server and how its connections end, is as with one.
+Their sockets are this process's. Everything else is as with a primary: the user's code sees the
+same servers, and their connections end in the same way.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from aiocluster.worker.api.server import ClusterServer, Options, ProtocolFactory
 from aiocluster.worker.services.listen_requests import Host
 from aiocluster.worker.services.servers import OpenConnection, ServerRegistry, _ServerConnections
 
-# Seconds between two checks for lost connections. asyncio tells only the protocol, which is the
-# user's, that a connection is lost.
+# Seconds between two checks for lost connections. asyncio reports a lost connection only to its
+# protocol, which is the user's.
 _CHECK_INTERVAL = 0.05
 
 log = logging.getLogger("aiocluster.worker")
 
 
 class LocalServers(ServerRegistry):
-    """The servers of one worker. `row` counts as its row of the scoreboard would."""
+    """The servers of one worker without a primary. `row` stands in for its scoreboard row."""
 
     def __init__(self, row: memoryview) -> None:
         super().__init__(row, lambda message: None, lambda fd, listener, client: False, _nothing)
@@ -67,7 +67,7 @@ class LocalServers(ServerRegistry):
 
     def serve(self, server: ClusterServer) -> None:
         """See Transports."""
-        # It listens after the first step, and waits only to let the loop have a turn.
+        # The server listens after the first step, and then only waits for a turn of the loop.
         starting = self._listening[server].start_serving()
         with contextlib.suppress(StopIteration):
             starting.send(None)
@@ -92,7 +92,7 @@ class LocalServers(ServerRegistry):
 
 
 class _Opening(asyncio.Protocol):
-    """Gives a new connection to the user's protocol, and remembers it."""
+    """A protocol that reports a new connection, and hands it to the user's protocol."""
 
     def __init__(
         self, protocol_factory: ProtocolFactory, opened: Callable[[asyncio.Transport], None]
@@ -114,7 +114,7 @@ class _Opening(asyncio.Protocol):
 
 
 def _is_lost(transport: asyncio.Transport) -> bool:
-    """Has `connection_lost` been called? After it the transport has no protocol."""
+    """Return True if `connection_lost` was called: then the transport has no protocol."""
     return transport.is_closing() and cast(object, transport.get_protocol()) is None
 
 

@@ -1,7 +1,7 @@
 """Servers that the user's code starts in a worker, and their connections.
 
-The primary binds, and hands over connections with the number of their listener; here each is
-given to the protocol of the server that asked for it.
+The primary binds, and hands over each connection with the number of its listener. The worker
+gives the connection to a protocol of the server that asked for this listener.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ from aiocluster.worker.services.listen_requests import Asked, Host, Requests
 
 log = logging.getLogger("aiocluster.worker")
 
-# What connections and their callbacks get when there is no time left, to end or to clean up.
+# Seconds that connections and their callbacks get to end, or to clean up, if no time is left.
 _END_GRACE = 0.25
 
-# What was cut is named in one line of the log: enough to see what it was.
+# The cut connections named in one log line: enough to see what they were.
 _MAX_NAMED = 20
 
 
 class OpenConnection:
-    """A connection of a server. `over(it)` is called once, when it is lost or was never made."""
+    """A connection of a server. `over` gets it once, when it is lost or could not be made."""
 
     __slots__ = ("_over", "transport")
 
@@ -46,12 +46,12 @@ class OpenConnection:
         self._over: Callable[[OpenConnection], None] | None = over
 
     def made(self, transport: asyncio.Transport | None) -> None:
-        """It has this transport, unless it has ended already."""
+        """Set its transport, unless the connection has ended already."""
         if self._over is not None:
             self.transport = transport
 
     def end(self) -> None:
-        """It is over. Idempotent."""
+        """Note its end. Idempotent."""
         over, self._over = self._over, None
         self.transport = None
         if over is not None:
@@ -59,7 +59,7 @@ class OpenConnection:
 
 
 class ServerRegistry:
-    """All of one worker."""
+    """The servers of one worker."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class ServerRegistry:
         self._deadline = DrainDeadline()
         self._stopped = False
 
-    # ---- they are started
+    # ---- servers start
 
     async def create_server(
         self,
@@ -126,20 +126,20 @@ class ServerRegistry:
             await server.start_serving()
         return server
 
-    # ---- they serve
+    # ---- servers serve
 
     def serve(self, server: ClusterServer) -> None:
         """See Transports."""
         connections, options = self._open[server], server.options.for_connections
         context = copy_context()  # as with asyncio's own servers, connections are served in it
         for one in server.bound:
-            # Known first: a connection may follow at once.
+            # Registered first: a connection may follow the message at once.
             family = one.endpoint.family
             self._serving[one.listener] = _Served(server, connections, family, options, context)
             self._post(Serving(one.listener))
 
     def unlisten(self, server: ClusterServer) -> None:
-        """See Transports. Those of a worker that drains are unlistened by that."""
+        """See Transports. The primary closes a draining worker's listeners without a message."""
         for one in server.bound:
             self._serving.pop(one.listener, None)
             if not self._stopped:
@@ -158,7 +158,7 @@ class ServerRegistry:
             await self._open[server].empty.wait()
 
     def adopt(self, fd: int, listener: int, client: Client | None = None) -> None:
-        """Serve this connection, and own it, whatever happens."""
+        """Serve this connection, and always own it."""
         served = self._serving.get(listener)
         if served is None:
             self._turn_away(fd, listener, client)
@@ -181,7 +181,7 @@ class ServerRegistry:
             connection.end()
 
     def _turn_away(self, fd: int, listener: int, client: Client | None) -> None:
-        """It crossed our Unlisten on its way: others may have that listener still."""
+        """Give back a connection that crossed the Unlisten: others may still have its listener."""
         given = self._give_back(fd, listener, client)
         os.close(fd)
         self._row[CONNECTIONS_CLOSED] += 1
@@ -196,7 +196,7 @@ class ServerRegistry:
         self._forget_if_over(server)
 
     def _forget_if_over(self, server: ClusterServer) -> None:
-        """One that is closed and has no connection any more is nobody's concern."""
+        """Forget a server that is closed and has no more connections."""
         connections = self._open[server]
         if server.is_closed and not connections.open:
             del self._open[server]
@@ -207,25 +207,25 @@ class ServerRegistry:
     # ---- the end
 
     def stop(self) -> None:
-        """Take nothing new, for all servers: the worker drains. Idempotent."""
+        """Close all servers, and start none: the worker drains. Idempotent."""
         self._stopped = True
         self.requests.stop()
         for server in [*self._open]:
             server.close()
 
     def hurry(self, timeout: float) -> None:
-        """End `drain` within `timeout` seconds from now; may be called again, before it too."""
+        """End `drain` within `timeout` seconds from now; may be called before it, and again."""
         self._deadline.at_latest_in(timeout)
 
     async def drain(self) -> None:
-        """Wait for the connections to end; cut what is open when there is no time left."""
+        """Wait for the connections to end; cut the open ones when no time is left."""
         ending = asyncio.ensure_future(self._until_over())
         await self._deadline.wait_for({ending}, _END_GRACE)
         if ending.done():
             return
         ending.cancel()
         connections, handlers = self._all(), [*self._handlers]
-        self.cut += _names(connections) or ["a server's callback whose client has gone"]
+        self.cut += _names(connections) or ["a server's callback for a client that has gone"]
         for connection in connections:
             if connection.transport is not None:
                 connection.transport.abort()
@@ -243,7 +243,7 @@ class ServerRegistry:
 
 
 class _Served(NamedTuple):
-    """What a connection of one listener needs."""
+    """The parts that each connection of one listener needs."""
 
     server: ClusterServer
     connections: "_ServerConnections"
@@ -253,7 +253,7 @@ class _Served(NamedTuple):
 
 
 class _ServerConnections:
-    """Those of one server. `release` is called once it asks for nothing any more."""
+    """The connections of one server. `release` ends its claim to its addresses."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         self.release = release
@@ -275,7 +275,7 @@ def _on_made(
     connection: OpenConnection, transport: asyncio.Transport | None, error: Exception | None
 ) -> None:
     connection.made(transport)
-    if error is not None:  # no TLS, mostly; asyncio's own servers say nothing of it either
+    if error is not None:  # mostly, the client speaks no TLS; asyncio's servers log nothing either
         log.debug("a connection could not be made: %r", error)
         connection.end()
 
@@ -284,7 +284,7 @@ def _remembered(
     client_connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
     handlers: "set[asyncio.Task[Any]]",
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
-    """Return the same callback, whose tasks are in `handlers` while they run."""
+    """Return `client_connected` as a callback that keeps its running tasks in `handlers`."""
 
     async def run(coroutine: Any, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -319,4 +319,4 @@ def _name(connection: OpenConnection) -> str:
 
 
 def _where(address: Any) -> str:
-    return f"{address[0]}:{address[1]}" if address else "somebody who has gone"
+    return f"{address[0]}:{address[1]}" if address else "an unknown address"

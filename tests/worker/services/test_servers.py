@@ -465,7 +465,7 @@ async def test_a_callback_that_outlives_its_client_is_cut(stage: Stage) -> None:
     await client.closed()
     await turns_until(lambda: stage.open == 0)
 
-    assert await stage.drain(0.0) == ["a server's callback whose client has gone"]
+    assert await stage.drain(0.0) == ["a server's callback for a client that has gone"]
 
     go.set()
     await turns()
