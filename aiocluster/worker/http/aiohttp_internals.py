@@ -1,40 +1,40 @@
-"""Everything that is used of aiohttp's private parts, and how each range of its versions has it.
+"""All private parts of aiohttp that are used, and how its ranges of versions differ in them.
 
 The other modules of this folder take private parts from here only. They are written for the
-newest range; `Handler` gives an older one the newest names. A capability is found out by what is
-there, once, when this module is imported:
+newest range; `Handler` gives an older one the newest names. Capabilities are detected by what is
+present, once, when this module is imported:
 
 since      capability           without it
-3.10.2     KEEPS_CLOSE_CODE     a WebSocket that is closed by a task beside its handler, while that
-                                waits in receive(), is closed with the code 1000
+3.10.2     KEEPS_CLOSE_CODE     if another task closes a WebSocket while its handler waits in
+                                receive(), the close code is 1000
 3.11.18    CACHES_PEER          each request asks the transport for the client's address
 3.13.0     COUNTS_COMPRESSED    a body does not say that it was decompressed
 3.13.4     LIMITS_HEADERS       the parser does not count header fields
 3.14.1     MAX_QUEUED           any number of requests is queued: the parser does not stop
-3.14.4     KEEPS_TAIL           what follows a declined upgrade is lost, or is out of order
+3.14.4     KEEPS_TAIL           data behind a declined upgrade is lost, or is out of order
 
-From 3.11.0 to 3.11.11 the empty body has no size; it is given one here.
+From 3.11.0 to 3.11.11 the empty body has no size; this module gives it one.
 
-The names `_request_parser` and `_upgrade` were those of `_parser` and `_upgraded` before 3.14.0,
-and `_msg_queue_paused` was that of `_buffer_paused` before 3.14.4.
+Before 3.14.0 `_parser` was named `_request_parser`, and `_upgraded` was named `_upgrade`. Before
+3.14.4 `_buffer_paused` was named `_msg_queue_paused`.
 
-An aiohttp of which a name has gone, or that has a name in the state of its handler or its parser
-which no range has, is *unknown*: the proof in request_boundary.py says nothing about it. It is
-served all the same, by degraded_server.py, with public API only.
+An aiohttp is *unknown* if one of these names is missing, or if the state of its handler or parser
+has a name that no range has: the proof in request_boundary.py does not cover it. It is served all
+the same, by degraded_server.py, with public API only.
 
-aiohttp 4.0 (its master branch, read at 495e778, August 2026) would be unknown, and served but for
-what limiting.py turns away. What it breaks:
+aiohttp 4.0 (its master branch, read at 495e778, August 2026) would be unknown, and served, except
+for the requests that limiting.py turns away. It breaks the following:
 
 - `Server` takes no `loop`; RequestHandler takes no `debug`. Both, BaseRunner and AppRunner are
   generic classes, and `AppRunner._make_server` passes its own `_make_request`:
   `Application._make_request` and `Application._make_handler` have gone.
 - A request factory takes a sixth argument, `pre_handler_error`; a request that cannot be parsed
   goes to the app's handler, and not to one of `_make_error_handler`.
-- `log_access` and the access loggers behind it are coroutines, and take the time of the
-  request's begin. metered_server.py overrides a function.
-- The queue's flag is `_msg_queue_paused` again, and nothing is called `_buffer_paused`;
-  `_keepalive` begins as False. What follows a declined upgrade is kept in order, as from 3.14.4.
-- A response to a request whose route was not looked up, as limiting.py makes, cannot be prepared.
+- `log_access` and the access loggers behind it are coroutines, and take the time at which the
+  request began. metered_server.py overrides a function.
+- The queue's flag is `_msg_queue_paused` again, and `_buffer_paused` has gone; `_keepalive`
+  begins as False. Data behind a declined upgrade is kept in order, as from 3.14.4.
+- A response without a look-up of the request's route, as in limiting.py, cannot be prepared.
 - Sites take no `shutdown_timeout`, and `create_server` may be that of aiofastnet.
 """
 
@@ -51,14 +51,14 @@ __all__ = ["EMPTY_PAYLOAD", "Handler", "Protocol", "StreamReader"]
 # A queue that never fills.
 NO_LIMIT = sys.maxsize
 
-# The newest name of what was renamed, and its names before that.
+# The newest name of each renamed attribute, and its older name.
 _OLDER_NAMES = {
     "_parser": "_request_parser",
     "_upgraded": "_upgrade",
     "_buffer_paused": "_msg_queue_paused",
 }
 
-# What is used here, and in the other modules of this folder.
+# The attributes that this and the other modules of this folder use.
 _NEEDED = {
     "_buffer_paused",
     "_close",
@@ -84,8 +84,8 @@ _NEEDED = {
     "transport",
 }
 
-# The state of a handler in every range. What is added to it may be something that a connection
-# between two requests has, and that another process would not know.
+# The state of a handler in every range. A new attribute may be state of a connection between two
+# requests, which another process would not know.
 _STATE = {
     *(_NEEDED - {"connection_made", "data_received", "log_access", "set_parser"}),
     *_OLDER_NAMES.values(),
@@ -117,7 +117,7 @@ _STATE = {
     "max_line_size",
 }
 
-# How a handler speaks to its parser, in every range.
+# The parser's methods that a handler uses, in every range.
 _PARSER = {
     "feed_data",
     "feed_eof",
@@ -141,9 +141,9 @@ def _queue_limit(handler: type) -> int:
 
 
 def with_newest_names(handler: type) -> type:
-    """Return a subclass that has the newest names of what `handler` has; itself if it has them.
+    """Return a subclass of `handler` with the newest names, or `handler` itself if it has them.
 
-    A slot under another name costs nothing when it is read.
+    Reading a slot under another name costs nothing.
     """
     members: dict[str, Any] = {
         newest: getattr(handler, older)
@@ -158,7 +158,7 @@ def with_newest_names(handler: type) -> type:
 
 
 def unknown_parts(handler: type) -> list[str]:
-    """Return what is missing in an aiohttp with this handler, and what no known one has."""
+    """Return the parts that an aiohttp with this handler lacks, and those no known one has."""
     return [*_missing(handler), *_added(handler)]
 
 
@@ -206,11 +206,11 @@ def _added(handler: type) -> Iterator[str]:
     yield from (f"a new {handler.__name__}.{name}" for name in sorted(slots - _STATE))
     parser = getattr(sys.modules[handler.__module__], "HttpRequestParser", None)
     public = {name for name in dir(parser) if not name.startswith("_")} if parser else set()
-    # What the Python parser keeps in its class is no state of a connection.
+    # The class attributes of the Python parser are no state of a connection.
     yield from (f"a new parser.{name}" for name in sorted(public - _PARSER - {"lax"} - _METHODS))
 
 
-# Of the Python parser, which is also the base of that for responses.
+# Methods of the Python parser, which is also the base of the response parser.
 _METHODS = {"parse_headers", "parse_message"}
 
 CACHES_PEER = hasattr(web.RequestHandler, "_cache")
@@ -238,9 +238,9 @@ _PARAMETERS = inspect.signature(web.RequestHandler).parameters
 
 
 def handler_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return those that are not aiohttp's own defaults, and that its handler takes.
+    """Return the options that aiohttp's handler takes and that differ from its defaults.
 
-    Each one goes through three calls for every connection: 2 µs for all.
+    Each option passes through three calls for every connection: 2 µs for all.
     """
     return {
         name: value
@@ -250,7 +250,7 @@ def handler_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def refused_options(options: dict[str, Any]) -> list[str]:
-    """Return the names of those that this aiohttp does not take, or does not heed."""
+    """Return the names of the options that this aiohttp does not take, or ignores."""
     refused = [name for name in options if name not in _PARAMETERS]
     if "max_headers" in options and not LIMITS_HEADERS and "max_headers" not in refused:
         refused.append("max_headers")
@@ -258,10 +258,10 @@ def refused_options(options: dict[str, Any]) -> list[str]:
 
 
 def each_context(app: web.Application) -> Iterator[Any]:
-    """Yield the hooks of `on_cleanup`; that of `cleanup_ctx` once for each context, the last first.
+    """Yield the hooks of `on_cleanup`; the one of `cleanup_ctx` once a context, last one first.
 
-    aiohttp's own loop over the contexts ends at the first one that raises an exit. The other hooks
-    are left out if the app's start has failed, as aiohttp does.
+    aiohttp's own loop over the contexts ends at the first one that raises an exit. If the app's
+    start has failed, the other hooks are left out, as in aiohttp.
     """
     exits = getattr(app.cleanup_ctx, "_exits", None)
     for hook in app.on_cleanup:

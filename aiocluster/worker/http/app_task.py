@@ -1,8 +1,8 @@
 """The one task in which an app's factory and all its hooks run, from the first to the last.
 
-Under `web.run_app` they run in one task, too. So a hook at the end may close what one at the
-start has opened: reset a context variable by its token, leave a TaskGroup, a timeout or a cancel
-scope that spans the `yield` of a clean-up context. Between two steps the task waits.
+Under `web.run_app` they run in one task, too. So a hook at the end may undo what a hook at the
+start did: reset a context variable by its token, leave a TaskGroup, a timeout or a cancel scope
+that spans the `yield` of a clean-up context. Between two steps the task waits.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
 
-# How often a step that must end is cancelled: its hooks run one after the other, and each of
-# them has to be cancelled to let the next one have its turn.
+# How often a step that must end is cancelled: its hooks run one after the other, and each must be
+# cancelled before the next one runs.
 _CANCELS = 5
 
-# A scope of anyio that is cancelled cancels its task in each turn of the loop until the task leaves
-# it, which is when the drain is over: the loop would use a core for all that time. So each such
-# turn takes so many seconds, in which the kernel has the core. It is enough for a drain's requests.
+# A cancelled scope of anyio cancels its task in each turn of the loop until the task leaves it, at
+# the end of the drain: the loop would use a core all that time. So each such turn sleeps for this
+# many seconds. The turns that are left are enough for a drain's requests.
 _TURN = 0.001
 
 Step = Callable[[], Awaitable[Any]]
@@ -27,8 +27,8 @@ class AppTask:
     """A task that runs one step after the other.
 
     `on_cancelled()` is called when the app's own code cancels the task, as a TaskGroup does when
-    one of its tasks fails. The task goes on, for the hooks at the end; without `on_cancelled`, or
-    once it is closed, a cancellation ends it.
+    one of its tasks fails. The task goes on, for the hooks at the end. Without `on_cancelled`, or
+    after `close`, a cancellation ends the task.
     """
 
     def __init__(self, on_cancelled: Callable[[], None] | None = None) -> None:
@@ -38,16 +38,16 @@ class AppTask:
         self._next: tuple[Step, asyncio.Future[Any]] | None = None
         self._wake: asyncio.Future[None] = self._loop.create_future()
         self._running: asyncio.Future[Any] | None = None
-        self._cancels = 0  # of the step that runs, by us
+        self._cancels = 0  # of the running step, by `cancel`
         self._task = self._new_task()
 
     def begin(self, step: Step) -> "asyncio.Future[Any]":
-        """Run `step` in the task; return the future of its result, or of what it raises.
+        """Run `step` in the task; return the future of its result or exception.
 
-        The step before it must be over, or given up.
+        The previous step must be over, or given up.
         """
         if self._running is not None:
-            # The step was cancelled and does not end. The rest has the same context, at least.
+            # The step was cancelled and does not end. A new task keeps the context, at least.
             self._running, self._cancels = None, 0
             self._task = self._new_task()
         result: asyncio.Future[Any] = self._loop.create_future()
@@ -56,8 +56,8 @@ class AppTask:
         return result
 
     def cancel(self) -> None:
-        """Cancel the step that runs."""
-        if self._next is not None:  # not even begun
+        """Cancel the running step."""
+        if self._next is not None:  # the step has not begun
             _, result = self._next
             self._next = None
             result.cancel()
@@ -66,7 +66,7 @@ class AppTask:
             self._task.cancel()
 
     async def cut(self, grace: float) -> None:
-        """Cancel the step that runs; return when it is over, or after `grace` seconds."""
+        """Cancel the running step; return when it is over, or after `grace` seconds."""
         running = self._running
         for _ in range(_CANCELS):
             self.cancel()
@@ -76,11 +76,11 @@ class AppTask:
 
     @property
     def is_cut(self) -> bool:
-        """Was the step that runs cancelled by `cancel` or `cut`?"""
+        """True if `cancel` or `cut` has cancelled the running step."""
         return self._cancels > 0
 
     def close(self) -> None:
-        """Let the task end; there is no further step. Idempotent."""
+        """End the task: there is no further step. Idempotent."""
         self._on_cancelled = None
         self._task.cancel()
 
@@ -124,7 +124,7 @@ class AppTask:
             raise
         except BaseException as raised:
             error = raised
-        if task is not self._task:  # it was given up
+        if task is not self._task:  # the step was given up
             return
         self._running, cuts, self._cancels = None, self._cancels, 0
         for _ in range(cuts):
@@ -139,7 +139,7 @@ class AppTask:
         self._on_cancelled()
 
 
-# Blocks the loop, which is what its turns are to be slowed down by.
+# Blocks the loop: its turns are to be slowed down.
 _pause = time.sleep  # noqa: TID251
 
 
@@ -152,4 +152,4 @@ def _settle(result: "asyncio.Future[Any]", value: Any, error: BaseException | No
         result.cancel()
     else:
         result.set_exception(error)
-        result.exception()  # it may have no reader any more
+        result.exception()  # marked as read: it may have no reader any more

@@ -1,4 +1,4 @@
-"""The Application of a worker: what the target is, or makes when it is called or awaited."""
+"""The Application of a worker: the target itself, or its result when called or awaited."""
 
 import inspect
 
@@ -9,7 +9,7 @@ from aiocluster.errors import ConfigError
 
 
 async def application_from(given: object) -> web.Application:
-    """Return the Application: `given` itself, or what it returns when called or awaited."""
+    """Return the Application: `given` itself, or its result when called or awaited."""
     made = given
     if not isinstance(made, web.Application) and callable(made):
         made = made()

@@ -1,4 +1,4 @@
-"""A transport whose peer's address is that of the client which a proxy has named."""
+"""A transport that shows the client named by a proxy as its peer."""
 
 import asyncio
 from typing import Any, cast
@@ -7,12 +7,12 @@ from aiocluster.ipc.handoff import Client
 
 
 def with_client(transport: asyncio.BaseTransport, client: Client) -> asyncio.Transport:
-    """Return the transport of a proxy's connection, with its client as the peer."""
+    """Return the transport of a proxy's connection, with `client` as its peer."""
     return cast(asyncio.Transport, _ClientTransport(transport, client))
 
 
 class _ClientTransport:
-    """A transport that passes on all but the question for the peer's address."""
+    """A transport that passes on everything except the look-up of the peer's address."""
 
     def __init__(self, transport: asyncio.BaseTransport, client: Client) -> None:
         self._transport = transport

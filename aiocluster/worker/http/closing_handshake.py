@@ -1,13 +1,13 @@
-"""How the connection of a WebSocket ends in a drain: after both close frames, or a second later.
+"""The end of a WebSocket's connection in a drain: after both close frames, or a second later.
 
-aiohttp's `WebSocketResponse.close()` sends a close frame and waits for the client's. But when
-another task waits in `receive()` it only ends that, and closes the connection at once; and so
-does the end of a handler. A client that has not answered by then cannot, and reports 1006, an
-abnormal closure. So in a drain the connection is not closed before the client's close frame
-has come; what comes before that frame is read and dropped.
+aiohttp's `WebSocketResponse.close()` sends a close frame and waits for the client's. But if
+another task waits in `receive()`, `close()` only ends that wait, and closes the connection at
+once; so does the end of a handler. A client that has not answered by then no longer can, and
+reports 1006, an abnormal closure. So in a drain the connection stays open until the client's
+close frame arrives; the data before that frame is read and dropped.
 
-The second begins when the kernel has sent all that was written before the close frame. A client
-that was slow to take it has as long again: as much may lie unread at its side.
+The second begins when the kernel has sent all data written before the close frame. If a client
+was slow to take it, the client has as long again: as much may lie unread at its side.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiocluster.worker.http.lingering_close import LingeringTransport, unsent_bytes
 from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 
-# Seconds that a client has to answer a close frame: a round trip, and a busy client's turn.
+# Seconds that a client has to answer a close frame: a round trip, and a turn of a busy client.
 _ANSWER_TIME = 1.0
 
 
@@ -32,10 +32,10 @@ class Patience:
         self._was_slow = False
 
     def seconds_more(self, unsent: int, now: float) -> float:
-        """Return for how long to wait on, when it has not answered yet; 0: no longer.
+        """Return for how many more seconds to wait for the answer; 0: no longer.
 
-        To be asked when the time that was returned before is over, first after `_ANSWER_TIME`.
-        `unsent` are the bytes that wait for room at the client's side.
+        Call this after `_ANSWER_TIME`, and then each time that the returned seconds are over.
+        `unsent` is the number of bytes that wait for room at the client's side.
         """
         if unsent:
             self._was_slow = True
@@ -47,7 +47,7 @@ class Patience:
 
 
 async def wait_for_answer(answered: asyncio.Future[Any], unsent: Callable[[], int]) -> None:
-    """Wait until this future is done, or its client has had its time."""
+    """Wait until `answered` is done, or the client's time is over."""
     loop = asyncio.get_running_loop()
     patience, seconds = Patience(loop.time()), _ANSWER_TIME
     while seconds:
@@ -58,7 +58,7 @@ async def wait_for_answer(answered: asyncio.Future[Any], unsent: Callable[[], in
 
 
 class ClosingHandshake:
-    """The end of one WebSocket's connection; `close` takes the place of its transport's."""
+    """The end of one WebSocket's connection; its `close` replaces the transport's."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class ClosingHandshake:
             self._start_task(self._await_answer(self._ended))
 
     async def _await_answer(self, ended: asyncio.Future[None]) -> None:
-        # Otherwise aiohttp's `close` reads it, and then closes the transport once more.
+        # If this does not read the answer, aiohttp's `close` does, and closes the transport again.
         reading = self._read_answer() if self._websocket._closing else None
         try:
             await wait_for_answer(ended, self._unsent)
@@ -108,23 +108,23 @@ class ClosingHandshake:
 
 
 def is_answer_due(websocket: web.WebSocketResponse) -> bool:
-    """Return True if its close frame is sent, and aiohttp has not seen the client's."""
+    """Return True if our close frame is sent, and aiohttp has not seen the client's."""
     if not websocket.closed:
         return False
     if websocket._closing:
-        # Its `receive` has ended: on a close frame, or, if another task called `close`, on that.
+        # Its `receive` has ended, by a close frame or by another task's call of `close`.
         return websocket._close_wait is not None
     return websocket.close_code is None
 
 
 async def _read_to_close(websocket: web.WebSocketResponse) -> bool:
-    """Read and drop what comes before the client's close frame; return whether that came."""
+    """Read and drop all up to the client's close frame; return True if the frame came."""
     reader = websocket._reader
     assert reader is not None
     try:
-        # If `receive` got the client's, what `close` sent to end it is still to be read.
+        # If `receive` got the client's frame, the CLOSING that `close` fed to it is still unread.
         while (await reader.read()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSING):
             pass
-    except Exception:  # the connection is lost, or what came is no frame: no answer will come
+    except Exception:  # the connection is lost, or the data is no frame: no answer will come
         return False
     return True

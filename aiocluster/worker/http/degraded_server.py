@@ -1,11 +1,11 @@
-"""An app on an aiohttp whose private parts are not known: with public API only.
+"""The server of an app on an unknown aiohttp: it uses public API only.
 
 It stands in for a MeteredServer. aiohttp's own class handles each connection, behind a protocol
-of ours that passes all on and notes the end. A request begins when aiohttp calls its handler, and
-is done when aiohttp writes its access log. So connections and requests are counted and drained as
-ever, and WebSockets get their close code. What is lost: nothing shows whether aiohttp's parser
-holds a part of a request. So no connection moves; in a drain each closes after its next response,
-and one that stays idle is closed at the drain's end.
+of ours that passes everything on and notes the end. A request begins when aiohttp calls its
+handler, and is done when aiohttp writes its access log. So connections and requests are counted
+and drained as usual, and WebSockets get their close code. One thing is lost: nothing shows whether
+aiohttp's parser holds a part of a request. So no connection migrates. In a drain each connection
+closes after its next response, and the idle ones are closed at the end of the drain.
 """
 
 import asyncio
@@ -54,16 +54,16 @@ class DegradedServer:
         self._room = room
         self._loop = asyncio.get_running_loop()
         self._server: web.Server
-        # Open, or with a handler that runs on; by aiohttp's own handler of it.
+        # The connections that are open or have a running request handler, by aiohttp's handler.
         self._connections: dict[object, _Connection] = {}
         self._responses_are_last = False
-        self._emptied: asyncio.Event | None = None  # while something waits for that
+        self._emptied: asyncio.Event | None = None  # while a task waits for it
 
     async def start(
         self, app: web.Application, settings: Settings, options: dict[str, Any]
     ) -> None:
         """Start the app, with these options of aiohttp's runner."""
-        if not app.frozen:  # else some responses do not say that their connection will be closed
+        if not app.frozen:  # if it is, some responses do not say that their connection will close
             app.on_response_prepare.append(self._on_response_prepare)
         runner = web.AppRunner(
             app,
@@ -96,7 +96,7 @@ class DegradedServer:
             self._forget(connection)
 
     def _forget(self, connection: "_Connection") -> None:
-        """Drop a connection; a request that was given up with it has no status or latency."""
+        """Drop a connection; a request that was given up with it has no status and no latency."""
         if connection.begun_ns:
             connection.begun_ns = 0
             self._count_done()
@@ -122,7 +122,7 @@ class DegradedServer:
     def _counted(self, handle: Handler) -> Handler:
         async def counted(request: web.BaseRequest) -> web.StreamResponse:
             connection = self._connections.get(request.protocol)
-            if connection is None:  # it has ended since
+            if connection is None:  # the connection has ended
                 return await handle(request)
             self._begin(connection, request)
             try:
@@ -144,11 +144,11 @@ class DegradedServer:
         connection.begin(request)
 
     def _on_logged(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """The response is written."""
+        """Count the request as done: its response is written."""
         connection = self._connections.get(request.protocol)
-        if connection is None:  # it was given up
+        if connection is None:  # the request was given up
             return
-        if not connection.begun_ns:  # aiohttp has refused it
+        if not connection.begun_ns:  # aiohttp refused the request before its handler
             self._row[REQUESTS_BEGUN] += 1
             connection.begin(request)
         begun_ns = connection.end()
@@ -166,11 +166,11 @@ class DegradedServer:
         self, request: web.Request, response: web.StreamResponse
     ) -> None:
         if isinstance(response, web.WebSocketResponse):
-            # It opens in this turn of the loop, after this.
+            # The WebSocket opens later in this turn of the loop.
             self._loop.call_soon(self._note_opened, response, request.protocol)
         elif self._responses_are_last:
             response.force_close()
-            response.headers["Connection"] = "close"  # what says so was made before this
+            response.headers["Connection"] = "close"  # aiohttp made its own header before this
 
     def _note_opened(self, websocket: web.WebSocketResponse, handler: object) -> None:
         if (connection := self._connections.get(handler)) is not None:
@@ -179,14 +179,14 @@ class DegradedServer:
     # ---- a drain
 
     def begin_last_responses(self, of: object = None) -> None:
-        """Let each response from now on say that its connection will be closed."""
+        """Make each response from now on say that its connection will be closed."""
         self._responses_are_last = True
 
     def on_done(self, callback: Callable[[MeteredHandler], None]) -> None:
-        """Never call `callback`: it is for connections that may move."""
+        """Never call `callback`: it is for connections that may migrate."""
 
     def is_idle(self, connection: "_Connection") -> bool:
-        """Does this connection wait for a request?"""
+        """Return True if this connection waits for a request."""
         return not connection.begun_ns
 
     def sign_of(self, connection: "_Connection") -> Sign:
@@ -194,11 +194,11 @@ class DegradedServer:
         return connection.sign()
 
     def unfinished(self) -> list[str]:
-        """Name what is going on: the requests being handled, and other open connections."""
+        """Name the unfinished work: the requests being handled, and other open connections."""
         return names_of(self.connections, lambda connection: connection.name)
 
     async def shutdown(self, grace: float) -> None:
-        """Give handlers so many seconds, cancel those that still run, close all connections."""
+        """Wait `grace` seconds for handlers, cancel the others, close all connections."""
         await self._server.shutdown(grace)
 
 
@@ -206,14 +206,14 @@ class _WebSockets(WebSockets):
     """The WebSockets of one server; only the transports of their connections are known."""
 
     def complete_handshakes(self) -> None:
-        """Do nothing: where a handler waits in receive(), aiohttp closes without an answer."""
+        """Do nothing: if a handler waits in receive(), aiohttp closes without an answer."""
 
 
 class _Connection(asyncio.Protocol):
-    """A connection: aiohttp's handler, and in front of it what notes its data and its end.
+    """A connection: a protocol in front of aiohttp's handler, which notes data and the end.
 
-    `begun_ns` is when its current request began, 0 when it has none; `has_returned` is True when
-    that request's handler has.
+    `begun_ns` is when the current request began, or 0 if there is none; `has_returned` is True if
+    the handler of that request has returned.
     """
 
     def __init__(
@@ -227,25 +227,26 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._client = client
         self._request: web.BaseRequest | None = None
-        self._has_unasked = False  # bytes that no request has come of
+        self._has_unasked = False  # bytes arrived, and no request has begun since
         self._was_idle = False
 
     def begin(self, request: web.BaseRequest) -> None:
-        """Begin its next request."""
+        """Note the beginning of a request."""
         self._request = request
         self.begun_ns = perf_counter_ns()
         self.has_returned = self._has_unasked = self._was_idle = False
 
     def end(self) -> int:
-        """End its request; return when that began."""
+        """Note the end of the request; return when it began."""
         begun_ns, self.begun_ns = self.begun_ns, 0
-        self._has_unasked = False  # what came since was its body, or is in aiohttp's queue
+        self._has_unasked = False  # the bytes were its body, or are in aiohttp's queue
         return begun_ns
 
     def sign(self) -> Sign:
-        """Return the surest sign of its next request.
+        """Return the surest sign that the next request is on its way.
 
-        One that has just become idle may have that in aiohttp's queue: it gets a look more.
+        If the connection has just become idle, the request may be in aiohttp's queue: the first
+        look counts as UNREAD.
         """
         was_idle, self._was_idle = self._was_idle, True
         if not was_idle or (self.transport.is_reading() and unread_bytes(self.transport)):
@@ -255,12 +256,12 @@ class _Connection(asyncio.Protocol):
         return Sign.PERHAPS if self._request is None else Sign.NONE
 
     def force_close(self) -> None:
-        """Close it, once what was written is sent."""
+        """Close the connection, once all written data is sent."""
         self.transport.close()
 
     @property
     def name(self) -> str:
-        """What it is called in the log."""
+        """The name of the connection, or of its request, in the log."""
         if self.begun_ns and self._request is not None:
             return request_name(self._request)
         return f"connection from {self._client or self.transport.get_extra_info('peername')}"

@@ -1,7 +1,7 @@
-"""What aiohttp's request handler is made with: the settings, and the app's own `handler_args`.
+"""The options of aiohttp's request handler: the settings, and the app's own `handler_args`.
 
-As under aiohttp's runner, an app's option takes the place of a setting. aiohttp warns at each
-connection of an option that its handler does not take, and leaves all the others out as well.
+As under aiohttp's runner, an app's option overrides a setting. If the handler does not take an
+option, aiohttp warns at each connection, and also ignores all other options.
 """
 
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger("aiocluster.worker")
 
 
 def usable_options(options: Mapping[str, Any], make: Callable[..., object]) -> dict[str, Any]:
-    """Return the options with which `make` can make a handler; warn once of those it refuses."""
+    """Return the options with which `make` can make a handler; warn once of the refused ones."""
     refused = _refused(options, make)
     if refused:
         log.warning(

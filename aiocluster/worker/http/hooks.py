@@ -1,4 +1,4 @@
-"""The app's hooks at its end: each runs, whatever the others raise."""
+"""The app's hooks at its end: each runs, even if the others raise."""
 
 import asyncio
 from collections.abc import Iterable
@@ -7,34 +7,34 @@ from aiohttp import web
 
 from aiocluster.worker.http.aiohttp_internals import each_context
 
-# All that a hook may raise; GeneratorExit is for the coroutine itself.
+# Everything that a hook may raise; GeneratorExit is for the coroutine itself.
 _RAISED = (Exception, asyncio.CancelledError, BaseExceptionGroup, SystemExit, KeyboardInterrupt)
 
 
 async def shut_down(app: web.Application) -> None:
-    """Run what is registered in `on_shutdown`; raise what it raised, all at once."""
-    if type(app).shutdown is not web.Application.shutdown:  # the app has its own way
+    """Run the hooks in `on_shutdown`; raise their exceptions at the end, as one."""
+    if type(app).shutdown is not web.Application.shutdown:  # the app overrides the method
         await app.shutdown()
     else:
         await _run_each(app, app.on_shutdown)
 
 
 async def clean_up(app: web.Application) -> None:
-    """Run the clean-up contexts and what is registered in `on_cleanup`, as `shut_down` does.
+    """Run the clean-up contexts and the hooks in `on_cleanup`, as `shut_down` does.
 
-    An app whose start failed has only its contexts cleaned up.
+    If the start of the app failed, only its contexts are cleaned up.
     """
-    if type(app).cleanup is not web.Application.cleanup:  # the app has its own way
+    if type(app).cleanup is not web.Application.cleanup:  # the app overrides the method
         await app.cleanup()
     else:
         await _run_each(app, each_context(app))
 
 
 def faults(error: BaseException) -> list[BaseException]:
-    """Return what went wrong when hooks raised `error`, one after the other.
+    """Return the faults in `error`, which hooks raised, one after the other.
 
-    A cancellation is no fault: `task.cancel(); await task` raises one. Groups that hold nothing
-    else are none either; other groups come as they are.
+    A cancellation is no fault: `task.cancel(); await task` raises one. A group of nothing but
+    cancellations is no fault either; any other group is one fault.
     """
     match error:
         case asyncio.CancelledError():

@@ -1,13 +1,13 @@
-"""Closes the connections that wait for a request in a drain, when it is time to.
+"""Closes the idle connections of a draining worker, each when its grace is over.
 
-A server may close a kept-alive connection at any time, and its client may send a request at that
-moment, which is then lost (RFC 9112, 9.3.1). So a connection stays open until its next response,
-which says that it is the last one, or for a grace: a client that asks more often than that loses
-nothing. The grace counts from the beginning of the drain. Where a response had begun before that,
-and could not say that it is the last one, it counts from the end of that response.
+A server may close a kept-alive connection at any time. If the client sends a request at that
+moment, the request is lost (RFC 9112, 9.3.1). So a connection stays open until its next response,
+which says that it is the last one, or for a grace: a client that sends requests more often loses
+none. The grace counts from the beginning of the drain. If a response began before the drain, and
+could not say that it is the last one, the grace counts from the end of this response.
 
-A connection whose grace has passed closes, unless something shows that its next request is on its
-way; then it stays until that is answered.
+When its grace is over, a connection closes, unless there is a sign that its next request is on its
+way; then it stays until this request is answered.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from typing import cast
 from aiocluster.worker.http.metered_server import MeteredHandler, MeteredServer, Sign
 from aiocluster.worker.services.deadline import DrainDeadline
 
-# A client that has just connected is about to send its request: in a drain it has these seconds
-# for that, and so has a connection that may hold the beginning of one.
+# A client that has just connected is about to send its request: in a drain it has this many
+# seconds to do so. So has a client if its connection may hold the beginning of a request.
 _FIRST_REQUEST_GRACE = 1.0
 
-# A client that asks once in so many seconds asks a little later than that: its timer is late, and
+# A client that sends a request every N seconds is a little later than N: its timer is late, and
 # its request takes a while to arrive.
 _LATENESS = 0.1
 
@@ -35,7 +35,7 @@ _SLICE = 64
 
 
 class IdleClosing:
-    """Closes the idle connections of one worker, at the latest at the deadline of its drain."""
+    """A closer of one worker's idle connections, at the latest at the deadline of its drain."""
 
     def __init__(self, deadline: DrainDeadline) -> None:
         self._deadline = deadline
@@ -43,27 +43,27 @@ class IdleClosing:
         self._grace_end = DrainDeadline()
         self._loop = asyncio.get_running_loop()
         self._begun_at = 0.0
-        # When those that the last sweep left idle had become so.
+        # When each connection that the last sweep left idle had become idle.
         self._idle_since: dict[MeteredHandler, float] = {}
         self._last_requests_begun = asyncio.Event()
 
     def shorten_grace(self, seconds: float, timeout: float) -> None:
         """Let idle connections stay for `seconds`, in a drain that may take `timeout` from now.
 
-        Called again, the grace only gets shorter.
+        A further call can only shorten the grace.
         """
         self._grace = seconds if self._grace is None else min(self._grace, seconds)
         self._grace_end.at_latest_in(timeout * _GRACE_SHARE)
 
     def begin(self, server: MeteredServer) -> "asyncio.Task[None]":
-        """Begin to close what is idle, or will be; cancel the task that this returns to end it."""
+        """Begin to close connections that are or become idle; return the task that does so."""
         self._begun_at = self._loop.time()
         closing = self._loop.create_task(self._run(server))
         closing.add_done_callback(lambda _: self._last_requests_begun.set())
         return closing
 
     async def wait_for_last_requests(self) -> None:
-        """Wait until no connection is left that may still be asked something, or for the grace."""
+        """Wait until no connection is idle, or until the grace is over."""
         await self._last_requests_begun.wait()
 
     async def _run(self, server: MeteredServer) -> None:
@@ -94,16 +94,16 @@ class IdleClosing:
         return spared is None or server.sign_of(connection) < spared
 
     def _grace_left(self, since: float) -> float:
-        """Return the seconds that a connection which is idle `since` then may stay."""
+        """Return the seconds for which a connection that is idle since `since` may stay."""
         if not self._grace:
             return 0.0
         return min(since + self._grace + _LATENESS - self._loop.time(), self._grace_end.left)
 
     def _spared_sign(self) -> Sign | None:
-        """Return which sign of a request lets a connection stay that has no grace any more."""
-        if self._deadline.left <= 0:  # which may yet come nearer
+        """Return the least sign of a request for which a connection stays after its grace."""
+        if self._deadline.left <= 0:  # the deadline may come nearer during the drain
             return None
-        if self._grace is None:  # connections have moved as long as they could: this is the rest
+        if self._grace is None:  # the time for migration is over: these did not move
             return Sign.UNREAD
         is_early = self._loop.time() < self._begun_at + _FIRST_REQUEST_GRACE
         return Sign.PERHAPS if is_early else Sign.PART
@@ -115,6 +115,6 @@ def _open(server: MeteredServer) -> list[MeteredHandler]:
 
 
 async def turns() -> None:
-    """Let the loop do what it has ready."""
+    """Let the loop run its ready callbacks."""
     for _ in range(3):
         await asyncio.sleep(0)

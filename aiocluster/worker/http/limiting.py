@@ -1,7 +1,7 @@
-"""No more requests at a time than a worker is allowed: further ones wait, or are turned away.
+"""The limit of a worker's requests in flight: further requests wait, or are turned away.
 
-The primary gives a worker that is full no new connections. This is for requests on those that it
-has, and for those that come between two looks.
+A full worker gets no new connections from the primary. The limit here is for requests on open
+connections, and on connections that the primary sent before it saw that the worker is full.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 def limited(handler: Handler, settings: Settings) -> Handler:
-    """Return what handles requests as `handler` does, as many as `settings` allow at a time."""
+    """Return a handler that runs `handler` for as many requests at a time as `settings` allow."""
     if settings.max_requests_in_flight == "unlimited":
         return handler
     permits = asyncio.Semaphore(settings.max_requests_in_flight)

@@ -1,9 +1,8 @@
-"""Closes a connection so that its client can read all that was sent to it.
+"""Closes a connection so that its client can read all data that was sent to it.
 
-A socket that is closed while something lies in it unread, or that gets something afterwards,
-answers with a reset, which may overtake the last response or a WebSocket's close code. So where
-a client may still be sending, only our half is closed, and what comes is read and dropped,
-until the client closes its own.
+If a socket is closed with unread data, or gets data after the close, it sends a reset, which may
+overtake the last response or a WebSocket's close code. So if a client may still be sending, only
+our half is closed, and arriving data is read and dropped until the client closes its own half.
 """
 
 import asyncio
@@ -14,20 +13,20 @@ from typing import Any, cast
 
 from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 
-# Seconds that a client gets to close its half. A round trip is needed, and no more.
+# Seconds that a client gets to close its half. It needs a round trip, and no more.
 _LINGER = 1.0
 
 _INT = struct.Struct("i")
 
-# From <linux/sockios.h>: the bytes that the kernel has not sent yet. TIOCOUTQ also counts those
-# that are not acknowledged: a client that has vanished would be waited for as one that is slow.
+# From <linux/sockios.h>: the bytes that the kernel has not sent yet. TIOCOUTQ also counts bytes
+# that are not acknowledged: with it, a client that has vanished would look like a slow one.
 _SIOCOUTQNSD = 0x894B
 
 
 class LingeringTransport:
-    """A handler's transport; what is asked of it goes to the real one, but for `close`.
+    """A handler's transport that passes everything except `close` to the real transport.
 
-    If `close_instead` is set, it is called in the place of `close`; in the end it calls `finish`.
+    If `close_instead` is set, `close` calls it, and it calls `finish` in the end.
     """
 
     def __init__(self, handler: BoundaryTrackingHandler, transport: asyncio.Transport) -> None:
@@ -41,11 +40,11 @@ class LingeringTransport:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
-        """Can no more be written?"""
+        """Return True if no more data can be written."""
         return self.is_lingering or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close it, now or when the client has read all. Idempotent."""
+        """Close the connection, now or when the client has read everything. Idempotent."""
         if self.close_instead is not None:
             self.is_lingering = True
             self.close_instead()
@@ -53,7 +52,7 @@ class LingeringTransport:
             self.finish(in_doubt=self._handler.in_doubt or bool(self._handler._messages))
 
     def finish(self, *, in_doubt: bool) -> None:
-        """Close it; only our half if the client is sending, or may be (`in_doubt`). Idempotent."""
+        """Close the connection; only our half if the client may be sending. Idempotent."""
         if self._is_half_closed or self._transport.is_closing():
             return
         if in_doubt or unread_bytes(self._transport):
@@ -63,15 +62,15 @@ class LingeringTransport:
 
     def _close_half(self) -> None:
         self.is_lingering = self._is_half_closed = True
-        self._handler._close = True  # it drops what comes
+        self._handler._close = True  # the handler drops arriving data
         self._transport.write_eof()
         self._transport.resume_reading()
-        # If the client closes its half before, the connection ends then.
+        # If the client closes its half earlier, the connection ends then.
         asyncio.get_running_loop().call_later(_LINGER, self._transport.close)
 
 
 def let_linger(handler: BoundaryTrackingHandler) -> LingeringTransport | None:
-    """Let the client read all when this connection is closed; None if it is closed already."""
+    """Let the connection linger when it closes; return its transport, None if closed already."""
     transport: object = handler.transport
     if handler.transport is None:
         return None
@@ -82,7 +81,7 @@ def let_linger(handler: BoundaryTrackingHandler) -> LingeringTransport | None:
 
 
 def is_lingering(handler: BoundaryTrackingHandler) -> bool:
-    """Is all over but the client's own end?"""
+    """Return True if only the client's close is still to come."""
     transport: object = handler.transport
     return (
         isinstance(transport, LingeringTransport)
@@ -92,7 +91,7 @@ def is_lingering(handler: BoundaryTrackingHandler) -> bool:
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:
-    """Return how many bytes lie in its socket."""
+    """Return how many unread bytes the transport's socket holds."""
     import termios  # which Windows does not have
 
     return _count(transport.get_extra_info("socket"), termios.FIONREAD)
@@ -104,7 +103,7 @@ def unsent_bytes(handler: BoundaryTrackingHandler) -> int:
     if transport is None:
         return 0
     sock = transport.get_extra_info("socket")
-    # A Unix socket has them at the client's side at once.
+    # A Unix socket puts them at the client's side at once.
     in_kernel = 0 if sock.family == socket.AF_UNIX else _count(sock, _SIOCOUTQNSD)
     return transport.get_write_buffer_size() + in_kernel
 

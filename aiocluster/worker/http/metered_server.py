@@ -1,7 +1,7 @@
-"""aiohttp's server, counting and timing what passes.
+"""aiohttp's server, which also counts and times connections and requests.
 
-It hooks in where aiohttp calls a method anyway: the making of a request and the access
-log. A middleware would cost a coroutine a request, ten times as much.
+It hooks into methods that aiohttp calls anyway: the request factory and the access log. A
+middleware would cost a coroutine a request, ten times as much.
 """
 
 import asyncio
@@ -40,25 +40,25 @@ T = TypeVar("T")
 
 SWITCHING_PROTOCOLS = 101
 
-# What was cut is named in one line of the log: enough to see what it was.
+# The cut requests and connections named in one log line: enough to see what they were.
 _MAX_NAMED = 20
 _MAX_PATH_CHARS = 200
 
 
 class Sign(IntEnum):
-    """What shows that an idle connection's next request is on its way; the surest is last."""
+    """A sign that an idle connection's next request is on its way; the surest is last."""
 
     NONE = 0
-    PERHAPS = 1  # it is new, or nobody can tell what its parser holds
-    PART = 2  # of its head
-    UNREAD = 3  # the loop will read it in its next turn
+    PERHAPS = 1  # the connection is new, or its parser may hold the beginning of a request
+    PART = 2  # a part of the request's head has arrived
+    UNREAD = 3  # the loop will read the request in its next turn
 
 
 class _Accepted(Protocol):
-    """What aiohttp does with a new connection, less what has been done to it already.
+    """A variant of aiohttp's base protocol that sets no options of a new connection's socket.
 
-    uvloop has set TCP_NODELAY, and SO_KEEPALIVE comes with the connection from its listener.
-    To set each again aiohttp builds a socket object: 8 µs a connection together.
+    uvloop has set TCP_NODELAY, and the connection inherits SO_KEEPALIVE from its listener.
+    aiohttp would build a socket object to set each again: 8 µs a connection together.
     """
 
     __slots__ = ()
@@ -68,9 +68,10 @@ class _Accepted(Protocol):
 
 
 class MeteredHandler(BoundaryTrackingHandler, _Accepted):
-    """One connection. `begun_ns` is when its current request began; 0 when it has none.
+    """One connection. `begun_ns` is when its current request began, or 0 if there is none.
 
-    `client` is who it is, where a proxy has told; `listener` is what it came by.
+    `client` is the client's address if a PROXY header named it; `listener` is the index of the
+    listener that accepted the connection.
     """
 
     __slots__ = ("begun_ns", "client", "done", "listener")
@@ -85,14 +86,14 @@ class MeteredHandler(BoundaryTrackingHandler, _Accepted):
             transport = with_client(transport, self.client)
         try:
             super().connection_made(transport)
-        except BaseException:  # which the loop tells: nobody else waits for it to be made
+        except BaseException:  # the loop logs it; without the abort the connection would stay open
             cast(asyncio.Transport, transport).abort()
             raise
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
-        # Twice for one request: when a handler's response failed, and when it was an error.
+        # aiohttp calls this twice for a request if its response failed or was an error.
         if begun_ns := self.begun_ns:
             self.begun_ns = 0
             self.done(response.status, begun_ns)
@@ -101,7 +102,7 @@ class MeteredHandler(BoundaryTrackingHandler, _Accepted):
 
 
 class MeteredServer(web.Server):
-    """Makes the handlers, and writes to this worker's row of the scoreboard."""
+    """A server that makes the handlers, and counts in this worker's row of the scoreboard."""
 
     def __init__(
         self,
@@ -123,7 +124,7 @@ class MeteredServer(web.Server):
         self._kwargs = usable_options(self._kwargs, make)
         self.latency = Histogram()
         self._is_last: Callable[[MeteredHandler], bool] | None = None
-        self._emptied: asyncio.Event | None = None  # while somebody waits for that
+        self._emptied: asyncio.Event | None = None  # while a task waits for it
 
     def __call__(self) -> web.RequestHandler:
         return self.handler()
@@ -131,14 +132,14 @@ class MeteredServer(web.Server):
     def handler(
         self, listener: int = 0, client: Client | None = None, peer: Any = None
     ) -> MeteredHandler:
-        """Make that of a connection, for a client that a proxy has told, or from this peer."""
+        """Make the handler of a connection from this client, named by a proxy, or this peer."""
         handler = MeteredHandler(self, loop=self._loop, **self._kwargs)
         handler.begun_ns = 0
         handler.client = client
         handler.listener = listener
         handler.done = self._done
         handler.begin()
-        # What aiohttp asks the transport for, and every request of the connection says: 2 µs.
+        # aiohttp would look these up in the transport, for the connection's requests: 2 µs.
         if CACHES_PEER:
             cache = handler._cache
             cache["ssl_context"] = None
@@ -154,9 +155,9 @@ class MeteredServer(web.Server):
             await self._emptied.wait()
 
     def begin_last_responses(self, of: "Callable[[MeteredHandler], bool] | None" = None) -> None:
-        """Let responses from now on say that their connection will be closed: all, or those `of`.
+        """Make responses from now on say that their connection will close: all, or those `of`.
 
-        So the client does not try another request on a connection that is about to go.
+        So the client sends no other request on a connection that is about to close.
         """
         self._is_last = is_last = of or (lambda handler: True)
         for handler in self.metered:
@@ -165,7 +166,7 @@ class MeteredServer(web.Server):
                 let_linger(handler)
 
     def on_done(self, callback: "Callable[[MeteredHandler], None]") -> None:
-        """Call `callback` from now on when a response is written on a connection there is."""
+        """Call `callback` from now on when a response is written on a connection open now."""
 
         def done(handler: MeteredHandler, status: int, begun_ns: int) -> None:
             self._done(status, begun_ns)
@@ -176,11 +177,11 @@ class MeteredServer(web.Server):
 
     @property
     def metered(self) -> "list[MeteredHandler]":
-        """Every open connection, as what it is."""
+        """All open connections, with their real type."""
         return cast("list[MeteredHandler]", self.connections)
 
     def is_idle(self, handler: MeteredHandler) -> bool:
-        """Does this connection wait for a request?"""
+        """Return True if this connection waits for a request."""
         waiter = handler._waiter
         return waiter is not None and not waiter.done() and not handler._messages
 
@@ -196,18 +197,18 @@ class MeteredServer(web.Server):
         return Sign.NONE
 
     def unfinished(self) -> list[str]:
-        """Name what is going on: the requests being handled, and other open connections."""
+        """Name the unfinished work: the requests being handled, and other open connections."""
         return names_of([one for one in self.metered if not is_lingering(one)], _name)
 
     def _done(self, status: int, begun_ns: int) -> None:
-        """The response is written."""
+        """Count a request as done: its response is written."""
         row, room = self._row, self._room
         row[REQUESTS_DONE] += 1
         if row[ROOM_WANTED] or room.is_awaited:
             room.note_end()
-        if 100 <= status < 600:  # aiohttp sends any number it is given
+        if 100 <= status < 600:  # aiohttp sends any number as a status
             row[RESPONSES - 1 + status // 100] += 1
-        # A WebSocket's life is not a latency.
+        # The duration of a WebSocket is no latency.
         if status != SWITCHING_PROTOCOLS:
             self.latency.record(perf_counter_ns() - begun_ns)
 
@@ -217,7 +218,7 @@ class MeteredServer(web.Server):
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
-        # All that aiohttp's own does here is to forget the handler when its task is done.
+        # aiohttp's own method only forgets the handler when its task is done.
         row, room = self._row, self._room
         row[CONNECTIONS_CLOSED] += 1
         if row[ROOM_WANTED] or room.is_awaited:
@@ -238,13 +239,13 @@ class MeteredServer(web.Server):
             self._emptied = None
 
     def _give_up(self, handler: MeteredHandler) -> None:
-        """A handler was cancelled: its request is over, and has neither status nor latency."""
+        """Count a request with a cancelled handler: it has no status and no latency."""
         handler.begun_ns = 0
         self._row[REQUESTS_DONE] += 1
         self._room.note_end()
 
     def _request_factory(self, server: web.Server) -> Any:
-        """Return what aiohttp calls for each request: its own factory, and we count."""
+        """Return the request factory for aiohttp: the app's own one, with counting."""
         make: Any = server.request_factory
         if not COUNTS_COMPRESSED:
             make = _noting_compression(make)
@@ -269,8 +270,8 @@ class MeteredServer(web.Server):
 
 
 def _note_opened(request: web.BaseRequest, websocket: web.WebSocketResponse) -> None:
-    """Let the server of a WebSocket's connection know that it is open."""
-    # By the connection: the app may have made itself another request of the one it got.
+    """Report an opened WebSocket to the server of its connection."""
+    # The connection identifies the server: the app may have made another request object.
     if isinstance(handler := request.protocol, MeteredHandler) and handler._manager is not None:
         cast(MeteredServer, handler._manager).websockets.note(websocket, handler)
 
@@ -279,7 +280,7 @@ when_opened(_note_opened)
 
 
 def _noting_compression(make: Any) -> Any:
-    """Return what makes a request as `make` does, and notes whether its body is compressed."""
+    """Return a factory like `make` that also notes if the request's body is compressed."""
 
     def noting(
         message: Any, payload: StreamReader, protocol: MeteredHandler, *rest: Any, **more: Any
@@ -291,7 +292,7 @@ def _noting_compression(make: Any) -> Any:
 
 
 def names_of(unfinished: Sequence[T], name: Callable[[T], str]) -> list[str]:
-    """Return the names of some of these, and how many more there are."""
+    """Return the names of the first of `unfinished`, and how many more there are."""
     named = [name(one) for one in unfinished[:_MAX_NAMED]]
     more = len(unfinished) - len(named)
     return [*named, f"and {more} more"] if more else named
@@ -305,8 +306,8 @@ def _name(handler: MeteredHandler) -> str:
 
 
 def request_name(request: web.BaseRequest) -> str:
-    """Return what a request is called in the log."""
-    # As it came: decoded, a path may hold a line that looks like one of the log's own.
+    """Return the name of a request in the log."""
+    # The raw path: a decoded one may contain a line that looks like a line of the log.
     path = request.raw_path
     shown = path if len(path) <= _MAX_PATH_CHARS else f"{path[:_MAX_PATH_CHARS]}…"
     return f"{request.method} {shown} from {request.remote}"

@@ -1,9 +1,9 @@
-"""Moves idle connections to another worker: back to the primary, which hands them on.
+"""Migration: idle connections move to another worker, through the primary.
 
-A connection between two requests has no state but its socket, so its client sees nothing.
-Checked and moved in one go, without a turn of the loop: what arrives meanwhile stays in the
-kernel, for whoever reads next. uvloop reads only when it delivers at once, so it never has
-bytes that the handler has not seen.
+A connection between two requests has no state but its socket, so its client sees nothing. A
+connection is checked and moved in one turn of the loop: data that arrives meanwhile stays in the
+kernel, for the next worker. uvloop delivers what it reads at once, so it never holds bytes that
+the handler has not seen.
 """
 
 import asyncio
@@ -15,27 +15,27 @@ from aiocluster.worker.services.base import GiveBack
 # Connections in one message: few enough for a primary that is short of descriptors.
 _MAX_BATCH = 32
 
-# Connections that are looked at, and may move, at one time, and the seconds until the next: a
-# millisecond or two of work and a pause, in which the requests on others are served, and the
-# primary and the next worker take what has gone.
+# Connections that are checked, and may move, in one slice, and the seconds until the next slice:
+# 1 or 2 ms of work and a pause. In the pause, requests on other connections are served, and the
+# primary and the next worker take the moved connections.
 _SLICE = 32
 _SLICE_PAUSE = 0.001
 
-# Seconds between two looks at all connections, for those that no event tells of: a slow reader
-# has got its response, there is room in the queue again.
+# Seconds between two checks of all connections: a connection may become movable without an event,
+# when a slow reader has got its response, or when the handoff's queue has room again.
 _SWEEP_INTERVAL = 0.05
 
-# Seconds between two looks for a few that may go, and how many looks they get: a client that is
-# busy leaves its connection idle for moments only.
+# Seconds between two looks for a few movable connections, and how many looks there are: a busy
+# client leaves its connection idle for moments only.
 _PICK_INTERVAL = 0.005
 _PICKS = 40
 
-# The handler waits for the next request two turns after the last one was done; one to spare.
+# The handler waits for the next request two turns after the last one was done; one turn to spare.
 _TURNS_UNTIL_IDLE = 3
 
 
 class Migration:
-    """Moves what can be moved from `start` to `stop`."""
+    """A migration of all connections of a worker, until `stop`; each moves once it is movable."""
 
     def __init__(self, server: MeteredServer, give_back: GiveBack) -> None:
         self._server = server
@@ -45,7 +45,7 @@ class Migration:
         self._stopped = False
 
     def start(self) -> None:
-        """Move what is idle now, and what will be, as soon as it is."""
+        """Move all idle connections, and the others as soon as they are idle."""
         self._server.on_done(self._on_done)
         self._sweep()
 
@@ -59,7 +59,7 @@ class Migration:
         self._sweep_from(self._server.metered, 0)
 
     def _sweep_from(self, handlers: Sequence[MeteredHandler], begin: int) -> None:
-        """Move the movable of these, slice by slice, each as soon as there is room for it."""
+        """Move the movable connections among `handlers`, a slice at a time, as there is room."""
         end = begin + _SLICE
         if not self._move(handlers[begin:end]):
             end = begin
@@ -69,7 +69,7 @@ class Migration:
             self._sweeping = self._loop.call_later(_SWEEP_INTERVAL, self._sweep)
 
     def _on_done(self, handler: MeteredHandler) -> None:
-        """A response is written: its connection will be idle in a moment."""
+        """Look at a connection after its response: it will be idle in a moment."""
         self._loop.call_soon(self._look, handler, _TURNS_UNTIL_IDLE)
 
     def _look(self, handler: MeteredHandler, turns: int) -> None:
@@ -81,13 +81,13 @@ class Migration:
             self._loop.call_soon(self._look, handler, turns - 1)
 
     def _move(self, handlers: Iterable[MeteredHandler]) -> bool:
-        """Move the movable of these; return False when there was no room for all of them."""
+        """Move the movable connections among `handlers`; return False if the room ran out."""
         movable = [handler for handler in handlers if is_movable(handler)]
         return move_some(movable, self._give_back) == len(movable)
 
 
 class PartialMigration:
-    """Moves a few, of a worker that goes on serving."""
+    """A migration of a few connections of a worker that keeps serving."""
 
     def __init__(self, server: MeteredServer, give_back: GiveBack) -> None:
         self._server = server
@@ -97,7 +97,7 @@ class PartialMigration:
         self._timer: asyncio.TimerHandle | None = None
 
     def give(self, count: int) -> None:
-        """Move `count` as soon as they are idle, or fewer. Asked again the newer count holds."""
+        """Move up to `count` connections as soon as they are idle. The newest count holds."""
         self._wanted, self._looks = count, _PICKS
         if self._timer is None:
             self._look()
@@ -116,7 +116,7 @@ class PartialMigration:
 
 
 def is_movable(handler: MeteredHandler) -> bool:
-    """Could another process go on with this connection, as it is now?"""
+    """Return True if another process could serve this connection from here on."""
     transport = handler.transport
     return (
         transport is not None
@@ -127,7 +127,7 @@ def is_movable(handler: MeteredHandler) -> bool:
 
 
 def move_some(movable: Sequence[MeteredHandler], give_back: GiveBack) -> int:
-    """Give these away until there is no room; return how many went. The others stay."""
+    """Move these connections until there is no room; return how many moved. The others stay."""
     moved = 0
     for batch in _batches(movable):
         if not move(batch, give_back):
@@ -146,14 +146,14 @@ def _batches(movable: Sequence[MeteredHandler]) -> Iterator[Sequence[MeteredHand
 
 
 def move(handlers: Sequence[MeteredHandler], give_back: GiveBack) -> bool:
-    """Give these movable connections away, all or none; return whether."""
+    """Move these movable connections, all or none; return True if they moved."""
     transports = [handler.transport for handler in handlers if handler.transport is not None]
     fds = [transport.get_extra_info("socket").fileno() for transport in transports]
     listeners = [handler.listener for handler in handlers]
     if not give_back(fds, listeners, [handler.client for handler in handlers]):
         return False
     for transport, handler in zip(transports, handlers, strict=True):
-        # Ours is not the last descriptor, so the client is sent neither FIN nor reset.
+        # This descriptor is not the last one, so the client gets neither FIN nor reset.
         transport.abort()
         handler.force_close()
     return True

@@ -1,4 +1,4 @@
-"""aiohttp's runner with the cluster's settings, and our server in the place of its own."""
+"""aiohttp's runner with the cluster's settings, and with our server."""
 
 import logging
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from aiocluster.worker.http.degraded_server import DegradedServer
 from aiocluster.worker.http.limiting import limited
 from aiocluster.worker.http.metered_server import MeteredServer
 
-# The aiohttp from which a setting has an effect, where that is not the oldest.
+# The aiohttp from which a setting has an effect, if that is not the oldest supported one.
 _SINCE = {"max_headers": "3.13.4"}
 
 
 async def start_server(
     app: web.Application, row: memoryview, settings: Settings, room: AcceptCapacity
 ) -> MeteredServer:
-    """Run the app's start-up hooks; return its server, or what stands in for a MeteredServer."""
+    """Run the app's start-up hooks; return its MeteredServer, or the DegradedServer instead."""
     if UNKNOWN:
         degraded = DegradedServer(row, room)
         await degraded.start(app, settings, runner_options(settings))
@@ -37,10 +37,10 @@ async def start_server(
 
 
 def notes(settings: Settings) -> Iterator[str]:
-    """Yield what this aiohttp cannot do that the user may expect, one sentence each."""
+    """Yield a sentence for each expected feature that this aiohttp lacks."""
     if UNKNOWN:
         yield (
-            f"{shown_version()} is not known ({_some(UNKNOWN)}): it serves as ever, but idle"
+            f"{shown_version()} is not known ({_some(UNKNOWN)}): it serves as usual, but idle"
             " connections do not move to other workers in a reload or a drain, and close after"
             " their next response; a newer aiocluster, or aiohttp 3.10 to 3.14, moves them"
         )
@@ -48,7 +48,7 @@ def notes(settings: Settings) -> Iterator[str]:
 
 
 def setting_notes(settings: Settings) -> Iterator[str]:
-    """Yield each setting that was given and that this aiohttp does not have, one sentence each."""
+    """Yield a sentence for each setting that was given and that this aiohttp does not have."""
     default = Settings()
     for name in refused_options(_handler_settings(settings)):
         if (value := getattr(settings, name)) != getattr(default, name):
@@ -81,12 +81,12 @@ class Runner(web.AppRunner):
 
 
 def runner_options(settings: Settings) -> dict[str, Any]:
-    """Return what aiohttp's runner and its handlers are given: what is not this aiohttp's default.
+    """Return the options of aiohttp's runner and handlers that differ from its defaults.
 
-    A setting that this aiohttp does not have is left out; see `notes`.
+    Settings that this aiohttp does not have are left out; see `notes`.
     """
     access_log = logging.getLogger("aiohttp.access") if settings.access_log else None
-    ours = {"access_log": access_log, "tcp_keepalive": False}  # the listener has set what is wanted
+    ours = {"access_log": access_log, "tcp_keepalive": False}  # set on the listener if wanted
     return {
         "handle_signals": False,
         "handler_cancellation": settings.handler_cancellation,

@@ -1,4 +1,4 @@
-"""Serves an aiohttp app: starts it, drains it."""
+"""The service of an aiohttp app: it starts, serves and drains the app."""
 
 import asyncio
 import logging
@@ -28,25 +28,24 @@ from aiocluster.worker.services.deadline import DrainDeadline
 
 log = logging.getLogger("aiocluster.worker")
 
-# When connections move, this share of a drain's time goes by before those that still have not
-# close with their next response, and this before they are closed; the rest is for the
-# app's own shutdown.
+# If connections migrate: after the first share of a drain's time, those still here close with
+# their next response; after the second share, they are closed. The rest is for the app's own
+# shutdown.
 _MOVING_SHARE = 0.5
 _PATIENT_SHARE = 0.9
 
-# What a cancelled handler and a cancelled hook get to clean up after themselves, and the hooks
-# when there is no time left, seconds. Together they stay well below the time after which the
-# primary kills a worker that should be gone.
+# Seconds that a cancelled handler and a cancelled hook get to clean up, and that hooks get if no
+# time is left. Together they are well below the time after which the primary kills the worker.
 _CANCEL_GRACE = 0.25
 _HOOK_CANCEL_GRACE = 0.1
 _HOOK_GRACE = 0.5
 
-# What closing idle connections may take when there is no time left, seconds: a few turns of
-# the loop, on a machine that may be busy.
+# Seconds for closing idle connections if no time is left: a few turns of the loop, on a machine
+# that may be busy.
 _CLOSE_GRACE = 0.25
 
-# When the service stops, an app may close its WebSockets in on_shutdown, in its own words. After
-# this share of the drain's time we close those that it has not come to.
+# When the service stops, an app may close its WebSockets in on_shutdown, with its own codes. After
+# this share of the drain's time the worker closes the rest.
 _OWN_WORDS_SHARE = 0.25
 
 
@@ -87,7 +86,7 @@ class AiohttpService:
         self._telling: asyncio.TimerHandle | None = None
         self._hooks = AppTask(None if on_failure is None else self._on_cancelled)
         self.context = Context()  # of the connections, once the app has started
-        self.over: asyncio.Future[None] = self._loop.create_future()  # never by itself
+        self.over: asyncio.Future[None] = self._loop.create_future()  # an app never ends by itself
         self.cut: list[str] = []
         self.code = 0
 
@@ -104,7 +103,7 @@ class AiohttpService:
         """
         starting = self._hooks.begin(self._start)
         try:
-            await asyncio.wait({starting})  # which leaves it alone when this is cancelled
+            await asyncio.wait({starting})  # if this is cancelled, `starting` is not
         except asyncio.CancelledError:
             self._hooks.cancel()
             await asyncio.wait({starting})
@@ -120,25 +119,25 @@ class AiohttpService:
         room = self._upstream.room
         try:
             server = await start_server(app, self._row, self._settings, room)
-            if self._hooks.is_cut:  # the app has swallowed that
+            if self._hooks.is_cut:  # the app has swallowed the cancellation
                 raise asyncio.CancelledError
         except BaseException as error:
-            # What did start must be stopped, as run_app does.
+            # The started parts must be stopped, as run_app does.
             await self._clean_up_after(error, app)
             raise
         self._app, self._server = app, server
         self._make_handler = server.handler
         self._relief = PartialMigration(self._server, self._upstream.give_back)
-        # What the connections' tasks begin with, as that of a site is what it was started in.
+        # The connections' tasks run in this context, as a site's run in that of its start.
         self.context = copy_context()
 
     async def _clean_up_after(self, error: BaseException, app: web.Application) -> None:
-        """Run the clean-up of an app that did not start; raise what explains a cancellation."""
+        """Run the clean-up of an app that did not start; raise the cause of a cancellation."""
         try:
             await clean_up(app)
         except BaseException as raised:
             causes = faults(raised)
-            # A TaskGroup cancels what goes on in it, and tells why when it is left.
+            # A TaskGroup cancels the code inside, and raises the cause when the code leaves it.
             if isinstance(error, asyncio.CancelledError) and causes and not self._hooks.is_cut:
                 raise causes[0] from None
             for cause in causes:
@@ -201,20 +200,20 @@ class AiohttpService:
         return self.server.latency.take()
 
     async def drain(self) -> None:
-        """Move connections or let them end, close the idle, run the hooks, cut what is left."""
+        """Move connections or let them end, close the idle ones, run the hooks, cut the rest."""
         assert self._app is not None
         server = self.server
         if self._relief is not None:
             self._relief.stop()
         server.websockets.complete_handshakes()
-        await turns()  # what was adopted last is a connection then
+        await turns()  # the last adopted descriptors become connections
         shutdown = asyncio.create_task(self._say_farewell())
         if self._moving:
             await self._move_connections()
         server.begin_last_responses()
         closing = self._idle_closing.begin(server)
         await shutdown
-        # The app is whole for whatever is still asked of it.
+        # Until then the app is complete for the last requests.
         await self._idle_closing.wait_for_last_requests()
         self._tell_websockets_later()
         await self._run_hooks("on_shutdown", partial(shut_down, self._app))
@@ -228,17 +227,17 @@ class AiohttpService:
         self._hooks.close()
 
     async def _say_farewell(self) -> None:
-        """Let the app say goodbye, then, if connections move, close its WebSockets."""
+        """Run the app's on_drain callbacks; then, if connections move, close its WebSockets."""
         await self._run_hooks("on_drain", self._say_goodbye)
         if self._moving:
             self._tell_websockets()
 
     def _tell_websockets_later(self) -> None:
-        """Close the WebSockets one after the other, once the app had time to do so itself."""
+        """Close the WebSockets one after the other, after the app's time to do so itself."""
         self._telling = self._loop.call_later(self._own_words_time(), self._tell_websockets)
 
     def _own_words_time(self) -> float:
-        """Return the seconds that the app has to close its WebSockets in its own words."""
+        """Return the seconds that the app has to close its WebSockets with its own codes."""
         if self._moving:
             return 0.0
         return max(self._deadline.left * _OWN_WORDS_SHARE, _HOOK_GRACE)
@@ -249,9 +248,9 @@ class AiohttpService:
         self.server.websockets.begin_telling(self._deadline.left)
 
     async def _move_connections(self) -> None:
-        """Let others have the connections, unless or until we are hurried."""
+        """Move connections to other workers, as long as the drain's time allows."""
         mover = Migration(self.server, self._upstream.give_back)
-        # What will not be movable after its response goes with it.
+        # A connection that will not be movable after its response closes with it.
         self.server.begin_last_responses(_ends_in_doubt)
         mover.start()
         await self._wait_empty(self._moving_until)
@@ -260,23 +259,23 @@ class AiohttpService:
         mover.stop()
 
     async def _wait_empty(self, until: DrainDeadline) -> None:
-        """Wait until no connection is left, or for a moment that may yet come nearer."""
+        """Wait until no connection is left, or until `until`, which may come nearer meanwhile."""
         while self.server.connections and until.left > 0:
             empty = asyncio.ensure_future(self.server.wait_empty())
             await until.wait_for({empty}, 0.0)
             empty.cancel()
 
     async def _until_empty(self) -> None:
-        """Wait for the last connection, at most until the deadline, which may yet come nearer.
+        """Wait for the last connection's end, at most until the deadline, which may come nearer.
 
-        A deadline that has passed leaves some time: there may be nothing to wait for.
+        After the deadline a short time is left: connections that close at once are not cut.
         """
         empty = asyncio.ensure_future(self.server.wait_empty())
         await self._deadline.wait_for({empty}, _CLOSE_GRACE)
         empty.cancel()
 
     async def _run_hooks(self, what: str, step: Step) -> None:
-        """Run hooks in the app's task, at most until the deadline, as `_until_empty` waits."""
+        """Run hooks in the app's task, at most until the deadline; see `_until_empty`."""
         running = self._hooks.begin(step)
         await self._deadline.wait_for({running}, _HOOK_GRACE)
         if not running.done():
@@ -287,14 +286,14 @@ class AiohttpService:
                 self._note(what, fault)
 
     def _note(self, what: str, fault: BaseException) -> None:
-        """Hooks have raised `fault`, which decides what the worker exits with, as under run_app."""
+        """Note a fault that hooks raised: it decides the worker's exit code, as under run_app."""
         if not is_exit(fault):
             log.error("%s raised", what, exc_info=fault)
         self.code = self.code or exit_code(fault)
 
     def _on_cancelled(self) -> None:
         assert self._on_failure is not None
-        # If it has not started, its start fails by that. A scope of anyio cancels in each turn.
+        # Before the start is over, this makes it fail. A scope of anyio cancels in each turn.
         if self._server is None or self._is_failing:
             return
         self._is_failing = True
@@ -308,8 +307,8 @@ async def _say_nothing() -> None:
 
 
 def _ends_in_doubt(handler: MeteredHandler) -> bool:
-    """Is it unknown, after this response, whether the next request has begun to arrive?
+    """Return True if it is unknown whether the next request has begun to arrive.
 
-    Where it surely has, its end will come, and show it.
+    If its beginning is certain, its end will come and end the doubt.
     """
     return handler.in_doubt and not handler._messages and not handler.is_within_head

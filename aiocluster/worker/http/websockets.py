@@ -1,7 +1,7 @@
-"""The WebSockets of a worker in a drain: they never end by themselves, so each is closed.
+"""The WebSockets of a worker: a drain closes each of them, since they never end by themselves.
 
 A client connects again as soon as it has its close code, so WebSockets are closed one after the
-other. An ordinary request pays nothing for this.
+other. Ordinary requests pay nothing for this.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from aiocluster.worker.http.request_boundary import BoundaryTrackingHandler
 
 log = logging.getLogger("aiocluster.worker")
 
-# Seconds between two closes, each a client that connects again. So two WebSockets do not hold up a
-# Ctrl-C, and a hundred clients do not arrive as one.
+# Seconds between two closes; after each a client connects again. So two WebSockets do not delay a
+# Ctrl-C, and a hundred clients do not connect at one moment.
 _GAP = 0.1
 
 # The share of a drain's time in which all are closed: the rest is for the clients' answers.
 _TELLING_SHARE = 0.5
 
-# What a close that is given up takes at most, seconds: nothing, unless the app has its own.
+# Seconds that a close which is given up may take: it takes none, unless the app overrides it.
 _CANCEL_GRACE = 0.25
 
 _WORDS = {
@@ -38,12 +38,12 @@ _WORDS = {
 
 
 def close_code(*, stopping: bool) -> WSCloseCode:
-    """Return 1001 when the service stops, or 1012: the client should connect again at once."""
+    """Return 1001 if the service stops; else 1012: the client should connect again at once."""
     return WSCloseCode.GOING_AWAY if stopping else WSCloseCode.SERVICE_RESTART
 
 
 def telling_times(count: int, seconds: float) -> list[float]:
-    """Return when to close each of `count`, in a drain that may take `seconds`."""
+    """Return when to close each of `count` WebSockets, in a drain that may take `seconds`."""
     span = min(seconds * _TELLING_SHARE, count * _GAP)
     return [span * index / count for index in range(count)]
 
@@ -52,9 +52,9 @@ Opened = Callable[[web.BaseRequest, web.WebSocketResponse], None]
 
 
 def when_opened(opened: Opened) -> None:
-    """Let aiohttp call `opened` for each WebSocket of this process, as soon as it is open.
+    """Have `opened` called for each WebSocket of this process, as soon as it is open.
 
-    aiohttp has no hook for that, and a request class of our own would take the place of the app's.
+    aiohttp has no hook for this, and a request class of ours would replace the app's.
     """
     prepare = web.WebSocketResponse.prepare
 
@@ -64,7 +64,7 @@ def when_opened(opened: Opened) -> None:
     ) -> AbstractStreamWriter:
         was_open = websocket.prepared
         writer = await prepare(websocket, request)
-        if not was_open:  # aiohttp prepares once more what a handler returns
+        if not was_open:  # aiohttp prepares a handler's response once more
             opened(request, websocket)
         return writer
 
@@ -77,8 +77,8 @@ class WebSockets:
     def __init__(self) -> None:
         self.code = WSCloseCode.GOING_AWAY
         self._loop = asyncio.get_running_loop()
-        # Each with its connection. The app's handler holds a WebSocket, so one that is over goes
-        # from here by itself.
+        # Each with its connection. The app's handler holds its WebSocket, so an entry vanishes when
+        # the handler is over.
         self._open: weakref.WeakKeyDictionary[web.WebSocketResponse, BoundaryTrackingHandler]
         self._open = weakref.WeakKeyDictionary()
         self._completing = False
@@ -87,7 +87,7 @@ class WebSockets:
         self._closing: set[asyncio.Task[None]] = set()
 
     def note(self, websocket: web.WebSocketResponse, handler: BoundaryTrackingHandler) -> None:
-        """Note one that has opened; close it at once if the others are closed already."""
+        """Note an opened WebSocket; close it at once if the others are closed already."""
         self._open[websocket] = handler
         if self._completing:
             self._complete(websocket, handler)
@@ -95,23 +95,23 @@ class WebSockets:
             self._tell(websocket, handler)
 
     def complete_handshakes(self) -> None:
-        """Keep, from now on, the connection of a closed one until its client has answered."""
+        """From now on, keep a closed WebSocket's connection until its client has answered."""
         self._completing = True
         for websocket, handler in [*self._open.items()]:
             self._complete(websocket, handler)
 
     def begin_telling(self, seconds: float) -> None:
-        """Close all that are open, in a drain that may take `seconds` from now. Idempotent."""
+        """Close all open WebSockets, in a drain that may take `seconds` from now. Idempotent."""
         if self._telling is None:
             self._telling = self._loop.create_task(self._tell_all(seconds))
 
     def hurry(self) -> None:
-        """Close those that are still open now. Idempotent."""
+        """Close the remaining WebSockets at once, if the closing has begun. Idempotent."""
         if self._telling is not None:
             self._hurried.set()
 
     async def give_up(self) -> None:
-        """Wait for no client's answer any more. Idempotent."""
+        """Stop waiting for the clients' answers. Idempotent."""
         tasks = {*self._closing, *([self._telling] if self._telling else [])}
         for task in tasks:
             task.cancel()
@@ -127,7 +127,7 @@ class WebSockets:
             self._tell(websocket, handler)
 
     async def _wait_until(self, when: float) -> None:
-        """Return at that time, or as soon as we are hurried."""
+        """Return at the time `when`, or as soon as `hurry` was called."""
         left = when - self._loop.time()
         if left > 0 and not self._hurried.is_set():
             hurried = asyncio.ensure_future(self._hurried.wait())
@@ -135,7 +135,7 @@ class WebSockets:
             hurried.cancel()
 
     def _tell(self, websocket: web.WebSocketResponse, handler: BoundaryTrackingHandler) -> None:
-        """Close it, in a task of its own: its client may be slow to answer, or never do."""
+        """Close a WebSocket in a task of its own: its client may answer late, or never."""
         if not websocket.closed:
             closing = self._start(_close(websocket, self.code))
             self._start(_limit(closing, partial(unsent_bytes, handler)))
@@ -154,7 +154,7 @@ class WebSockets:
 async def _close(websocket: web.WebSocketResponse, code: WSCloseCode) -> None:
     close = partial(websocket.close, code=code, message=_WORDS[code])
     if not KEEPS_CLOSE_CODE:
-        # Its handler may close it first; what that says nothing of is as we say.
+        # The handler may close it first; then these are the defaults of its call.
         websocket.close = close  # type: ignore[method-assign]
     try:
         await close()
@@ -163,6 +163,6 @@ async def _close(websocket: web.WebSocketResponse, code: WSCloseCode) -> None:
 
 
 async def _limit(closing: "asyncio.Task[None]", unsent: Callable[[], int]) -> None:
-    """Cancel this close when its client has had its time to answer."""
+    """Cancel this close when its client's time to answer is over."""
     await wait_for_answer(closing, unsent)
     closing.cancel()
