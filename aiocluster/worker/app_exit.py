@@ -1,7 +1,7 @@
-"""What it means that the app's own code ends its process.
+"""Exits that the app's own code raises: their exit code and their description.
 
-GracefulExit, SystemExit and KeyboardInterrupt come through the event loop wherever they are
-raised, and end `web.run_app`: it drains, runs the hooks and exits. So does a worker.
+The event loop lets GracefulExit, SystemExit and KeyboardInterrupt through from any task. They end
+`web.run_app`, which drains, runs the hooks and exits. So does a worker.
 """
 
 import asyncio
@@ -18,30 +18,30 @@ Exit = SystemExit | KeyboardInterrupt
 
 
 def is_exit(error: BaseException | None) -> TypeGuard[Exit]:
-    """Is `error` one that a loop lets through, to end the process?"""
+    """Return True if a loop lets `error` through, to end the process."""
     return isinstance(error, SystemExit | KeyboardInterrupt)
 
 
 def expect_exits(loop: asyncio.AbstractEventLoop) -> None:
-    """Let `loop` log no exit as an error of the task in which it was raised.
+    """Keep `loop` from logging an exit as an error of the task that raised it.
 
-    An app's own exception handler of the loop takes the place of this one.
+    An app's own exception handler of the loop replaces this one.
     """
     if loop.get_exception_handler() is None:
         loop.set_exception_handler(_handle)
 
 
 def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # asyncio does not know that the loop has let it through.
+    # asyncio does not know that the loop has let the exit through.
     is_unread = "never retrieved" in context.get("message", "")
     if not (is_unread and is_exit(context.get("exception"))):
         loop.default_exception_handler(context)
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code that `web.run_app` ends with when `error` reaches it; log its text.
+    """Return the exit code with which `web.run_app` ends after `error`; log the exit's text.
 
-    0 for GracefulExit and KeyboardInterrupt, that of `sys.exit` for SystemExit, 1 for the rest.
+    The code is 0 for GracefulExit and KeyboardInterrupt, the code of a SystemExit, else 1.
     """
     code, text = _code_and_text(error)
     if text:
@@ -50,9 +50,9 @@ def exit_code(error: BaseException) -> int:
 
 
 def describe_start(error: BaseException, what: str) -> tuple[str, str, int | None]:
-    """Return why `what` did not start: see `describe`; and the exit code, if `error` is an exit.
+    """Return why `what` did not start (see `describe`), and the exit code if `error` is an exit.
 
-    An exit is told without a traceback, as under `web.run_app`: it was meant.
+    An exit is described without a traceback, as under `web.run_app`: it was intended.
     """
     if not is_exit(error):
         return *describe(error), None

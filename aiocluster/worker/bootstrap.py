@@ -1,4 +1,4 @@
-"""From the fork to a running loop, and from there to an exit code."""
+"""The bootstrap of a worker: from the fork to a running loop, and then to an exit code."""
 
 import asyncio
 import contextlib
@@ -38,21 +38,21 @@ if on_linux():  # imported before the fork: once for all workers
 
 log = logging.getLogger("aiocluster.worker")
 
-# What a loop opens when it is made, when it starts, and to accept and resolve. Where libuv is
-# refused one of them it prints and ends the process.
+# Descriptors that a loop opens when it is made, when it starts, and to accept and resolve. If
+# libuv cannot have one of them, it prints a message and ends the process.
 _LOOP_FDS = 12
 
-# Seconds that a worker told to TERM may leave the signal unheard before it dies of it.
+# Seconds after a TERM in which the loop must handle it; else the worker dies of the signal.
 _TERM_GRACE = 1.0
 
-# Bytes of address space that are kept for a TERM. With `ulimit -v` at its limit there is nothing
-# else to hear it with: the loop reads its wake-ups into 64 KiB. No page of them is ever touched.
+# Bytes of address space that are kept for a TERM. At the limit of `ulimit -v` the loop needs them
+# to handle it: it reads its wake-ups into 64 KiB. No page of these bytes is ever touched.
 _RESERVE = 1 << 20
 
 # The signals for which a worker has handlers of ours.
 _HEARD = {*FOR_THE_PRIMARY, *signals_of("SIGALRM"), STACKS_SIGNAL}
 
-# Who sets handlers that act on this process alone.
+# The packages with signal handlers that act on this process alone.
 _OURS = ("aiocluster.", "asyncio.", "uvloop.")
 
 
@@ -66,17 +66,16 @@ class Worker:
         files: tuple[int, int],
         shared: Sequence[socket.socket] = (),
     ) -> None:
-        """`fork` says what it is to be.
+        """`fork` describes the worker.
 
-        `sockets` are its handoff and its channel, `files` the scoreboard and where it writes its
-        stacks when it is asked, `shared` the listening sockets from which it may accept by
-        itself.
+        `sockets` are its handoff and its channel, `files` the scoreboard and the file for its
+        stacks, `shared` the listening sockets from which it may accept by itself.
         """
         os.environ.update(fork.env)
         _run_on(fork.cpu)
-        # Those of the module that the zygote imported are the zygote's, not ours to end.
+        # Processes started by the zygote's import are the zygote's children, not this worker's.
         multiprocessing.process._children.clear()  # type: ignore[attr-defined]
-        # One that comes before there is a loop waits for it; while it imports, see `importing`.
+        # A TERM before there is a loop waits for the loop; for one in an import see `importing`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._files = files
         self._fork = fork
@@ -88,14 +87,14 @@ class Worker:
     def importing(self) -> Iterator[None]:
         """Raise ImportStopped inside at a TERM, or when the primary is gone.
 
-        Nothing has begun then.
+        At that time the worker has begun no work.
         """
         with stopped_by_hangup(self._sockets[1], term=True):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             try:
                 yield
             finally:
-                # From here on it waits for the handler that asks for a drain.
+                # From here on a TERM waits for the handler that asks for a drain.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def run(
@@ -106,7 +105,7 @@ class Worker:
     ) -> int:
         """Serve until drained, in this loop or a new one; return the exit code.
 
-        `load()` returns the app or its factory; what it raises is why the worker cannot boot.
+        `load()` returns the app or its factory; its exception is why the worker cannot boot.
         """
         life = _Life(self._fork, settings, self._ingress)
         try:
@@ -119,27 +118,27 @@ class Worker:
             code = run_to_the_end(loop, life.live(load, self._sockets, row, stacks), life.leave)
         except BaseException as error:
             code = self._code_after(error, life)
-        # It is ending already, and its loop is closed.
+        # The worker is ending already, and its loop is closed.
         heard_by = signal.signal(signal.SIGTERM, lambda number, frame: None)
         if isinstance(heard_by, _TermHandler):
             heard_by.stop_waiting()
-        if loop is not None and not loop.is_running():  # as one does whose start was refused
+        if loop is not None and not loop.is_running():  # a loop that failed to start still does
             loop.close()
-        for sock in self._sockets:  # the handoff of one that never came to use it
-            with contextlib.suppress(OSError):  # the app has closed it
+        for sock in self._sockets:  # the handoff may never have been used
+            with contextlib.suppress(OSError):  # the app has closed the socket
                 sock.close()
         if not end_threads(life.time_left):
             code = code or EXIT_CUT
         return code
 
     def _code_after(self, error: BaseException, life: "_Life") -> int:
-        """Tell what has ended its life, and return the exit code."""
+        """Report the error that ended the worker's life, and return the exit code."""
         if is_exit(error):
             return exit_code(error)
         if not life.is_booting or not isinstance(error, OSError) or not is_shortage(error):
             log.exception("worker %d crashed", self._fork.worker_id)
             return exit_code(error)
-        # The primary tells it once for all workers. There may be no loop that could send it.
+        # The primary logs it once for all workers. There may be no loop to send it.
         failed = BootFailed(shortage(error, "what a worker needs"), "")
         self._sockets[1].setblocking(False)
         with suppress(OSError):  # the primary is gone
@@ -148,16 +147,16 @@ class Worker:
 
 
 def seed_generators() -> None:
-    """Let this process draw other numbers than those forked from the same one."""
+    """Seed the random generators, so that forks of one zygote draw different numbers."""
     random.seed()
-    # Not imported: what has no numpy does not use its generator.
+    # Not imported: a program that has not imported numpy does not use its generator.
     numpy = sys.modules.get("numpy.random")
     if (seed := getattr(numpy, "seed", None)) is not None:
         seed()
 
 
 def _is_ours(handler: object) -> bool:
-    """Is this a handler of our code, or of the loop, and not the app's own?"""
+    """Return True if this is a handler of our code or the loop's, and not the app's own."""
     module = getattr(handler, "__module__", None)
     return isinstance(module, str) and module.startswith(_OURS)
 
@@ -183,7 +182,7 @@ class _Life:
         row: memoryview,
         stacks: int,
     ) -> int:
-        """Run until it is drained, end the tasks that are left; return the exit code."""
+        """Run until drained, and end the remaining tasks; return the exit code."""
         self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._ingress)
         enter("worker", _context(self._fork, runtime))
         signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
@@ -197,7 +196,7 @@ class _Life:
             await end_tasks(0.0)
             raise
         ended = await end_tasks(self.time_left)
-        # One of them may have exited, as it may under aiohttp.
+        # One of these tasks may have raised an exit, as it may under aiohttp.
         code = code or runtime.exit_code
         return code if ended else code or EXIT_CUT
 
@@ -209,7 +208,7 @@ class _Life:
 
     @property
     def is_booting(self) -> bool:
-        """True until its app or job has started."""
+        """True until the app or job has started."""
         return self._runtime is None or self._runtime.is_booting
 
     @property
@@ -232,22 +231,22 @@ def _context(fork: Fork, runtime: Runtime) -> WorkerContext:
 
 
 def _run_on(cpu: int) -> None:
-    """Run on this CPU alone, if it is one."""
+    """Run on this CPU alone, unless the number is negative."""
     if cpu < 0:
         return
     try:
         os.sched_setaffinity(0, {cpu})
-    except OSError as error:  # it was taken from us since
+    except OSError as error:  # the CPU is no longer available to this process
         log.warning("cannot run on CPU %d alone: %s", cpu, error)
 
 
 class _TermHandler:
-    """TERM asks for a drain; a worker whose loop does not even hear it dies of it.
+    """A handler of TERM: it asks for a drain, or the worker dies if its loop is blocked.
 
-    A handler of the loop alone would make a blocked worker immune to TERM. But when the
-    primary has ordered a drain, its deadline holds: a service manager sends TERM to all
-    processes at a stop, and a request that blocks its loop for a while has begun like any
-    other. The kernel's timer tells when it is time to die: a thread may not be to be had.
+    With a handler of the loop alone, a blocked worker would be immune to TERM. But if the primary
+    has ordered a drain, the deadline of the drain holds: at a stop, a service manager sends TERM to
+    all processes, and a request that blocks the loop for a while should be finished like any other.
+    The kernel's timer ends the worker, since it may be impossible to start a thread.
     """
 
     def __init__(self, runtime: Runtime, row: memoryview) -> None:
@@ -257,10 +256,10 @@ class _TermHandler:
         self._pid = os.getpid()
         self._unheard_since: float | None = None  # on the monotonic clock
         self._reserve = mmap.mmap(-1, _RESERVE)
-        self._apps: tuple[Any, float, float] | None = None  # the app's own use of the timer
+        self._apps: tuple[Any, float, float] | None = None  # the app's handler and timer
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a process that the app forked has the handler from us
+        if os.getpid() != self._pid:  # a process that the app forked has inherited the handler
             die_of(number)
         if self._unheard_since is not None:
             # The app may have set the timer for itself.
@@ -278,7 +277,7 @@ class _TermHandler:
             die_of(signal.SIGTERM)
 
     def stop_waiting(self) -> None:
-        """Give the timer back to the app: the signal has been heard, or the worker ends."""
+        """Give the timer back to the app: the loop handles the signal, or the worker ends."""
         self._unheard_since = None
         if self._apps is not None:
             handler, delay, interval = self._apps

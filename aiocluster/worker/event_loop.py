@@ -1,7 +1,7 @@
-"""Which loop a worker runs on that has imported the app by itself.
+"""The loop of a worker that has imported the app by itself.
 
-What the import bound to a loop (a client, a pool, a lock) works in that loop only. So if it left
-one open, the worker runs on it; mostly it left none, and the worker makes its own.
+An object that the import bound to a loop (a client, a pool, a lock) works in that loop only. So if
+the import left a loop open, the worker runs on it. Mostly there is none, and the worker makes one.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ if on_linux():
 
 
 def loop_after_import(given: object = None) -> asyncio.AbstractEventLoop:
-    """Return the loop that was given or that the import left, or a new one.
+    """Return the given loop, the loop that the import left, or a new one.
 
-    ConfigError if it cannot be run on.
+    Raise ConfigError if a worker cannot run on this loop.
     """
     if isinstance(given, asyncio.AbstractEventLoop):
         return _checked(given)
     if not _open_loops():
         return uvloop.new_event_loop()
-    gc.collect()  # what only the collector still has is none
+    gc.collect()  # a loop that only the collector still holds does not count
     loops = _open_loops()
     if (current := _current()) in loops:
         loops = [current]
@@ -52,16 +52,16 @@ def _checked(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
 
 
 def _open_loops() -> list[asyncio.AbstractEventLoop]:
-    """Return those that are not closed; one that runs in a thread is that thread's."""
-    # By its type: an object may claim any class, and do anything when it is asked.
+    """Return the loops that are not closed and do not run; a running one is its thread's."""
+    # `type` and not isinstance: an object may claim any class, and run any code to do so.
     found = [one for one in gc.get_objects() if issubclass(type(one), asyncio.AbstractEventLoop)]
     return [one for one in found if not one.is_closed() and not one.is_running()]
 
 
 def _current() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that was set as the current one, and make none where none was."""
+    """Return the loop that was set as the current one; make none if there is none."""
     with warnings.catch_warnings():
-        # Newer Pythons would rather have no policies at all.
+        # Newer Pythons deprecate policies.
         warnings.simplefilter("ignore", DeprecationWarning)
         policy = getattr(asyncio, "get_event_loop_policy", lambda: None)()
     loop = getattr(getattr(policy, "_local", None), "_loop", None)

@@ -1,7 +1,7 @@
 """The loop's heartbeat and lag, sampled by the loop itself.
 
-Only a turn of the loop proves that the loop turns: a thread that answers for it would say
-that all is well while it is blocked.
+Only a turn of the loop proves that the loop turns: a thread that answers in its place would
+report a blocked loop as well.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ _TICK = 0.1
 # Descriptors are counted once in this many ticks: before Linux 6.2 it means listing a directory.
 _TICKS_PER_FD_COUNT = 10
 
-# Near its limit a worker is given nothing, or will soon be given nothing, until there is room
-# again: that is worth knowing sooner. Not where counting takes milliseconds: there it is
-# connections that fill the limit, and their ends are seen at once.
+# A worker near its limit gets no connections, or soon will not, until there is room again: so it
+# counts more often. It does not if counting takes milliseconds: there are so many descriptors only
+# because of connections, and the end of a connection is noted at once.
 _TICKS_NEAR_THE_LIMIT = 3
 _QUICKLY_COUNTED = 2_000
 
 
 class Heartbeat:
-    """Writes the heartbeat and how late the loop is to the scoreboard, and measures the lag."""
+    """The heartbeat of a worker: it writes beat and lateness to the scoreboard, measures lag."""
 
     def __init__(self, row: memoryview, on_beat: Callable[[], None] = lambda: None) -> None:
         self.lag = LagMeter()
@@ -53,20 +53,20 @@ class Heartbeat:
         self._tick()
 
     def stop(self) -> None:
-        """Tick no more, and say so: nobody need wait for the next beat. Idempotent."""
+        """Tick no more, and note that: the primary need not wait for a beat. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._row[HEARTBEAT] = 0
 
     def _tick(self) -> None:
-        # The loop's own time() is cached once a turn; lag is what it cannot see.
+        # The loop's own time() is cached once a turn, so it does not show lag.
         now = time.monotonic()
         self._timer = self._loop.call_later(_TICK, self._tick)
         lag = max(now - self._due, 0.0)
         self.lag.record(lag)
-        # What it was is half forgotten each time: a loop that was blocked until just now, and
-        # is late again with every other request, is not as good as one that never is.
+        # The old value is halved each time: a loop that was blocked until just now, and is late
+        # again with every other request, is worse than a loop that is never late.
         self._row[LAG] = max(int(lag * 1e6), self._row[LAG] >> 1)
         self._row[HEARTBEAT] = int(now * 1e9)
         if self._until_fd_count == 0:
@@ -76,7 +76,7 @@ class Heartbeat:
         self._on_beat()
 
     def count_fds(self) -> None:
-        """Count now, and then again when that is due."""
+        """Count the descriptors now; set when they are counted next."""
         count, limit = count_fds(), fd_limit()
         row = self._row
         row[FD_LIMIT] = limit

@@ -1,21 +1,21 @@
-"""Keeps aiohttp's and our own loggers audible when the app sets up its logging.
+"""Keeps aiohttp's and our own loggers enabled when the app sets up its logging.
 
-`dictConfig` and `fileConfig` by default disable every logger that exists and is not named. An
-app that sets up its logging before it imports aiohttp loses nothing of aiohttp's by that, under
-`web.run_app`; here aiohttp is always imported first. So what they have disabled is enabled again.
+`dictConfig` and `fileConfig` by default disable every existing logger that they do not name. Under
+`web.run_app`, an app that sets up its logging before it imports aiohttp keeps aiohttp's loggers;
+here aiohttp is always imported first. So this module enables the disabled loggers again.
 """
 
 import logging
 
 _KEPT = ("aiohttp", "aiocluster")
 
-# Nothing but such a configuration disables it: a logger that an app has disabled by itself stays
-# as it is.
+# Only such a configuration disables this logger, and so shows itself. A logger that the app has
+# disabled by name stays disabled.
 _canary = logging.getLogger("_aiocluster.canary")
 
 
 def keep_loggers() -> None:
-    """Enable our loggers and aiohttp's, if a configuration has disabled all that it knew."""
+    """Enable our loggers and aiohttp's, if a configuration has disabled existing loggers."""
     if not _canary.disabled:
         return
     _canary.disabled = False

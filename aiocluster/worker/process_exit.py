@@ -1,7 +1,7 @@
-"""The end of a worker: its last tasks, its threads, and what Python runs at an interpreter's end.
+"""The end of a worker: its last tasks, its threads, and the interpreter's exit hooks.
 
-Python waits for threads and tasks without a limit. Here each wait has one, since the primary
-kills a worker that is not gone some time after its drain was to be over.
+Python waits for threads and tasks without a limit. Here each wait has a limit, since the primary
+kills a worker that still runs some time after the deadline of its drain.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from aiocluster.worker.app_exit import exit_code, expect_exits, is_exit
 
 log = logging.getLogger("aiocluster.worker")
 
-# Seconds that tasks and threads get to end when nothing is left of the drain's time.
+# Seconds that tasks and threads get to end if no time of the drain is left.
 _END_GRACE = 0.25
 
-# What had to be left is named in one line of the log: enough to see what it was.
+# The remaining tasks or threads named in one log line: enough to see what they were.
 _MAX_NAMED = 20
 
 
@@ -30,10 +30,10 @@ def run_to_the_end(
     main: Coroutine[Any, Any, int],
     leave: Callable[[BaseException], None],
 ) -> int:
-    """Run `main` in the loop until it returns; return what it does, or raise what it raises.
+    """Run `main` in the loop until it is over; return its result, or raise its exception.
 
-    What the app's code raises through the loop meanwhile, GracefulExit say, is given to `leave`,
-    which sees to it that `main` comes to its end.
+    `leave` gets an exit that the app's code raises through the loop meanwhile, such as
+    GracefulExit, and makes `main` end.
     """
     expect_exits(loop)
     task, process = loop.create_task(main, name="the worker"), os.getpid()
@@ -49,15 +49,15 @@ def run_to_the_end(
 
 
 async def end_tasks(seconds: float) -> bool:
-    """Cancel all other tasks, as `web.run_app` does, and wait for them; False: some run on.
+    """Cancel all other tasks, as `web.run_app` does, and wait; return False if some run on.
 
-    At most `seconds`, but a moment at least. What they raise is logged.
+    The wait takes `seconds` at most, but has a short minimum. The tasks' exceptions are logged.
     """
     loop, me = asyncio.get_running_loop(), asyncio.current_task()
     end = loop.time() + max(seconds, _END_GRACE)
     cancelled: set[asyncio.Task[Any]] = set()
     while (left := asyncio.all_tasks() - {me}) and loop.time() < end:
-        for task in left - cancelled:  # one that is cancelled may start others
+        for task in left - cancelled:  # a cancelled task may start others
             task.cancel()
         cancelled |= left
         await asyncio.wait(left, timeout=end - loop.time())
@@ -68,9 +68,9 @@ async def end_tasks(seconds: float) -> bool:
 
 
 def end_threads(seconds: float) -> bool:
-    """Wait for pools, and for threads that are no daemons; False: some run on.
+    """Wait for pools, and for threads that are no daemons; return False if some run on.
 
-    At most `seconds`, but a moment at least.
+    The wait takes `seconds` at most, but has a short minimum.
     """
     end = time.monotonic() + max(seconds, _END_GRACE)
     ending = _end_pools()
@@ -82,16 +82,16 @@ def end_threads(seconds: float) -> bool:
 
 
 def run_exit_hooks() -> None:
-    """Do what the interpreter does at its end; a forked child has to do it by itself."""
+    """Run the interpreter's exit hooks; a forked child has to run them by itself."""
     atexit._run_exitfuncs()
     logging.shutdown()
 
 
 def _end_pools() -> threading.Thread | None:
-    """Have the pools of threads and of processes finish what they were given, and end.
+    """Make the pools of threads and of processes finish their work and end.
 
-    That waits for their threads without a limit, so it is done beside: return the thread. There
-    is none where nothing runs, or none could be started.
+    This waits for their threads without a limit, so it runs in a thread of its own: return that,
+    or None if no pool runs or no thread could be started.
     """
     if not _threads(None):
         _run_pools_hooks()
@@ -99,7 +99,7 @@ def _end_pools() -> threading.Thread | None:
     ending = threading.Thread(target=_run_pools_hooks, name="the end of the pools", daemon=True)
     try:
         ending.start()
-    except RuntimeError:  # the limit of tasks is reached; the primary's deadline holds
+    except RuntimeError:  # the kernel's limit of tasks is reached; the primary's deadline holds
         _run_pools_hooks()
         return None
     return ending
@@ -132,7 +132,7 @@ def _tell_errors(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]]
         if not task.done() or task.cancelled():
             continue
         error = task.exception()
-        if error is not None and not is_exit(error):  # an exit has come through the loop
+        if error is not None and not is_exit(error):  # the loop has let an exit through
             message = "a task that was left running raised when it was cancelled"
             loop.call_exception_handler({"message": message, "exception": error, "task": task})
 

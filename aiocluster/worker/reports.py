@@ -1,4 +1,4 @@
-"""What a worker measures of itself, sent to the primary again and again."""
+"""A worker's reports: its own figures, sent to the primary at intervals."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from aiocluster.metrics.snapshot import Report
 
 
 class Reports:
-    """Those of one worker: each `metrics_interval` seconds one, from `begin` on."""
+    """The reports of one worker: one each `metrics_interval` seconds, from `begin` on."""
 
     def __init__(self, settings: Settings, channel: Channel, lag: LagMeter) -> None:
         self._interval = settings.metrics_interval
@@ -23,12 +23,12 @@ class Reports:
         self._take_latency: Callable[[], dict[int, int]] | None = None
 
     def begin(self, take_latency: Callable[[], dict[int, int]]) -> None:
-        """Send the first one; `take_latency` returns what it was since the last take."""
+        """Send the first report; `take_latency` returns the latencies since its last call."""
         self._take_latency = take_latency
         self._repeat()
 
     def send(self) -> None:
-        """Send one now, unless the primary does not read: then what was measured is kept."""
+        """Send a report now. If the primary does not read, keep the figures for the next one."""
         if self._channel.congested or self._channel.closed or self._take_latency is None:
             return
         cpu_percent, rss_bytes, pss_bytes = self._figures.take()

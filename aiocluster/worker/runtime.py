@@ -1,7 +1,7 @@
 """A worker's life: start the app, take connections, report, drain.
 
-It ends when the primary says Drain, when the primary is gone, or when its own code or a
-signal asks for it; then it finishes what it has, tells what it could not finish, and exits.
+A worker ends when the primary sends Drain, when the primary is gone, or when a signal or the app's
+code asks for it. Then the worker finishes its work, reports what it had to cut, and exits.
 """
 
 import asyncio
@@ -62,22 +62,22 @@ from aiocluster.worker.wires import Wires
 log = logging.getLogger("aiocluster.worker")
 
 EXIT_OK = 0
-EXIT_CUT = 1  # something had to be given up
+EXIT_CUT = 1  # unfinished work was cut
 EXIT_CRASHED = 1  # the job raised
 EXIT_BOOT_FAILED = 3
 
-# What the user's code is called that has not started.
+# The name of the user's code in the error of a failed start.
 _THE_APP = "the app"
 
-# Seconds between two looks at whether max_requests is reached.
+# Seconds between two checks for max_requests.
 _LIMIT_INTERVAL = 0.05
 
-# Seconds to get the last messages out to a primary that may not be reading.
+# Seconds for the last messages to reach a primary that may not be reading.
 _LEAVE_TIMEOUT = 1.0
 
 
 class Runtime:
-    """Everything a worker does, in its loop."""
+    """The runtime of a worker: everything that it does in its loop."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Runtime:
         row: memoryview,
         shared: Sequence[tuple[int, socket.socket]] = (),
     ) -> None:
-        """`shared` are the listening sockets from which it may accept, with their indexes."""
+        """`shared` are listening sockets from which the worker may accept, with their indexes."""
         self._settings = settings
         self._families = families
         self._row = row
@@ -99,13 +99,13 @@ class Runtime:
         self._wires = Wires({f"listener {index}": sock.fileno() for index, sock in shared})
         self._reports = Reports(settings, self._channel, self._heartbeat.lag)
         self._service: Service | None = None
-        # What is lost for want of descriptors is counted so that the primary learns of it at once.
+        # After a loss for want of descriptors, a new count shows the primary the lack at once.
         self._handoff_receiver = HandoffReceiver(row, self._heartbeat.count_fds)
         self._drain: Drain | None = None
         self._drained_by = float("inf")  # on the monotonic clock
-        self._exit: BaseException | None = None  # by which the app's code ends this worker,
-        self.exit_code = EXIT_OK  # and the code that it asks for
-        self._starting: asyncio.Task[Any] | None = None  # of an app; what an exit cancels
+        self._exit: BaseException | None = None  # the exit that the app's code raised first,
+        self.exit_code = EXIT_OK  # and its exit code
+        self._starting: asyncio.Task[Any] | None = None  # the app's start, which an exit cancels
         self._drain_ordered = asyncio.Event()
         self._disconnected = asyncio.Event()
         self._leaving = self._is_unwired = False
@@ -133,13 +133,13 @@ class Runtime:
         if not await self._boot(load):
             return EXIT_BOOT_FAILED
         self._look_at_wires()
-        if (service := self._service) is None:  # told to drain before
+        if (service := self._service) is None:  # drained before the start was over
             return EXIT_OK
         if not self.is_draining:
             self._handoff_receiver.begin(handoff, self._adopt)
         self._reports.begin(service.take_latency)
         self._watch_request_limit()
-        # Not a turn of the loop later than need be: the app may block it any moment.
+        # No turn of the loop may pass needlessly here: the app may block it at any moment.
         declared = self.readiness.is_declared
         if declared or await self._unless_drained(self._until_declared(service)):
             if not self.readiness.is_declared and (error := service.over.exception()) is not None:
@@ -149,13 +149,13 @@ class Runtime:
                 self._memory.settle_app(time.monotonic())
             self.readiness.serve()
             self._channel.post(Ready(service.serves))
-            if self._exit is not None:  # a job has exited in its first step
+            if self._exit is not None:  # a job raised an exit in its first step
                 self._ask_to_exit()
         await self._unless_drained(asyncio.wait({service.over}))
         return await self._end(service)
 
     def ask_to_drain(self, reason: DrainReason) -> None:
-        """Finish, for a reason that is not the primary's."""
+        """Drain, for a reason of this worker's own."""
         if self.is_draining:
             return
         if self._channel.closed:
@@ -164,9 +164,10 @@ class Runtime:
             self.messaging.ask_to_drain(reason)
 
     def leave(self, error: BaseException) -> None:
-        """Drain, then exit, as `error` asks, which the app's code has raised through the loop.
+        """Drain, then exit, because the app's code has raised `error` through the loop.
 
-        The first one decides. An app that does so while it starts has failed to start.
+        The first exit decides the exit code. An app that exits during its start has failed to
+        start.
         """
         if self._exit is None:
             self._exit, self.exit_code = error, exit_code(error)
@@ -181,14 +182,14 @@ class Runtime:
 
     @property
     def time_left(self) -> float:
-        """The seconds that are left of the drain; of a whole one, if none was ordered."""
+        """The seconds left of the drain; `graceful_timeout` if none was ordered."""
         if self._drain is None:
             return self._settings.graceful_timeout
         return self._drained_by - time.monotonic()
 
     @property
     def is_booting(self) -> bool:
-        """True until its app or job has started."""
+        """True until the app or job has started."""
         return self._service is None
 
     @property
@@ -197,7 +198,7 @@ class Runtime:
         return self._drain is not None
 
     async def _boot(self, load: Callable[[], object]) -> bool:
-        """Start the app, unless told to stop before it has started."""
+        """Start the app; return False if the start failed. A drain ends the start."""
         starting = asyncio.ensure_future(self._started(load))
         is_over = await self._unless_drained(starting)
         self._starting = None
@@ -231,7 +232,7 @@ class Runtime:
             await service.start()
             keep_loggers()
         except (SystemExit, KeyboardInterrupt) as error:
-            # A loop lets them through, past all that waits for the task which raised them.
+            # asyncio would raise the exit out of the loop, and not in the task that waits for it.
             raise _Exited from error
         return service
 
@@ -247,7 +248,7 @@ class Runtime:
         return AiohttpService(lambda: given, self._settings, self._row, upstream, goodbye, fail)
 
     async def _until_declared(self, service: Service) -> None:
-        """Wait until it is said to be ready, or is over, after which nobody will say so."""
+        """Wait until the app has declared itself ready, or the service is over."""
         declared = asyncio.ensure_future(self.readiness.wait_declared())
         try:
             await asyncio.wait({declared, service.over}, return_when=asyncio.FIRST_COMPLETED)
@@ -255,7 +256,7 @@ class Runtime:
             declared.cancel()
 
     async def _unless_drained(self, step: Awaitable[Any]) -> bool:
-        """Wait for `step`; cancel it, and return False, when told to drain before it is over."""
+        """Wait for `step`; if a drain is ordered before it is over, cancel it and return False."""
         doing = asyncio.ensure_future(step)
         stopped = asyncio.ensure_future(self._drain_ordered.wait())
         await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -273,7 +274,7 @@ class Runtime:
     # ---- connections
 
     def _on_accepted(self, batch: list[Accepted]) -> None:
-        """It accepted them by itself: only from the listeners of its app."""
+        """Serve connections that this worker accepted, from the listeners of its app."""
         assert self._service is not None
         self._row[ACCEPTED] += len(batch)
         adopt, families = self._service.adopt, self._families
@@ -281,7 +282,7 @@ class Runtime:
             adopt(fd, families[listener], None, peer, listener=listener)
 
     def _serve(self, listener: int) -> asyncio.Protocol:
-        """uvloop has accepted one, from a listener of its app."""
+        """Return the protocol of a connection that uvloop accepted from a listener of the app."""
         assert self._service is not None
         self._row[ACCEPTED] += 1
         return self._service.protocol(listener)
@@ -323,7 +324,7 @@ class Runtime:
                 raise ProtocolError(f"the primary may not send {message!r}")
 
     def _on_accept(self, order: Accept) -> None:
-        # One that is not ready was not meant: it crossed what says so on its way.
+        # If the worker is not ready, the order crossed the message that says so on its way.
         if order.on and self._service is not None and not self.is_draining:
             self._acceptor.resume(order.workers)
         else:
@@ -339,12 +340,12 @@ class Runtime:
             log.error("the primary sent nonsense: %s; finishing", error)
         else:
             log.warning("the channel to the primary is closed; finishing what is open")
-        # One that sends nonsense lives, and has this worker replaced.
+        # A primary that sends nonsense still runs, and replaces this worker.
         gone = error is None
         self._on_drain(self._own_drain(stopping=gone))
 
     def _own_drain(self, *, stopping: bool) -> Drain:
-        """Return the order that it gives itself when no primary can."""
+        """Return the drain that this worker orders itself if the primary cannot."""
         settings = self._settings
         return Drain(
             settings.graceful_timeout,
@@ -354,7 +355,7 @@ class Runtime:
         )
 
     def _look_at_wires(self) -> None:
-        """The app may have closed, shut down or replaced what it does not own."""
+        """Check the wires: the app may have closed, shut down or replaced them."""
         if self.is_draining or self._leaving:
             return
         # Without a channel the primary has closed its end of the handoff.
@@ -365,7 +366,7 @@ class Runtime:
             self._on_broken(broken)
 
     def _on_broken(self, wires: list[str]) -> None:
-        """Finish what is open, and let the primary know, as the one wire is no use without."""
+        """Finish the open work and cut off the primary: one wire is useless without the other."""
         log.error(
             "lost the %s to the primary: the app has closed a descriptor that is not its own, or"
             " has shut it down or replaced it; finishing what is open",
@@ -397,7 +398,7 @@ class Runtime:
 
     def _on_drain(self, drain: Drain) -> None:
         if self._drain is not None:
-            # Asked again it may only get quicker.
+            # A further order can only make the drain quicker.
             drain = Drain(
                 min(drain.timeout, self._drain.timeout),
                 moving=drain.moving and self._drain.moving,
@@ -407,7 +408,7 @@ class Runtime:
         self._drain = drain
         self._drained_by = min(self._drained_by, time.monotonic() + drain.timeout)
         self._stop_accepting(drain)
-        self._handoff_receiver.end()  # before the user's code hears of it, and closes its servers
+        self._handoff_receiver.end()  # before the user's code gets the drain, and closes servers
         self.servers.hurry(drain.timeout)
         self.servers.stop()
         self.readiness.stop()
@@ -417,7 +418,7 @@ class Runtime:
             self._hurry(self._service, drain)
 
     def _stop_accepting(self, drain: Drain) -> None:
-        # When all go, the last to close a socket resets who waits there.
+        # If all workers stop, closing the last socket would reset the waiting connections.
         if drain.stopping:
             self._room.forget_limits()
             self._acceptor.accept_rest()
@@ -432,12 +433,12 @@ class Runtime:
         )
 
     async def _end(self, service: Service) -> int:
-        """It was told to drain; or its job has ended by itself, well or not."""
+        """End the worker: a drain was ordered, or its job has returned or raised."""
         if not self.is_draining:
             error = service.over.exception()
             if error is None:
                 self.ask_to_drain("finished")
-            elif not is_exit(error):  # else it has come through the loop: see `leave`
+            elif not is_exit(error):  # the loop has let an exit through: see `leave`
                 _log_end_of_job(error)
                 self._reports.send()
                 return EXIT_CRASHED
@@ -445,7 +446,7 @@ class Runtime:
         return await self._finish(service)
 
     async def _finish(self, service: Service) -> int:
-        """Take what the primary had already given, finish everything, shut the app down."""
+        """Finish all open work, shut the app down, report; return the exit code."""
         assert self._drain is not None
         self._memory.settle_end()
         self._hurry(service, self._drain)
@@ -456,7 +457,7 @@ class Runtime:
         return self.exit_code or service.code or (EXIT_CUT if cut else EXIT_OK)
 
     async def _leave(self, code: int) -> int:
-        """Close the channel after all that was sent has been read, or nobody reads it."""
+        """Close the channel, and wait until the primary has read everything, or does not read."""
         self._leaving = True
         self._acceptor.close()
         self._heartbeat.stop()
@@ -469,11 +470,11 @@ class Runtime:
 
 
 def _log_end_of_job(error: BaseException) -> None:
-    if isinstance(error, ConfigError):  # ours, and it says all there is to say
+    if isinstance(error, ConfigError):  # an error of ours needs no traceback
         log.error("%s", error)
     else:
         log.error("the job raised", exc_info=error)
 
 
 class _Exited(Exception):
-    """The app ended the process while it started, which is a failure to start like any other."""
+    """An exit that the app's code raised during its start: a failure to start like any other."""

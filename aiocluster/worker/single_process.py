@@ -1,7 +1,7 @@
 """A worker in the program's own process: aiohttp's own runner serves its app, or its job runs.
 
-For systems that are not Linux. The user's code sees the worker that it sees on Linux. Its settings
-are those that aiohttp knows; nothing counts its requests, and nothing replaces it.
+It is for systems that are not Linux. The user's code sees the same worker as on Linux. The worker
+has only the settings that aiohttp knows. Its requests are not counted, and it is not replaced.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ log = logging.getLogger("aiocluster.worker")
 
 
 class LoneWorker:
-    """The worker of one role. `given` is the app, its factory or the job, imported already."""
+    """The only worker of one role. `given` is the imported app, its factory or the job."""
 
     def __init__(self, worker_id: int, spec: RoleSpec, given: object) -> None:
         self.addresses: tuple[tuple[str, int], ...] = ()
@@ -62,10 +62,10 @@ class LoneWorker:
         )
 
     async def run(self) -> None:
-        """Serve, or do the job, until it is stopped or the job has ended.
+        """Serve, or run the job, until the worker is stopped or the job has ended.
 
-        All hooks of the app run in this one task. What is raised before it has `started` is why
-        it did not start.
+        All hooks of the app run in this one task. An exception before `started` is done is the
+        reason why the worker did not start.
         """
         share_process(self.context)
         try:
@@ -80,7 +80,7 @@ class LoneWorker:
             self.channel.close()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Let it end: within `timeout` seconds, by default `graceful_timeout`. May be repeated."""
+        """End within `timeout` seconds, by default `graceful_timeout`. May be called again."""
         self._servers.hurry(self._settings.graceful_timeout if timeout is None else timeout)
         self._servers.stop()
         self._readiness.stop()
@@ -88,7 +88,7 @@ class LoneWorker:
 
     @property
     def is_stopping(self) -> bool:
-        """True once it was stopped, or has ended."""
+        """True once the worker was stopped, or has ended."""
         return self._readiness.is_stopping
 
     async def _serve(self) -> None:
@@ -144,7 +144,7 @@ class LoneWorker:
         self.failed = service.code != 0
 
     def _begin(self) -> None:
-        """Become ready, and lead the role: it has no other worker."""
+        """Become ready, and lead the role, which has no other worker."""
         self._row[LEADS] = 1
         self._leading.hear()
         self._readiness.serve()
@@ -162,7 +162,7 @@ class LoneWorker:
                 raise
             raise BootError(f"not ready after {seconds:g} s (boot_timeout)") from error
         except (SystemExit, KeyboardInterrupt) as error:
-            # The app ended the process while it started, which is a failure like any other.
+            # The app's code exited during its start: that is a failure like any other.
             raise BootError(*describe_start(error, "the app")) from error
 
     async def _say_goodbye(self) -> None:

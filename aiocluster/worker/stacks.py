@@ -1,9 +1,9 @@
-"""Answers the primary's question what this worker is doing. See ipc/stacks.py.
+"""Writes the stacks of this worker when the primary requests them. See ipc/stacks.py.
 
-First faulthandler writes the stack of every thread, at once and whoever holds the interpreter.
-Then, as soon as the main thread runs Python code again, in whatever function, the stacks of
-the loop's tasks follow: a loop that is blocked in Python, or in a call that a signal
-interrupts, tells them too.
+First faulthandler writes the stack of every thread, at once and without the interpreter's lock.
+The stacks of the loop's tasks follow as soon as the main thread runs Python code again, in any
+function. So they also come from a loop that is blocked in Python, or in a call that a signal
+interrupts.
 """
 
 import asyncio
@@ -16,29 +16,29 @@ from typing import Any
 
 from aiocluster.ipc.stacks import END, STACKS_SIGNAL
 
-# Tasks that stand at the same place are told once; of the places, and of the calls that led
-# to each, no more than anybody reads.
+# Tasks at the same place are shown once. The places, and the calls that led to each, are limited
+# to a readable number.
 _MAX_PLACES = 100
 _MAX_FRAMES = 30
 
-# So many tasks of one place are named.
+# The tasks that are named at one place, at most.
 _MAX_NAMES = 3
 
 
 def show_stacks_on_request(fd: int) -> None:
-    """From now on, STACKS_SIGNAL makes this process append its stacks to `fd`."""
+    """Make this process append its stacks to `fd` at each STACKS_SIGNAL from now on."""
     loop = asyncio.get_running_loop()
 
     def show_tasks(number: int, frame: FrameType | None) -> None:
-        # We are in the middle of any function of the user's: nothing may be raised into it.
+        # This interrupts any function of the user's code: no exception may reach it.
         try:
             text = "\n".join(_told(asyncio.all_tasks(loop), asyncio.current_task(loop)))
         except Exception as error:
-            text = f"the tasks cannot be told: {error!r}"
+            text = f"cannot show the tasks: {error!r}"
         os.write(fd, f"\n{text}\n".encode(errors="replace") + END)
 
     signal.signal(STACKS_SIGNAL, show_tasks)
-    # In front of it, in C; it calls ours afterwards.
+    # faulthandler's handler in C comes first, and calls `show_tasks` afterwards.
     faulthandler.register(STACKS_SIGNAL, file=fd, all_threads=True, chain=True)
 
 
@@ -62,7 +62,7 @@ def _title(names: list[str]) -> str:
 
 
 def _frames(awaited: Any) -> list[str]:
-    """Return the calls of a coroutine down to what it waits for, the innermost first."""
+    """Return the calls of a coroutine down to the awaited object, the innermost first."""
     found: list[str] = []
     while awaited is not None and len(found) < _MAX_FRAMES:
         frame, awaited = _step(awaited)
@@ -73,7 +73,7 @@ def _frames(awaited: Any) -> list[str]:
 
 
 def _step(awaited: Any) -> tuple[FrameType | None, Any]:
-    """Return the frame of a coroutine or generator, and what it awaits; None, None for others."""
+    """Return a coroutine's or generator's frame and awaited object; else None, None."""
     if hasattr(awaited, "cr_frame"):
         return awaited.cr_frame, awaited.cr_await
     if hasattr(awaited, "gi_frame"):

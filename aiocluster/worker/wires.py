@@ -1,7 +1,7 @@
-"""The descriptors by which a worker hangs on the primary: are they still what they were?
+"""A check that the descriptors between a worker and the primary are still the same files.
 
-Code of the app may close a descriptor that is not its own, or put another file in its place. Some
-of that no read or write ever shows: what is sent to /dev/null is sent well.
+The app's code may close a descriptor that is not its own, or put another file in its place. Reads
+and writes do not show all of this: a write to /dev/null succeeds.
 """
 
 import os
@@ -9,23 +9,23 @@ from collections.abc import Mapping
 
 
 class Wires:
-    """Those of one worker, by what each is."""
+    """The descriptors of one worker that connect it to the primary, by name."""
 
     def __init__(self, wires: Mapping[str, int]) -> None:
         self._wires: list[tuple[str, int, tuple[int, int] | None]] = []
         self.add(wires)
 
     def add(self, wires: Mapping[str, int]) -> None:
-        """Look at these from now on, too."""
+        """Check these descriptors, too, from now on."""
         self._wires += [(name, fd, _identity(fd)) for name, fd in wires.items()]
 
     def broken(self) -> list[str]:
-        """Name those whose descriptor is closed, or another file's by now."""
+        """Return the names of the descriptors that are closed, or now another file's."""
         return [name for name, fd, was in self._wires if _identity(fd) != was]
 
 
 def _identity(fd: int) -> tuple[int, int] | None:
-    """What tells a file from all others; None where the descriptor is closed."""
+    """Return a file's unique identity; None if the descriptor is closed."""
     try:
         found = os.fstat(fd)
     except OSError:

@@ -144,4 +144,4 @@ async def test_what_cannot_be_told_raises_nothing_into_the_users_code(
     ask()
 
     assert os.pread(stacks.fd, 10_000, 0).endswith(END)
-    assert "cannot be told: RuntimeError('no tasks today')" in stacks.take()
+    assert "cannot show the tasks: RuntimeError('no tasks today')" in stacks.take()
