@@ -1,4 +1,4 @@
-"""What goes wrong at accepting: told once, and tried again until it has passed."""
+"""Failures to accept: one log line, and new attempts until one succeeds."""
 
 import asyncio
 import errno
@@ -6,11 +6,11 @@ import logging
 import socket
 from collections.abc import Callable
 
-# Out of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM), or something stranger: try
-# again after this many seconds. The connections wait in the backlog meanwhile.
+# Seconds until the next attempt when descriptors or memory are short (EMFILE, ENFILE, ENOBUFS,
+# ENOMEM), or after any other error. The connections wait in the backlog meanwhile.
 _RETRY_AFTER = 0.25
 
-# The client gave up while it waited, or the network did (accept(2) lists these).
+# Errors of one connection: its client gave up, or the network failed (accept(2) lists these).
 CLIENT_GONE = {
     errno.ECONNABORTED,
     errno.EPROTO,
@@ -18,7 +18,7 @@ CLIENT_GONE = {
     errno.ENETDOWN,
     errno.ENOPROTOOPT,
     errno.EHOSTDOWN,
-    getattr(errno, "ENONET", errno.ENETDOWN),  # of Linux alone
+    getattr(errno, "ENONET", errno.ENETDOWN),  # only Linux has it
     errno.EHOSTUNREACH,
     errno.EOPNOTSUPP,
     errno.ENETUNREACH,
@@ -27,9 +27,10 @@ CLIENT_GONE = {
 
 
 class AcceptBackoff:
-    """That of one listening socket, from its first failure to the next connection.
+    """A pause in accepting from one listening socket, begun by an error that will pass.
 
-    While it `is_waiting` nobody is to accept; `changed` is called when that begins and ends.
+    While `is_waiting`, no connection may be accepted; `changed` is called when that begins and
+    ends.
     """
 
     def __init__(
@@ -44,11 +45,11 @@ class AcceptBackoff:
 
     @property
     def is_waiting(self) -> bool:
-        """Is it too soon to try again?"""
+        """True while it is too soon to accept again."""
         return self._retry is not None
 
     def met(self, error: OSError) -> None:
-        """Accepting failed."""
+        """Note that accepting failed."""
         if error.errno in CLIENT_GONE:
             return
         if not self.is_told:
@@ -62,13 +63,13 @@ class AcceptBackoff:
         self._changed()
 
     def passed(self) -> None:
-        """Accepting has worked, perhaps just before it failed."""
+        """Note that a connection was accepted, perhaps just before a failure."""
         if self.is_told and not self.is_waiting:
             self.is_told = False
             self._log.info("accepting on %s:%d again", *self._sock.getsockname()[:2])
 
     def forget(self) -> None:
-        """The socket is closed. Idempotent."""
+        """Cancel the next attempt, since the socket is closed. Idempotent."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

@@ -1,16 +1,16 @@
-"""What everybody must know who accepts: the primary, and workers that share its sockets."""
+"""Figures for accepting, which the primary does, and workers that share its sockets."""
 
 import socket
 import struct
 
-# With fewer free descriptors than this, each is counted.
+# With fewer free descriptors than this, `budget` allows each of them once.
 _MUCH_ROOM = 128
 
 # Descriptors a worker keeps for what its handlers open: an eighth of its limit, at most this.
 _MAX_RESERVED_FDS = 256
 
-# The start of the kernel's struct tcp_info up to tcpi_unacked and tcpi_sacked: for a listening
-# socket the number of connections in its backlog, and how many may be.
+# The start of the kernel's struct tcp_info up to tcpi_unacked and tcpi_sacked. For a listening
+# socket these are the number of connections in its backlog, and its maximum.
 _TCP_INFO = struct.Struct("24xI")
 _TCP_INFO_OF_BACKLOG = struct.Struct("28xI")
 _TCP = socket.IPPROTO_TCP
@@ -20,7 +20,7 @@ def waiting_in(sock: socket.socket) -> int:
     """Return how many connections wait to be accepted.
 
     Accepting until EAGAIN costs a failed call and, above all, its exception: 2.8 µs a
-    wake-up, where asking costs 0.4.
+    wake-up. This call costs 0.4 µs.
     """
     info = sock.getsockopt(_TCP, socket.TCP_INFO, _TCP_INFO.size)
     waiting: int = _TCP_INFO.unpack(info)[0]
@@ -28,21 +28,21 @@ def waiting_in(sock: socket.socket) -> int:
 
 
 def backlog_of(sock: socket.socket) -> int:
-    """Return the backlog that a socket listens with, which the system may have cut."""
+    """Return the backlog that a socket listens with; the system may have reduced it."""
     info = sock.getsockopt(_TCP, socket.TCP_INFO, _TCP_INFO_OF_BACKLOG.size)
     backlog: int = _TCP_INFO_OF_BACKLOG.unpack(info)[0]
     return backlog
 
 
 def reserved_fds(max_fds: int) -> int:
-    """Return how many of its `max_fds` descriptors a worker has for what is no connection."""
+    """Return how many of its `max_fds` descriptors a worker keeps for files and the like."""
     return min(_MAX_RESERVED_FDS, max_fds // 8)
 
 
 def budget(free_fds: int) -> int:
-    """Return how many connections may come before `free_fds` is to be counted anew.
+    """Return how many connections may come before the free descriptors are counted again.
 
-    Counting for each would cost more than accepting it; while there is much room half of it
-    is spent before the next look.
+    Counting for each connection would cost more than accepting it. While many descriptors are
+    free, half of them may be used before the next count.
     """
     return max(free_fds // 2 if free_fds > _MUCH_ROOM else free_fds, 0)

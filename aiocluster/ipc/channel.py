@@ -1,13 +1,13 @@
 """A stream of messages between the primary and one worker; each side holds one end.
 
-Two kinds of traffic share it. Our own messages are few and small and are always let
-through. The user's messages are as many as the user likes, so they are held by a window:
-a side may have WINDOW_BYTES under way that the other side's user has not read yet, and
-`send` waits for the rest. So a slow reader slows its writer, memory stays bounded, and a
-full inbox never hides a Drain.
+Two kinds of traffic share the channel. The framework's own messages are few and small, and are
+always sent. The user's messages are limited by a window: each side may have WINDOW_BYTES under
+way that the other side's user has not read yet, and `send` waits while the window is full. So a
+slow reader slows its writer, memory stays bounded, and a full inbox never hides a Drain.
 
-What comes is heard in turns, so that no flood holds up a loop: a little of each channel, then
-what else there is to do. Meanwhile the channel is not read, and the kernel's buffer holds it.
+Received messages are handled in turns, so that no flood of them blocks a loop: a few of each
+channel, then the loop's other work. Meanwhile the channel is not read, and the kernel's buffer
+holds the rest.
 """
 
 import asyncio
@@ -25,41 +25,41 @@ from aiocluster.ipc.handover import ChannelState
 from aiocluster.ipc.messages import Credit, Message, UserMessage
 from aiocluster.ipc.turns import Take, Turns, turns_of_loop
 
-# Messages under way or unread, each way. Enough for 10,000 small ones; a larger message
-# than this may go when nothing else is under way.
+# Bytes of messages under way or unread, each way: enough for 10,000 small ones. A message that
+# is larger than this may be sent when no other is under way.
 WINDOW_BYTES = 1024 * 1024
 
-# A message costs this much more than its bytes: the objects it becomes are not free.
+# A message costs this much more than its bytes, for the objects that are made of it.
 _MESSAGE_COST = 64
 
-# Credit is returned in lumps, so that it costs next to nothing a message.
+# Credit is returned in lumps of this size, so that it costs next to nothing a message.
 _CREDIT_LUMP = WINDOW_BYTES // 4
 
-# What one channel may bring in one turn of the loop, whatever its messages cost.
+# The most that one channel may bring in one turn of the loop, whatever its messages cost.
 TURN_BYTES = 64 * 1024
 TURN_MESSAGES = 64
 
-# What may be read while there is no time for more: no read may be for nothing.
+# Bytes that may be read when the time for reading is over: each read must bring something.
 LEAST_BYTES = 1024
 
-# Beyond this many unsent bytes the other side asks for things and does not read the answers: the
-# largest message, and a window of others, are less than half of it.
+# With more unsent bytes than this, the other side sends requests and does not read the answers:
+# the largest message, and a window of others, are less than half of it.
 _MAX_UNSENT_BYTES = 40 * 1024 * 1024
 
 _GONE = "the other side of the channel is gone"
 
-# Beyond this many unsent bytes the other side is not reading at all: what may be skipped
-# (a snapshot) is skipped.
+# With more unsent bytes than this, the other side is not reading at all: a message that may be
+# skipped (a snapshot) is skipped.
 _CONGESTED_BYTES = 64 * 1024
 
 
 class Channel(asyncio.BufferedProtocol):
     """One end of a channel. Create it with `open_channel`.
 
-    `on_message(message, size)` hears every message; for a UserMessage, the one who has consumed
-    it calls `consumed(size)`, and with `packed` its payload is a Parcel. `on_closed(error)` is
-    called once, when the other side went away, sent nonsense (then `error` says which), or `close`
-    was called.
+    `on_message(message, size)` is called with every message. When a UserMessage has been read,
+    `consumed(size)` must be called; with `packed` its payload is a Parcel. `on_closed(error)` is
+    called once: after `close`, or when the other side has closed its end or has sent something
+    invalid (`error` then says what).
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._error: ProtocolError | None = None
         self._closed = self._is_abandoned = False
-        self._is_deaf = False  # by our own end: what still comes is not heard
-        self._is_lost = False  # by the other side's: what has come is still heard
+        self._is_deaf = False  # this end was closed: later messages are dropped
+        self._is_lost = False  # the other end was closed: received messages are handled
         self._is_over = False
         self._has_asked = False  # for a turn
         self._is_paused = False
@@ -86,7 +86,7 @@ class Channel(asyncio.BufferedProtocol):
         self._buffer = bytearray(TURN_BYTES)
         self._window = WINDOW_BYTES
         self._owed = 0
-        self._unpaid = 0  # bytes of the user's messages that came, for which no Credit went
+        self._unpaid = 0  # bytes of the user's messages received without a Credit in return
         self._waiting: deque[tuple[int, bytes, asyncio.Future[None]]] = deque()
 
     @property
@@ -102,11 +102,11 @@ class Channel(asyncio.BufferedProtocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes that were sent and that the kernel has not taken yet."""
+        """The number of sent bytes that the kernel has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def state(self, unpaid: int) -> ChannelState:
-        """What another end on the same socket goes on with; nothing may be `unsent`.
+        """Return the state with which another end can go on; no bytes may be `unsent`.
 
         `unpaid` is the size of the user's messages that were not `consumed` yet.
         """
@@ -117,23 +117,23 @@ class Channel(asyncio.BufferedProtocol):
         )
 
     def adopt(self, state: ChannelState) -> None:
-        """Go on where another end left off; before this one is opened."""
+        """Take over the state of another end, before this one is opened."""
         self._decoder.add(state.half)
         self._window, self._owed = state.window, state.owed
         self._unpaid = state.owed
 
     def post(self, message: Message) -> None:
-        """Send one of our own messages; on a closed channel it is dropped, as in flight."""
+        """Send one of the framework's messages; on a closed channel the message is dropped."""
         if self._transport is not None and not self._closed:
             self._transport.write(encode(message))
             if self.unsent > _MAX_UNSENT_BYTES:
-                self._refuse(ProtocolError("it does not read the answers to what it asks for"))
+                self._refuse(ProtocolError("it does not read the answers to its requests"))
 
     async def send(self, payload: Any) -> None:
         """Send a user's message; wait while the window is full.
 
-        Raises MessageError when it cannot be sent at all, ChannelClosed when the other
-        side is gone.
+        Raises MessageError when the payload cannot be sent, ChannelClosed when the other side
+        is gone.
         """
         frame = encode_user(payload)
         cost = len(frame) + _MESSAGE_COST
@@ -146,7 +146,7 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.write(frame)
 
     def consumed(self, size: int) -> None:
-        """The user has read messages of `size` bytes: let the other side send as many."""
+        """Note that the user has read `size` bytes, and allow the other side to send as many."""
         self._owed += size
         if self._owed >= _CREDIT_LUMP:
             self._unpaid -= self._owed
@@ -154,21 +154,21 @@ class Channel(asyncio.BufferedProtocol):
             self._owed = 0
 
     def close(self) -> None:
-        """Close this end after what was sent is written. Idempotent."""
+        """Close this end once the unsent bytes are written. Idempotent."""
         self._closed = self._is_deaf = True
         if self._transport is not None and not self._is_abandoned:
             self._transport.close()
         self._release_waiting()
 
     def abort(self) -> None:
-        """Close this end at once and drop what is unsent. Idempotent."""
+        """Close this end at once and drop the unsent bytes. Idempotent."""
         self._closed = self._is_deaf = True
         if self._transport is not None and not self._is_abandoned:
             self._transport.abort()
         self._release_waiting()
 
     def abandon(self) -> None:
-        """Leave the socket alone, as its descriptor may be another file's by now. Idempotent."""
+        """Close without the socket: its descriptor may be another file's by now. Idempotent."""
         self._closed = self._is_deaf = self._is_abandoned = True
         self._release_waiting()
 
@@ -177,14 +177,14 @@ class Channel(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._turns = turns_of_loop()
-        # What it brings is heard in the context that asyncio gives to a transport's callbacks.
+        # Messages are handled in the context that asyncio gives to a transport's callbacks.
         context = copy_context()
         self._take = lambda end: context.run(self._take_turn, end)
-        self._ask()  # another end may have left some
+        self._ask()  # another end may have left messages
 
     def get_buffer(self, sizehint: int) -> memoryview:
         assert self._turns is not None
-        # A loop reads once more before it can be paused where another end has left much.
+        # If another end has left much data, the loop reads once more before it can be paused.
         room = 0 if self._turns.have_read_enough else TURN_BYTES - self._decoder.waiting
         return memoryview(self._buffer)[: max(room, LEAST_BYTES)]
 
@@ -198,13 +198,13 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def feed(self, data: bytes) -> None:
-        """Take in what has come; it is heard soon."""
+        """Add received bytes; their messages are handled soon."""
         self._decoder.add(data)
         self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = self._is_lost = True
-        # asyncio's transport, once it is done, cannot even be aborted.
+        # Once asyncio's transport is closed, it cannot even be aborted.
         self._transport = None
         if self._is_deaf or not self._has_asked:
             self._finish()
@@ -237,9 +237,9 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def _hear_some(self, end: float) -> bool:
-        """Hear what one turn may bring; return whether there may be more."""
+        """Handle the messages of one turn; return True if there may be more."""
         for _ in range(TURN_MESSAGES):
-            if self._is_deaf:  # by what the message before it led to
+            if self._is_deaf:  # the handler of the previous message closed this end
                 return False
             if (taken := self._decoder.take()) is None:
                 return False
@@ -254,8 +254,8 @@ class Channel(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         self._is_over = True
-        # Its buffer is large, and who has heard the last may be kept for long: by a user, or
-        # only by the collector, which counts objects and not their bytes.
+        # The buffer is large, and this object may be kept for long: by a user, or only by the
+        # garbage collector, which counts objects and not their bytes.
         del self._decoder, self._buffer
         self._release_waiting()
         self._on_closed(self._error)
@@ -270,7 +270,7 @@ class Channel(asyncio.BufferedProtocol):
             self._unpaid += cost
             self._on_message(message, cost)
         elif isinstance(message, Credit):
-            # A credit that nobody owed must not make the window wider.
+            # A credit that was not owed must not make the window wider.
             self._window = min(self._window + message.size, WINDOW_BYTES)
             self._admit()
         else:
@@ -281,7 +281,7 @@ class Channel(asyncio.BufferedProtocol):
         return cost <= self._window or self._window >= WINDOW_BYTES - _CREDIT_LUMP
 
     async def _wait_for_room(self, cost: int, frame: bytes) -> None:
-        """Return once `frame` is written, after those that wait already."""
+        """Return once `frame` is written, after the frames that wait already."""
         written = asyncio.get_running_loop().create_future()
         entry = (cost, frame, written)
         self._waiting.append(entry)
@@ -296,7 +296,7 @@ class Channel(asyncio.BufferedProtocol):
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
             cost, frame, written = self._waiting.popleft()
-            # A sender may have been cancelled just now and not have come to leave the queue.
+            # A sender that was cancelled just now may still be in the queue.
             if not written.done() and self._transport is not None:
                 self._window -= cost
                 self._transport.write(frame)
@@ -314,8 +314,8 @@ async def open_channel(sock: socket.socket, channel: Channel) -> Channel:
     sock.setblocking(False)
     keep_from_children(sock)
     loop = asyncio.get_running_loop()
-    # From here the transport owns the descriptor. Cancelled half way, uvloop has closed it
-    # already and asyncio has not, so nobody could clean up: let it open, then abort.
+    # From here the transport owns the descriptor. If opening is cancelled half way, uvloop has
+    # closed the descriptor and asyncio has not: let the channel open, then abort it.
     opening = asyncio.ensure_future(loop.create_unix_connection(lambda: channel, sock=sock))
     try:
         await asyncio.shield(opening)
@@ -323,9 +323,9 @@ async def open_channel(sock: socket.socket, channel: Channel) -> Channel:
         opening.add_done_callback(lambda _: channel.abort())
         raise
     except ValueError:
-        # No stream socket: refused before there was a transport.
+        # This is no stream socket; the loop refuses it before there is a transport.
         sock.close()
         raise
-    if channel.closed:  # meanwhile
+    if channel.closed:  # while it was opened
         channel.abort()
     return channel

@@ -1,7 +1,7 @@
-"""What a process that is forked by the program's or the app's own code must not have of this one.
+"""Sockets and signal handlers that a process forked by the user's code must not inherit.
 
 A copy of a socket would keep a port taken, and hide from its other end that this process is gone.
-A handler of a signal would act in the copy, and write to the descriptor that wakes this one's loop.
+A copy of a signal handler would act in the child, and wake the loop of this process.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from weakref import WeakSet
 
 _sockets: WeakSet[socket.socket] = WeakSet()
 
-# The masks from before a fork that is under way, by thread.
+# The signal mask from before a fork that is under way, by thread.
 _masks: dict[int, set[signal.Signals]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class _Hearing:
-    """A process that hears signals, which they are, and which handlers no child may have."""
+    """A process that handles signals, the signals, and the handlers that no child may have."""
 
     process: int
     numbers: Collection[int]
@@ -35,15 +35,15 @@ _hearing: list[_Hearing] = []
 
 
 def keep_from_children(*sockets: socket.socket) -> None:
-    """Close these sockets in each process that is forked from this one, if they are open yet."""
+    """Close these sockets in each process forked from this one, if they are still open."""
     _be_called()
     _sockets.update(sockets)
 
 
 def hear_alone(numbers: Collection[int], is_ours: Callable[[object], bool]) -> None:
-    """Let no process that is forked from this one hear these signals by a handler that `is_ours`.
+    """Reset these signals in each process forked from this one, if their handler `is_ours`.
 
-    Nor by the descriptor that wakes the loop.
+    The descriptor that wakes the loop is reset, too.
     """
     _be_called()
     _hearing[:] = [_Hearing(os.getpid(), numbers, is_ours)]
@@ -55,23 +55,23 @@ def hear_no_more() -> None:
 
 
 def is_heard_alone() -> bool:
-    """Does `hear_alone` hold for this process?"""
+    """Return True if `hear_alone` holds for this process."""
     return any(one.process == os.getpid() for one in _hearing)
 
 
 def leave_if_forked(process: int, code: int) -> None:
-    """End this process with `code`, if it was forked from that one: the loop is not its own."""
+    """End this process with `code` if it was forked from `process`, which owns the loop."""
     if os.getpid() == process:
         return
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            with contextlib.suppress(OSError, ValueError):  # it may be closed
+            with contextlib.suppress(OSError, ValueError):  # the stream may be closed
                 stream.flush()
     os._exit(code)
 
 
 def usual_handler(number: int) -> Any:
-    """Return what Python does at this signal by default."""
+    """Return the handler that Python has for this signal by default."""
     return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
@@ -84,7 +84,7 @@ def _be_called() -> None:
 
 
 def _hold_signals() -> None:
-    """Let signals wait until the child has no handler of its parent any more."""
+    """Block the signals until the child has no handler of its parent any more."""
     if is_heard_alone():
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _hearing[0].numbers)
         _masks[threading.get_ident()] = cast(set[signal.Signals], mask)
@@ -107,7 +107,7 @@ def _forget_all() -> None:
 
 
 def _close_sockets() -> None:
-    """Put what leads nowhere in the place of each: the objects close their descriptors some day."""
+    """Replace each by /dev/null: the socket objects close their descriptors some day."""
     ours = [fd for sock in _sockets if (fd := sock.fileno()) >= 0]
     _sockets.clear()
     if not ours:

@@ -1,8 +1,8 @@
-"""Messages to bytes and back. No socket: tests give it any bytes, cut anywhere.
+"""Messages to bytes and back, without a socket: tests pass any bytes, cut anywhere.
 
-A frame is a head, which has the tag of the message and the length of its body, and the body: one
-msgpack array of the tag and the message's fields, or whatever one msgpack value the user sends. So
-the first bytes show what is no frame, and what the user sends is not looked at on its way.
+A frame is a head and a body. The head has the tag of the message and the length of the body. The
+body is one msgpack array of the tag and the message's fields, or any one msgpack value of the
+user. So the first bytes show whether it is a frame, and a user's value need not be unpacked.
 """
 
 import reprlib
@@ -19,11 +19,11 @@ from aiocluster.errors import MessageError, ProtocolError
 from aiocluster.events import Parcel
 from aiocluster.ipc.messages import Message, SnapshotFor, UserMessage
 
-# What a user may send in one message. Larger things belong into a file or a store;
-# and a bad length from a broken peer must not make us buffer without end.
+# The longest frame of a user's message. Larger data belongs into a file or a store; and a bad
+# length from a broken peer must not make the decoder buffer without end.
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 
-# Of our own messages the longest has a traceback of the user's, which is cut far below this.
+# The longest body of our own messages: the longest has a traceback, which is cut far below this.
 MAX_OWN_BYTES = 256 * 1024
 
 # The tag, and the length of the body.
@@ -31,19 +31,19 @@ _HEAD = struct.Struct(">BI")
 _HEAD_BYTES = _HEAD.size
 _unpack_head = _HEAD.unpack_from
 
-# How deep the search for what cannot be sent goes: nothing real nests so deep.
+# The depth to which a value that cannot be sent is searched for: no real message nests so deep.
 _MAX_DEPTH = 500
 
 _USER_TAG = 20
 
-# Those that may be as long as a user's message: a snapshot has figures of every worker.
+# The tags of messages that may be as long as a user's: a snapshot has figures of every worker.
 _LONG_TAGS = (_USER_TAG, SnapshotFor.__struct_config__.tag)
 
-# What unpacking raises for bytes that are no msgpack, and for msgpack that Python has no
-# value for: a list as a key (TypeError), a date after the year 9999 (OverflowError).
+# The errors of unpacking bytes that are no msgpack, or msgpack for which Python has no value:
+# a list as a key (TypeError), a date after the year 9999 (OverflowError).
 NOT_MSGPACK = (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException)
 
-# What can always be read once it is packed.
+# The types of values that can always be unpacked once they are packed.
 _SIMPLE = (str, bytes, int, float, bool, type(None))
 
 _packer = msgpack.Packer(use_bin_type=True, datetime=True)
@@ -59,7 +59,7 @@ def encode(message: Message) -> bytes:
 
 
 def encode_user(payload: Any) -> bytes:
-    """Return the frame of a user's message; MessageError names what cannot be sent."""
+    """Return the frame of a user's message; MessageError names the value that cannot be sent."""
     try:
         body: bytes = _packer.pack(payload)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -75,14 +75,14 @@ def encode_user(payload: Any) -> bytes:
 
 
 def decode_user(frame: bytes) -> Any:
-    """Return the payload of a user's message, whole; ProtocolError when it is none."""
+    """Return the payload of a user's message; ProtocolError if `frame` is not a whole one."""
     ((message, _),) = FrameDecoder(UserMessage).feed(frame)
     assert isinstance(message, UserMessage)
     return message.payload
 
 
 def _check_readable(body: bytes, payload: Any) -> None:
-    """Refuse here what packs but could not be unpacked there, such as a tuple as a key."""
+    """Refuse a payload that packs but could not be unpacked, such as one with a tuple as a key."""
     try:
         msgpack.unpackb(body, strict_map_key=False, timestamp=3)
     except NOT_MSGPACK as error:
@@ -98,7 +98,7 @@ def _unpack(parts: list[bytes]) -> Any:
 
 
 class FrameDecoder:
-    """Collects bytes until they make messages of the kinds this side may receive.
+    """A decoder that collects bytes until they make messages of the kinds this side may receive.
 
     With `packed` the payload of a user's message is a Parcel.
     """
@@ -106,27 +106,27 @@ class FrameDecoder:
     def __init__(self, expected: Any, *, packed: bool = False) -> None:
         self._packed = packed
         self._tags, self._own = _decoder_of(expected)
-        self._data = b""  # all of it from `_at` on is still to be read
+        self._data = b""  # the bytes from `_at` on are still to be read
         self._at = 0
-        self._head = b""  # of the message whose body is on its way
+        self._head = b""  # the head of a message with an incomplete body
         self._parts: list[bytes] = []  # of that body
-        self._missing = 0  # bytes of it
+        self._missing = 0  # bytes of that body
 
     def add(self, data: bytes) -> None:
-        """Take in what has come."""
+        """Add received bytes."""
         self._data = self._data[self._at :] + data if self.waiting else data
         self._at = 0
 
     @property
     def waiting(self) -> int:
-        """Bytes that `take` has not looked at, or not enough of them have come."""
+        """The number of bytes that `take` has not read yet, or of which too few have come."""
         return len(self._data) - self._at
 
     def take(self) -> tuple[Message, int] | None:
-        """Return the next message and its size in bytes; None when its end has not come.
+        """Return the next message and its size in bytes; None if its end has not come.
 
-        Raises ProtocolError at the first byte that shows that it is no message this side may
-        receive; the decoder is of no use after that.
+        Raises ProtocolError at the first byte that belongs to no message which this side may
+        receive; the decoder cannot be used after that.
         """
         if not self._head:
             if (whole := self._take_whole()) is not None:
@@ -152,11 +152,11 @@ class FrameDecoder:
 
     @property
     def half(self) -> bytes:
-        """All of which no message was made yet; another decoder can go on with it."""
+        """All bytes of which no message was made yet; another decoder can go on with them."""
         return b"".join((self._head, *self._parts, self._data[self._at :]))
 
     def _take_whole(self) -> tuple[Message, int] | None:
-        """Return the next message if all of it is there and it is short, as most are."""
+        """Return the next message if it is complete and short, as most are."""
         data, body = self._data, self._at + _HEAD_BYTES
         if body >= len(data):
             return None
@@ -168,7 +168,7 @@ class FrameDecoder:
         return self._message(tag, [data[body:end]]), _HEAD_BYTES + length
 
     def _begin(self) -> bool:
-        """Read the head of a message, if it is there."""
+        """Read the head of a message; return True if it is complete."""
         head = self._data[self._at : self._at + _HEAD_BYTES]
         if not head:
             return False
@@ -201,7 +201,7 @@ class FrameDecoder:
 
 @cache
 def _decoder_of(expected: Any) -> tuple[frozenset[int], msgspec.msgpack.Decoder[Any]]:
-    """Return the tags of these messages, and what decodes those of ours."""
+    """Return the tags of these messages, and a decoder for our own among them."""
     kinds = get_args(expected) or (expected,)
     own = [kind for kind in kinds if kind is not UserMessage]
     tags = frozenset(kind.__struct_config__.tag for kind in kinds)
@@ -209,7 +209,7 @@ def _decoder_of(expected: Any) -> tuple[frozenset[int], msgspec.msgpack.Decoder[
 
 
 def message_from(fields: Any, expected: Any) -> Message:
-    """Return the message these fields make; ProtocolError when it is none of `expected`."""
+    """Return the message that these fields make; ProtocolError if it is none of `expected`."""
     try:
         message: Message = msgspec.convert(fields, expected, str_keys=False)
     except msgspec.ValidationError as error:
@@ -269,7 +269,7 @@ def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    """Return its repr, shortened; a value that has none is known by its type."""
+    """Return the shortened repr of a value, or its type if its repr fails."""
     try:
         return f"{value!r:.80}"
     except Exception:

@@ -1,13 +1,13 @@
 """Accepted connections, as file descriptors, from the primary to one worker, and back.
 
-One AF_UNIX SOCK_SEQPACKET pair a worker. A message is a batch: the connections one wake-up
-of a listener gave this worker (SCM_RIGHTS) and, as its bytes, which listener each came from.
-The other way a draining worker gives back, in the same form, those that others can go on
-with. Nothing is ever acknowledged: the kernel's queue is the truth, its EAGAIN is
-backpressure, and since the primary keeps a duplicate of the worker's end it can read back
-what a dead worker had not taken.
+Each worker has one AF_UNIX SOCK_SEQPACKET pair. A message is a batch: the connections that one
+wake-up of a listener gave this worker (SCM_RIGHTS) and, as its bytes, the listener of each. In
+the other direction a draining worker gives back, in the same form, the connections that other
+workers can serve. No message is acknowledged: the kernel's queue is the truth, and its EAGAIN is
+backpressure. The primary keeps a duplicate of the worker's end, so it can read back the
+connections that a dead worker had not taken.
 
-A connection whose client a proxy has told comes in a message of its own, which says who it is.
+If a proxy has named a connection's client, the connection has a message of its own with the client.
 """
 
 import array
@@ -27,7 +27,7 @@ from aiocluster.ipc.forks import keep_from_children
 # The kernel's own limit (SCM_MAX_FD).
 MAX_BATCH = 253
 
-# As the other constants of `socket` here, 0 where the system has none, and no handoff.
+# Like the other constants of `socket` here: 0 on a system that has none, and so no handoff.
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, getattr(socket, "SCM_RIGHTS", 0)
 
 _FD_BYTES = array.array("i").itemsize
@@ -36,31 +36,31 @@ _INT = struct.Struct("i")
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_BATCH * _FD_BYTES) if _SCM_RIGHTS else 0
 
-# A listener is one byte. The one value that none has begins the message of a connection whose
-# client a proxy has told: its listener and that client follow.
+# A listener is one byte. The one value that no listener has begins the message of a connection with
+# a client that a proxy has named: the listener and the client follow.
 MAX_LISTENERS = _TOLD = 255
 
-# Plain numbers: as the enums they are in `socket`, each use costs half a microsecond.
+# Plain numbers: each use of the enums in `socket` costs half a microsecond.
 _CLOEXEC, _CTRUNC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0)), int(socket.MSG_CTRUNC)
 
-# No room now, for whatever reason: the queue is full, the kernel is short of buffers, or
-# too many descriptors are in flight for this user (ETOOMANYREFS). All of them pass.
+# Errors that pass: the queue is full, the kernel is short of buffers, or too many descriptors
+# are in flight for this user (ETOOMANYREFS).
 _FULL_ERRNOS = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 
 
-# The (host, port) of a connection's client, where that is not who has connected.
+# The (host, port) of a connection's client, if that is not the address of the socket's peer.
 Client = tuple[str, int]
 
 _clients = msgspec.msgpack.Decoder(Client)
 
-# A descriptor, the index of its listener, its client if a proxy has told.
+# A descriptor, the index of its listener, its client if a proxy has named one.
 Taken = tuple[int, int, Client | None]
 
 
 class TruncatedBatch(OSError):
-    """The kernel destroyed descriptors because this process is at its fd limit.
+    """A batch of which the kernel destroyed descriptors, since this process is at its fd limit.
 
-    `arrived` are those that did come through; their owner is the catcher.
+    `arrived` are the descriptors that came through; the code that catches the error owns them.
     """
 
     def __init__(self, arrived: list[Taken], lost: int) -> None:
@@ -81,11 +81,11 @@ def handoff_pair() -> tuple[socket.socket, socket.socket]:
 def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
     """Put a batch of at most MAX_BATCH connections into the other side's queue.
 
-    `listeners` has one byte a connection. Return False when the queue is full or nobody
-    can take from it any more; the caller still owns its `fds` in either case.
+    `listeners` has one byte a connection. Return False if the queue is full or the other side is
+    gone; the caller still owns its `fds` in either case.
     """
     try:
-        # socket.send_fds does the same, and imports a module each time it is called.
+        # socket.send_fds does the same, but imports a module in each call.
         sender.sendmsg((listeners,), ((_SOL_SOCKET, _SCM_RIGHTS, array.array("i", fds)),))
     except OSError as error:
         if error.errno in _FULL_ERRNOS or error.errno in (errno.EPIPE, errno.ECONNRESET):
@@ -95,7 +95,7 @@ def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
 
 
 def untaken_bytes(sender: socket.socket) -> int:
-    """Return how much the other side has not taken yet, in the kernel's own count of bytes."""
+    """Return the kernel's count of the bytes that the other side has not taken yet."""
     import fcntl  # which Windows does not have
     import termios
 
@@ -104,19 +104,19 @@ def untaken_bytes(sender: socket.socket) -> int:
 
 
 def give_told(sender: socket.socket, fd: int, listener: int, client: Client) -> bool:
-    """Put one connection, and who its client is, into the other side's queue. See `give`."""
+    """Put one connection and the address of its client into the other side's queue. See `give`."""
     return give(sender, [fd], bytes([_TOLD, listener]) + msgpack.packb(client))
 
 
 def take(receiver: socket.socket) -> list[Taken] | None:
-    """Take the next batch: descriptors are close-on-exec, and owned by the caller.
+    """Take the next batch: its descriptors are close-on-exec, and the caller owns them.
 
-    Return None when the other side has closed, or has sent an empty packet. Raise
-    BlockingIOError when there is nothing, TruncatedBatch when the kernel had to destroy some,
-    ProtocolError for a packet that is no batch.
+    Return None if the other side has closed its end, or has sent an empty packet. Raise
+    BlockingIOError if the queue is empty, TruncatedBatch if the kernel had to destroy
+    descriptors, ProtocolError for a packet that is no batch.
     """
-    # socket.recv_fds drops its flags, and an accepted connection must not leak into the
-    # programs a worker starts.
+    # socket.recv_fds ignores its flags, and an accepted connection must not leak into the
+    # programs that a worker starts.
     listeners, ancillary, flags, _ = receiver.recvmsg(MAX_BATCH, _ANCILLARY_BYTES, _CLOEXEC)
     fds = array.array("i")
     for _, kind, data in ancillary:
@@ -132,7 +132,7 @@ def take(receiver: socket.socket) -> list[Taken] | None:
 
 
 def _uneven(fds: "array.array[int]", listeners: bytes, flags: int) -> list[Taken] | None:
-    """Not as many descriptors as listeners: a client is told, or the end, or the fd limit."""
+    """Read a packet with unequal numbers: one with a client, the end, or a truncated batch."""
     if not listeners and not fds:
         return None
     client = None
@@ -155,7 +155,7 @@ def _client_from(packed: bytes) -> Client:
 
 
 def next_batch_size(receiver: socket.socket) -> int:
-    """Return how many connections the next `take` would bring; 0 when there is nothing."""
+    """Return how many connections the next `take` would return; 0 if the queue is empty."""
     try:
         listeners = receiver.recv(MAX_BATCH, socket.MSG_PEEK)
     except BlockingIOError:
@@ -164,9 +164,9 @@ def next_batch_size(receiver: socket.socket) -> int:
 
 
 def take_all(receiver: socket.socket, on_lost: Callable[[int], object]) -> list[Taken]:
-    """Take every batch that waits; `on_lost(count)` hears of what the kernel had to destroy.
+    """Take all batches; `on_lost(count)` is called with how many connections the kernel destroyed.
 
-    What is no batch is left out: those who read like this have the last of one that ends.
+    Packets that are no batch are left out: callers read the last packets of a worker that ends.
     """
     taken: list[Taken] = []
     while True:

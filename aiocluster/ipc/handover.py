@@ -1,7 +1,7 @@
-"""What a program leaves to the one that takes its place, by exec, in the same process.
+"""The state that a program hands to the next one, which replaces it by exec in the same process.
 
-Descriptors are numbers: exec keeps them. Times are those of the monotonic clock, which goes
-on; only `started_at` is the calendar's.
+Descriptors are numbers, since exec keeps them. Times are of the monotonic clock, which exec does
+not reset; only `started_at` is calendar time.
 """
 
 from collections.abc import Iterator
@@ -15,25 +15,25 @@ from aiocluster.ipc.messages import BootFailed, Bound, Endpoint
 from aiocluster.metrics.role_aggregators import RoleAggregatorsState
 from aiocluster.metrics.snapshot import Dispatch
 
-# Changes when a program with this file could not read the estate of one with another.
+# The version of this file's records. It changes when a program could not read another's state.
 RECORD = 8
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of it."""
+    """A part of the handover state."""
 
 
 class ChannelState(_Record, frozen=True):
-    """One of our ends of a channel; nothing that was to be sent is left unsent."""
+    """The primary's end of a channel; it has no unsent bytes."""
 
     fd: int
-    half: bytes  # the start of a message whose end has not come
-    window: int  # bytes that our user may send
-    owed: int  # bytes that our user has read, or will, and the other side was not told of
+    half: bytes  # the received start of an incomplete message
+    window: int  # bytes that the user may send
+    owed: int  # bytes that the user has read or will read, and for which no Credit went
 
 
 class BackendState(_Record, frozen=True):
-    """The primary's side of a handoff."""
+    """The primary's side of one worker's handoff."""
 
     sender: int
     receiver: int
@@ -42,7 +42,7 @@ class BackendState(_Record, frozen=True):
 
 
 class WorkerState(_Record, frozen=True):
-    """A worker that lives, or died unnoticed."""
+    """A worker that runs, or has ended without the primary having noticed."""
 
     worker_id: int
     slot: int
@@ -55,7 +55,7 @@ class WorkerState(_Record, frozen=True):
     pidfd: int
     stacks: int
     backend: BackendState
-    channel: ChannelState | None  # None: it is disconnected
+    channel: ChannelState | None  # None: the worker is disconnected
     phase: str
     started_at: float
     born: float
@@ -68,20 +68,20 @@ class WorkerState(_Record, frozen=True):
     killed: bool
     reason: str | None
     sent_signal: int | None
-    stack: str  # what it did when it was killed
-    deadline: tuple[float, str] | None  # when it is killed, and for which reason
-    shared: list[int]  # listeners from which it can accept by itself
+    stack: str  # the stack of the worker when it was killed
+    deadline: tuple[float, str] | None  # when the worker is killed, and for which reason
+    shared: list[int]  # listeners from which the worker can accept by itself
 
 
 class SlotState(_Record, frozen=True):
-    """A place for a worker; `incumbent` is the id of the one in it."""
+    """A slot of a role; `current` is the id of the worker in it."""
 
     number: int
     env: dict[str, str]
     generation: int
     restarts: int
     current: int | None
-    not_before: float  # when it may be filled if its worker is dead
+    not_before: float  # the earliest time at which a dead worker may be replaced
 
 
 class ZygoteState(_Record, frozen=True):
@@ -92,7 +92,7 @@ class ZygoteState(_Record, frozen=True):
 
 
 class GenerationState(_Record, frozen=True):
-    """One import of the code; without a `zygote` a new one is to be started."""
+    """A generation; if it has no `zygote`, a new one must be started."""
 
     number: int
     is_retired: bool
@@ -101,7 +101,7 @@ class GenerationState(_Record, frozen=True):
 
 
 class GenerationsState(_Record, frozen=True):
-    """All that have workers or may get some."""
+    """The generations that have workers or may get some."""
 
     begun: int
     current: int
@@ -112,7 +112,8 @@ class GenerationsState(_Record, frozen=True):
 class ListenerState(_Record, frozen=True):
     """A listening socket, bound for the address `asked`.
 
-    `is_shared` when somebody else has it too, who handed it down; then it was asked for none.
+    `is_shared` is True if it was inherited from another process, which may still have it. Then
+    `asked` is the address of the socket itself.
     """
 
     fd: int
@@ -121,10 +122,10 @@ class ListenerState(_Record, frozen=True):
 
 
 class ConnectionState(_Record, frozen=True):
-    """A connection that no worker was given yet, since none had room or it `is_held`.
+    """A connection that no worker has got yet: all were full, or it `is_held`.
 
-    Held is one of which it is not known yet whose it is: with `awaits_proxy` its PROXY header
-    has not been read.
+    `is_held` is True while the connection is still being inspected; with `awaits_proxy` its PROXY
+    header has not been read.
     """
 
     fd: int
@@ -137,21 +138,21 @@ class ConnectionState(_Record, frozen=True):
 
 
 class ServerState(_Record, frozen=True):
-    """Sockets that workers share for servers of their own.
+    """A server that workers opened: listening sockets that they share.
 
-    `workers` are those that have it, and the listeners of which each has said Serving.
+    `workers` has the workers that share them, each with the listeners it has said Serving for.
     """
 
-    endpoints: list[Endpoint]  # what was asked for
+    endpoints: list[Endpoint]  # the addresses that were asked for
     nth: int
     backlog: int
     bound: list[Bound]
-    fds: list[int]  # one for each that is bound
+    fds: list[int]  # one for each of `bound`
     workers: dict[int, list[int]]
 
 
 class SubscriptionState(_Record, frozen=True):
-    """A worker wants a snapshot every `interval` seconds."""
+    """A worker's request for a snapshot every `interval` seconds."""
 
     worker_id: int
     subscription_id: int
@@ -159,7 +160,7 @@ class SubscriptionState(_Record, frozen=True):
 
 
 class FailuresState(_Record, frozen=True):
-    """How many failures counted at `last`, and whether the role is degraded for them."""
+    """The failure count of a role at the time `last`, and if the role is degraded for it."""
 
     count: float
     last: float
@@ -167,29 +168,29 @@ class FailuresState(_Record, frozen=True):
 
 
 class SupervisionState(_Record, frozen=True):
-    """The workers and their places."""
+    """The workers of a role and its slots."""
 
     workers: list[WorkerState]
     slots: list[SlotState]
-    due: list[tuple[int, str]]  # workers that are to be replaced, and why
+    due: list[tuple[int, str]]  # workers to be replaced, and why
     unread: list[tuple[int, bytes]]  # messages of workers: id, frame
     failures: FailuresState
     reload_wanted: bool
 
 
 class RoleState(_Record, frozen=True):
-    """All that one role has."""
+    """The state of one role."""
 
-    bind: list[str]  # what the listeners were asked for
-    workers: str  # how many were asked for
-    call: RunAppCall | None  # what the code gave to aiohttp's run_app
+    bind: list[str]  # the addresses that were asked for
+    workers: str  # the number that was asked for
+    call: RunAppCall | None  # the arguments that the code gave to aiohttp's run_app
     listeners: list[ListenerState]
     generations: GenerationsState
     crew: SupervisionState
     waiting: list[ConnectionState]
     dispatch: Dispatch
     servers: list[ServerState]
-    free_numbers: list[int]  # of listeners of servers, in the order in which they are used
+    free_numbers: list[int]  # for listeners of servers, in the order of their use
 
     def descriptors(self) -> Iterator[int]:
         """Iterate over the descriptors that belong to it."""
@@ -208,7 +209,7 @@ class RoleState(_Record, frozen=True):
 
 
 class HandoverState(_Record, frozen=True):
-    """All of it."""
+    """The state of the whole cluster."""
 
     scoreboard: int
     next_worker_id: int
@@ -218,7 +219,7 @@ class HandoverState(_Record, frozen=True):
 
     @property
     def workers(self) -> Iterator[WorkerState]:
-        """Those of all roles."""
+        """The workers of all roles."""
         return (worker for role in self.roles.values() for worker in role.crew.workers)
 
     def descriptors(self) -> Iterator[int]:
@@ -229,16 +230,16 @@ class HandoverState(_Record, frozen=True):
 
 
 def to_bytes(handover_state: HandoverState) -> bytes:
-    """Write it down."""
+    """Return the state as bytes, with its version."""
     return msgspec.msgpack.encode((RECORD, handover_state))
 
 
 def from_bytes(data: bytes) -> HandoverState:
-    """Read what `to_bytes` wrote; BootError when that was another version."""
+    """Return the state that `to_bytes` encoded; BootError if its version is another one."""
     try:
         record, raw = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw])
         if record != RECORD:
-            raise BootError(f"an estate of version {record}; this program reads {RECORD}")
+            raise BootError(f"a handover state of version {record}; this program reads {RECORD}")
         return msgspec.msgpack.decode(raw, type=HandoverState)
     except msgspec.DecodeError as error:
-        raise BootError(f"not an estate: {error}") from None
+        raise BootError(f"not a handover state: {error}") from None

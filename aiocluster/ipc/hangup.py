@@ -1,8 +1,8 @@
 """Stops an import that is not needed any more, in the zygote or in a worker.
 
-While a module is imported no loop runs and no socket is read. So the kernel is asked to send a
-signal when the primary has closed its end of a socket, or is dead, and the handler raises into
-whatever the module does.
+While a module is imported, no loop runs and no socket is read. So the kernel sends a signal when
+the primary has closed its end of a socket, or is dead. The handler raises an exception in the
+module's code.
 """
 
 import os
@@ -17,7 +17,7 @@ from types import FrameType
 class ImportStopped(SystemExit):
     """The error that ends an import which is not needed any more.
 
-    A SystemExit: loops let that through, and code that catches every Exception.
+    It is a SystemExit, since neither a loop nor code that catches every Exception stops that.
     """
 
 
@@ -25,7 +25,7 @@ class ImportStopped(SystemExit):
 def stopped_by_hangup(sock: socket.socket, *, term: bool) -> Iterator[None]:
     """Raise ImportStopped inside when the other end of `sock` is closed.
 
-    With `term` a TERM to this process does the same; otherwise it changes nothing.
+    With `term`, a TERM to this process does the same; otherwise a TERM has no effect.
     """
     import fcntl  # which Windows does not have
 
@@ -35,7 +35,7 @@ def stopped_by_hangup(sock: socket.socket, *, term: bool) -> Iterator[None]:
     flags = fcntl.fcntl(sock, fcntl.F_GETFL)
     fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)
     try:
-        if is_hung_up(sock):  # before the kernel was asked
+        if is_hung_up(sock):  # before O_ASYNC was set
             raise ImportStopped(0)
         yield
     finally:
@@ -44,14 +44,14 @@ def stopped_by_hangup(sock: socket.socket, *, term: bool) -> Iterator[None]:
 
 
 def is_hung_up(sock: socket.socket) -> bool:
-    """Is the other end of this socket closed?"""
+    """Return True if the other end of this socket is closed."""
     poll = select.poll()
     poll.register(sock, 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def die_of(number: int) -> None:
-    """End this process by a signal, as if it had no handler for it."""
+    """End this process by a signal, as if the signal had no handler."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
@@ -60,7 +60,7 @@ def _stop_on(number: int, when: Callable[[], bool]) -> None:
     process = os.getpid()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a process that the module forked has the handler from us
+        if os.getpid() != process:  # a process that the module forked has inherited the handler
             die_of(number)
         elif when():
             for once in (signal.SIGTERM, signal.SIGIO):

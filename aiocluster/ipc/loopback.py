@@ -1,8 +1,8 @@
 """The two ends of a channel in one process, without a socket between them.
 
-Where the program serves in one process, its worker and its primary are both in it. What one
-sends passes the same codec and the same window as over a socket, so a message that
-could not be sent on Linux cannot be sent there either.
+If a program serves in one process, its worker and its primary are both in that process. Their
+messages pass the same codec and the same window as over a socket, so a message that could not be
+sent on Linux cannot be sent here either.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from aiocluster.ipc.channel import Channel
 
 
 def connect(one: Channel, other: Channel) -> None:
-    """Open both ends: each gets, a turn or two of the loop later, what the other sends."""
+    """Open both ends: each receives what the other sends, a turn or two of the loop later."""
     pair = _Pair(one, other)
     one.connection_made(_End(pair, other))
     other.connection_made(_End(pair, one))
@@ -46,7 +46,7 @@ class _Pair:
 
 
 class _End(asyncio.Transport):
-    """The transport of one end, with what a channel needs of one."""
+    """The transport of one end, with the methods that a channel needs."""
 
     def __init__(self, pair: _Pair, reader: Channel) -> None:
         super().__init__()

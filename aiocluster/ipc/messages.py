@@ -1,4 +1,4 @@
-"""Every message that crosses a wire, and who may send it.
+"""Every message that crosses a wire, and its sender.
 
 channel, worker to primary:  Online, Ready, BootFailed, ReportMetrics, DrainRequest, Drained,
                              Subscribe, Unsubscribe, Listen, Serving, Unlisten, RoomAgain,
@@ -9,10 +9,10 @@ zygote socket, primary to zygote:  Fork (carries the worker's fds), Watch (carri
 zygote socket, zygote to primary:  Prepared, PrepareFailed, Forked (carries a pidfd),
                                    ForkFailed, Exited
 
-Servers of a worker's own: Listen ▶ Listening (or ListenFailed) ▶ Serving … ▶ Unlisten. A listener
-is the number that comes with each connection on the handoff. The primary gives a worker no
-connection of one before its Serving, and none after it has read its Unlisten; what was under way
-comes back on the handoff. A Drain, and a worker's death, unlisten all it had.
+A worker's own server: Listen ▶ Listening (or ListenFailed) ▶ Serving … ▶ Unlisten. A listener is
+the number that comes with each connection on the handoff. The primary gives a worker no
+connection of a listener before it has read the worker's Serving, and none after Unlisten; the
+worker gives back those that were under way. A Drain or a worker's death unlistens all listeners.
 """
 
 from typing import Annotated, Any, Literal
@@ -22,45 +22,45 @@ from msgspec import Meta, Struct
 from aiocluster.config.run_app import RunAppCall
 from aiocluster.metrics.snapshot import Report
 
-# Changes when a program with this file could not talk to workers, or to a zygote, of one with
-# another: an upgrade goes from one program to the next, and its workers stay as they are.
+# The version of these messages. It changes when a program could not exchange messages with the
+# workers or a zygote of another: an upgrade replaces the program, and its workers keep running.
 PROTOCOL = 12
 
-# What listen(2) takes; the kernel has a limit of its own below that (somaxconn).
+# The largest backlog that listen(2) takes; the kernel has a lower limit of its own (somaxconn).
 MAX_BACKLOG = 2**31 - 1
 
 DrainReason = Literal["drain", "max_requests", "finished", "exit", "crash"]
 
 
-# Seconds between two snapshots at most: no timer takes any number.
+# The most seconds between two snapshots: timers have a limit.
 LONGEST_INTERVAL = 1e9
 
-# Of one worker at one time, each with another interval. Every one has the primary make snapshots.
+# The most of one worker at one time, each with its interval: each makes the primary take snapshots.
 MAX_SUBSCRIPTIONS = 16
 
-# Far beyond all that is counted here.
+# The limit is far beyond all counts.
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """On the wire a message is an array: its tag, then its fields in order."""
+    """A message. On the wire it is an array: its tag, then its fields in order."""
 
 
 # ---- channel, worker to primary
 
 
 class Online(_Wire, frozen=True, tag=1):
-    """My loop runs; the app is being started."""
+    """A report that the worker's loop runs and its app is being started."""
 
 
 class Ready(_Wire, frozen=True, tag=2):
-    """My app has started: send connections. Or, unless it `serves`, my job has: send none."""
+    """A report that the app has started; connections may come. If not `serves`, it is a job."""
 
     serves: bool = True
 
 
 class BootFailed(_Wire, frozen=True, tag=3):
-    """My app could not be started; I am about to exit. See BootError for the fields."""
+    """A report that the app did not start; the worker will exit. See BootError for the fields."""
 
     cause: str
     traceback: str
@@ -68,55 +68,55 @@ class BootFailed(_Wire, frozen=True, tag=3):
 
 
 class ReportMetrics(_Wire, frozen=True, tag=4):
-    """What I measured since my last report."""
+    """The figures that a worker measured since its last report."""
 
     report: Report
 
 
 class DrainRequest(_Wire, frozen=True, tag=5):
-    """I want to finish: send me nothing new, then tell me to drain.
+    """A worker's wish to finish: the primary is to send no new connections, then a Drain.
 
-    `reason` is "drain" when my own code or a signal asked, "max_requests" when it is time
-    for me to be replaced: a successor may come first; "finished" when my job has returned;
-    "exit" when my own code exits with 0, "crash" when I shall exit with another code.
+    `reason` is "drain" if the user's code or a signal asked; "max_requests" if the worker is due
+    to be replaced, and its successor may start first; "finished" if the job has returned; "exit"
+    if the user's code exits with 0; "crash" if the worker will exit with another code.
     """
 
     reason: DrainReason
 
 
 class Drained(_Wire, frozen=True, tag=6):
-    """I finished, and `cut` names the requests that had to be given up."""
+    """A report that the worker has drained; `cut` names the requests that it had to cut."""
 
     cut: Annotated[list[str], Meta(max_length=1000)]
 
 
 class Subscribe(_Wire, frozen=True, tag=7):
-    """Send me a snapshot every `interval` seconds until Unsubscribe."""
+    """A request for a snapshot every `interval` seconds until Unsubscribe."""
 
     subscription_id: _Count
     interval: Annotated[float, Meta(gt=0, le=LONGEST_INTERVAL)]
 
 
 class Unsubscribe(_Wire, frozen=True, tag=8):
-    """No more snapshots for this subscription."""
+    """The end of a subscription."""
 
     subscription_id: _Count
 
 
 class Endpoint(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a socket is bound: an address that was looked up, not a name."""
+    """An address at which a socket is bound: one that was looked up, not a name."""
 
     family: Annotated[int, Meta(ge=0, le=255)]
     host: Annotated[str, Meta(max_length=255)]
     port: Annotated[int, Meta(ge=0, le=65535)]
-    scope: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0  # of an IPv6 address: which interface
+    scope: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0  # the interface of an IPv6 address
 
 
 class Listen(_Wire, frozen=True, tag=9):
-    """Bind all of these; whoever asks for the same shares them. Answer with the same number.
+    """A request to bind these endpoints. Workers that ask for the same ones share the sockets.
 
-    Port 0 is any that is free, and the same for all who ask with the same `nth`: a worker that
-    wants a second one counts on.
+    The answer has the same `request_id`. Port 0 is any free port, the same for all workers with
+    the same `nth`: for a second such port a worker asks with the next `nth`.
     """
 
     request_id: _Count
@@ -126,32 +126,35 @@ class Listen(_Wire, frozen=True, tag=9):
 
 
 class Serving(_Wire, frozen=True, tag=10):
-    """I know what to do with connections of this listener from now on: send them."""
+    """A report that the worker can serve connections of this listener from now on."""
 
     listener: _Count
 
 
 class Unlisten(_Wire, frozen=True, tag=11):
-    """No more connections of this listener for me; close it when nobody else has it."""
+    """A report that the worker wants no more connections of this listener.
+
+    The primary closes a listener that no other worker has.
+    """
 
     listener: _Count
 
 
 class RoomAgain(_Wire, frozen=True, tag=12):
-    """You wanted to know (see ROOM_WANTED): a connection has ended."""
+    """A report that a connection has ended, if the primary has asked for it (see ROOM_WANTED)."""
 
 
 # ---- channel, both ways
 
 
 class UserMessage(_Wire, frozen=True, tag=20):
-    """Something the user's code sends to the user's code on the other side."""
+    """A message from the user's code on one side to the user's code on the other."""
 
     payload: Any
 
 
 class Credit(_Wire, frozen=True, tag=21):
-    """My user has read `size` bytes of your messages: you may send as many more."""
+    """A permit to send `size` more bytes of messages, since the user has read as many."""
 
     size: Annotated[int, Meta(ge=0, le=2**26)]  # far more than the largest message
 
@@ -160,11 +163,12 @@ class Credit(_Wire, frozen=True, tag=21):
 
 
 class Drain(_Wire, frozen=True, tag=40):
-    """Take nothing new, finish what is open, exit; cut what is left after `timeout` seconds.
+    """The order to take nothing new, finish what is open and exit.
 
-    If `moving`, others serve: give idle keep-alive connections back on the handoff, and they
-    go on there. Otherwise close those that are not used for `idle_grace` seconds. If `stopping`,
-    the whole service ends: a client that is told to go need not come back.
+    After `timeout` seconds the worker cuts what is left. If `moving`, other workers serve, and it
+    gives idle keep-alive connections back on the handoff. Otherwise it closes connections that are
+    idle for `idle_grace` seconds. If `stopping`, the whole cluster stops, so clients should not
+    reconnect.
     """
 
     timeout: float
@@ -174,28 +178,28 @@ class Drain(_Wire, frozen=True, tag=40):
 
 
 class SnapshotFor(_Wire, frozen=True, tag=41):
-    """The snapshot one of your subscriptions asked for, as plain data."""
+    """The snapshot for one of the worker's subscriptions, as plain data."""
 
     subscription_id: int
     snapshot: dict[str, Any]
 
 
 class Bound(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A socket that is bound, and as which listener its connections will come."""
+    """A bound socket, and the number of its listener, with which its connections come."""
 
     listener: Annotated[int, Meta(ge=0, le=254)]  # a byte of the handoff
     endpoint: Endpoint  # with the real port
 
 
 class Listening(_Wire, frozen=True, tag=42):
-    """These are bound, and yours: nobody connects to you before you say Serving."""
+    """The sockets bound for a Listen. Their connections come after the worker's Serving."""
 
     request_id: int
     bound: list[Bound]
 
 
 class ListenFailed(_Wire, frozen=True, tag=43):
-    """They cannot be bound, none of them is: what the kernel said."""
+    """The kernel's error for a Listen of which no socket was bound."""
 
     request_id: int
     errno: int
@@ -203,23 +207,23 @@ class ListenFailed(_Wire, frozen=True, tag=43):
 
 
 class Lead(_Wire, frozen=True, tag=44):
-    """You lead your role now, if your row of the scoreboard still says so."""
+    """A notice that the worker leads its role now, if its row of the scoreboard still says so."""
 
 
 class GiveBack(_Wire, frozen=True, tag=45):
-    """Give at most `count` idle keep-alive connections back on the handoff: others have fewer."""
+    """The order to give back at most `count` idle keep-alive connections: others have fewer."""
 
     count: Annotated[int, Meta(ge=1)]
 
 
 class Unready(_Wire, frozen=True, tag=49):
-    """The cluster is about to stop: serve on, and say that you are not ready to who asks."""
+    """A notice that the cluster will stop soon: serve on, but report not ready to health checks."""
 
 
 class Accept(_Wire, frozen=True, tag=50):
-    """Accept from the listening sockets that you share (`on`), or leave that to others.
+    """The order to accept from the shared listening sockets (`on`), or not to.
 
-    You are one of `workers` who do: about that share of what waits is yours.
+    `workers` is the number of workers that accept: each takes about that share of the backlog.
     """
 
     on: bool
@@ -230,12 +234,12 @@ class Accept(_Wire, frozen=True, tag=50):
 
 
 class Fork(_Wire, frozen=True, tag=60):
-    """Fork a worker. It carries its handoff, its channel, the scoreboard, its stack file.
+    """The order to fork a worker. It carries the handoff, channel, scoreboard and stack file.
 
-    `row` is its row there, `families` the address family of each listener; `env` is set
-    before any of the user's code runs. `shared` are the indexes of the listeners from which it
-    may accept by itself, and whose sockets are carried behind the others; `cpu` is the one
-    that it is to run on, -1 for any.
+    `row` is the worker's row of the scoreboard, `families` the address family of each listener.
+    `env` is set before any of the user's code runs. `shared` are the indexes of the listeners from
+    which the worker may accept by itself; their sockets are carried behind the other descriptors.
+    `cpu` is the CPU that the worker runs on, -1 for any.
     """
 
     worker_id: int
@@ -250,32 +254,32 @@ class Fork(_Wire, frozen=True, tag=60):
 
 
 class Watch(_Wire, frozen=True, tag=61):
-    """A worker that another zygote forked: kill it too when the primary is gone."""
+    """The order to kill a worker that another zygote forked, too, once the primary is gone."""
 
     worker_id: int
 
 
 class Prepared(_Wire, frozen=True, tag=80):
-    """The app is imported (or must be imported in each worker: see `note`).
+    """A report that the app is imported (or must be imported in each worker: see `note`).
 
-    `call` is what the code gave to aiohttp's run_app, if it has called that; `is_job` is True when
+    `call` has the arguments of aiohttp's run_app, if the code has called it; `is_job` is True if
     the app is known to be a job.
     """
 
     preloaded: bool
     note: str
-    folder: str = ""  # the real path of the one it was imported from
+    folder: str = ""  # the real path of the folder it was imported from
     call: RunAppCall | None = None
     is_job: bool = False
 
 
-# Why code did not come up: it failed; it asks for what cannot be had; or, given as a script, it
-# calls aiocluster.run, and so is the program itself.
+# The reason why code did not start: it failed; its settings were refused; or, given as a script,
+# it calls aiocluster.run, and so is the program itself.
 FailureKind = Literal["failed", "refused", "calls_run"]
 
 
 class PrepareFailed(_Wire, frozen=True, tag=81):
-    """The app cannot be imported; I am about to exit. See BootError for the fields."""
+    """A report that the import failed; the zygote will exit. See BootError for the fields."""
 
     cause: str
     traceback: str
@@ -284,21 +288,21 @@ class PrepareFailed(_Wire, frozen=True, tag=81):
 
 
 class Forked(_Wire, frozen=True, tag=82):
-    """The worker runs as process `pid`."""
+    """A report that the worker runs as process `pid`."""
 
     worker_id: int
     pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class ForkFailed(_Wire, frozen=True, tag=83):
-    """The kernel would not fork."""
+    """A report that the kernel refused the fork."""
 
     worker_id: int
-    error: Annotated[str, Meta(max_length=1000)]  # of one line in the log
+    error: Annotated[str, Meta(max_length=1000)]  # for one line in the log
 
 
 class Exited(_Wire, frozen=True, tag=84):
-    """The worker is gone; `status` is what waitpid gave."""
+    """A report that the worker has ended; `status` is what waitpid returned."""
 
     worker_id: int
     status: Annotated[int, Meta(ge=0, le=2**16 - 1)]

@@ -1,7 +1,7 @@
 """One message a packet, with file descriptors: the wire between the primary and a zygote.
 
-An AF_UNIX SOCK_SEQPACKET pair. The kernel keeps packets whole, so nobody has to collect
-halves, and a descriptor always comes with its message.
+The wire is an AF_UNIX SOCK_SEQPACKET pair. The kernel keeps packets whole, so the receiver need
+not collect parts, and a descriptor always comes with its message.
 """
 
 import array
@@ -17,11 +17,11 @@ from aiocluster.errors import ChannelClosed, ProtocolError
 from aiocluster.ipc.framing import NOT_MSGPACK, message_from
 from aiocluster.ipc.messages import Message
 
-# Below the kernel's default send buffer (208 KiB), which a packet may not exceed.
+# The largest packet: below the kernel's default send buffer (208 KiB), which it may not exceed.
 MAX_PACKET_BYTES = 160 * 1024
 
-# An answer carries one descriptor at most, a fork four and each listening socket that its
-# worker shares: one less than the kernel takes (SCM_MAX_FD).
+# An answer carries one descriptor at most; a Fork carries four, and each listening socket that the
+# worker shares. The maximum is one less than the kernel takes (SCM_MAX_FD).
 MAX_FDS = 252
 MAX_SHARED_SOCKETS = MAX_FDS - 4
 
@@ -29,14 +29,14 @@ _FD_BYTES = array.array("i").itemsize
 
 
 def packet_pair() -> tuple[socket.socket, socket.socket]:
-    """Return the two ends, blocking."""
+    """Return the two ends, which are blocking sockets."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def send_packet(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send `message` with duplicates of `fds`.
 
-    Raises ProtocolError when it is too large, ChannelClosed when nobody is there, and
+    Raises ProtocolError if the message is too large, ChannelClosed if the other side is gone, and
     BlockingIOError on a full non-blocking socket.
     """
     packet = msgpack.packb(msgspec.to_builtins(message))
@@ -51,21 +51,21 @@ def send_packet(sock: socket.socket, message: Message, fds: Sequence[int] = ()) 
 
 
 def receive_packet(sock: socket.socket, expected: Any) -> tuple[Message, list[int]] | None:
-    """Receive one message of the `expected` kinds and its descriptors, owned by the caller.
+    """Receive one message of the `expected` kinds and its descriptors, which the caller owns.
 
-    The descriptors come all or none: none when the kernel had to destroy one, for want of
-    room in this process. Return None when the other side has closed. Raises ProtocolError for
-    anything else, and BlockingIOError on an empty non-blocking socket.
+    If the kernel had to destroy a descriptor, since this process is at its fd limit, the list is
+    empty. Return None if the other side has closed. Raises ProtocolError for any other packet, and
+    BlockingIOError on an empty non-blocking socket.
     """
     try:
         packet, ancillary, flags, _ = sock.recvmsg(
             MAX_PACKET_BYTES,
-            # One more than there may be, so that too many can be told from lost ones.
+            # Room for one too many, so that too many differ from lost ones.
             socket.CMSG_SPACE((MAX_FDS + 1) * _FD_BYTES),
             socket.MSG_CMSG_CLOEXEC,
         )
     except ConnectionResetError:
-        # It left without reading all of ours; what it sent before that still waits here.
+        # The other side closed without reading all packets; its own packets can still be read.
         return receive_packet(sock, expected)
     fds = _descriptors(ancillary)
     if not packet:

@@ -1,12 +1,11 @@
 """Counters that workers write and the primary reads, in shared memory.
 
-One row a worker, one writer a field: the worker, but for three. A field is an 8-byte aligned
-integer, which the machines we run on store at once, so nobody locks. Policies read it for nothing,
-and what it says outlives the worker that wrote it.
+Each worker has one row, and each field one writer: the worker, but for three fields. A field is an
+8-byte aligned integer, which the supported machines store at once, so no lock is needed. Policies
+read fields at no cost, and a row outlives the worker that wrote it.
 
-A row is a page of its own, and a worker maps no other: a pointer of its code that has run wild
-spoils the figures of that worker alone. The primary finds that out
-(primary/workers/scoreboard_check.py).
+A row is a page of its own, and a worker maps no other: a wild pointer in a worker's code spoils
+the figures of that worker alone. The primary detects that (primary/workers/scoreboard_check.py).
 """
 
 import mmap
@@ -18,10 +17,10 @@ from aiocluster.metrics.snapshot import Counters
 
 _FIELD_BYTES = 8
 _ROW_BYTES = mmap.PAGESIZE
-_ROW_FIELDS = _ROW_BYTES // _FIELD_BYTES  # the most there could be
+_ROW_FIELDS = _ROW_BYTES // _FIELD_BYTES  # the most that a row has space for
 
-# Workers alive at one time, both generations of a reload included. Untouched pages cost
-# nothing, so this can be far beyond what one machine runs.
+# The most workers alive at one time, both generations of a reload included. Untouched pages cost
+# nothing, so this number can be far beyond what one machine runs.
 MAX_ROWS = 4096
 
 # The fields of a row.
@@ -30,22 +29,22 @@ CONNECTIONS_CLOSED = 1
 REQUESTS_BEGUN = 2
 REQUESTS_DONE = 3
 RESPONSES = 4  # and the four after it: 1xx to 5xx
-HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn; 0 before and after its life
-OTHER_FDS = 10  # open descriptors that are no client's connection
-DRAIN_ORDERED = 11  # 1 once a Drain is on its way; the primary writes it
-ACCEPTED = 12  # connections that the worker accepted by itself: these were never sent to it
-LAG = 13  # microseconds that the loop was late, lately; it fades
+HEARTBEAT = 9  # time.monotonic_ns() of the loop's last turn; 0 while no loop runs
+OTHER_FDS = 10  # open descriptors other than clients' connections
+DRAIN_ORDERED = 11  # 1 once a Drain was sent; the primary writes it
+ACCEPTED = 12  # connections that the worker accepted by itself, not from the handoff
+LAG = 13  # microseconds by which the loop was late recently; old values fade
 LEADS = 14  # 1 in the row of the worker that leads its role; the primary writes it
-ROOM_WANTED = 15  # 1 while the worker is to tell of each connection that ends; the primary writes
-UNWIRED = 16  # 1 once it has lost a wire to the primary, and finishes what it has
-FD_LIMIT = 17  # how many descriptors the worker may have; 0 before it has said so
+ROOM_WANTED = 15  # 1 while the worker must report each end of a connection; the primary writes it
+UNWIRED = 16  # 1 once the worker has lost a wire to the primary; it then drains
+FD_LIMIT = 17  # how many descriptors the worker may have; 0 until it has written that
 _FIELDS = 18
 
 
 class Scoreboard:
-    """The primary's side: makes the mapping, gives rows away, takes them back.
+    """The primary's side of the shared memory: it maps all rows, and assigns and releases them.
 
-    Or goes on with a mapping that another made, of which the rows `taken` are in use.
+    With `fd` it maps memory that another program made, of which the rows `taken` are in use.
     """
 
     def __init__(self, fd: int = -1, taken: Collection[int] = ()) -> None:
@@ -63,15 +62,15 @@ class Scoreboard:
         return row
 
     def clear(self, row: int) -> None:
-        """Set all of a row to zero."""
+        """Set all fields of a row to zero."""
         self._fields[row * _ROW_FIELDS : (row + 1) * _ROW_FIELDS] = _ZEROES
 
     def release(self, row: int) -> None:
-        """Take a row back, once nobody writes it any more."""
+        """Take a row back, once no process writes to it."""
         self._free.append(row)
 
     def reader(self, row: int, field: int) -> Callable[[], int]:
-        """Return a function that reads one field: the quickest way to ask often."""
+        """Return a function that reads one field: the fastest way to read a field often."""
         fields, index = self._fields, row * _ROW_FIELDS + field
         return lambda: fields[index]
 
@@ -85,19 +84,19 @@ class Scoreboard:
         return self._fields[start : start + _FIELDS].tolist()
 
     def order_drain(self, row: int) -> None:
-        """Say so to a worker that is too busy to read its channel, but not its row."""
+        """Set the flag of a Drain, for a worker that is too busy to read its channel."""
         self._fields[row * _ROW_FIELDS + DRAIN_ORDERED] = 1
 
     def lead(self, row: int, does: bool) -> None:
-        """Say to a worker whether it leads its role."""
+        """Set whether the worker leads its role."""
         self._fields[row * _ROW_FIELDS + LEADS] = int(does)
 
     def ask_for_room(self, row: int, does: bool) -> None:
-        """Let a worker tell when a connection has ended, or not any more."""
+        """Set whether the worker must report each end of a connection."""
         self._fields[row * _ROW_FIELDS + ROOM_WANTED] = int(does)
 
     def counters(self, row: int) -> Counters:
-        """Return what the row says, for a snapshot."""
+        """Return the counters of a row, for a snapshot."""
         field = self.figures(row)
         connections = field[CONNECTIONS_TAKEN] + field[ACCEPTED]
         return Counters(
@@ -113,7 +112,7 @@ class Scoreboard:
         )
 
     def close(self) -> None:
-        """Unmap. Idempotent; readers given away are of no use afterwards."""
+        """Unmap the memory. Idempotent; functions from `reader` must not be called afterwards."""
         if self.fd >= 0:
             self._fields.release()
             self._map.close()
@@ -131,10 +130,10 @@ _ZEROES = memoryview(bytes(_ROW_BYTES)).cast("Q")
 
 
 def private_row() -> memoryview:
-    """Return a row that only this process sees."""
+    """Return a row in memory that is not shared."""
     return memoryview(bytearray(_ROW_BYTES)).cast("Q")
 
 
 def open_row(fd: int, row: int) -> memoryview:
-    """Map a worker's row, and nothing else, in the worker: a writable view of integers."""
+    """Return a writable view of a worker's row; only that row is mapped in the worker."""
     return memoryview(mmap.mmap(fd, _ROW_BYTES, offset=row * _ROW_BYTES)).cast("Q")

@@ -1,8 +1,8 @@
-"""What all channels of a loop may use of one of its turns, so that no flood holds up the rest.
+"""The share of a loop's turn that all its channels may use, so that no flood blocks the rest.
 
-First they read, then they hear what they have read, as many of them as there is time for. Whoever
-has something to do asks for a turn. Each in the queue does a little, and if it has more to do it
-asks again, behind the others. When their time is over the rest waits for the next turn.
+First the channels read, then they handle what they have read. A channel with something to do asks
+for a turn. Each channel in the queue does a little; if it has more to do, it asks again, behind
+the others. When the time of all is over, the rest of the queue waits for the next turn.
 """
 
 import asyncio
@@ -12,44 +12,44 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-# Seconds of one turn of the loop, for all of them together.
+# Seconds of one turn of the loop that all channels together may use.
 TURN_SECONDS = 0.001
 
-# How much of that may be over before the last of them begins to read more than a little.
+# Once so many of these seconds are over, each further channel reads only a little.
 READ_SECONDS = TURN_SECONDS / 2
 
 T = TypeVar("T")
 
-# Does a little of what there is to do, and stops once time.perf_counter() is past its argument.
+# A function that does a little work, and stops once time.perf_counter() is past its argument.
 Take = Callable[[float], None]
 
 
 class Turns:
-    """Those of one loop."""
+    """The queue for turns of one loop, and the time that is left in the present turn."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
         self._waiting: deque[Take] = deque()
         self._is_due = False
-        self._began: float | None = None  # when the first of them had read, in this turn
+        self._began: float | None = None  # when the first channel read, in this turn
 
     def note_read(self) -> None:
-        """One of them has read something, and asks for a turn."""
+        """Note that a channel has read something, and will ask for a turn."""
         if self._began is None:
             self._began = self._now()
 
     @property
     def have_read_enough(self) -> bool:
-        """True once the others that want to read in this turn of the loop have to be brief."""
+        """True once further reads in this turn of the loop must be brief."""
         return self._began is not None and self._now() >= self._began + READ_SECONDS
 
     def ask(self, take: Take) -> None:
-        """Call `take` soon, once. Only in the loop."""
+        """Call `take` soon, once. Call this only in the loop."""
         self._waiting.append(take)
         self._schedule()
 
     async def do(self, take: Callable[[float], T]) -> T:
-        """Return what `take` returns when it is called in its turn; not called once cancelled."""
+        """Call `take` in its turn and return its result; if cancelled, it is not called."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def take_if_wanted(end: float) -> None:
@@ -86,5 +86,5 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary(
 
 
 def turns_of_loop() -> Turns:
-    """Return those of the running loop."""
+    """Return the turns of the running loop."""
     return _turns.setdefault(asyncio.get_running_loop(), Turns())

@@ -197,7 +197,7 @@ def test_another_version_is_refused() -> None:
 @pytest.mark.parametrize("data", [b"", b"\xc1", msgspec.msgpack.encode((RECORD, {"bind": 5}))])
 def test_what_is_none_is_refused(data: bytes) -> None:
     """With what is wrong."""
-    with pytest.raises(BootError, match="not an estate: "):
+    with pytest.raises(BootError, match="not a handover state: "):
         from_bytes(data)
 
 

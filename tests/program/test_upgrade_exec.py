@@ -24,7 +24,7 @@ from tests.support.connections import open_fds
 
 
 def without_workers(fds: list[int]) -> HandoverState:
-    """Return an estate that has these descriptors, and no others."""
+    """Return a handover state that has these descriptors, and no others."""
     role = role_without_workers(
         listeners=[ListenerState(fd=fd, is_shared=False, asked="") for fd in fds[1:]],
         generations=msgspec.structs.replace(ROLE.generations, living=[]),
