@@ -12,7 +12,7 @@ from aiocluster.launch.pickled_app import unpickling
 
 log = logging.getLogger("aiocluster")
 
-# What a zygote that needs no program calls.
+# The main function of a zygote that does not run the program.
 _NEW_ZYGOTE = "aiocluster.program.new_zygote:zygote_of_a_program"
 
 
@@ -21,12 +21,12 @@ def interpreters_of(plan: Plan, again: InterpreterSpec) -> dict[str, Interpreter
 
 
 def _interpreter(spec: RoleSpec, again: InterpreterSpec) -> InterpreterSpec:
-    """Return what starts the next zygote of a role.
+    """Return the interpreter that starts the next zygote of a role.
 
-    An import string needs no program. An object is made by the program, run again; where that
-    is not possible it is unpickled.
+    An import string needs no program. For an object the program runs again and makes it; if that
+    is not possible, the object is unpickled.
     """
-    is_frozen = getattr(sys, "frozen", False)  # then there is no interpreter but the program
+    is_frozen = getattr(sys, "frozen", False)  # the program is its only interpreter
     if is_frozen or (not again.refusal and not isinstance(spec.app, str)):
         return again.of(spec.name)
     try:

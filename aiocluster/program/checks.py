@@ -1,4 +1,4 @@
-"""What `run` checks before it starts anything: its place in the program, the apps, the hook."""
+"""The checks of `run` before it starts a process: its place in the program, the apps, the hook."""
 
 import asyncio
 import inspect
@@ -47,7 +47,7 @@ def warn_of_threads() -> None:
 
 
 def on_start_from(given: OnStart | str | None) -> OnStart | None:
-    """Return the hook itself; import it when it is named by an import string."""
+    """Return the hook; if it is given as an import string, import it."""
     hook: Any = import_target(given, "on_start") if isinstance(given, str) else given
     if hook is not None and not callable(hook):
         raise ConfigError(f"on_start: {given!r:.80} is not a function that takes the cluster")
@@ -61,6 +61,6 @@ def _takes_one_argument(function: Callable[..., object]) -> bool:
         inspect.signature(function).bind(None)
     except TypeError:
         return False
-    except ValueError:  # it has no signature to look at
+    except ValueError:  # the function has no signature
         return True
     return True

@@ -1,4 +1,4 @@
-"""A script elsewhere than on Linux: it runs in this process, and its run_app serves here."""
+"""A script on a system other than Linux: it runs in this process, and its run_app serves here."""
 
 import sys
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ from aiocluster.zygote.run_app import RunApp, Serve
 
 
 def serve_script(script: Script, spec: RoleSpec, on_start: OnStart | None) -> int:
-    """Run the script to its end, and serve what it gives to run_app; return the exit code.
+    """Run the script to its end, and serve the app that it gives to run_app; return the exit code.
 
-    What was given in `spec` comes before the arguments of run_app. What the script raises after it
-    has served, SystemExit above all, comes through.
+    The settings given in `spec` override the arguments of run_app. An exception that the script
+    raises after it has served, most often SystemExit, is passed on.
     """
     set_environment(spec, 1)
     run_app = RunApp(_serving(spec, on_start), str(script), for_script=False)
@@ -55,7 +55,7 @@ def _serving(spec: RoleSpec, on_start: OnStart | None) -> Serve:
         served = msgspec.structs.replace(spec, app=app, settings=settings)
         plan = Plan(settings, {spec.name: served})
         code = run_in_one_process(plan, on_start, arguments.get("loop"))
-        # The script goes on, and signals mean to it again what they did before.
+        # The script goes on, and signals have their former effects again.
         release_signals()
         if code != EXIT_OK:
             sys.exit(code)

@@ -1,4 +1,4 @@
-"""A zygote of `run` that needs no program: the app is imported, or unpickled, by itself."""
+"""A zygote of `run` that imports or unpickles the app without running the program."""
 
 from typing import NoReturn
 
@@ -8,11 +8,11 @@ from aiocluster.program.output import open_standard_files, set_up_logging
 
 
 def zygote_of_a_program(fd: int) -> NoReturn:
-    """The main function of the interpreter that `unpickling` starts for a program."""
+    """Be the zygote of a program: the main function of the interpreter that `unpickling` starts."""
     unpickled_zygote(fd, _begin)
 
 
 def _begin(spec: RoleSpec) -> None:
-    """Do what `run` does before there is a zygote."""
+    """Do what `run` does before it starts a zygote."""
     open_standard_files()
     set_up_logging(Plan(spec.settings, {spec.name: spec}))

@@ -1,4 +1,4 @@
-"""What a program that is a cluster prints and logs, also where nobody reads it.
+"""The output and the log of the program, even if no process reads them.
 
 A service must neither fail to start nor end because its output is closed or full.
 """
@@ -20,19 +20,19 @@ log = logging.getLogger("aiocluster")
 
 
 def open_standard_files() -> None:
-    """Put /dev/null where standard input, output or error was closed.
+    """Open /dev/null as standard input, output or error if one of them is closed.
 
-    A socket that got such a number would be printed to, and libuv refuses to close it.
+    Otherwise a socket would get that number: output would go to it, and libuv refuses to close it.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is `fd`
 
 
 def set_up_logging(plan: Plan) -> None:
-    """Log to standard error, while the program or the app has not set up its own logging."""
+    """Log to standard error until the program or the app has set up its own logging."""
     keep_loggers()
     limit_own_lines()
     logging.getLogger("aiocluster").setLevel(plan.settings.log_level.upper())
@@ -45,10 +45,10 @@ def set_up_logging(plan: Plan) -> None:
 
 
 class FallbackHandler(logging.StreamHandler[TextIO]):
-    """A handler for the records that no other handler gets, as is decided for each of them.
+    """A handler for the records that no other handler gets; each record is checked for that.
 
-    The app is imported, and may set up its logging, long after ours was. And as long as ours is
-    not at the root, `logging.basicConfig` does what it should.
+    The app is imported, and may set up its logging, long after this handler is added. Since the
+    handler is not at the root, `logging.basicConfig` works as usual.
     """
 
     def __init__(self) -> None:
@@ -56,13 +56,13 @@ class FallbackHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, unless it goes to another handler."""
+        """Write the record, unless another handler gets it."""
         if not _is_heard(record.name):
             super().emit(record)
 
 
 def _is_heard(name: str) -> bool:
-    """Does a record of this logger reach a handler that is not ours?"""
+    """Return True if a record of this logger reaches another handler than a FallbackHandler."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
         if any(not isinstance(handler, FallbackHandler) for handler in logger.handlers):
@@ -72,7 +72,7 @@ def _is_heard(name: str) -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line for the user who has started the program."""
+    """Print a line for the user."""
     try:
         click.echo(line)
     except OSError as error:
@@ -80,7 +80,7 @@ def say(line: str) -> None:
 
 
 def say_where(cluster: Cluster) -> None:
-    """Print where it serves, if it does, how many workers, and how to stop it."""
+    """Print the addresses, if there are any, the number of workers, and how to stop the program."""
     urls = " and ".join(_urls(cluster))
     count = len(cluster.workers)
     serving = f"serving on {urls} with " if urls else ""
@@ -91,15 +91,15 @@ def say_where(cluster: Cluster) -> None:
 
 
 def warn_of_loopback(cluster: Cluster, pid: int) -> None:
-    """Warn that as process 1, of a container, the default address cannot be reached from outside.
+    """Warn that the default address of process 1 cannot be reached from outside its container.
 
-    Whoever has given that address has reasons for it.
+    If the user has given that address, there is no warning.
     """
     default = Settings().bind
     is_default = any(role.settings.bind is default for role in cluster.plan.roles.values())
     if pid == 1 and is_default and cluster.addresses == ((default[0].host, default[0].port),):
         log.warning(
-            "%s, where it listens by default, can be reached only from inside this container; for"
+            "%s, the default address, can be reached only from inside this container; for"
             " clients outside give bind='0.0.0.0:%d' (-b 0.0.0.0:%d)",
             default[0],
             default[0].port,
@@ -108,7 +108,7 @@ def warn_of_loopback(cluster: Cluster, pid: int) -> None:
 
 
 def _urls(cluster: Cluster) -> list[str]:
-    """Return where it serves; what, where there are several roles."""
+    """Return the URLs of the cluster, each with its role if there are several roles."""
     by_role = cluster.addresses_of
     return [
         Address(host, port).url() + (f" ({role})" if len(by_role) > 1 else "")
@@ -118,7 +118,7 @@ def _urls(cluster: Cluster) -> list[str]:
 
 
 def discard_unwritable_output() -> None:
-    """What is buffered and can never be written would turn a clean end's exit code into 120."""
+    """Drop buffered output that cannot be written: it would make the exit code 120."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue

@@ -1,4 +1,4 @@
-"""run(): what is forked and started, and in which order."""
+"""run(): its forks and starts, and their order."""
 
 import asyncio
 import gc
@@ -75,13 +75,13 @@ from aiocluster.zygote.run_app import note_call_of_run
 
 log = logging.getLogger("aiocluster")
 
-# The program's calls of `run` so far: its zygote may have to be the same one.
+# The number of the program's calls of `run`: a zygote may have to be the same call.
 _calls = itertools.count(1)
 
 
 @dataclass(slots=True)
 class Typed:
-    """What was typed for a program that the command runs: it comes before what that gives."""
+    """The settings of the command line, which override those of the script that it runs."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     on_start: OnStart | str | None = None
@@ -99,7 +99,7 @@ def run(
     on_start: OnStart | str | None = None,
     **settings: Any,
 ) -> None:
-    """Serve `app` from `workers` processes until the program is told to stop.
+    """Serve `app` from `workers` processes until the program stops.
 
     `app` is an aiohttp Application, a factory of one (sync or async), a coroutine that returns
     one, or an import string "pkg.module:name" of these; or a job, `async def job(worker)`, which
@@ -111,12 +111,12 @@ def run(
     function or the import string of one, runs beside the cluster, in the primary's loop, once
     it serves. The manual (docs/settings.md) lists the other settings.
 
-    Blocks until stopped by a signal, by `sys.exit` in `on_start`, or when no worker is left
-    that `restart` would replace. Returns when all went well; otherwise raises SystemExit:
-    1 when something had to be cut, 2 when a setting makes no sense or the code calls aiohttp's
-    run_app with what cannot be had, 3 when nothing came up; the app's own code when that exits
-    while nothing serves yet, or at the end of a worker in the stop. Raises ConfigError when it is
-    called where no program can begin: in a thread, or in a running event loop.
+    Blocks until a signal or `sys.exit` in `on_start` stops the program, or until no worker is left
+    that `restart` would replace. Returns if all went well; otherwise raises SystemExit. Its code
+    is 1 if a request or a worker had to be cut; 2 if a setting, or an argument of aiohttp's
+    run_app, is refused; 3 if the start failed; the app's own code if the app exits before any
+    worker serves, or at the end of a worker in the stop. Raises ConfigError if it is called in a
+    thread, or in a running event loop.
     """
     given = {"workers": workers, **settings} | ({} if bind is None else {"bind": bind})
     first = typed.on_start or on_start
@@ -124,8 +124,8 @@ def run(
         code = main_run(app, roles=roles, on_start=first, settings={**given, **typed.settings})
     finally:
         if inspect.iscoroutine(app):
-            app.close()  # it is the workers who await it, and Python would warn of it here
-        # The program may go on, and signals mean to it again what they did before.
+            app.close()  # only the workers await it, and Python would warn of it here
+        # The program may go on, and signals have their former effects again.
         release_signals()
     if code != EXIT_OK:
         sys.exit(code)
@@ -138,10 +138,9 @@ def main_run(
     on_start: OnStart | str | None = None,
     settings: Mapping[str, Any],
 ) -> int:
-    """Do what `run` does, and return the exit code; the process should end with it.
+    """Do what `run` does, and return the exit code, with which the process should end.
 
-    Once it has run, the signals it handled stay blocked, so that a late one cannot turn a
-    clean end into another.
+    The signals it handled stay blocked afterwards, so that a late signal cannot spoil a clean end.
     """
     note_call_of_run()
     refuse_in_child("aiocluster.run was called")
@@ -159,7 +158,7 @@ def main_run(
     again = this_program(call)
     if wanted := zygote_call_from_environment():
         if again.call < wanted:
-            return EXIT_OK  # as it ended when the program itself came here
+            return EXIT_OK  # as this call ended in the program itself
         _become_zygote(plan, again)
     if summons := summons_from_environment():
         return _succeed(summons, plan, on_start, again)
@@ -183,7 +182,7 @@ def _run_in_one_process(
         return boot_failed(BootError(*describe(error)))
     for spec in plan.roles.values():
         if isinstance(spec.app, Script):
-            # It may call `run` itself, and is in its folder by then.
+            # The script may call `run` itself, and has entered its folder by then.
             typed.settings = {name: value for name, value in settings.items() if name != "chdir"}
             typed.on_start = on_start
             return serve_script(spec.app, spec, hook)
@@ -228,8 +227,8 @@ def _begin(
     zygotes: dict[str, StartedZygote] = {}
     try:
         _fork_zygotes(zygotes, plan, interpreters, inherited)
-        # Imported here, after the fork, which no thread may precede, and before the loop,
-        # which must not wait.
+        # The hook is imported after the fork, since no thread may be there before it, and before
+        # the loop, which the import would block.
         with interruptible():
             hook = on_start_from(on_start)
         runner = _new_runner()
@@ -258,7 +257,7 @@ def _fork_zygotes(
     interpreters: Mapping[str, InterpreterSpec],
     inherited: list[socket.socket],
 ) -> None:
-    """Fork one for each role, into `zygotes`; BootError when the kernel refuses it."""
+    """Fork a zygote for each role, into `zygotes`; BootError if the kernel refuses a fork."""
     for name, spec in plan.roles.items():
         others = [one for role, one in interpreters.items() if role != name]
         sockets = [zygote.sock for zygote in zygotes.values()]
@@ -266,7 +265,7 @@ def _fork_zygotes(
 
 
 def _check(plan: Plan, on_start: OnStart | str | None) -> None:
-    """Find out what a start would: raise what it would end with."""
+    """Check a start without serving: raise the error that it would end with."""
     check_apps(plan)
     for spec in plan.roles.values():
         try_app(spec)
@@ -276,9 +275,9 @@ def _check(plan: Plan, on_start: OnStart | str | None) -> None:
 def _succeed(
     summons: UpgradeRequest, plan: Plan, on_start: OnStart | str | None, again: InterpreterSpec
 ) -> int:
-    """Do what a program does that is to come, or has come, in the place of another."""
+    """Be the next program: test whether it would start, or take over from the previous one."""
     if again.call < summons.call:
-        return EXIT_OK  # as it ended when the program before us came here
+        return EXIT_OK  # as this call ended in the previous program
     if summons.kind == "trial":
         answer(summons, lambda: _check(plan, on_start), plan.roles)
     return _inherit(summons, plan, again, on_start)
@@ -287,11 +286,11 @@ def _succeed(
 def _inherit(
     summons: UpgradeRequest, plan: Plan, again: InterpreterSpec, on_start: OnStart | str | None
 ) -> int:
-    """Go on in the place of the program that was here before."""
+    """Take over from the previous program."""
     _set_up_process(is_upgrade=True)
     try:
         handover_state = inherit(summons)
-        check_roles(plan.roles, handover_state.roles)  # it may have changed since it was tried
+        check_roles(plan.roles, handover_state.roles)  # changed since the preflight?
         hook = on_start_from(on_start)
         origin = LaunchSpec(
             interpreters_of(plan, again),
@@ -301,26 +300,26 @@ def _inherit(
         cluster = Cluster.of_program(plan, origin)
         runner = _new_runner()
     except BaseException:
-        # Our end is what tells the workers to finish.
+        # The workers drain when this process ends.
         log.exception("could not go on after the upgrade: leaving")
         return EXIT_BOOT_FAILED
     return _live(runner, cluster, hook)
 
 
 def _set_up_process(*, is_upgrade: bool = False) -> None:
-    """What holds for the primary and for all that is forked from it."""
+    """Set up what the primary and all processes forked from it share."""
     raise_fd_limit()
     warn_of_threads()
-    # A child's end must reach us, whatever the one who started us has ignored.
+    # The end of a child must reach this process, even if its parent has ignored SIGCHLD.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # From here to the loop's own handlers a signal waits: neither the zygote nor we may meet
-    # it unprepared.
+    # From here until the loop has its handlers, signals are blocked: neither the zygote nor the
+    # primary has handlers for them yet.
     hold_signals(by_us=is_upgrade)
 
 
 def _new_runner() -> asyncio.Runner:
-    """Return one that has its loop; BootError when the kernel refuses that."""
-    import uvloop  # which Windows does not have; a zygote has imported it before its fork
+    """Return a runner that has its loop; BootError if the kernel refuses the loop."""
+    import uvloop  # Windows has none; a zygote has imported it before its fork
 
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
@@ -334,7 +333,7 @@ def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) ->
     guard = StopWatchdog()
 
     async def live() -> int:
-        # What is imported stays: to look through all of it takes the collector 10 ms of a turn.
+        # Imported objects stay: a collection that visits all of them blocks a turn for 10 ms.
         gc.freeze()
         return await ProgramRunner(cluster, on_start, guard).live()
 
@@ -355,7 +354,7 @@ def _drop(
     inherited: Sequence[socket.socket],
     interpreters: Mapping[str, InterpreterSpec],
 ) -> None:
-    """End the first zygotes: they may be importing, for ever perhaps, and have no workers yet."""
+    """End the first zygotes, which may still import, perhaps for ever, and have no workers yet."""
     for sock in inherited:
         sock.close()
     for interpreter in interpreters.values():

@@ -1,4 +1,4 @@
-"""The life of a program that is a cluster: start, say so, serve until told to stop, stop."""
+"""The main coroutine of the program: it starts the cluster, serves until a stop, and stops."""
 
 import asyncio
 import contextlib
@@ -19,37 +19,37 @@ from aiocluster.timeouts import EXIT_TIMEOUT, KILL_GRACE, Countdown
 log = logging.getLogger("aiocluster")
 
 EXIT_OK = 0
-EXIT_CUT = 1  # something had to be killed or given up
-EXIT_REFUSED = 2  # the code asks for what cannot be had
+EXIT_CUT = 1  # a worker had to be killed or a request cut
+EXIT_REFUSED = 2  # a setting of the code was refused
 EXIT_BOOT_FAILED = 3
 
-# One Ctrl-C often arrives twice: from the terminal, and passed on by whatever started us.
-# Seconds in which a further INT counts as the same. They are counted while the loop turns, at so
-# many looks: on a busy machine the second waits until this process runs again.
+# One Ctrl-C often arrives twice: from the terminal, and passed on by the parent process. A further
+# INT within these seconds counts as the same. The seconds are counted while the loop turns, in so
+# many steps: on a busy machine the second INT waits until this process runs again.
 _SAME_INT = 0.1
 _SAME_INT_LOOKS = 5
 
-# What `on_start` gets to end once it is cancelled, and after that whatever else it has left
-# running (tasks that do not end, threads of the loop's pool), seconds.
+# Seconds that `on_start` has to end once it is cancelled, and after that the tasks and threads of
+# the loop's pool that it has left running.
 _HOOK_TIMEOUT = 2.0
 _LEFTOVER_TIMEOUT = 5.0
 
-# What the last lines of output may take, seconds: nobody may read them.
+# Seconds that the last lines of output may take: perhaps no process reads them.
 _LAST_LINES_TIMEOUT = 1.0
 
-# A stop in which all is well, but for workers that must be killed, is over so many seconds after
-# its time; a loop that is blocked then is not waited for.
+# Seconds after its time in which a stop is over, if the primary is well but workers must be killed.
+# The process does not wait longer for a blocked loop.
 _OVERTIME = KILL_GRACE + 2.0
 
-# What may be left of a start that a stop comes into takes so many seconds: a worker until it is
-# killed, and after that its zygote. An import that goes on is killed before that.
+# Seconds that the processes of a start may take to end in a stop: a worker until it is killed, and
+# after that its zygote. An import that goes on is killed sooner.
 _EARLY_STOP = KILL_GRACE + EXIT_TIMEOUT
 
 OnStart = Callable[[Cluster], Awaitable[None]]
 
 
 class ProgramRunner:
-    """One cluster and the signals that steer it."""
+    """The main coroutine of the program, with its cluster and the signals that control it."""
 
     def __init__(self, cluster: Cluster, on_start: OnStart | None, guard: StopWatchdog) -> None:
         self._cluster = cluster
@@ -64,7 +64,7 @@ class ProgramRunner:
         self._exit_code = EXIT_OK
 
     async def live(self) -> int:
-        """Live from the start to the end; return the exit code."""
+        """Run the program from its start to its end; return the exit code."""
         meanings: dict[str, Callable[[], None]] = {
             "SIGTERM": self._stop.set,
             "SIGINT": self._on_int,
@@ -83,24 +83,24 @@ class ProgramRunner:
                 cut = await self._cluster.stop(0.0)
                 log.info("stopped")
                 return self._code_after(cut)
-            self._be_guarded()  # the code may have given itself another time
+            self._be_guarded()  # the code may have set another graceful_timeout
             if not self._cluster.is_upgrade:
                 say_where(self._cluster)
                 warn_of_loopback(self._cluster, os.getpid())
             return await self._serve()
         except (BootError, ConfigError) as error:
             if isinstance(error, BootError) and error.kind == "calls_run":
-                raise  # it is the program itself
+                raise  # the script is the program itself
             return boot_failed(error)
         except BaseException:
             await self._cluster.stop(0.0)
             raise
         finally:
-            # The loop is about to take its handlers away: what still comes changes nothing.
+            # The loop is about to remove its handlers: later signals must have no effect.
             hold_signals()
 
     async def _start(self) -> bool:
-        """Start the cluster; False when told to stop before it was up."""
+        """Start the cluster; return False if a stop came first."""
         if self._cluster.is_upgrade:
             await self._take_over()
             return True
@@ -118,11 +118,11 @@ class ProgramRunner:
         return True
 
     async def _take_over(self) -> None:
-        """Quick, and never given up half way: a stop comes after it."""
+        """Take over from the previous program; a stop waits until that is done, which is quick."""
         try:
             await self._cluster.start()
         except BaseException:
-            # Our end is what tells the workers to finish; the zygotes see to it that they do.
+            # The workers drain when this process ends; the zygotes kill those that do not.
             log.exception("could not go on after the upgrade: leaving")
             logging.shutdown()
             os._exit(EXIT_BOOT_FAILED)
@@ -135,7 +135,7 @@ class ProgramRunner:
             self._begin(what)
         hook = asyncio.create_task(self._run_on_start())
         await asyncio.sleep(0)
-        # The hook has come to its first wait, and has said before what it wants to hear.
+        # The hook has reached its first await, and may have subscribed to events before.
         self._cluster.announce()
         emptied = asyncio.create_task(self._wait_until_empty(hook))
         await self._stop.wait()
@@ -151,12 +151,12 @@ class ProgramRunner:
         return self._code_after(cut)
 
     def exit(self, exit_: SystemExit) -> None:
-        """Stop, and return at the end the code with which this would have ended the program."""
+        """Stop, and return at the end the exit code of `exit_`."""
         self._exit_code = _code_of(exit_)
         self._stop.set()
 
     def _stop_times(self) -> tuple[float, float]:
-        """Return the seconds for which a stop serves on, and those that workers then get."""
+        """Return the seconds for which a stop serves on, and those of the drain after it."""
         if self._hurried:
             return 0.0, 0.0
         return self._cluster.settings.pre_drain_wait, self._cluster.graceful_timeout
@@ -173,7 +173,7 @@ class ProgramRunner:
         )
 
     def _whole_stop(self) -> float:
-        """The seconds that a stop may take from the first signal to the end."""
+        """Return the seconds that a stop may take from the first signal to the end."""
         return sum(self._stop_times()) + _OVERTIME
 
     def _be_guarded(self) -> None:
@@ -199,14 +199,14 @@ class ProgramRunner:
             self.exit(exit_)
             log.info("on_start exits the program with code %d", self._exit_code)
         except ClusterStopping as error:
-            # The stop came between two of its lines, as it may at any time: no fault of its.
+            # The stop may come between any two lines of the hook, so this is no fault of the hook.
             log.info("on_start ends: %s", error)
         except (Exception, KeyboardInterrupt):
             log.exception("on_start raised; the cluster goes on without it")
         leave_if_forked(process, code)
 
     async def _wait_until_empty(self, hook: "asyncio.Task[None]") -> None:
-        """Stop when no worker is left nor will be; unless `on_start` runs, which may fork."""
+        """Stop when no worker is left nor will start, and `on_start`, which may fork, has ended."""
         await self._cluster.wait_empty()
         await asyncio.wait({hook})
         await self._cluster.wait_empty()
@@ -226,7 +226,7 @@ class ProgramRunner:
         self._ask_for(self._cluster.upgrade, "upgrade")
 
     def _on_scale(self, change: str) -> None:
-        """The first role is meant: a signal cannot say which."""
+        """Scale the first role, since a signal cannot name one."""
         role = next(iter(self._cluster.plan.roles))
         self._ask_for(partial(self._cluster.scale, change, role=role), f"scale by {change}")
 
@@ -249,7 +249,7 @@ class ProgramRunner:
 
     def _on_int(self) -> None:
         self._stop.set()
-        self._cluster.end_idle_grace()  # somebody waits for the end
+        self._cluster.end_idle_grace()  # the user waits for the end
         if self._same_int is not None and self._same_int.left():
             return
         first = self._same_int is None
@@ -268,7 +268,7 @@ class ProgramRunner:
 
 
 def log_early_stop() -> None:
-    """Say that the program stops before it serves, and what it waits for."""
+    """Log that the program stops before it serves, and what it waits for."""
     log.info(
         "stopping before anything serves: waiting up to %g s for the import, and for workers that"
         " have begun, to end",
@@ -277,7 +277,7 @@ def log_early_stop() -> None:
 
 
 async def _without_failure(replace: Callable[[], Awaitable[object]]) -> None:
-    # Why it failed is logged already.
+    # The reason of a failure is logged already.
     with contextlib.suppress(BootError, ClusterStopping):
         try:
             await replace()
@@ -286,9 +286,9 @@ async def _without_failure(replace: Callable[[], Awaitable[object]]) -> None:
 
 
 def boot_failed(error: BootError | ConfigError) -> int:
-    """Tell why nothing came up, and return the exit code that says so."""
+    """Log why the start failed, and return the exit code for it."""
     code = _code_of_failure(error)
-    if code == EXIT_OK:  # it has done what it was to do
+    if code == EXIT_OK:  # the app has ended the program by itself
         log.info("%s", error)
         return code
     if isinstance(error, BootError) and error.traceback and not error.is_shown:
@@ -307,17 +307,17 @@ def _code_of_failure(error: BootError | ConfigError) -> int:
 
 
 def close(runner: asyncio.Runner) -> None:
-    """Close the loop; when what runs in it or its threads does not end, end the process.
+    """Close the loop; if its tasks or threads do not end, end the process.
 
-    The process is ended as well if its guard is not closed soon after.
+    The process is also ended if its watchdog is not closed soon after.
     """
     runner.get_loop().call_later(_LEFTOVER_TIMEOUT, _leave)
     end_in(_LEFTOVER_TIMEOUT + _LAST_LINES_TIMEOUT)
     try:
         runner.close()
     except RuntimeError as error:
-        # At the limit of processes it starts none to wait for the loop's threads. The interpreter
-        # waits for them at its own end.
+        # At the limit of processes asyncio cannot start the thread that waits for the loop's pool.
+        # The interpreter waits for the pool's threads at its own end.
         if "new thread" not in str(error):
             raise
     finally:
@@ -331,7 +331,7 @@ def _leave() -> None:
 
 
 def _code_of(exit_: SystemExit) -> int:
-    """Return the code that `sys.exit` would have ended the interpreter with."""
+    """Return the exit code with which `exit_` would have ended the interpreter."""
     if exit_.code is None or isinstance(exit_.code, int):
         return exit_.code or EXIT_OK
     log.error("%s", exit_.code)

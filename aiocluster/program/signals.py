@@ -1,6 +1,6 @@
-"""Which signals a program that is a cluster handles: all that could end it by default.
+"""The signals that the program handles: all that could end it by default.
 
-Any of them would leave the workers behind, so each has a meaning or is logged.
+Any of them would leave the workers behind, so each has an effect or is logged.
 """
 
 import asyncio
@@ -15,26 +15,26 @@ from aiocluster.ipc.signals import signals_of
 
 log = logging.getLogger("aiocluster")
 
-# A fault of the primary itself: a handler would only return to the faulting instruction.
+# Faults of the primary itself: a handler would only return to the faulting instruction.
 _FAULTS = {*signals_of("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")}
 
-# Job control and harmless ones: what they do by default hurts nobody. SIGCHLD and SIGPIPE
-# are taken care of by the loop and by Python.
+# Signals for job control, and harmless ones: their default actions leave no worker behind. The
+# loop handles SIGCHLD, and Python SIGPIPE.
 _LEFT_ALONE = {
     *signals_of("SIGCHLD", "SIGCONT", "SIGPIPE", "SIGTSTP", "SIGURG", "SIGWINCH"),
 }
 
 _STOPS = signals_of("SIGTERM", "SIGINT", "SIGQUIT")
 
-# Which of them the program lets wait by itself; known while they are held or handled.
+# The handled signals that the program itself had blocked; known while signals are held or handled.
 _waiting_anyway: list[set[int]] = []
 
-# On Windows there is no mask of signals.
+# Windows has no mask of signals.
 _CAN_WAIT = hasattr(signal, "pthread_sigmask")
 
 
 class Interrupted(Exception):
-    """A signal came that ends the program."""
+    """A signal that ends the program, as an exception."""
 
 
 def handled_signals() -> set[int]:
@@ -44,9 +44,9 @@ def handled_signals() -> set[int]:
 
 
 def hold_signals(*, by_us: bool = False) -> None:
-    """Let them wait from now on; where a signal cannot wait (Windows) it is ignored.
+    """Block the handled signals from now on; where that is not possible (Windows), ignore them.
 
-    `by_us`: they wait already, since the program that was here before has held them.
+    With `by_us` the signals are blocked already, by the previous program in this process.
     """
     hear_no_more()
     if not _CAN_WAIT:
@@ -59,7 +59,7 @@ def hold_signals(*, by_us: bool = False) -> None:
 
 
 def release_signals() -> None:
-    """They mean again what they did before they were held; those that waited are forgotten."""
+    """Give the signals their former effects again; drop the pending ones."""
     if not _CAN_WAIT:
         for number in handled_signals():
             signal.signal(number, usual_handler(number))
@@ -73,7 +73,7 @@ def release_signals() -> None:
 
 @contextlib.contextmanager
 def holding_signals() -> Iterator[None]:
-    """Let them wait meanwhile; an exec inside keeps them waiting, for the next program."""
+    """Block the signals inside; after an exec they stay blocked, for the next program."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, handled_signals())
     try:
         yield
@@ -82,9 +82,9 @@ def holding_signals() -> Iterator[None]:
 
 
 def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
-    """Let the running loop hear them from now on; one without a meaning is logged.
+    """Handle the signals in the running loop from now on; a signal without a meaning is logged.
 
-    Processes that are forked meanwhile do not inherit that.
+    Processes that are forked meanwhile do not inherit the handlers.
     """
     loop = asyncio.get_running_loop()
     hear_alone(handled_signals(), callable)
@@ -92,7 +92,7 @@ def handle_signals(meanings: Mapping[int, Callable[[], None]]) -> None:
         meaning = meanings.get(number) or partial(ignore, number)
         try:
             loop.add_signal_handler(number, meaning)
-        except NotImplementedError:  # the loops of Windows do not have it
+        except NotImplementedError:  # the loops of Windows have no such method
             signal.signal(number, partial(_hear_in, loop, meaning))
     if _CAN_WAIT:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handled_signals())
@@ -105,27 +105,27 @@ def _hear_in(
 
 
 def ignore(number: int) -> None:
-    """Say that this signal changes nothing."""
+    """Log that this signal has no effect."""
     log.warning("got %s (signal %d), which changes nothing", signal.strsignal(number), number)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While signals are held, let the first that stops a program raise Interrupted inside."""
+    """While signals are held, raise Interrupted inside at the first that stops a program."""
     heard: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
         heard.append(number)
-        if len(heard) == 1:  # another one would cut short what the first has begun to end
+        if len(heard) == 1:  # a further one would cut short the end that the first has begun
             raise Interrupted(f"got {signal.strsignal(number)}")
 
     before = {number: signal.signal(number, interrupt) for number in _STOPS}
     try:
-        # One that waits already is heard here.
+        # A pending signal is handled here.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         for number, handler in before.items():
-            # None: it was not set from Python, and cannot be set again from here.
+            # None: the handler was not set from Python, which cannot set it again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,8 +1,8 @@
 """run() on a system that is not Linux: the cluster is this one process.
 
-Each role has one worker here, which serves by aiohttp's own runner. `on_start` is given a cluster
-as ever: it hears messages and sends some; what needs further processes raises ConfigError. The
-life of the program, its signals and its exit codes are those of runner.py.
+Each role has one worker here, which serves by aiohttp's own runner. `on_start` gets a cluster as
+on Linux, and can receive and send messages; methods that need further processes raise ConfigError.
+The start, the stop, the signals and the exit codes are those of runner.py.
 """
 
 import asyncio
@@ -39,10 +39,10 @@ from aiocluster.worker.single_process import LoneWorker, set_environment
 
 log = logging.getLogger("aiocluster")
 
-# What each step of the end of a worker gets that is to end at once, seconds.
+# Seconds for each step in the end of a worker that must end at once.
 _CUT_GRACE = 0.25
 
-# How the log names what a worker was doing then.
+# The log's words for the work that was cut.
 _CUT = "what it was doing"
 
 
@@ -56,7 +56,7 @@ def run_in_one_process(
     try:
         given = _imported(plan)
     except KeyboardInterrupt:
-        return EXIT_OK  # it was stopped before it was up
+        return EXIT_OK  # the program was stopped before it served
     except BaseException as error:
         return boot_failed(BootError(*describe_start(error, "the app")))
     try:
@@ -69,10 +69,10 @@ def _imported(plan: Plan) -> dict[str, object]:
     """Import the apps, before there is a loop: a module may run one of its own."""
     specs = [*enumerate(plan.roles.values(), 1)]
     here = os.getcwd() if any(spec.settings.chdir for _, spec in specs) else ""
-    for worker_id, spec in reversed(specs):  # of what they share, the first role has its way
+    for worker_id, spec in reversed(specs):  # the first role decides what all share
         set_environment(spec, worker_id)
         if spec.settings.chdir is not None:
-            os.chdir(here)  # in which each one was given
+            os.chdir(here)  # each chdir is relative to this folder
             enter_folder(spec)
     return {spec.name: _target_of(spec) for _, spec in specs}
 
@@ -108,7 +108,7 @@ def _live(
 def _until_over(
     loop: asyncio.AbstractEventLoop, living: "asyncio.Task[int]", life: ProgramRunner
 ) -> int:
-    """Run the loop; what exits the program from within the app stops it gracefully, as aiohttp."""
+    """Run the loop; an exit from within the app stops the program gracefully, as in aiohttp."""
     while True:
         try:
             return loop.run_until_complete(living)
@@ -198,7 +198,7 @@ class SingleCluster(Cluster):
             handle.cut()
 
     def publish_message(self, handle: "_Handle", message: Any, size: int) -> None:
-        """Give what a worker sends to all subscribers; pay for it once they keep up."""
+        """Publish a worker's message to all subscribers; return its credit once they keep up."""
         self._bus.publish(WorkerMessage(handle, message))
         if self._bus.congested:
             self._bus.when_relieved(lambda: handle.channel.consumed(size))
@@ -206,7 +206,7 @@ class SingleCluster(Cluster):
             handle.channel.consumed(size)
 
     def note_end(self, handle: "_Handle") -> None:
-        """A worker has ended."""
+        """Note that a worker has ended."""
         self._bus.publish(handle.exited.result())
         if all(one.is_dead for one in self._handles.values()):
             self._all_over.set()
@@ -254,7 +254,7 @@ class _Handle:
 
     @property
     def phase(self) -> Phase:
-        """Where it is in its life."""
+        """The phase of the worker."""
         if self.is_dead:
             return Phase.EXITED
         if self.worker.is_stopping:
@@ -263,21 +263,21 @@ class _Handle:
 
     @property
     def is_dead(self) -> bool:
-        """True once it has ended."""
+        """True once the worker has ended."""
         return self.exited.done()
 
     @property
     def is_connected(self) -> bool:
-        """True while messages can be exchanged with it."""
+        """True while messages can be exchanged with the worker."""
         return not self.channel.closed
 
     @property
     def is_leader(self) -> bool:
-        """True while it leads its role, as the only worker."""
+        """True while the worker leads its role, as the only worker."""
         return self.worker.context.is_leader
 
     async def up(self) -> None:
-        """Return once it is up, or its job is over already; raise why it does not come up."""
+        """Return once the worker is ready, or its job has ended; raise why its start failed."""
         await asyncio.wait({self.worker.started, self._task}, return_when=asyncio.FIRST_COMPLETED)
         if self.worker.started.done():
             return
@@ -298,19 +298,19 @@ class _Handle:
             raise WorkerGone(f"{self} is no longer connected") from None
 
     def drain(self, timeout: float | None = None) -> "asyncio.Future[WorkerExited]":
-        """See WorkerHandle.drain; nothing takes its place."""
+        """See WorkerHandle.drain; no worker replaces this one."""
         self.end(timeout)
         return asyncio.shield(self.exited)
 
     def kill(self, number: int = signal.SIGTERM) -> "asyncio.Future[WorkerExited]":
-        """TERM lets it drain, as on Linux; any other ends it at once."""
+        """Drain at TERM, as on Linux; end at once at any other signal."""
         if number == signal.SIGTERM:
             return self.drain()
         self.cut()
         return asyncio.shield(self.exited)
 
     def end(self, timeout: float | None) -> None:
-        """Let it end, within `timeout` seconds."""
+        """Let the worker end, within `timeout` seconds."""
         self.worker.stop(timeout)
         if not self.worker.started.done():
             self._task.cancel()
@@ -318,7 +318,7 @@ class _Handle:
             asyncio.get_running_loop().call_later(timeout + _CUT_GRACE, self.cut)
 
     def cut(self) -> None:
-        """End it now, whatever it does: each step of its end has a moment, and is then cut too."""
+        """End the worker now: each step of its end has a moment, and is then cut, too."""
         if self._task.done():
             return
         if _CUT not in self.worker.cut:

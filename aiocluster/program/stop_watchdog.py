@@ -1,13 +1,13 @@
-"""Ends a program that was told to stop and cannot, since its loop is blocked.
+"""Ends a program that should stop and cannot, since its loop is blocked.
 
-A log that nobody reads is enough for that: a write to a full pipe does not return, and whoever
-writes does nothing else any more, the primary included. No handler of a log can help all who
-have their own. So the signals that stop a program are heard twice: by the loop, and here, for
-Python runs its handlers also amid a write. The kernel is asked for a SIGALRM when the stop must
-be over, and a loop that turns puts that off. Its default action ends the process, whatever that
-is blocked in; no thread is started, which at the limit of processes is not to be had. The zygotes
-then end the workers. The timer also counts the time in which a process is paused (Ctrl-Z, a
-container's freezer): a primary that is paused past the end of its stop ends when it goes on.
+A log that no process reads is enough for that: a write to a full pipe does not return, and blocks
+the writing process, the primary included. A log handler of ours cannot help programs with their
+own. So the signals that stop a program are handled twice: by the loop, and here, since Python runs
+its handlers also amid a write. The kernel sends a SIGALRM when the stop must be over; a loop that
+turns postpones it. The default action of SIGALRM ends the process, whatever blocks it. No thread
+is needed, since none can start at the limit of processes. The zygotes then end the workers. The
+timer also counts the time in which a process is paused (Ctrl-Z, a container's freezer): a primary
+that is paused past the end of its stop ends when it goes on.
 """
 
 import asyncio
@@ -17,34 +17,34 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# What a loop that is well needs for a turn, on the busiest machine, seconds.
+# Seconds that a turn of a loop that is not blocked takes at most, on the busiest machine.
 _TURN_TIMEOUT = 1.0
 
-# Seconds between two turns by which the loop puts its end off.
+# Seconds between two turns in which the loop postpones its end.
 _TURN_INTERVAL = 0.1
 
 
 def end_in(seconds: float) -> None:
-    """Let the kernel end this process in so many seconds, in the place of when it was asked before.
+    """Let the kernel end this process in so many seconds; an earlier request is replaced.
 
-    Not on Windows, which has no such timer.
+    This does nothing on Windows, which has no such timer.
     """
     if not hasattr(signal, "setitimer"):
         return
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    # 0 would be never.
+    # 0 would cancel the timer.
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
 
 
 def end_never() -> None:
-    """Take `end_in` back. Idempotent."""
+    """Cancel `end_in`. Idempotent."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 class StopWatchdog:
-    """Has the process ended, by `end_in`, when its loop does not turn after the deadline."""
+    """A watchdog that ends the process, by `end_in`, if its loop is blocked after the deadline."""
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class StopWatchdog:
         self._closed = False
 
     def listen(self, seconds: dict[int, float]) -> None:
-        """Watch the running loop, by these deadlines, from the moment that such a signal comes.
+        """Watch the running loop from the first of these signals on, with the signal's deadline.
 
-        Its own handlers must be there already, and are called as before.
+        The loop's own handlers must be set already, and are called as before.
         """
         self._loop = asyncio.get_running_loop()
 
@@ -69,13 +69,13 @@ class StopWatchdog:
             if callable(hear := before[number]):
                 hear(number, frame)
 
-        # Mostly the loop hears of it by Python's wake-up descriptor; else by its own handler.
+        # Usually Python's wake-up descriptor informs the loop; otherwise the loop's own handler.
         before = {number: signal.signal(number, on_signal) for number in seconds}
 
     def watch(self, seconds: float) -> None:
-        """From `seconds` from now on the loop must turn. Asked again it may only be sooner.
+        """Watch the loop with a deadline in `seconds`; a later call can only make that sooner.
 
-        May be called at any moment, within itself too: so it takes no lock.
+        It may be called at any moment, even within itself, so it takes no lock.
         """
         assert self._loop is not None
         if self._closed:
@@ -87,7 +87,7 @@ class StopWatchdog:
             self._loop.call_soon_threadsafe(self._turn)
 
     def close(self) -> None:
-        """Watch no more, and take back what was asked for. Idempotent."""
+        """Stop watching, and cancel the timer. Idempotent."""
         self._closed = True
         end_never()
 

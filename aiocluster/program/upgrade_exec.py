@@ -1,7 +1,7 @@
-"""The next program in the same process: tried out as a child, then put in our place by exec.
+"""The next program in the same process: it is tested as a child, then replaces this one by exec.
 
-What it is to be, it finds in its environment: a trial, that only says whether it would start,
-or an heir, that goes on with what we leave to it.
+Its environment says which it is: a trial, which only reports whether it would start, or an heir,
+which goes on with the handover state of this program.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from aiocluster.program.signals import holding_signals
 
 
 class UpgradeRequest(NamedTuple):
-    """What this program was started to be, from its `call`-th call of `run` on."""
+    """The purpose for which this program was started, from its `call`-th call of `run` on."""
 
     kind: Literal["trial", "heir"]
     call: int
@@ -33,7 +33,7 @@ class UpgradeRequest(NamedTuple):
 
 
 class ExecNextProgram:
-    """This program as it is now on the disk, to come in our place. See upgrade.Successor."""
+    """The program as it is now on the disk, which can replace this one. See upgrade.Successor."""
 
     def __init__(self, program: InterpreterSpec, roles: Collection[str]) -> None:
         self._program = program
@@ -59,7 +59,7 @@ class ExecNextProgram:
 
 
 def summons_from_environment() -> UpgradeRequest | None:
-    """Return what this program was started to be; None when it is an ordinary one."""
+    """Return the request for which this program was started; None if there is none."""
     match os.environ.get(SUCCESSION, "").split(":"):
         case ["trial" | "heir" as kind, call, fd]:
             return UpgradeRequest(kind, int(call), int(fd))
@@ -69,7 +69,7 @@ def summons_from_environment() -> UpgradeRequest | None:
 def answer(
     summons: UpgradeRequest, check: Callable[[], object], roles: Collection[str] = ()
 ) -> NoReturn:
-    """Say whether the program would start, which `check` finds out, and end."""
+    """Report whether the program would start, which `check` tests, and end."""
     os.environ.pop(SUCCESSION)
     os.environ.pop(ZYGOTE_STDERR, None)
     os.set_inheritable(summons.fd, False)
@@ -84,12 +84,12 @@ def answer(
             pipe.write(msgspec.json.encode(verdict))
         _flush()
     finally:
-        # What the program would do after its `run` is not to be tried.
+        # The code after the program's `run` must not run in a trial.
         os._exit(0)
 
 
 def inherit(summons: UpgradeRequest) -> HandoverState:
-    """Return what the program before us left; its descriptors are ours alone from now on."""
+    """Return the previous program's handover state; its descriptors become close-on-exec."""
     os.environ.pop(SUCCESSION)
     with io.FileIO(summons.fd, "r") as file:
         handover_state = estates.from_bytes(file.readall())
@@ -123,7 +123,7 @@ def _inheritable(fds: Iterable[int]) -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write what is buffered: an exec forgets it."""
+    """Write buffered output, which an exec would lose."""
     handlers = [handler() for handler in logging._handlerList]  # type: ignore[attr-defined]
     for stream in (*filter(None, handlers), sys.stdout, sys.stderr):
         if stream is not None:
