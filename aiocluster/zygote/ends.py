@@ -1,7 +1,7 @@
-"""The end of what an import started: its exit hooks run, and its child processes are ended.
+"""The end of an import: its exit hooks run, and its child processes are ended.
 
-The primary waits some seconds for the end of a zygote, then kills it. So every step here has an
-end of its own, and all together take less.
+The primary waits some seconds for the end of a zygote, then kills it. So each step here has a
+timeout, and all together take less.
 """
 
 import os
@@ -15,7 +15,7 @@ from types import FrameType
 from aiocluster.ipc.child_ends import child_ends_held, wait_for_child
 from aiocluster.zygote.holdings import children, running_children
 
-# Seconds for all exit hooks together; those that are still to come then get this much each.
+# Seconds for all exit hooks together; after that each remaining hook gets the shorter time.
 _HOOKS_TIMEOUT = 1.5
 _EACH_HOOK_LATER = 0.2
 
@@ -25,17 +25,17 @@ _KILL_TIMEOUT = 0.5
 
 
 class HookTimeout(BaseException):
-    """An exit hook took too long: raised into it, whatever it does."""
+    """The error that interrupts an exit hook which takes too long."""
 
 
 def end_import(hooks: Callable[[], None]) -> None:
-    """End what the import started: run its exit `hooks`, then end its child processes."""
+    """Run the exit `hooks` of the import, then end its child processes."""
     _run(hooks)
     end_children()
 
 
 def _run(hooks: Callable[[], None]) -> None:
-    """Run them; one that does not end is interrupted, and named."""
+    """Run the hooks; interrupt a hook that does not end, and print its traceback."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise HookTimeout("it took too long, at the end of what was imported")
@@ -52,9 +52,9 @@ def _run(hooks: Callable[[], None]) -> None:
 
 
 def end_children(pids: Collection[int] | None = None) -> None:
-    """End these children, or all; what they leave behind to this process ends as well.
+    """End these children, or all, and the orphans that they leave to this process.
 
-    One that has made itself a session of its own is a daemon on purpose, and stays.
+    A child with a session of its own is a daemon on purpose, and stays.
     """
     for number, timeout in ((signal.SIGTERM, _TERM_TIMEOUT), (signal.SIGKILL, _KILL_TIMEOUT)):
         deadline = time.monotonic() + timeout
@@ -71,7 +71,7 @@ def end_children(pids: Collection[int] | None = None) -> None:
 
 
 def _to_be_ended(pids: Collection[int] | None) -> set[int]:
-    """Return those that still run; the dead are reaped."""
+    """Return the children that still run; reap the dead ones."""
     session = os.getsid(0)
     found: set[int] = set()
     for pid in running_children():

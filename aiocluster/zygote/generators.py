@@ -1,7 +1,7 @@
-"""Random generators that the app made when it was imported: a fork copies them with their state.
+"""Random generators that the import of the app made: a fork copies them with their state.
 
-The global generators (of `random` and of `numpy.random`) are seeded anew in each
-worker. One that a module made for itself is the module's, so it is only named.
+Each worker seeds the global generators (of `random` and of `numpy.random`) anew. A generator that
+a module made for itself belongs to the module, so it is only named.
 """
 
 import os
@@ -17,9 +17,9 @@ _PACKAGES = frozenset({"site-packages", "dist-packages"})
 
 
 def made_by(modules: Iterable[object]) -> list[str]:
-    """Name the generators in the namespaces of these modules, if they are the app's own.
+    """Return the names of the generators in those of these modules that are the app's own.
 
-    Those of installed packages are left out: what they need them for is their matter.
+    Generators of installed packages are left out: the user cannot change them.
     """
     kinds = _kinds()
     return sorted(
@@ -27,13 +27,13 @@ def made_by(modules: Iterable[object]) -> list[str]:
         for module in modules
         if isinstance(module, ModuleType) and _is_of_the_app(module)
         for name, value in list(vars(module).items())
-        # By its type: an object may claim any class, and do anything when it is asked.
+        # The type decides: an object may claim any class, and run any code at isinstance.
         if issubclass(type(value), kinds) and not issubclass(type(value), random.SystemRandom)
     )
 
 
 def _is_of_the_app(module: ModuleType) -> bool:
-    # By the path alone: at the limit of descriptors, or as another user, no file can be read.
+    # Only the path counts: at the fd limit, or as another user, no file can be read.
     file = vars(module).get("__file__")
     if not isinstance(file, str) or file.startswith(_STANDARD_LIBRARY):
         return False
@@ -45,7 +45,7 @@ def _kinds() -> tuple[type, ...]:
 
 
 def _numpys() -> Iterator[type]:
-    # Not imported: an app that has no numpy has none of its generators.
+    # numpy is not imported here: an app that has not imported it has none of its generators.
     numpy = sys.modules.get("numpy.random")
     for name in ("Generator", "RandomState"):
         if isinstance(kind := getattr(numpy, name, None), type):

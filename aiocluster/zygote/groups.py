@@ -1,7 +1,7 @@
-"""Ends what dead workers leave in their process groups: pools, managers, helpers.
+"""Ends the processes that dead workers leave in their process groups: pools, managers, helpers.
 
-Each worker leads a group of its own. A process that has made itself a session is a daemon on
-purpose, and in no such group.
+Each worker leads a group of its own. A process with a session of its own is a daemon on purpose,
+and is in no such group.
 """
 
 import os
@@ -12,39 +12,39 @@ from contextlib import suppress
 
 from aiocluster.zygote.holdings import children
 
-# Seconds from TERM to KILL. A resource tracker of multiprocessing needs some: it ignores TERM, and
-# removes what its worker has left in shared memory.
+# Seconds from TERM to KILL. A resource tracker of multiprocessing needs some time: it ignores TERM,
+# and removes the shared memory that its worker has left.
 _TERM_TIMEOUT = 1.0
 
 
 class Groups:
-    """Those of dead workers, until they are ended."""
+    """The process groups of dead workers, until their processes are ended."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._due: dict[int, float] = {}  # when each is killed
+        self._due: dict[int, float] = {}  # when each group is killed
 
     @property
     def timeout(self) -> float | None:
-        """The seconds until `kill_due` has something to do; None: it has not."""
+        """The seconds until `kill_due` has a group to kill; None if there is none."""
         if not self._due:
             return None
         return max(min(self._due.values()) - self._now(), 0.0)
 
     def end(self, group: int) -> None:
-        """Begin to end a group. Its leader is dead, and not reaped: so it keeps its number."""
+        """Begin to end a group. Its dead leader is not reaped yet, so it keeps its number."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGTERM)
-            # One that is stopped would not hear it.
+            # A stopped process would not receive the TERM.
             os.killpg(group, signal.SIGCONT)
             self._due[group] = self._now() + _TERM_TIMEOUT
 
     def kill_due(self) -> None:
-        """Kill what has not ended in its time."""
+        """Kill the groups that have not ended in time."""
         due = [group for group, when in self._due.items() if when <= self._now()]
         for group in due:
             del self._due[group]
-            # By a member that nobody but this process reaps: the number may be another's by now.
+            # The number may be another group's by now, unless a child of this process is a member.
             if group in map(_group_of, children()):
                 os.killpg(group, signal.SIGKILL)
 

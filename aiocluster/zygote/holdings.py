@@ -1,4 +1,4 @@
-"""Reads what this process holds that a fork may not leave as it is. See leftovers.py."""
+"""Reads the descriptors, threads and children of this process for leftovers.py."""
 
 import contextlib
 import gc
@@ -16,15 +16,15 @@ from aiocluster.zygote.leftovers import Descriptor, Holdings, Socket
 # The first bytes of every SQLite database that is not empty.
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
-# A command is named by so many characters.
+# The number of characters by which a command is named.
 _MAX_COMMAND = 60
 
-# TCP_CLOSE: neither connected nor about to be.
+# TCP_CLOSE: the socket is neither connected nor about to be.
 _TCP_CLOSED = 7
 
 
 def look() -> Holdings:
-    """Return what is held now."""
+    """Return what this process holds now."""
     return Holdings(
         descriptors=dict(_descriptors()),
         threads=_threads(),
@@ -34,16 +34,16 @@ def look() -> Holdings:
 
 
 def inherited(ours: Collection[int] = ()) -> Holdings:
-    """Return what this process was started with, and `ours`: no code of the program has made it.
+    """Return the descriptors that this process was started with, and `ours`, and its threads.
 
-    What Python opens, and libraries that care, is closed in other programs that it starts.
+    The program's code has opened none of them: descriptors that Python opens are close-on-exec.
     """
     kept = {fd: one for fd, one in _descriptors() if fd in ours or _is_inheritable(fd)}
     return Holdings(descriptors=kept, threads=_threads())
 
 
 def anonymous_bytes() -> int:
-    """Return the memory that is this process's own, and no file's; 0 where nothing tells."""
+    """Return the bytes of this process's memory that belong to no file; 0 if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
@@ -57,7 +57,7 @@ def anonymous_bytes() -> int:
 def children() -> list[int]:
     """Return the pids of this process's children, dead ones that are not reaped included."""
     found: list[int] = []
-    # With no more than one descriptor at a time: a process at its limit may have no other.
+    # This opens one descriptor at a time: a process at its limit may have no other.
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             found += map(int, Path(f"/proc/self/task/{thread}/children").read_text().split())
@@ -65,9 +65,9 @@ def children() -> list[int]:
 
 
 def running_children() -> list[int]:
-    """Return those that live, but for the resource tracker of multiprocessing.
+    """Return the pids of children that run, except for multiprocessing's resource tracker.
 
-    That one is made to be shared, and ends with the last process that has its pipe.
+    The tracker is made to be shared, and ends with the last process that has its pipe.
     """
     return [pid for pid in children() if pid != _tracker() and not _is_zombie(pid)]
 
@@ -85,7 +85,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _name(pid: int) -> str:
-    """Return what a child is called: by multiprocessing, or by its command."""
+    """Return the name of a child: the one that multiprocessing has for it, or its command."""
     for process in list(multiprocessing.process._children):  # type: ignore[attr-defined]
         if process.pid == pid:
             return str(process.name)
@@ -101,7 +101,7 @@ def _name(pid: int) -> str:
 
 
 def _threads() -> dict[int, str]:
-    """Return those that run Python code, by identity; a few have no Thread object."""
+    """Return the names of threads that run Python code; a few have no Thread object."""
     unnamed = dict.fromkeys(sys._current_frames(), "(without a name)")
     return unnamed | {one.ident or 0: one.name for one in threading.enumerate()}
 
@@ -110,7 +110,7 @@ def _threads() -> dict[int, str]:
 
 
 def open_descriptors() -> set[int]:
-    """Return the open descriptors, and the one by which they were read."""
+    """Return the open descriptors, and the one with which they were read."""
     try:
         return {*map(int, os.listdir("/proc/self/fd"))}
     except OSError:
@@ -119,7 +119,7 @@ def open_descriptors() -> set[int]:
 
 def _descriptors() -> Iterator[tuple[int, Descriptor]]:
     for fd in sorted(open_descriptors()):
-        # The one by which they were read is closed already.
+        # The descriptor with which they were read is closed already.
         with contextlib.suppress(OSError):
             yield fd, _descriptor(fd)
 
@@ -133,7 +133,7 @@ def _descriptor(fd: int) -> Descriptor:
 
 
 def _socket(fd: int) -> Socket:
-    # A duplicate: the object closes what it is given.
+    # A duplicate, since the object closes its descriptor.
     with socket.socket(fileno=os.dup(fd)) as sock:
         kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
         return Socket(
@@ -172,7 +172,7 @@ def _address(sock: socket.socket, address: object) -> str:
 def _is_sqlite(fd: int) -> bool:
     try:
         return os.pread(fd, len(_SQLITE_MAGIC), 0) == _SQLITE_MAGIC
-    except OSError:  # it is open for writing only
+    except OSError:  # the descriptor is open for writing only
         return False
 
 
@@ -187,18 +187,18 @@ def _is_inheritable(fd: int) -> bool:
 
 
 def _sqlite_connections() -> list[object]:
-    """Return the connections of the sqlite3 module that are open: one in memory has no file."""
+    """Return the open connections of the sqlite3 module: a database in memory has no file."""
     module = sys.modules.get("_sqlite3")
     if module is None:
         return []
     kind: type = module.Connection
-    # By its type: an object may claim any class, and do anything when it is asked.
+    # The type decides: an object may claim any class, and run any code at isinstance.
     return [one for one in gc.get_objects() if issubclass(type(one), kind) and _is_open(one)]
 
 
 def _is_open(connection: object) -> bool:
     try:
         connection.total_changes  # type: ignore[attr-defined]  # noqa: B018
-    except Exception:  # it was closed, or never opened
+    except Exception:  # the connection was closed, or never opened
         return False
     return True

@@ -1,8 +1,8 @@
-"""Ends an import that nobody needs any more and that cannot be interrupted.
+"""Ends an import that is not needed any more and that cannot be interrupted.
 
-An import is stopped by a signal (ipc/hangup.py), which code in C, or with the signals blocked or
-handled by itself, does not hear. While the primary lives it kills such a zygote; for the time
-after it there is a small process beside the import, which sees the primary's end and the zygote's.
+A signal stops an import (ipc/hangup.py), but not C code, nor code that has blocked the signals or
+handles them itself. While the primary lives it kills such a zygote. For the time after it, a small
+process beside the import watches for the end of the primary and of the zygote.
 """
 
 import os
@@ -20,7 +20,7 @@ import psutil
 def ended_with_primary(sock: socket.socket, seconds: float) -> Iterator[None]:
     """Kill this process and its children if it lives `seconds` after the other end has closed.
 
-    At a limit of the kernel's there is nobody to do so, and the import goes on all the same.
+    At a limit of the kernel there is no guard, and the import runs without it.
     """
     zygote = os.getpid()
     try:
@@ -32,12 +32,12 @@ def ended_with_primary(sock: socket.socket, seconds: float) -> Iterator[None]:
     finally:
         if guard and os.getpid() == zygote:
             os.kill(guard, signal.SIGKILL)
-            with suppress(ChildProcessError):  # the module waits for all children it finds
+            with suppress(ChildProcessError):  # the module may have reaped all children
                 os.waitpid(guard, 0)
 
 
 def _start(sock: socket.socket, seconds: float) -> int:
-    # A duplicate: a fork closes the socket in the child.
+    # A duplicate, since a fork closes the socket in the child.
     hangup = os.dup(sock.fileno())
     try:
         zygote = os.pidfd_open(os.getpid())
@@ -55,7 +55,7 @@ def _start(sock: socket.socket, seconds: float) -> int:
 
 def _guard(hangup: int, pid: int, zygote: int, seconds: float) -> NoReturn:
     try:
-        # What reaches all processes is for the primary.
+        # Signals that reach all processes concern only the primary.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         poll = select.poll()
         poll.register(hangup, 0)
@@ -69,7 +69,7 @@ def _guard(hangup: int, pid: int, zygote: int, seconds: float) -> NoReturn:
 
 
 def _kill(pid: int, zygote: int) -> None:
-    """Kill the zygote, then what it has started, but for daemons."""
+    """Kill the zygote, then the processes it has started, except for daemons."""
     with suppress(psutil.Error):
         children = psutil.Process(pid).children(recursive=True)
         signal.pidfd_send_signal(zygote, signal.SIGKILL)

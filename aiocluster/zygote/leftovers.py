@@ -1,24 +1,22 @@
-"""What an import left that no fork survives: found by comparing what was held before and after.
+"""Things an import leaves that break in a fork: found by comparing the process before and after.
 
-A connection that is copied by a fork has several readers, each of which takes a part of what
-comes; the epoll of a loop wakes the wrong process; a thread does not exist in the copy, and what
-it had locked stays locked; a child process has one parent. So an app that has any of these must
-be imported by each worker.
+A connection that a fork copies has several readers, and each takes a part of the data; the epoll
+of a loop wakes the wrong process; a thread does not exist in the copy, and its locks stay locked;
+a child process has one parent. So each worker must import an app that has any of these.
 
-It does not look for datagram sockets (syslog, statsd): each message is whole; for pipes: the
-other end is a child that is found itself, or the same process; for signalfds: they read the
-signals of the process that asks; nor for threads that Python does not know (numpy's): their
-libraries register what a fork needs. inotify and timerfd count: what one process reads the others
-miss.
+Some things are not looked for. Datagram sockets (syslog, statsd): each message is whole. Pipes:
+the other end is a child that is found itself, or the same process. signalfds: they read the
+signals of the process that reads. Threads that Python does not know (numpy's): their libraries
+handle forks. inotify and timerfd count: what one process reads, the others miss.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# More than this many are counted and not named: a warning is one line.
+# The most things that a warning names; the rest are counted, since a warning is one line.
 _MAX_NAMED = 8
 
-# What a descriptor is called that has no file, by what the kernel calls it.
+# The names of descriptors without a file, by the kernel's names.
 _KINDS = {
     "anon_inode:[eventpoll]": "an epoll",
     "anon_inode:[eventfd]": "an eventfd",
@@ -28,7 +26,7 @@ _KINDS = {
     "anon_inode:[fanotify]": "a fanotify",
 }
 
-# Those of them that an event loop has. It has an epoll, at least.
+# The kinds of descriptors that an event loop has. It has at least an epoll.
 _EPOLL = "an epoll"
 _PAIR = "a socket pair"
 _OF_A_LOOP = (_EPOLL, "an eventfd", "an io_uring", _PAIR)
@@ -38,7 +36,7 @@ _GPU = "/dev/nvidia"
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A socket as a descriptor shows it. `peer` is None where it is not connected."""
+    """A socket as read from its descriptor. `peer` is None if it is not connected."""
 
     is_stream: bool
     listens: bool
@@ -48,7 +46,7 @@ class Socket:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """An open descriptor. `target` is what /proc/self/fd says: a path, or "socket:[4711]"."""
+    """An open descriptor. `target` is its link in /proc/self/fd: a path, or "socket:[4711]"."""
 
     target: str
     socket: Socket | None = None
@@ -57,23 +55,23 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a process holds at one moment."""
+    """The descriptors, threads, children and databases that a process has at one moment."""
 
     descriptors: Mapping[int, Descriptor] = field(default_factory=dict)
     threads: Mapping[int, str] = field(default_factory=dict)  # by identity: the name
-    children: Mapping[int, str] = field(default_factory=dict)  # by pid, those that run: a name
+    children: Mapping[int, str] = field(default_factory=dict)  # by pid: the name; only running ones
     sqlite: frozenset[int] = frozenset()  # open sqlite3 connections, by identity
 
 
 def left_behind(before: Holdings, after: Holdings) -> list[str]:
-    """Name what is held after the import, was not before, and does not survive a fork."""
+    """Return the names of new holdings after the import that break in a fork."""
     new = _new_descriptors(before, after)
     databases = [
         f"the SQLite database {one.target} (descriptor {fd})"
         for fd, one in new.items()
         if one.is_sqlite
     ]
-    # One in memory, or empty yet, has no file by which it could be known.
+    # A database in memory, or one that is still empty, is not found by its file.
     if after.sqlite - before.sqlite and not databases:
         databases = ["an sqlite3 connection"]
     threads = [name for one, name in after.threads.items() if one not in before.threads]
@@ -89,7 +87,7 @@ def left_behind(before: Holdings, after: Holdings) -> list[str]:
 
 
 def listed(names: list[str]) -> str:
-    """Return them in one line, however many there are."""
+    """Return the names in one line; beyond a maximum, only how many more there are."""
     more = [f"{len(names) - _MAX_NAMED} more"] if len(names) > _MAX_NAMED else []
     return ", ".join([*names[:_MAX_NAMED], *more])
 
@@ -100,7 +98,7 @@ def mib(count: int) -> str:
 
 
 def fallback_note(what: str, left: list[str], grown: int) -> str:
-    """Say what was found in the import of `what`, which takes `grown` bytes, and what follows."""
+    """Return the note on an import of `what` by each worker, which takes `grown` bytes each."""
     return (
         f"importing {what} left what no fork survives: {listed(left)}. So each worker now holds"
         f" its own import: {mib(grown)} more each, and slower starts. Make them in the app's"
@@ -111,7 +109,7 @@ def fallback_note(what: str, left: list[str], grown: int) -> str:
 
 
 def insistence_note(what: str, left: list[str]) -> str:
-    """Say what all workers share, since preload=True says that this is well."""
+    """Return the note on what all workers share, since the user insists with preload=True."""
     return (
         f"importing {what} left what no fork survives: {listed(left)}. preload=True shares it"
         " with all workers: connections are read by all of them, and threads are missing in"
@@ -120,7 +118,7 @@ def insistence_note(what: str, left: list[str]) -> str:
 
 
 def program_note(left: list[str]) -> str:
-    """Say what the program held before it called run, and all workers share."""
+    """Return the note on what the program held before it called run, and all workers share."""
     return (
         f"the program holds what no fork survives: {listed(left)}. All workers share it, since"
         " they are forked from the program that made the app: make it in the app's factory or"
@@ -130,21 +128,21 @@ def program_note(left: list[str]) -> str:
 
 
 def generators_note(names: list[str]) -> str:
-    """Say which random generators give the same numbers in all workers."""
+    """Return the note on random generators that give the same numbers in all workers."""
     return (
         f"random generators were made by the import, and give equal numbers in all workers:"
         f" {listed(names)}. Make them in the app's factory, or use the functions of the random"
-        " module, whose generator each worker seeds anew"
+        " module, which each worker seeds anew"
     )
 
 
 def _new_descriptors(before: Holdings, after: Holdings) -> dict[int, Descriptor]:
-    """Return those that were not there before, under whatever number."""
+    """Return the descriptors that were not there before; a socket may have another number."""
     sockets = {one.target for one in before.descriptors.values() if one.socket is not None}
     return {
         fd: one
         for fd, one in after.descriptors.items()
-        # What has no inode of its own is known by its number only.
+        # A file without an inode of its own is known by its number only.
         if before.descriptors.get(fd) is None or before.descriptors[fd].target != one.target
         if one.target not in sockets
     }
@@ -173,7 +171,7 @@ def _without_a_file(new: Mapping[int, Descriptor]) -> list[str]:
 
 def _kind(one: Descriptor) -> str | None:
     if (sock := one.socket) is not None:
-        # One that has no name, and whose peer has none, is one of a pair.
+        # A socket without a name, and with a peer that has none, is one of a pair.
         return _PAIR if sock.is_stream and not sock.listens and sock.peer == "" else None
     return _KINDS.get(one.target)
 

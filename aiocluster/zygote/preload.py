@@ -1,7 +1,7 @@
-"""Imports the app once, in the zygote, so that a fork is all a new worker costs.
+"""Imports the app once, in the zygote, so that a new worker costs only a fork.
 
-What an import leaves may not survive a fork (see leftovers.py). Then the zygote starts itself
-again, imports nothing, and each worker imports for itself.
+If the import leaves something that breaks in a fork (see leftovers.py), the zygote starts itself
+again without an import, and each worker imports for itself.
 """
 
 import asyncio
@@ -32,22 +32,22 @@ if on_linux():
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What there was before an import."""
+    """The state of the process before an import."""
 
     holdings: Holdings = field(default_factory=look)
     modules: list[object] = field(default_factory=lambda: [*sys.modules.values()])
     memory: int = field(default_factory=anonymous_bytes)
     environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     folder: int = field(default_factory=lambda: _folder())
-    is_program: bool = False  # there is nothing left to import: the program has done it
+    is_program: bool = False  # the program itself has imported the app
 
     @classmethod
     def the_program(cls, ours: Collection[int]) -> "Before":
-        """What this process was started with, before it ran the program; `ours` are sockets."""
+        """Return the state of this process before the program ran; `ours` are descriptors."""
         return cls(holdings=inherited(ours), modules=[], is_program=True)
 
     def prepare_exec(self) -> None:
-        """Let the program that comes in the place of this one find nothing of the import."""
+        """Hide the import's descriptors and folder from the program that replaces this one."""
         if self.folder >= 0:
             os.fchdir(self.folder)
         for fd in open_descriptors() - self.holdings.descriptors.keys():
@@ -57,16 +57,16 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """An app that is imported, and what its import left beside it."""
+    """An app that is imported, and what its import left in the process."""
 
     app: object
-    left: list[str] = field(default_factory=list)  # what no fork survives
+    left: list[str] = field(default_factory=list)  # what breaks in a fork
     generators: list[str] = field(default_factory=list)  # random ones, with one state
     grown: int = 0  # bytes
-    by_program: bool = False  # before it called run
+    by_program: bool = False  # the program imported it before it called run
 
     def notes(self, name: str) -> Iterator[str]:
-        """Yield what the user should know when all workers share this import of `name`."""
+        """Yield the notes for the user if all workers share this import of `name`."""
         if self.left and self.by_program:
             yield program_note(self.left)
         elif self.left:
@@ -76,35 +76,35 @@ class Imported:
 
 
 def inspected(app: object, before: Before) -> Imported:
-    """Compare with what there was before: the import is over."""
-    gc.collect()  # what only the collector still has is not held
+    """Return the import of `app`, compared with the state before."""
+    gc.collect()  # objects that only the collector still knows do not count
     grown = max(anonymous_bytes() - before.memory, 0)
     left = left_behind(before.holdings, look())
     known = {id(module) for module in before.modules}
-    # One may have two names; a script is another __main__ than there was.
+    # A module may have two names; a script replaces the module __main__.
     new = {id(module): module for module in sys.modules.values() if id(module) not in known}
     own = generators.made_by(new.values())
     return Imported(app, left, own, grown, before.is_program)
 
 
 def prefer_uvloop() -> None:
-    """Let the loops that the app makes, while it is imported and later, be of the workers' kind.
+    """Make uvloop's loops the default of the app, during the import and later, as in workers.
 
-    What is bound to one of them can then be used in the worker's.
+    Objects bound to such a loop can then be used in the worker's loop.
     """
     if not hasattr(uvloop, "EventLoopPolicy"):  # Python 3.16 has no policies any more
         return
     with warnings.catch_warnings():
-        # Newer Pythons would rather have none.
+        # Newer Pythons deprecate policies.
         warnings.simplefilter("ignore", DeprecationWarning)
-        # The program may have chosen another.
+        # The program may have chosen another policy.
         if type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy:
             asyncio.set_event_loop_policy(_policy())
 
 
 def _policy() -> Any:
     class PreloadPolicy(uvloop.EventLoopPolicy):  # type: ignore[misc]
-        """uvloop's, but its main thread gets a loop wherever Python's own policy would make one."""
+        """A uvloop policy that makes a loop in the main thread wherever Python's own would."""
 
         def get_event_loop(self) -> Any:
             is_main = threading.current_thread() is threading.main_thread()

@@ -1,7 +1,7 @@
-"""Takes the place of aiohttp's run_app, so that what would serve by itself is served by workers.
+"""Replaces aiohttp's run_app, so that workers serve an app that would have served by itself.
 
-In the zygote the call does not return before the generation ends: workers are forked inside it. In
-a worker it returns when the worker has drained. So the lines after it run once in each process, as
+In the zygote the call returns when the generation ends: workers are forked inside it. In a worker
+it returns when the worker has drained. So the lines after the call run once in each process, as
 they would under aiohttp.
 """
 
@@ -29,21 +29,21 @@ if on_linux():
 
 log = logging.getLogger("aiocluster")
 
-# Serves an app with the other arguments of the call; returns when this process has served.
+# A function that serves an app with the other arguments of the call, and returns afterwards.
 Serve = Callable[[object, Mapping[str, Any]], None]
 
 
 class CallsRun(BaseException):
-    """A script has called `aiocluster.run`, which no process but the primary can do."""
+    """The error of a script that calls `aiocluster.run`, which only the primary can run."""
 
 
 class RunApp:
-    """The one call of run_app that this process serves; what else would serve is refused."""
+    """The one call of run_app that this process serves; other servers are refused."""
 
     installed: "RunApp | None" = None
 
     def __init__(self, serve: Serve, name: str, *, for_script: bool) -> None:
-        """`name` is what the user calls the code that may call it."""
+        """Create it; `name` is the user's name for the code that may call run_app."""
         self._serve = serve
         self._name = name
         self._for_script = for_script
@@ -51,14 +51,14 @@ class RunApp:
         self._original = web.run_app
         self._guarded: list[tuple[Any, str, Any]] = []
         self.was_called = self._is_ending = False
-        # Why the code cannot be served, also where it has caught the error that said so.
+        # Why the code cannot be served, even if the code has caught that error.
         self.refusal: BaseException | None = None
 
     def install(self) -> None:
-        """Be there in the place of aiohttp's, before any of the user's code is imported."""
+        """Replace aiohttp's run_app, before any of the user's code is imported."""
         RunApp.installed = self
 
-        @functools.wraps(self._original)  # also where Python says that it was called wrongly
+        @functools.wraps(self._original)  # as Python's errors for a wrong call name it
         def run_app(app: Any, **arguments: Any) -> None:
             self._run_app(app, arguments)
 
@@ -69,30 +69,30 @@ class RunApp:
             self._guard(loop, "create_unix_server")
 
     def imported(self) -> None:
-        """The user's code is imported: from here on the app may start servers of its own."""
+        """Allow servers of the app's own, since the user's code is imported."""
         while self._guarded:
             owner, name, own = self._guarded.pop()
             delattr(owner, name)
-            if own is not None:  # else it is inherited
+            if own is not None:  # otherwise the method is inherited
                 setattr(owner, name, own)
 
     def forked(self) -> None:
-        """This process is a worker from now on."""
+        """Note that this process is a worker from now on."""
         self._pid = os.getpid()
 
     def refuse(self, error: BaseException) -> NoReturn:
-        """Raise this error, and remember it."""
+        """Raise this error, and keep it as the refusal."""
         self.refusal = self.refusal or error
         raise error
 
     @property
     def _is_ours(self) -> bool:
-        """Is this the thread in which a process is a zygote or a worker?"""
+        """True in the thread in which this process is a zygote or a worker."""
         return os.getpid() == self._pid and threading.current_thread() is threading.main_thread()
 
     @property
     def _is_importing(self) -> bool:
-        """Is the user's code being imported, in this process?"""
+        """True while the user's code is being imported in this process."""
         return os.getpid() == self._pid and bool(self._guarded)
 
     def _run_app(self, app: Any, arguments: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ class RunApp:
         if not self._is_ours:
             if self._is_importing:
                 self._end_thread()
-            return self._original(app, **arguments)  # a program of its own
+            return self._original(app, **arguments)  # another program
         try:
             if self.was_called:
                 self._end_program()
@@ -114,12 +114,12 @@ class RunApp:
             _close_unused(app)
 
     def _end_program(self) -> NoReturn:
-        """A process serves once. What calls again, say in a loop, is to end now."""
+        """End the program, since a process serves once and it calls run_app again."""
         if not self._is_ending:
             self._is_ending = True
             log.info("%s calls web.run_app again: a process serves once, and ends", self._name)
             sys.exit()
-        # It has caught that, and would spin.
+        # The code has caught the SystemExit, and would spin.
         logging.shutdown()
         os._exit(0)
 
@@ -144,7 +144,7 @@ class RunApp:
         )
 
     def _guard(self, owner: Any, method: str) -> None:
-        """Refuse servers that are started while the code is imported: they would serve here."""
+        """Refuse servers that start during the import: they would serve in this process."""
         original = getattr(owner, method)
 
         async def guarded(starter: Any, *args: Any, **options: Any) -> Any:
@@ -156,7 +156,7 @@ class RunApp:
         setattr(owner, method, guarded)
 
     def _end_thread(self) -> NoReturn:
-        """Refuse the start, and end this thread: an error in it would only be shown twice."""
+        """Refuse the start, and end this thread; an error in the thread would be shown twice."""
         self.refusal = self.refusal or ConfigError(
             f"{self._name} calls web.run_app in the thread {threading.current_thread().name!r},"
             " while it is imported: that would serve in one process, and not in the workers. Let"
@@ -173,19 +173,19 @@ class RunApp:
 
 
 def note_call_of_run() -> None:
-    """`aiocluster.run` was called: raise CallsRun where a script is run to be served."""
+    """Note a call of `aiocluster.run`; raise CallsRun in a script that runs to be served."""
     running = RunApp.installed
     if running is None or not running._is_ours or running.was_called:
         return
     if running._for_script:
         running.refuse(CallsRun())
-    # In one process it serves here.
+    # A program in one process serves here.
     running.was_called = True
     running.imported()
 
 
 def note_cluster() -> None:
-    """A Cluster is made: refuse that where a script is run to be served."""
+    """Refuse a Cluster in a script that runs to be served."""
     running = RunApp.installed
     if running is None or not running._is_ours or running.was_called or not running._for_script:
         return
@@ -199,9 +199,9 @@ def note_cluster() -> None:
 
 
 def end_imports_under_way() -> None:
-    """Let the modules that are being imported count as imported: they serve, and may be used.
+    """Mark the modules that are being imported as imported, since they serve now.
 
-    Otherwise whatever imports one of them in another thread would wait until the service ends.
+    Otherwise an import of one of them in another thread would wait until the worker ends.
     """
     for module in [*sys.modules.values()]:
         spec = getattr(module, "__spec__", None)
@@ -210,6 +210,6 @@ def end_imports_under_way() -> None:
 
 
 def _close_unused(app: object) -> None:
-    """Let a coroutine that only other processes have awaited end without a warning."""
+    """Close a coroutine that only other processes have awaited, so that Python does not warn."""
     if inspect.iscoroutine(app) and inspect.getcoroutinestate(app) == inspect.CORO_CREATED:
         app.close()

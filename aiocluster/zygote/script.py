@@ -1,4 +1,4 @@
-"""Runs a script as `python server.py` would; says what it could have meant if it serves nothing."""
+"""Runs a script as `python server.py` would; if it serves nothing, the error has a hint."""
 
 import builtins
 import inspect
@@ -16,7 +16,7 @@ from aiocluster.errors import ConfigError
 
 
 def run_script(script: Script) -> None:
-    """Run it to its end as the program's main module; what it raises comes through."""
+    """Run the script to its end as the program's main module; its exceptions are passed on."""
     path = path_of(script)
     check_script(path)
     sys.argv = [script.path, *script.arguments]
@@ -24,7 +24,7 @@ def run_script(script: Script) -> None:
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __annotations__={})
     if has_main_inside(path):
-        # As Python does for a folder or a zip file.
+        # Python does the same for a folder or a zip file.
         runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
     else:
         loader = SourceFileLoader("__main__", path)
@@ -33,7 +33,7 @@ def run_script(script: Script) -> None:
 
 
 def no_call(script: Script) -> ConfigError:
-    """Return the error of a script that has ended, and has given nothing to serve."""
+    """Return the error of a script that has ended without a call of run_app."""
     seen = _seen(vars(sys.modules["__main__"]))
     module = os.path.splitext(os.path.basename(script.path))[0]
     if seen and module.isidentifier():
@@ -45,7 +45,7 @@ def no_call(script: Script) -> ConfigError:
 
 
 def _seen(names: dict[str, object]) -> list[str]:
-    """Return the names of what could be served: Applications, and what seems to make one."""
+    """Return the names of Applications, and of functions that seem to make one."""
     return [name for name, value in names.items() if not name.startswith("_") and _is_app(value)]
 
 

@@ -1,8 +1,8 @@
-"""Forks workers on request, waits on them, and outlives the primary just long enough.
+"""Forks workers on request, reaps them, and outlives the primary until they have ended.
 
-When the primary is gone its workers drain by themselves. The zygote gives them
-`grace` seconds, then kills what is left, so that a blocked worker cannot outlive the
-cluster. That holds also for workers that an earlier zygote forked (see Watch).
+When the primary is gone, its workers drain by themselves. The zygote waits `grace` seconds, then
+kills the workers that are left, so that a blocked worker cannot outlive the cluster. The same
+holds for workers that an earlier zygote forked (see Watch).
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from aiocluster.log_limit import tell_what_was_left_out
 from aiocluster.shortage import shortage
 from aiocluster.zygote.groups import Groups
 
-# poll() counts milliseconds in 32 bits; seconds.
+# Seconds of the longest poll: poll() counts milliseconds in 32 bits.
 _LONGEST_POLL = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a new worker is to be, and the descriptors it owns."""
+    """The order for a new worker, and the descriptors that the worker owns."""
 
     fork: Fork
     handoff: socket.socket
@@ -56,7 +56,7 @@ class ZygoteServer:
         self._groups = Groups()
 
     def serve(self) -> Order | None:
-        """Serve until the primary is gone, and return None; in each new worker, its order."""
+        """Serve until the primary is gone, and return None; return its order in each new worker."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._poll.register(self._sock, select.POLLIN)
@@ -72,16 +72,16 @@ class ZygoteServer:
             if self._sock.fileno() in ready and (order := self._obey()) is not None:
                 return order
         self._outlive()
-        # What comes now may need a descriptor where this process is at its limit.
+        # Later steps may need a descriptor, and this process may be at its fd limit.
         self._sock.close()
         return None
 
     def _obey(self) -> Order | None:
-        """Read one command. In a worker it just forked, return the worker's order."""
+        """Read one command. If it forks a worker, return the worker's order there."""
         received = receive_packet(self._sock, ToZygote)
         if received is None:
             if not is_hung_up(self._sock):
-                # The app's code has shut our own end: the primary lives, and so may its workers.
+                # The app's code has shut down this end: the primary lives, and so may its workers.
                 os.kill(os.getpid(), signal.SIGKILL)
             self._primary_alive = False
             return None
@@ -108,15 +108,15 @@ class ZygoteServer:
                 self._poll.register(pidfd, select.POLLIN)
                 return None
             case Watch(), []:
-                # Lost for want of room: this one ends by itself or not at all.
+                # The pidfd was lost at the fd limit, so this worker cannot be watched.
                 return None
             case message, fds:
                 raise ProtocolError(f"the primary may not send {message!r} with {len(fds)} fds")
 
     def _fork(self, order: Order) -> Order | None:
-        # What is still buffered would be written by parent and child.
+        # Parent and child would both write the buffered output.
         flush_output()
-        # TERM would be swallowed between the fork and the worker's own handlers.
+        # A TERM between the fork and the worker's own handlers would be lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         try:
             try:
@@ -132,11 +132,11 @@ class ZygoteServer:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _close(order)
         self._workers[pid] = order.fork.worker_id
-        # Nobody reaps but we, so the pid still means this worker.
+        # Only this process reaps its children, so the pid still means this worker.
         try:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
-            # The primary would never hear of its death.
+            # Without a pidfd the primary would never notice the worker's death.
             del self._workers[pid]
             os.kill(pid, signal.SIGKILL)
             self._send(ForkFailed(order.fork.worker_id, shortage(error, "a pidfd")))
@@ -148,8 +148,8 @@ class ZygoteServer:
     def _become_worker(self) -> None:
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
-        # The others stay ignored: they reach every process of a terminal, and the primary
-        # decides what they mean.
+        # The other signals stay ignored: they reach every process of a terminal, and the primary
+        # handles them.
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         for fd in (self._wake_read, self._wake_write, *self._watched.values()):
@@ -174,7 +174,7 @@ class ZygoteServer:
                 _tell_multiprocessing(pid, status)
 
     def _forget_dead(self, ready: set[int]) -> None:
-        """Watch those no longer that another zygote forked, and that are dead."""
+        """Stop watching dead workers that another zygote forked."""
         for worker_id, pidfd in [*self._watched.items()]:
             if pidfd in ready:
                 self._poll.unregister(pidfd)
@@ -188,16 +188,16 @@ class ZygoteServer:
             self._primary_alive = False
 
     def _outlive(self) -> None:
-        """Wait for the workers to finish, then kill them; every wait here has an end."""
+        """Wait for the workers to finish, then kill them; each wait here has a timeout."""
         self._wait_for_workers(self._grace)
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)
         for pidfd in self._watched.values():
             try:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            except OSError:  # it is dead, or was a stranger's descriptor: the others come first
+            except OSError:  # the worker is dead, or this is no pidfd; the others still count
                 continue
-        # After SIGKILL only the kernel can take its time.
+        # After SIGKILL only the kernel can take time.
         self._wait_for_workers(5.0)
 
     def _wait_for_workers(self, timeout: float) -> None:
@@ -226,7 +226,7 @@ class ZygoteServer:
 def _tell_multiprocessing(pid: int, status: int) -> None:
     """Note the end of a child that the import started, or of an orphan.
 
-    Else its exit hooks would take it to live, and signal whatever has its pid by then.
+    Otherwise multiprocessing's exit hooks would signal the process that has its pid by then.
     """
     for process in multiprocessing.process._children:  # type: ignore[attr-defined]
         if process.pid == pid:
@@ -234,7 +234,7 @@ def _tell_multiprocessing(pid: int, status: int) -> None:
 
 
 def flush_output() -> None:
-    """Write what is buffered, where that is possible: a program may have closed its output."""
+    """Write buffered output if possible: a program may have closed its output."""
     tell_what_was_left_out()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -243,10 +243,10 @@ def flush_output() -> None:
 
 
 def freeze() -> None:
-    """Put all that the import made out of the collector's sight.
+    """Hide all objects of the import from the garbage collector.
 
     Otherwise its first run in each worker would write to, and so copy, every shared page.
-    The zygote itself makes no garbage worth collecting; workers switch it on again.
+    The zygote itself makes no garbage worth collecting; workers enable the collector again.
     """
     gc.collect()
     gc.disable()
@@ -254,10 +254,10 @@ def freeze() -> None:
 
 
 def take_signals() -> None:
-    """Leave all signals to the primary from now on, also while the app is imported."""
-    # The zygote lives until its socket says that the primary is gone; no timer that the module
-    # has set ends it either. A handler, not SIG_IGN: every program that a worker starts would
-    # inherit that, and could not be interrupted.
+    """Leave all signals to the primary from now on, also during the import of the app."""
+    # The zygote lives until its socket shows that the primary is gone; a timer that the module has
+    # set must not end it either. The handler is not SIG_IGN: each program that a worker starts
+    # would inherit that, and could not be interrupted.
     for number in (*FOR_THE_PRIMARY, signal.SIGALRM):
         signal.signal(number, lambda number, frame: None)
     for number in STOPPING:
