@@ -1,4 +1,4 @@
-"""The app of a role, in each form in which it is given: how it is loaded, and from which folder."""
+"""The forms of a role's app: how each is loaded, and from which folder."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from aiocluster.zygote.script import no_call, run_script
 
 
 class UnpickledApp(NamedTuple):
-    """An app that is still to be unpickled, and what that takes."""
+    """An app that is still to be unpickled, and the preparation for that."""
 
     preparation: Preparation
     pickled: bytes
@@ -28,23 +28,23 @@ class UnpickledApp(NamedTuple):
 
 
 def enter_folder(spec: RoleSpec) -> None:
-    """Enter the folder in which the app is imported; ConfigError when there is none.
+    """Enter the folder in which the app is imported; ConfigError if it does not exist.
 
-    Each generation does so once: a link may lead elsewhere later, when a worker imports something.
+    Each generation does so once: a link may lead elsewhere when a worker imports a module later.
     """
     try:
         if isinstance(spec.app, UnpickledApp):
             spec.app.preparation.enter()
         if spec.settings.chdir is not None:
             os.chdir(spec.settings.chdir)
-            # What lies beside a script comes first, as without chdir.
+            # The folder of a script comes first, as without chdir.
             sys.path.insert(1 if isinstance(spec.app, Script) else 0, os.getcwd())
     except OSError as error:
         raise ConfigError(f"the app's folder {error.filename!r}: {error.strerror}") from None
 
 
 def load_app(spec: RoleSpec, run_app: RunApp) -> object:
-    """Return the object to be served, unless run_app has served it; ConfigError if it is none."""
+    """Return the app, or None if run_app has served it; ConfigError if the object is no app."""
     app = spec.app.load() if isinstance(spec.app, UnpickledApp) else spec.app
     if isinstance(app, Script):
         run_to_serve(app, run_app)
@@ -55,19 +55,19 @@ def load_app(spec: RoleSpec, run_app: RunApp) -> object:
 
 
 def run_to_serve(script: Script, run_app: RunApp) -> None:
-    """Run a script; it must call run_app, unless it raises something, SystemExit say."""
+    """Run a script, which must call run_app unless it raises an exception, such as SystemExit."""
     run_script(script)
     if not run_app.was_called:
         run_app.refuse(no_call(script))
 
 
 def is_preloaded(app: object, settings: Settings) -> bool:
-    # An object is here already: there is nothing left to import.
+    # If the app is an object, there is nothing left to import.
     return settings.preload is not False or not isinstance(app, str | Script | UnpickledApp)
 
 
 def is_here(app: object) -> bool:
-    """Has the program imported the app before it called run?"""
+    """Return True if the program has imported the app before it called run."""
     if isinstance(app, str):
         return check_target(app)[0] in sys.modules
     return not isinstance(app, Script | UnpickledApp)
@@ -78,7 +78,7 @@ def name_of(app: object) -> str:
 
 
 def imported_from(app: object) -> str:
-    """Return the real path of the folder where the app's module, or the program's, was found."""
+    """Return the real path of the folder in which the app's module, or the program's, was found."""
     name = "__main__"
     if isinstance(app, UnpickledApp):
         app = pickle.loads(app.pickled)

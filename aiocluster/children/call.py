@@ -1,7 +1,7 @@
-"""A call of aiohttp's `run_app` as a process serves it.
+"""A call of aiohttp's `run_app` that a process serves.
 
-Its arguments become settings; they are passed on to the interpreter that replaces a zygote, and an
-import can be tried as far as the call, without serving.
+The arguments of the call become settings, and are passed on to the interpreter that replaces a
+zygote. An import can be tried up to the call, without serving.
 """
 
 import logging
@@ -26,7 +26,7 @@ from aiocluster.zygote.run_app import CallsRun, RunApp
 
 
 def settings_of(spec: RoleSpec, arguments: Mapping[str, Any]) -> tuple[Settings, RunAppCall]:
-    """Return the settings with what run_app was given; ConfigError for what cannot be had."""
+    """Return the settings with run_app's arguments; ConfigError if an argument is refused."""
     try:
         call = read_call(arguments, spec.given, AccessLogger)
         return spec.settings_with(call), call
@@ -40,17 +40,17 @@ def call_from_environment() -> RunAppCall | None:
 
 
 def log_access_by(logger: object) -> None:
-    """Let the access log go to the logger that run_app was given."""
+    """Write the access log to the logger that run_app was given."""
     if isinstance(logger, logging.Logger):
         logging.root.manager.loggerDict["aiohttp.access"] = logger
 
 
 class _Found(BaseException):
-    """The code has called run_app, and so would serve."""
+    """A sign that the code has called run_app, and so would serve."""
 
 
 def try_app(spec: RoleSpec) -> None:
-    """Import an app as a zygote does, but to serve it; raise why that would fail."""
+    """Import an app as a zygote does, but do not serve it; raise why that would fail."""
 
     def find(app: object, arguments: Mapping[str, Any]) -> None:
         settings_of(spec, arguments)

@@ -1,4 +1,4 @@
-"""What an import of the app gave or raised; and what a worker's own import leaves in it."""
+"""The result of an import of the app, and the leftovers of an import by a worker itself."""
 
 import asyncio
 import signal
@@ -11,11 +11,11 @@ from aiocluster.zygote.holdings import running_children
 
 @dataclass(slots=True)
 class Import:
-    """What an import has given, or raised."""
+    """The result of an import: an app or an error."""
 
     app: object = None
     error: BaseException | None = None
-    is_refused: bool = False  # it asks for what cannot be had
+    is_refused: bool = False  # the error is a refused setting
 
     def load(self) -> object:
         """Return the app, or raise why there is none."""
@@ -25,16 +25,16 @@ class Import:
 
 
 class OwnImport:
-    """What the import of the app by one worker for itself has left."""
+    """The leftovers of an import that a worker has run for itself: children, handlers, a loop."""
 
     def __init__(self) -> None:
         self._children: set[int] = set()
 
     def over(self, loop: object = None) -> asyncio.AbstractEventLoop:
-        """Return the loop that the worker is to run on: this one, or as the import has left it."""
+        """Return the loop on which the worker runs: `loop`, or the one that the import has left."""
         self._children = {*running_children()}
-        # The module may have set handlers of its own. A terminal sends these to all processes,
-        # and the primary decides what they mean.
+        # The module may have set handlers of its own. A terminal sends these signals to all
+        # processes, and the primary handles them.
         for number in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda number, frame: None)
         return loop_after_import(loop)

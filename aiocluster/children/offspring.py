@@ -60,15 +60,15 @@ from aiocluster.zygote.server import ZygoteServer, freeze, take_signals
 log = logging.getLogger("aiocluster.spawner")
 
 
-# Seconds by which the guard of an import, which sees its children, is sooner than the primary.
+# Seconds by which the guard of an import, which knows its children, is earlier than the primary.
 _GUARD_LEAD = 0.25
 
 
 class Offspring:
     """A process from its start as a zygote, and from its fork on as a worker.
 
-    It forks when the app is imported; or, when the import calls aiohttp's run_app, inside of that
-    call, which returns in each process when that has served.
+    The zygote forks once the app is imported; if the import calls aiohttp's run_app, it forks
+    inside that call, which returns in each process when the process has served.
     """
 
     def __init__(self, sock: socket.socket, spec: RoleSpec, again: InterpreterSpec) -> None:
@@ -80,35 +80,35 @@ class Offspring:
         self._run_app = RunApp(
             self._serve_call, name_of(spec.app), for_script=isinstance(spec.app, Script)
         )
-        # Why it was started again to import nothing by itself, and what an import then gave.
+        # Why this zygote was started again without an import, and the results of the first import.
         self._why_not_preloaded = os.environ.pop(NO_PRELOAD, None)
         self._call = call_from_environment()
         self._is_job = os.environ.pop(ZYGOTE_JOB, None) is not None
-        self._before: Before | None = None  # there is an import of its own, which workers share
-        self._worker: Worker | None = None  # the one that it is
-        self._own_import = OwnImport()  # of a worker for which no other process imports
+        self._before: Before | None = None  # set if workers share the zygote's import
+        self._worker: Worker | None = None  # set in a worker
+        self._own_import = OwnImport()  # of a worker that imports by itself
         self._importing = ExitStack()
-        self._is_prepared = False  # it has told the primary that it forks
-        self._has_failed = False  # and why it does not, or not any more
-        self._code: int | None = None  # once it has served
-        self._served_call = False  # it did so inside of run_app
+        self._is_prepared = False  # Prepared was sent
+        self._has_failed = False  # a failure was reported
+        self._code: int | None = None  # the exit code, once it has served
+        self._served_call = False  # it has served inside of run_app
 
     def live(self) -> int:
-        """Return the exit code of the zygote; in each process that it forks, of the worker."""
+        """Run as the zygote, and as the worker in each fork; return the exit code."""
         enter("zygote")
         try:
             enter_folder(self._spec)
         except ConfigError as error:
             send_packet(self._sock, PrepareFailed(*describe(error)))
             return 1
-        # What its workers leave behind is reaped here, where nothing of the user's waits for it.
+        # Orphans of its workers are reaped here, since no code of the user's waits for them.
         become_subreaper()
         prefer_uvloop()
         self._run_app.install()
         try:
             return self._end(self._imported())
         except (ChannelClosed, ImportStopped):
-            # The primary ended while the app was imported: there is nobody to serve.
+            # The primary ended during the import, so there is nothing to serve.
             return self._end(Import())
         except (BootError, OSError) as error:
             self._tell_failure(PrepareFailed(*describe(_as_refusal(error))))
@@ -116,13 +116,13 @@ class Offspring:
             return self._end(Import())
 
     def _imported(self) -> Import:
-        """Import and serve, or serve and import; return what the import gave or raised."""
+        """Import and fork, or fork and import; return the result of the import."""
         if self._imports_first:
             self._before = self._state_before()
             if not is_here(self._spec.app):
                 guard = ended_with_primary(self._sock, STOP_IMPORT_TIMEOUT - _GUARD_LEAD)
                 self._importing.enter_context(guard)
-            # A TERM was sent to all processes, and is for the primary alone.
+            # A TERM here was sent to all processes, and concerns only the primary.
             imported = self._import(stopped_by_hangup(self._sock, term=False))
             if self._code is None:
                 self._serve_import(imported)
@@ -137,7 +137,7 @@ class Offspring:
 
     @property
     def _imports_first(self) -> bool:
-        # What a script gives to run_app must be known before there is a place to listen at.
+        # A script's arguments of run_app must be known before the primary can listen.
         wanted = is_preloaded(self._spec.app, self._settings) or isinstance(self._spec.app, Script)
         return wanted and self._why_not_preloaded is None
 
@@ -145,7 +145,7 @@ class Offspring:
         return Before.the_program([self._sock.fileno()]) if is_here(self._spec.app) else Before()
 
     def _import(self, importing: AbstractContextManager[None]) -> Import:
-        """Import the app, inside `importing` until that is over or has called run_app."""
+        """Import the app, inside `importing` until the import ends or calls run_app."""
         imported = Import()
         with self._importing:
             self._importing.enter_context(importing)
@@ -161,7 +161,7 @@ class Offspring:
         return imported
 
     def _serve_import(self, imported: Import) -> None:
-        """Serve an app whose import has not called run_app."""
+        """Serve the app, after an import that has not called run_app."""
         if imported.error is not None:
             self._tell_failure(self._failure(imported))
             self._code = 1
@@ -180,7 +180,7 @@ class Offspring:
         raise AssertionError("an import that has not failed")
 
     def _tell_failure(self, failed: PrepareFailed) -> None:
-        """Tell the primary, or the log once the primary waits no more; the first failure only."""
+        """Report the first failure to the primary, or log it if the primary no longer waits."""
         if self._has_failed:
             return
         self._has_failed = True
@@ -192,7 +192,7 @@ class Offspring:
     # ---- run_app
 
     def _serve_call(self, app: object, arguments: Mapping[str, Any]) -> None:
-        """Serve in the place of aiohttp's run_app: return once this process has served."""
+        """Serve in place of aiohttp's run_app; return once this process has served."""
         self._importing.close()
         self._settings, call = settings_of(self._spec, arguments)
         served = self._named(app)
@@ -212,11 +212,11 @@ class Offspring:
             )
         self._work(lambda: served, loop)
         self._served_call = True
-        if self._code not in (0, 1):  # 1: it has served, and something was cut
+        if self._code not in (0, 1):  # 1: it has served, and a request was cut
             sys.exit(self._code)
 
     def _named(self, app: object) -> object:
-        """Return what an import string names, where one was given; else the app of the call."""
+        """Return the app of the import string, if one was given; otherwise the app of the call."""
         if not isinstance(self._spec.app, str):
             return app
         end_imports_under_way()
@@ -227,17 +227,17 @@ class Offspring:
         kind_of(target, is_role=self._spec.is_named)
         return target
 
-    # ---- to fork, and to be what was forked
+    # ---- the fork, and the worker after it
 
     def _fork(self, loop: object = None, target: object = None) -> bool:
-        """Fork workers until the primary is gone, and return False; in each worker, True.
+        """Fork workers until the primary is gone, and return False; return True in each worker.
 
-        BootError where the kernel refuses what that needs.
+        BootError if the kernel refuses what that needs.
         """
         try:
             return self._fork_on_request(loop, target)
         except OSError as error:
-            # A script must not take it for one of its own.
+            # A script must not take this error for one of its own.
             raise _as_refusal(error) from None
 
     def _fork_on_request(self, loop: object, target: object) -> bool:
@@ -271,7 +271,7 @@ class Offspring:
         return True
 
     def _note_of(self, imported: Imported, before: Before) -> str:
-        """Return what to tell of an import; where no fork survives it, start anew without it."""
+        """Return the notes on an import; if it breaks in a fork, start again without it."""
         name, note = name_of(self._spec.app), ""
         if imported.left and self._settings.preload == "auto" and not imported.by_program:
             note = fallback_note(name, imported.left, imported.grown)
@@ -283,16 +283,16 @@ class Offspring:
         return self._again.replace_this_process(self._sock, note, environ)
 
     def _known(self) -> dict[str, str]:
-        """Return what the import has shown, as variables for the process that replaces this one."""
+        """Return the results of the import, as variables for the process that replaces this one."""
         known = {ZYGOTE_JOB: "1"} if self._is_job else {}
         if self._call is not None:
             known[ZYGOTE_CALLED] = msgspec.json.encode(self._call).decode()
         return known
 
     def _work(self, load: Callable[[], object], loop: object = None) -> None:
-        """Be a worker until it is drained."""
+        """Run as the worker until it has drained."""
         assert self._worker is not None
-        if self._before is not None:  # another process has imported it
+        if self._before is not None:  # the zygote has imported the app
             self._code = self._worker.run(load, self._settings)
             return
         try:
@@ -302,7 +302,7 @@ class Offspring:
         self._code = self._worker.run(load, self._settings, own_loop)
 
     def _end(self, imported: Import) -> int:
-        """End what the import has started; return the exit code."""
+        """End the hooks and children of the import; return the exit code."""
         code = self._code or 0
         if self._served_call and imported.error is not None:
             code = _code_of_end(imported.error) or code
@@ -315,7 +315,7 @@ class Offspring:
 
 
 def _as_refusal(error: BootError | OSError) -> BootError:
-    """Return the error of a start that the kernel refuses; raise any other one."""
+    """Return the error of a start that the kernel refuses; raise any other error."""
     if isinstance(error, BootError):
         return error
     if not is_shortage(error):
@@ -324,7 +324,7 @@ def _as_refusal(error: BootError | OSError) -> BootError:
 
 
 def _code_of_end(error: BaseException) -> int:
-    """Return the exit code of code that has ended so, after it had served."""
+    """Return the exit code for an error that the code raised after it had served."""
     if isinstance(error, SystemExit):
         return exit_code(error)
     sys.excepthook(type(error), error, users_part(error))
@@ -332,8 +332,8 @@ def _code_of_end(error: BaseException) -> int:
 
 
 def _end_soon() -> None:
-    """Let the rest of the program end, in the seconds that the primary waits for a zygote."""
+    """Let the rest of the code end, within the seconds that the primary waits for a zygote."""
     gc.enable()
-    # The primary may be gone, and with it what would end this process if it does not.
+    # The primary may be gone, and so could not kill this process.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, EXIT_TIMEOUT)

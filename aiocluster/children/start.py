@@ -1,11 +1,9 @@
-"""How a zygote starts.
+"""The start of a zygote, in one of three ways:
 
-It starts in one of three ways, and then does the same in all of them:
-
-- forked from the program that calls `run`, before its loop exists: whatever object the app
-  is, it is there already;
-- as a new interpreter that runs that program again, whose call of `run` then becomes the
-  zygote (when the first zygote has died, or must start again without importing the app);
+- forked from the program that calls `run`, before its loop exists: the app may be any object,
+  since the fork has it;
+- as a new interpreter that runs that program again: its call of `run` becomes the zygote (when
+  the first zygote has died, or must start again without importing the app);
 - as a new interpreter that unpickles the app, for a Cluster made inside a running loop.
 """
 
@@ -48,9 +46,9 @@ def fork_zygote(
 ) -> StartedZygote:
     """Fork the zygote of a role from this process, which must have no loop yet.
 
-    `again` is how to start it again, in case it must not import the app; `not_its` are sockets
-    and the interpreters of others, which it closes, since they are the primary's.
-    BootError when the kernel refuses it.
+    `again` starts the zygote again, if it must not import the app. The zygote closes `not_its`:
+    sockets of the primary, and the interpreters of other roles.
+    BootError if the kernel refuses the fork.
     """
     flush_output()
     with contextlib.ExitStack() as unused:
@@ -69,12 +67,12 @@ def fork_zygote(
 
 
 def zygote_call_from_environment() -> int:
-    """Return which call of `run` is to be a zygote; 0 when this is an ordinary program."""
+    """Return the number of the call of `run` that becomes a zygote; 0 in an ordinary program."""
     return int(os.environ.get(ZYGOTE_CALL, 0))
 
 
 def zygote_from_environment() -> tuple[str, socket.socket]:
-    """Return the role and the socket of the zygote that this interpreter was started to be."""
+    """Return the role and the socket of the zygote that this interpreter becomes."""
     fd = int(os.environ.pop(ZYGOTE_FD))
     del os.environ[ZYGOTE_CALL]
     os.set_inheritable(fd, False)
@@ -82,12 +80,12 @@ def zygote_from_environment() -> tuple[str, socket.socket]:
 
 
 def become_zygote(sock: socket.socket, spec: RoleSpec, again: InterpreterSpec) -> NoReturn:
-    """Be the zygote until the primary is gone; in each process it forks, be the worker."""
+    """Be the zygote until the primary is gone, and the worker in each process it forks."""
     code = 1
     try:
         _forget_the_program()
         _put_stderr_back()
-        # The primary's may have been lowered since; workers have what their zygote has.
+        # The primary's limit may have been lowered since; workers inherit the zygote's.
         raise_fd_limit()
         limit_own_lines()
         take_signals()
@@ -95,7 +93,7 @@ def become_zygote(sock: socket.socket, spec: RoleSpec, again: InterpreterSpec) -
     except BaseException:
         traceback.print_exc()
     finally:
-        # Whatever happens, the user's program does not go on in a child.
+        # The user's program must never go on in a child.
         try:
             flush_output()
         finally:
@@ -103,7 +101,7 @@ def become_zygote(sock: socket.socket, spec: RoleSpec, again: InterpreterSpec) -
 
 
 def _put_stderr_back() -> None:
-    """From here on we can say by ourselves what fails."""
+    """Restore the original standard error: from here on this process reports its own failures."""
     if (given := os.environ.pop(ZYGOTE_STDERR, None)) is not None:
         flush_output()
         os.dup2(int(given), 2)
@@ -111,17 +109,17 @@ def _put_stderr_back() -> None:
 
 
 def _forget_the_program() -> None:
-    """What the program wanted at its own exit, and its children, are not ours."""
+    """Drop the program's exit hooks and its list of children, which are not this process's."""
     atexit._clear()
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
-    # Its own exit function went with the others.
+    # multiprocessing's own exit function was dropped with the others.
     atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
 
 
 def unpickled_zygote(fd: int, begin: Callable[[RoleSpec], object] = lambda spec: None) -> NoReturn:
-    """The main function of the interpreter that `unpickling` starts.
+    """Be the zygote: the main function of the interpreter that `unpickling` starts.
 
-    `begin(spec)` is called before anything of the app is imported.
+    `begin(spec)` is called before any module of the app is imported.
     """
     os.set_inheritable(fd, False)
     os.lseek(fd, 0, os.SEEK_SET)
