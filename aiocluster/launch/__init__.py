@@ -1,4 +1,4 @@
-"""New interpreters: how this program, or an app alone, is started once more.
+"""New interpreters that run this program again, or import only the app.
 
-Used by the primary, which starts them, and by the processes that are started so.
+The primary uses this package, which starts them, and so do the processes that it starts.
 """

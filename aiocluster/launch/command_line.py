@@ -1,4 +1,4 @@
-"""What an interpreter was started with, read from its command line as Python itself reads it."""
+"""The program in an interpreter's command line, found as Python itself finds it."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Source(Enum):
-    """The place that the program came from."""
+    """The place from which the program came."""
 
     SCRIPT = "a file, a folder or an archive"
     MODULE = "-m"
@@ -15,7 +15,7 @@ class Source(Enum):
 
 
 class Started(NamedTuple):
-    """The kind of what was run, and which argument names it (-1: none does)."""
+    """The source of the program, and the index of the argument that names it (-1: none does)."""
 
     source: Source
     place: int
@@ -27,7 +27,7 @@ _LONG_WITH_VALUE = "--check-hash-based-pycs"
 
 
 def started_with(arguments: Sequence[str]) -> Started:
-    """Read the arguments of an interpreter, its own name first."""
+    """Return the program in the arguments of an interpreter, the first of which is its own name."""
     place = 1
     while place < len(arguments):
         argument = arguments[place]
@@ -46,7 +46,7 @@ def started_with(arguments: Sequence[str]) -> Started:
 
 
 def _short(argument: str) -> tuple[Source | None, int]:
-    """Return what a cluster of short options runs, and how many arguments follow as its value."""
+    """Return the source that joined short options name, and how many arguments are their value."""
     for index, letter in enumerate(argument[1:], 1):
         is_last = index == len(argument) - 1
         if letter in "cm":

@@ -1,6 +1,6 @@
-"""New interpreters that become zygotes: how one is started, and with which variables.
+"""New interpreters that become zygotes: their start, and their environment variables.
 
-Either it runs this program again, and the call of `run` in it becomes the zygote
+Such an interpreter either runs this program again, and the call of `run` in it becomes the zygote
 (this_program.py), or it imports or unpickles the app (pickled_app.py).
 """
 
@@ -22,44 +22,44 @@ from aiocluster.ipc.signals import FOR_THE_PRIMARY
 from aiocluster.launch.scheduling import spawn_options
 from aiocluster.launch.stderr_tail import StderrTail
 
-# The descriptor of its socket, in the environment of an interpreter that is to be a zygote.
+# The descriptor of the zygote's socket.
 ZYGOTE_FD = "AIOCLUSTER_ZYGOTE_FD"
 
-# Which of the program's calls of `run` it is to be: the first is 1.
+# The number of the call of `run` that becomes the zygote: the first is 1.
 ZYGOTE_CALL = "AIOCLUSTER_ZYGOTE_CALL"
 
-# Of which role it is to be.
+# The zygote's role.
 ZYGOTE_ROLE = "AIOCLUSTER_ZYGOTE_ROLE"
 
-# The descriptor of the standard error it is to have once it is one.
+# The descriptor that becomes standard error once the interpreter is a zygote.
 ZYGOTE_STDERR = "AIOCLUSTER_ZYGOTE_STDERR"
 
-# Set beside them when the zygote must not import the app: why, for the log.
+# Set if the zygote must not import the app: the reason, for the log.
 NO_PRELOAD = "AIOCLUSTER_ZYGOTE_NO_PRELOAD"
 
-# What the code has given to aiohttp's run_app, where that is so.
+# The arguments of aiohttp's run_app, if the code has called it.
 ZYGOTE_CALLED = "AIOCLUSTER_ZYGOTE_CALLED"
 
-# Set when the app is known to be a job.
+# Set if the app is known to be a job.
 ZYGOTE_JOB = "AIOCLUSTER_ZYGOTE_JOB"
 
-# Seconds that a zygote has to end, once its socket is closed, while it still imports: a little more
-# than it takes at most to end what the import has started (zygote/ends.py). It may be deep in C,
-# where no signal interrupts it, and is killed then.
+# Seconds that a zygote which still imports has to end, once its socket is closed: a little more
+# than the end of an import takes at most (zygote/ends.py). If the import is in C code, no signal
+# interrupts it, and the zygote is killed.
 STOP_IMPORT_TIMEOUT = 3.5
 
 
-# Enters the folder of the first argument, and executes the others there.
+# A program that enters the folder of its first argument, and executes the others there.
 _ENTER = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
 
 
 class CannotStart(BootError):
-    """A new interpreter that can never be started, now or later."""
+    """The error of an interpreter that can never be started, now or later."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartedZygote:
-    """A process that is to be a zygote: its pid, our end of its socket, what it writes."""
+    """A process that becomes a zygote: its pid, the primary's end of its socket, its stderr."""
 
     pid: int
     sock: socket.socket
@@ -69,7 +69,7 @@ class StartedZygote:
         keep_from_children(self.sock)
 
     def end_import(self) -> None:
-        """End it while it may still import, for ever perhaps, and has no workers yet."""
+        """End the zygote while it may still import, perhaps for ever, and has no workers yet."""
         self.sock.close()
         if not is_reaped_within(self.pid, STOP_IMPORT_TIMEOUT):
             os.kill(self.pid, signal.SIGKILL)
@@ -78,24 +78,24 @@ class StartedZygote:
 
 @dataclass(frozen=True, slots=True)
 class InterpreterSpec:
-    """How to start a new interpreter that becomes a zygote."""
+    """The command of a new interpreter that becomes a zygote, and all else that its start needs."""
 
     arguments: list[str]
     fds: list[int] = field(default_factory=list)
     call: int = 1
     role: str = ONLY_ROLE
-    # In a process group of its own, by which its orphans can be told from others; and a
-    # terminal's Ctrl-C then reaches only the program, which knows what it means.
+    # Start it in a process group of its own, by which its orphans are known. A terminal's Ctrl-C
+    # then reaches only the program, which handles it.
     own_group: bool = False
-    # In which it is started; None: in whatever is the current one then.
+    # The folder in which it is started; None: the current folder at that time.
     folder: str | None = None
-    # Why it cannot be started; then every attempt is a CannotStart.
+    # Why it cannot be started; then each attempt raises CannotStart.
     refusal: str = ""
 
     async def start_zygote(self) -> StartedZygote:
-        """Start it. Until it is a zygote we read its standard error, if we have one ourselves.
+        """Start it. Its standard error is read until it is a zygote, if this process has one.
 
-        CannotStart when it can never be, OSError when it cannot be now.
+        CannotStart if it can never start, OSError if it cannot start now.
         """
         ours, theirs = packet_pair()
         with theirs, contextlib.ExitStack() as unused:
@@ -105,9 +105,9 @@ class InterpreterSpec:
         return StartedZygote(pid, ours, tail)
 
     def spawn(self, fds: list[int], variables: dict[str, str]) -> tuple[int, StderrTail | None]:
-        """Start it with these descriptors and variables; return its pid and what it writes.
+        """Start it with these descriptors and variables; return its pid and its standard error.
 
-        Returns once the kernel has the program: within a millisecond.
+        This returns once the kernel has loaded the program: within a millisecond.
         """
         command = self._command()
         with contextlib.ExitStack() as opened, contextlib.ExitStack() as unused:
@@ -123,7 +123,7 @@ class InterpreterSpec:
                 self._environment(variables),
                 file_actions=actions,
                 setpgroup=0 if self.own_group else os.getpgrp(),
-                # None of them may end it before it knows that they are the primary's.
+                # These signals must not end it before it leaves them to the primary.
                 setsigmask=FOR_THE_PRIMARY,
                 **spawn_options,
             )
@@ -142,9 +142,9 @@ class InterpreterSpec:
         self.execute({**self._variables(sock), NO_PRELOAD: why})
 
     def execute(self, variables: dict[str, str]) -> NoReturn:
-        """Put it in the place of this process; OSError, and nothing has changed, if that fails."""
-        self._command()  # which says whether it can be started
-        # By a descriptor: the folder may be gone. Where none is to be had no program could start.
+        """Replace this process by it; if that fails, raise OSError and change nothing."""
+        self._command()  # raises if it cannot be started
+        # A descriptor, since the folder may be gone. If none is free, no program could start.
         here = os.open(".", os.O_PATH)
         try:
             if self.folder is not None:
@@ -155,7 +155,7 @@ class InterpreterSpec:
             os.close(here)
 
     def close(self) -> None:
-        """Start no more of them. Idempotent."""
+        """Close the descriptors: it cannot be started any more. Idempotent."""
         while self.fds:
             os.close(self.fds.pop())
 
@@ -174,16 +174,16 @@ class InterpreterSpec:
             return self.arguments
         if not os.path.isdir(self.folder):
             raise NotADirectoryError(ENOTDIR, "the program's folder is gone", self.folder)
-        # Without site, which no line of this needs: 10 ms.
+        # -S leaves out the module site, which this does not need: 10 ms.
         return [self.arguments[0], "-I", "-S", "-c", _ENTER, self.folder, *self.arguments]
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
-        # As a shell does: by its real path alone the folder is not known to lie behind a link.
+        # PWD is set as a shell does: the real path alone does not show that a link leads there.
         folder = {} if self.folder is None else {"PWD": self.folder}
         return {**os.environ, **folder, **variables}
 
     def of(self, role: str) -> "InterpreterSpec":
-        """Return the one that becomes a zygote of this role."""
+        """Return the spec of an interpreter that becomes a zygote of this role."""
         return replace(self, role=role)
 
 
@@ -197,14 +197,14 @@ def _is_here(folder: str) -> bool:
 def _stderr_pipe(
     opened: contextlib.ExitStack, unused: contextlib.ExitStack
 ) -> tuple[dict[int, int], int]:
-    """Return what a child shall have as which descriptor, and our end of the pipe, or -1.
+    """Return the descriptors of a child, by their numbers there, and our end of the pipe, or -1.
 
-    Its standard error is the pipe; ours it gets under another number, to put back later.
-    What only the child needs goes to `opened`, our end to `unused`.
+    The pipe is the child's standard error. The child gets ours under another number, to restore it
+    later. `opened` closes what only the child needs, `unused` our end.
     """
     try:
         real = os.dup(2)
-    except OSError:  # it is closed
+    except OSError:  # standard error is closed
         return {}, -1
     opened.callback(os.close, real)
     tail, pipe = os.pipe2(os.O_CLOEXEC)

@@ -1,6 +1,6 @@
-"""New interpreters that import or unpickle the app, and need no program for it.
+"""New interpreters that import or unpickle the app without the program.
 
-A file without a name says what they are to do; they inherit its descriptor.
+They inherit the descriptor of a file in memory, from which they read their task.
 """
 
 import io
@@ -26,10 +26,10 @@ from aiocluster.launch.links import FolderLink, link_of, renewed, through
 from aiocluster.launch.this_program import current_folder, is_same, links
 from aiocluster.shortage import shortage
 
-# What such an interpreter calls with its descriptor, where the cluster is no program of its own.
+# The function that such an interpreter calls with its descriptor, for a Cluster inside a program.
 OF_A_CLUSTER = "aiocluster.children.start:unpickled_zygote"
 
-# The keys, among what multiprocessing passes to its children, that say where the main module is.
+# The keys of multiprocessing's data for its children that name the main module.
 _MAIN = ("init_main_from_name", "init_main_from_path")
 
 
@@ -42,20 +42,20 @@ class Preparation:
     python: tuple[int, int]
 
     def enter(self) -> None:
-        """Enter the folder, as it is now, and search modules as the program did."""
+        """Enter the folder through its link, and search modules as the program did."""
         os.chdir(self.data["dir"])
         path = [renewed(entry, self.links, os.path.realpath) for entry in self.data["sys_path"]]
         folder = {**self.data, "dir": os.getcwd(), "sys_path": self._of_this_python(path)}
         multiprocessing.spawn.prepare({k: v for k, v in folder.items() if k not in _MAIN})
 
     def import_main(self) -> None:
-        """Import the program's main module, which the app comes from, as __mp_main__."""
+        """Import the program's main module, which has the app, as __mp_main__."""
         found = {key: self.data[key] for key in _MAIN if key in self.data}
         if "init_main_from_path" in found:
             path = found["init_main_from_path"]
             found["init_main_from_path"] = renewed(path, self.links, os.path.realpath)
-        # As in multiprocessing's own children: one that starts another process by its import, for
-        # want of a guard, is refused with what to write.
+        # As in multiprocessing's own children: if the import starts another process, since the
+        # module has no `if __name__` guard, the error shows the guard to write.
         process: Any = multiprocessing.process.current_process()
         process._inheriting = True
         try:
@@ -64,7 +64,7 @@ class Preparation:
             del process._inheriting
 
     def _of_this_python(self, path: list[str]) -> list[str]:
-        """Return a search path without what is another Python's, and with all of our own."""
+        """Return a search path without the entries of another Python, and with all of this one."""
         if self.python != sys.version_info[:2]:
             old = "python{}.{}".format(*self.python), "python{}{}.zip".format(*self.python)
             path = [entry for entry in path if not {*old} & {*entry.split("/")}]
@@ -73,15 +73,15 @@ class Preparation:
 
 
 def unpickling(spec: RoleSpec, main: str = OF_A_CLUSTER) -> InterpreterSpec:
-    """An interpreter that imports or unpickles the app of a role, and calls `main`.
+    """Return an interpreter that imports or unpickles the app of a role, and calls `main`.
 
-    ConfigError when it cannot, BootError when the kernel refuses the file for that.
+    ConfigError if the app cannot be pickled, BootError if the kernel refuses the file for it.
     """
     check_app(spec)
     pickled = _pickled(spec.app)
     of_main = b"__main__" in pickled or b"__mp_main__" in pickled
     preparation = _preparation(spec.settings.chdir, with_main=of_main or main == OF_A_CLUSTER)
-    # A policy or an autoscale function is for the primary only, and need not be picklable.
+    # Only the primary uses a policy or an autoscale function, so they need not be picklable.
     chdir = preparation.data["dir"] if spec.settings.chdir else None
     settings = msgspec.structs.replace(
         spec.settings, policy="round_robin", autoscale=None, chdir=chdir
@@ -115,13 +115,13 @@ def _command(fd: int, main: str, found: list[FolderLink]) -> list[str]:
 
 
 def _preparation(chdir: str | None, *, with_main: bool) -> Preparation:
-    """Return what multiprocessing passes to its children: sys.path, sys.argv, folder, __main__."""
+    """Return multiprocessing's data for its children: sys.path, sys.argv, folder, __main__."""
     try:
         data = multiprocessing.spawn.get_preparation_data("aiocluster-zygote")
         here = current_folder()
     except FileNotFoundError:
         raise ConfigError("the current folder does not exist any more") from None
-    # It refuses to be pickled, and is for multiprocessing's own connections only.
+    # The key cannot be pickled, and only multiprocessing's own connections use it.
     del data["authkey"]
     if not with_main:
         data = {key: value for key, value in data.items() if key not in _MAIN}
@@ -155,7 +155,7 @@ def _pickled(app: object) -> bytes:
 
 
 def _can_be_imported_again() -> bool:
-    """Would multiprocessing find our main module in a new interpreter?"""
+    """Return True if multiprocessing would find the main module in a new interpreter."""
     main: ModuleType = sys.modules["__main__"]
     name = getattr(main.__spec__, "name", None)
     if name is not None:

@@ -1,15 +1,15 @@
-"""What a new interpreter writes to standard error before it can talk to us.
+"""The standard error of a new interpreter until it can use its socket.
 
-A program that ends before it calls `run`, by a syntax error say, or an interpreter that cannot
-even import this package, tells why on its standard error and nowhere else. So that is read
-here, passed on at once, and its end kept: it becomes the cause of the failure.
+If a program ends before it calls `run`, say by a syntax error, or an interpreter cannot even import
+this package, only its standard error has the reason. So that is read here and passed on at once.
+Its end is kept, and becomes the cause of the failure.
 """
 
 import asyncio
 import contextlib
 import os
 
-# Enough for a traceback; more than one read gives at once.
+# Enough for a traceback.
 _KEPT_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
 
@@ -17,7 +17,7 @@ _STDERR = 2
 
 
 class StderrTail:
-    """The reading end of a pipe that a new interpreter has as its standard error."""
+    """The reading end of a pipe that is the standard error of a new interpreter."""
 
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
@@ -27,7 +27,7 @@ class StderrTail:
         self._loop.add_reader(fd, self._read)
 
     def close(self) -> None:
-        """Read what is there; then no more. Idempotent."""
+        """Read the rest, then close the pipe. Idempotent."""
         if self._fd < 0:
             return
         while self._read():
@@ -38,12 +38,12 @@ class StderrTail:
 
     @property
     def text(self) -> str:
-        """The last of what was written."""
+        """The end of the text that was written."""
         return self._kept.decode(errors="replace")
 
     @property
     def cause(self) -> str:
-        """The last line of it, which of a traceback is the error; or ""."""
+        """The last line of the text, which is the error in a traceback; or ""."""
         return next((line for line in reversed(self.text.splitlines()) if line.strip()), "")
 
     def _read(self) -> bool:
@@ -55,6 +55,6 @@ class StderrTail:
             self._loop.remove_reader(self._fd)
             return False
         self._kept = (self._kept + data)[-_KEPT_BYTES:]
-        with contextlib.suppress(OSError):  # ours may be closed, or full
+        with contextlib.suppress(OSError):  # our standard error may be closed, or full
             os.write(_STDERR, data)
         return True

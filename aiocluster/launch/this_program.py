@@ -1,8 +1,8 @@
-"""This program once more: the command line and the folder it was started with, run again.
+"""Runs this program again, with the command line and in the folder of its start.
 
-Not every program can be: what was read from standard input is gone, and a process that another
-one has forked, or that multiprocessing has started, shares the command line of its parent, which
-would do all that the parent does. Then that is said, and nothing else is run in its place.
+Some programs cannot be run again. A program from standard input is gone. A process that was forked
+by another one, or started by multiprocessing, has the command line of its parent, which would do
+all that the parent does. In these cases an error says so, and no other program is run instead.
 """
 
 import multiprocessing.process
@@ -16,13 +16,13 @@ from aiocluster.launch.command_line import Source, Started, started_with
 from aiocluster.launch.interpreter import InterpreterSpec
 from aiocluster.launch.links import FolderLink, link_of, through
 
-# A flag of the kernel's, in /proc/PID/stat: forked, and nothing executed since.
+# A flag of the kernel in /proc/PID/stat: the process was forked, and has executed nothing since.
 _FORKED = 0x40
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """The way this process was started, as far as it is known."""
+    """The start of this process, as far as it is known."""
 
     arguments: list[str]
     executable: str
@@ -37,7 +37,7 @@ class Beginning:
 
     @classmethod
     def of_this_process(cls) -> "Beginning":
-        """Return that of this process."""
+        """Return the start of this process."""
         main = sys.modules["__main__"]
         return cls(
             arguments=[*sys.orig_argv],
@@ -52,9 +52,9 @@ class Beginning:
 
 
 def this_program(call: int = 1, began: Beginning | None = None) -> InterpreterSpec:
-    """The program we are, once more: its `call`-th call of `run` becomes the zygote.
+    """Return the interpreter that runs this program again; its `call`-th `run` becomes the zygote.
 
-    With a `refusal` where that is not possible.
+    If that is not possible, the interpreter has a `refusal`.
     """
     began = began or Beginning.of_this_process()
     started = started_with(began.arguments)
@@ -68,9 +68,9 @@ def this_program(call: int = 1, began: Beginning | None = None) -> InterpreterSp
 
 
 def start_folder(began: Beginning, is_same: Callable[[str, str], bool]) -> str:
-    """Return the folder in which it was started, through the links by which the shell had come.
+    """Return the folder in which the program was started, through the links of the shell's path.
 
-    "" when it is not known.
+    "" if it is not known.
     """
     real = _real_start(began)
     if os.path.isabs(began.shell_folder) and is_same(began.shell_folder, real):
@@ -81,7 +81,7 @@ def start_folder(began: Beginning, is_same: Callable[[str, str], bool]) -> str:
 def _real_start(began: Beginning) -> str:
     started = started_with(began.arguments)
     if started.source is Source.SCRIPT:
-        # Python has made the name absolute, when it started.
+        # Python has made the name absolute at its start.
         end = "/" + began.arguments[started.place]
         if began.main_file.startswith("/") and began.main_file.endswith(end):
             return began.main_file.removesuffix(end) or "/"
@@ -97,7 +97,7 @@ def _root_of_main(began: Beginning) -> str | None:
 
 
 def links(began: Beginning | None = None) -> list[FolderLink]:
-    """Return the links by which the program was found: that of its folder, and of its file."""
+    """Return the links by which the program was found: of its folder, and of its file."""
     began = began or Beginning.of_this_process()
     folder = start_folder(began, is_same)
     found = [link_of(_real_start(began), folder)]
@@ -117,7 +117,7 @@ def current_folder() -> str:
 
 
 def is_same(one: str, other: str) -> bool:
-    """Do two paths lead to one folder or file, which is there?"""
+    """Return True if two paths lead to one folder or file, which exists."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -125,10 +125,10 @@ def is_same(one: str, other: str) -> bool:
 
 
 def _script(began: Beginning, name: str, folder: str) -> str | None:
-    """Return the path by which the script is found from its folder; None when it is gone."""
+    """Return the path of the script, from its folder; None if the script is gone."""
     path = os.path.join(folder, name)
     main = os.path.join(path, "__main__.py") if os.path.isdir(path) else path
-    is_known = os.path.isfile(began.main_file)  # what is in an archive is no file
+    is_known = os.path.isfile(began.main_file)  # a file in an archive is not one of the system
     if os.path.isfile(main) and (not is_known or is_same(main, began.main_file)):
         return name
     return began.main_file if is_known else None
@@ -163,7 +163,7 @@ def _why_the_parents() -> str:
 def _is_forked() -> bool:
     try:
         with open("/proc/self/stat") as file:
-            # The name, in parentheses, may hold anything.
+            # The name, in parentheses, may have any characters.
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return False
