@@ -131,8 +131,10 @@ def _run(classes: str, sdist: Path, chosen: list[str], options: list[str]) -> di
     """Run tests with these classes; return of each whether it failed."""
     outcomes = sdist / "outcomes.json"
     outcomes.unlink(missing_ok=True)
+    # A pytest that finds another one's PYTEST_XDIST_* takes itself for a worker of that one.
+    own = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
     environment = {
-        **os.environ,
+        **own,
         "CONFORMANCE_CLASSES": classes,
         "CONFORMANCE_OUTCOMES": str(outcomes),
         "PYTHONPATH": str(_ROOT),
