@@ -27,6 +27,7 @@ from aiocluster.config.setting_texts import (
 from aiocluster.config.settings import PARTS_OF_AN_ADDRESS, settings_from
 from aiocluster.config.target import check_module, check_target
 from aiocluster.errors import BootError, ConfigError
+from aiocluster.ui.manual import show_manual
 
 # What a start that fails ends with (program/runner.py, which is slow to import).
 _EXIT_BOOT_FAILED = 3
@@ -109,6 +110,9 @@ def main(ctx: click.Context) -> None:
     """Every core for an asyncio web app: a primary that accepts, workers that serve."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+main.add_command(show_manual)
 
 
 def _check_on_start(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
