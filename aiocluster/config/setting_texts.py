@@ -1,7 +1,7 @@
 """Settings as text: what is typed on a command line, and what `--help` and the manual say."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -10,6 +10,49 @@ from aiocluster.config.allowed import allowed
 from aiocluster.config.environment import Environment
 from aiocluster.config.settings import HINTS, Settings, converted, refuse_unknown
 from aiocluster.config.special import SPECIAL
+
+# The settings by topic: the common ones, which `--help` shows, and the others.
+TOPICS: Mapping[str, tuple[str, str]] = {
+    "Workers": ("workers autoscale env chdir preload", "cpu_affinity ready"),
+    "Connections": (
+        "bind policy max_connections max_connections_total when_full proxy_protocol"
+        " trusted_proxies",
+        "retry_after peek_timeout rebalance backlog behind_after steal_after tcp_keepalive",
+    ),
+    "Reload and shutdown": (
+        "boot_timeout graceful_timeout pre_drain_wait reload_surge",
+        "idle_grace min_ready_seconds min_uptime",
+    ),
+    "Supervision": (
+        "restart hang_timeout max_memory max_requests",
+        "lag_warning max_failures failure_half_life max_restart_delay max_requests_jitter"
+        " max_memory_hard memory_measure max_age metrics_interval",
+    ),
+    "HTTP": (
+        "keepalive_timeout max_requests_in_flight",
+        "handler_cancellation lingering_time max_line_size max_field_size max_headers"
+        " read_bufsize auto_decompress",
+    ),
+    "Logging": ("access_log log_level", "access_log_format"),
+}
+
+# What stands for a value where its type does not say it.
+_METAVARS = {
+    "access_log_format": "FORMAT",
+    "autoscale": "min=INT,max=INT",
+    "bind": "ADDRESS",
+    "chdir": "FOLDER",
+    "env": "NAME=VALUE",
+    "max_failures": "NUMBER",
+    "max_field_size": "SIZE",
+    "max_line_size": "SIZE",
+    "max_memory": "SIZE",
+    "max_memory_hard": "SIZE",
+    "policy": "POLICY",
+    "read_bufsize": "SIZE",
+    "trusted_proxies": "NETWORK",
+}
+_OF_TYPES = {int: "INT", float: "SECONDS", bool: "true|false"}
 
 
 def value_from_text(name: str, text: str) -> Any:
@@ -29,10 +72,11 @@ def value_from_texts(name: str, texts: Sequence[str]) -> Any:
 
 
 class SettingHelp(Struct, frozen=True):
-    """One setting, in words, for `--help` and the manual."""
+    """A setting in words, for `--help` and the manual."""
 
     name: str
     help: str
+    metavar: str  # stands for a value: INT, SECONDS, wait|503|close
     allowed: str
     default: str
     is_switch: bool  # only ever true or false
@@ -45,6 +89,7 @@ def setting_help() -> tuple[SettingHelp, ...]:
         SettingHelp(
             name=field.name,
             help=HINTS[field.name].__metadata__[-1].description,
+            metavar=_METAVARS.get(field.name) or _metavar(HINTS[field.name]),
             allowed=SPECIAL[field.name].allowed
             if field.name in SPECIAL
             else allowed(HINTS[field.name]),
@@ -54,6 +99,16 @@ def setting_help() -> tuple[SettingHelp, ...]:
         )
         for field in msgspec.structs.fields(Settings)
     )
+
+
+def _metavar(hint: Any) -> str:
+    """Return what stands for a value of this type."""
+    if (name := _OF_TYPES.get(hint)) is not None:
+        return name
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return _metavar(parts[0])
+    return "|".join(parts if kind is Literal else map(_metavar, parts))
 
 
 def _as_text(default: Any) -> str:

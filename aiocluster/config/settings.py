@@ -67,9 +67,9 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         Workers,
         _about("Number of workers. auto or cpu: one for each CPU this process may use; io: two."),
     ] = "auto"
-    bind: Annotated[
-        tuple[Address, ...], _about("Address to listen on; may be given several times.")
-    ] = (Address("127.0.0.1", 8000),)
+    bind: Annotated[tuple[Address, ...], _about("Address to listen on, or several.")] = (
+        Address("127.0.0.1", 8000),
+    )
     policy: Annotated[
         Any,
         _about("Policy that chooses the worker for a new connection; may differ for each address."),
@@ -133,9 +133,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     ] = "auto"
     chdir: Annotated[
         str | None,
-        _about(
-            "Folder in which the app is imported, anew at each reload; default: the current one."
-        ),
+        _about("Folder in which the app is imported, anew at each reload; none: the current one."),
     ] = None
     backlog: Annotated[
         Positive, _about("Connections that the kernel keeps waiting while all workers are full.")
@@ -165,7 +163,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     ] = 0.0
     min_uptime: Annotated[
         Seconds,
-        _about("Seconds a reload's new workers must live; if one does not, the reload fails."),
+        _about("Fail a reload if a new worker does not live for so many seconds; 0 disables."),
     ] = 1.0
     pre_drain_wait: Annotated[
         Seconds,
@@ -199,7 +197,9 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     failure_half_life: Annotated[
         PositiveSeconds, _about("Seconds until a failure counts half.")
     ] = 30.0
-    max_restart_delay: Annotated[Seconds, _about("Longest delay of a restart, in seconds.")] = 15.0
+    max_restart_delay: Annotated[
+        Seconds, _about("Longest delay of a restart, in seconds; 0 disables delays.")
+    ] = 15.0
     max_requests: Annotated[
         Count, _about("Replace a worker after so many requests; 0 disables.")
     ] = 0

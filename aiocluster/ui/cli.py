@@ -19,12 +19,13 @@ import click
 from aiocluster.config.script import Script
 from aiocluster.config.script_file import check_script, is_script, put_on_path
 from aiocluster.config.setting_texts import (
+    TOPICS,
     SettingHelp,
     setting_help,
     value_from_text,
     value_from_texts,
 )
-from aiocluster.config.settings import PARTS_OF_AN_ADDRESS, settings_from
+from aiocluster.config.settings import PARTS_OF_AN_ADDRESS, Settings, settings_from
 from aiocluster.config.target import check_module, check_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ui.manual import show_manual
@@ -33,6 +34,9 @@ from aiocluster.ui.manual import show_manual
 _EXIT_BOOT_FAILED = 3
 
 SHORT_OPTIONS = {"workers": "-w", "bind": "-b"}
+
+# The key in a context's `meta` that stands for a help with all options.
+_ALL = "aiocluster.all"
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -107,7 +111,7 @@ class _Commands(click.Group):
 )
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Every core for an asyncio web app: a primary that accepts, workers that serve."""
+    """Run an aiohttp web app on every core: a primary process accepts, workers serve."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -155,23 +159,46 @@ def _read_value(_ctx: click.Context, param: click.Parameter, text: Any) -> Any:
         raise click.BadParameter(str(error)) from error
 
 
+class _Run(click.Command):
+    """The command `run`, with its options by topic; its help leaves out the less common ones."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        records = {option.name or "": option.get_help_record(ctx) for option in options}
+        sections = {
+            topic: f"{common} {others}" if _ALL in ctx.meta else common
+            for topic, (common, others) in TOPICS.items()
+        }
+        rest = [name for name in records if name not in Settings.__struct_fields__]
+        for topic, names in {**sections, "Other options": " ".join(rest)}.items():
+            with formatter.section(topic):
+                formatter.write_dl([*filter(None, map(records.get, names.split()))])
+
+
+def _show_all(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
 def _option(setting: SettingHelp) -> click.Option:
     """Make the option of one setting."""
     flag = setting.name.replace("_", "-")
+    repeatable = "repeatable; " if setting.is_multiple else ""
+    help_text = f"{setting.help}  [{repeatable}default: {setting.default}]"
     if setting.is_switch:
-        return click.Option(
-            [setting.name, f"--{flag}/--no-{flag}"],
-            default=None,  # else click's own False would look as if it had been typed
-            help=f"{setting.help}  [default: {setting.default}]",
-        )
+        # Without a default of None, click's own False would look as if it had been typed.
+        flags = f"--{flag}/--no-{flag}"
+        return click.Option([setting.name, flags], default=None, help=help_text)
     short = [SHORT_OPTIONS[setting.name]] if setting.name in SHORT_OPTIONS else []
     return click.Option(
         [setting.name, *short, f"--{flag}"],
         type=str,
-        metavar="VALUE",
+        metavar=setting.metavar,
         multiple=setting.is_multiple,
         callback=_read_value,
-        help=f"{setting.help}  [{setting.allowed}; default: {setting.default}]",
+        help=help_text,
     )
 
 
@@ -181,25 +208,33 @@ def _with_setting_options(command: click.Command) -> click.Command:
 
 
 @_with_setting_options
-@main.command()
+@main.command(cls=_Run, epilog="The values are explained by: aiocluster help settings")
 @click.argument("target", callback=_check_target)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
 @click.option(
     "--on-start",
     metavar="pkg.module:name",
     callback=_check_on_start,
-    help="A coroutine function that runs beside the cluster and is given it, say to subscribe.",
+    help="Coroutine function that runs beside the cluster, say to subscribe to its metrics.",
 )
 @click.option("--as-program", is_flag=True, hidden=True)
+@click.option(
+    "--help-all",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all,
+    help="Show this message with the less common options too, and exit.",
+)
 def run(
     target: str, arguments: tuple[str, ...], on_start: str | None, as_program: bool, **options: Any
 ) -> None:
     """Serve TARGET until a signal stops it.
 
-    TARGET is a script, say server.py, that ends in a call of aiohttp's web.run_app, with its
-    ARGUMENTS; or pkg.module:name, an aiohttp Application or a function, sync or async, that
-    makes one: for example my_shop.web:make_app. What a script gives to run_app (host, port, ...)
-    counts where no option says otherwise.
+    TARGET is a script or a name. A script, for example server.py, ends in a call of aiohttp's
+    web.run_app; it gets the ARGUMENTS. What it gives to run_app (host, port, ...) counts if no
+    option says otherwise. A name is pkg.module:name, for example my_shop.web:make_app: an aiohttp
+    Application, or a function, sync or async, that makes one.
     """
     given = {name: value for name, value in options.items() if value is not None}
     app = _app(target, arguments, given.get("chdir") or ".")

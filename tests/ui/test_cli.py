@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aiocluster.config.addresses import Address
-from aiocluster.config.setting_texts import SettingHelp, setting_help
+from aiocluster.config.setting_texts import TOPICS, setting_help
 from aiocluster.config.settings import Settings
 from aiocluster.errors import ConfigError
 from aiocluster.ui.cli import main, run
@@ -92,29 +93,55 @@ def test_every_setting_has_an_option_of_the_same_name() -> None:
     """What Python can set the command line can set, under the same word, and nothing else."""
     options = {option.name: option for option in run.params if isinstance(option, click.Option)}
     assert options.pop("as_program").hidden  # the command gives it to itself
+    assert options.pop("help_all").help
     assert set(options) == {*Settings.__struct_fields__, "on_start"}
     for name, option in options.items():
         assert flag(name) in option.opts
 
 
-@pytest.mark.parametrize("setting", setting_help(), ids=lambda setting: setting.name)
-def test_help_explains_every_option(setting: SettingHelp) -> None:
-    """Meaning, default and allowed values can be read without a manual."""
-    (option,) = (option for option in run.params if option.name == setting.name)
-    names, text = option.get_help_record(click.Context(run)) or ("", "")
-    assert flag(setting.name) in names
-    assert setting.help in text
-    assert f"default: {setting.default}]" in text
-    assert setting.allowed in text or f"--no-{flag(setting.name)[2:]}" in names
+def test_help_explains_every_option() -> None:
+    """Meaning, form and default of a value can be read without a manual."""
+    for setting in setting_help():
+        (option,) = (option for option in run.params if option.name == setting.name)
+        names, text = option.get_help_record(click.Context(run)) or ("", "")
+        assert text.startswith(f"{setting.help}  ["), setting.name
+        assert f"default: {setting.default}]" in text, setting.name
+        off = f" / --no-{flag(setting.name)[2:]}"
+        form = off if setting.is_switch else f" {setting.metavar}"
+        assert names.endswith(f"{flag(setting.name)}{form}"), setting.name
 
 
-def test_help_lists_the_options() -> None:
-    """`run --help` prints what the options say of themselves."""
-    result = invoke("run", "--help")
+def test_help_shows_the_common_options_by_topic() -> None:
+    """`run --help` shows the 25 options that people touch; --help-all shows all."""
+    shown = [topic_of_each_option(invoke("run", text)) for text in ("--help", "--help-all")]
+    common = {name: topic for topic, names in TOPICS.items() for name in names[0].split()}
+    others = {name: topic for topic, names in TOPICS.items() for name in names[1].split()}
+    rest = dict.fromkeys(["on_start", "help_all", "help"], "Other options")
+    assert shown == [{**common, **rest}, {**common, **others, **rest}]
+    assert len(common) == 24  # on_start is the 25th
+    assert sorted([*common, *others]) == sorted(Settings.__struct_fields__)
+
+
+def topic_of_each_option(result: Result) -> dict[str, str]:
+    """Return the heading below which each option stands."""
     assert result.exit_code == 0
-    assert "-w, --workers" in result.output
-    assert "-b, --bind" in result.output
+    found, topic = {}, ""
+    for line in result.output.splitlines():
+        if re.match(r"\w.*:$", line):
+            topic = line[:-1]
+        elif match := re.match(r"  (?:-\w, )?--([\w-]+)", line):
+            found[match[1].replace("-", "_")] = topic
+    return found
+
+
+def test_help_fits_a_terminal_and_says_what_disables() -> None:
+    """Every line has at most 80 columns; 0 never stands for any number."""
+    result = CliRunner().invoke(main, ["run", "--help-all"], terminal_width=80)
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert "-w, --workers INT|auto|cpu|io" in result.output
+    assert "--when-full wait|503|close" in result.output
     assert "--access-log / --no-access-log" in result.output
+    assert [s.name for s in setting_help() if re.search(r"\b0(:| is| means)", s.help)] == []
 
 
 def test_help_imports_nothing_that_serves() -> None:
