@@ -11,7 +11,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 import aiocluster
+from aiocluster.config.setting_texts import setting_help
 from aiocluster.metrics.snapshot import Dispatch, Metrics
+from tests import reference
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -109,6 +111,22 @@ def test_every_member_that_the_manual_lists_is_there() -> None:
         if not hasattr(kind, member) and f"self.{member} = " not in inspect.getsource(kind)
     ]
     assert missing == []
+
+
+def test_the_reference_is_current() -> None:
+    """A setting or an option that is added or changed is changed in the manual too."""
+    pages = {page.name: page.read_text() for page in PAGES}
+    stale = [name for name, text in reference.pages().items() if pages.get(name) != text]
+    assert stale == [], "run: python -m tests.reference"
+
+
+def test_every_kind_of_value_is_explained() -> None:
+    """A metavar of `--help` stands in the table of values."""
+    explained = {
+        value for cell in _first_cells("settings.md", "## Values") for value in cell.split("`")
+    }
+    values = {value for setting in setting_help() for value in setting.metavar.split("|")}
+    assert [value for value in values if value != value.lower() and value not in explained] == []
 
 
 def test_every_event_is_described_with_its_fields() -> None:
