@@ -5,6 +5,7 @@ import asyncio
 import dataclasses
 import inspect
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import aiocluster
 from aiocluster.config.setting_texts import setting_help
+from aiocluster.config.settings import RENAMED, Settings
 from aiocluster.metrics.snapshot import Dispatch, Metrics
 from tests import reference
 
@@ -127,6 +129,26 @@ def test_every_kind_of_value_is_explained() -> None:
     }
     values = {value for setting in setting_help() for value in setting.metavar.split("|")}
     assert [value for value in values if value != value.lower() and value not in explained] == []
+
+
+def test_every_changed_name_is_there_and_its_old_one_is_not() -> None:
+    """A program that is moved to this version finds the new name of what it uses."""
+    page = next(path for path in PAGES if path.name == "changes.md").read_text()
+    rows = re.findall(
+        r"^\| (\w+).* \| `(\S+?)(?:\(\))?` \| `(\S+?)(?:\(\))?` \|$", page, re.MULTILINE
+    )
+    assert {old: new for kind, old, new in rows if kind == "setting"} == RENAMED
+    places: dict[str, Collection[str]] = {
+        "setting": Settings.__struct_fields__,
+        "option": [f"--{name.replace('_', '-')}" for name in Settings.__struct_fields__],
+        "event": aiocluster.__all__,
+        "metric": Dispatch.__struct_fields__,
+        "attribute": _listed("policies.md", "Attributes of"),
+        "method": dir(aiocluster.Cluster),
+    }
+    assert {kind for kind, _, _ in rows} == {*places}
+    for kind, old, new in rows:
+        assert (new in places[kind], old in places[kind]) == (True, False), (kind, old, new)
 
 
 def test_every_event_is_described_with_its_fields() -> None:

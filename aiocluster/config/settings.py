@@ -48,6 +48,9 @@ OF_THE_CLUSTER = frozenset({"pre_drain_wait", "log_level"})
 # What other servers call the parts of `bind`.
 PARTS_OF_AN_ADDRESS = frozenset({"host", "port"})
 
+# Each setting that had another name before, by that name (docs/changes.md).
+RENAMED = {"affinity": "cpu_affinity"}
+
 
 def checked_seconds(what: str, value: object) -> float:
     """Return a time that a caller gave; ConfigError, naming `what`, when it is none."""
@@ -280,12 +283,16 @@ def refuse_unknown(values: Mapping[str, Any]) -> None:
     unknown = [str(name) for name in values if name not in HINTS]
     if not unknown:
         return
-    near = [match for name in unknown for match in get_close_matches(name, HINTS, n=1)]
+    others = [name for name in unknown if name not in RENAMED]
+    near = [match for name in others for match in get_close_matches(name, HINTS, n=1)]
     hint = f"; did you mean {' and '.join(map(repr, near))}?" if near else ""
     if PARTS_OF_AN_ADDRESS.intersection(unknown):
         hint += "; give the address as bind='127.0.0.1:PORT'"
     plural = "s" if len(unknown) > 1 else ""
-    raise ConfigError(f"unknown setting{plural}: {', '.join(map(repr, unknown))}{hint}")
+    names = [
+        f"{name!r} (now {RENAMED[name]!r})" if name in RENAMED else repr(name) for name in unknown
+    ]
+    raise ConfigError(f"unknown setting{plural}: {', '.join(names)}{hint}")
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -25,7 +25,7 @@ from aiocluster.config.setting_texts import (
     value_from_text,
     value_from_texts,
 )
-from aiocluster.config.settings import PARTS_OF_AN_ADDRESS, Settings, settings_from
+from aiocluster.config.settings import PARTS_OF_AN_ADDRESS, RENAMED, Settings, settings_from
 from aiocluster.config.target import check_module, check_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ui.manual import show_manual
@@ -68,6 +68,8 @@ def _no_such_option(error: click.NoSuchOption) -> str:
     name, context = error.option_name, error.ctx
     if name.strip("-") in PARTS_OF_AN_ADDRESS or name == "-p":
         return f"No such option {name!r}: give the address as -b 127.0.0.1:PORT"
+    if new := RENAMED.get(name.strip("-")):
+        return f"No such option {name!r}: it is --{new.replace('_', '-')} now"
     if context is not None and context.command is main:
         command = f"{context.command_path} run FILE.py {name} ..."
         return f"No such option {name!r} before the command: type {command}"

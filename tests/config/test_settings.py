@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiocluster.config.setting_texts import setting_help
-from aiocluster.config.settings import Address, Settings, settings_from
+from aiocluster.config.settings import RENAMED, Address, Settings, settings_from
 from aiocluster.errors import ConfigError
 
 HELP = {setting.name: setting for setting in setting_help()}
@@ -112,6 +112,18 @@ def test_a_misspelt_name_is_an_error_that_knows_the_right_one() -> None:
     """A typing mistake is told, never ignored."""
     with pytest.raises(ConfigError, match=r"'worker'; did you mean 'workers'\?"):
         settings_from({"worker": 4})
+
+
+def test_an_old_name_is_an_error_that_gives_the_new_one() -> None:
+    """A setting that was renamed is never ignored, nor taken for another that is spelt alike."""
+    with pytest.raises(ConfigError) as caught:
+        settings_from({"affinity": "auto"})
+    assert str(caught.value) == "unknown setting: 'affinity' (now 'cpu_affinity')"
+
+    with pytest.raises(ConfigError, match=r"'qqq', 'affinity' \(now 'cpu_affinity'\)$"):
+        settings_from({"qqq": 1, "affinity": "auto"})
+    assert set(RENAMED.values()) <= set(NAMES)
+    assert not set(RENAMED) & set(NAMES)
 
 
 def test_all_unknown_names_are_listed_at_once() -> None:

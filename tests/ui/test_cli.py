@@ -226,6 +226,7 @@ def test_values_that_do_not_go_together_are_a_usage_error(program: FakeProgram) 
     ("line", "said"),
     [
         ("run shop:app --workres 4", "--workers"),
+        ("run shop:app --affinity auto", "No such option '--affinity': it is --cpu-affinity now"),
         ("run shop:app --port 80", "No such option '--port': give the address as -b 127.0.0.1:"),
         ("run shop:app --host=::1", "No such option '--host': give the address as -b 127.0.0.1:"),
         ("--workers 4 app.py", "'--workers' before the command: type main run FILE.py --workers"),
