@@ -98,6 +98,16 @@ def test_every_sentence_names_its_subject() -> None:
     assert vague == []
 
 
+def test_the_glossary_is_alphabetical_and_short() -> None:
+    """A word is found at once, and one sentence says what it means."""
+    page = next(path for path in PAGES if path.name == "glossary.md").read_text()
+    rows = re.findall(r"^\| \*\*(.+)\*\* \| (.+) \|$", page, re.MULTILINE)
+    words = [word for word, _ in rows]
+    assert words == sorted(set(words))
+    assert len(words) == page.count("\n| **")
+    assert [word for word, text in rows if not re.fullmatch(r"[A-Z](?!.*\. ).*\.", text)] == []
+
+
 def test_every_member_that_the_manual_lists_is_there() -> None:
     """A member that is renamed is renamed in the manual too."""
     missing = [
