@@ -1,4 +1,4 @@
-"""Settings as text: what is typed on a command line, and what `--help` and the manual say."""
+"""Settings as text: values from a command line, and the words of `--help` and the manual."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -56,7 +56,7 @@ _OF_TYPES = {int: "INT", float: "SECONDS", bool: "true|false"}
 
 
 def value_from_text(name: str, text: str) -> Any:
-    """Read the text of one setting, say from a command line, as a value `settings_from` takes."""
+    """Return the value for `settings_from` that the text of one setting stands for."""
     refuse_unknown({name: text})
     if name in SPECIAL:
         return value_from_texts(name, [text])
@@ -64,10 +64,10 @@ def value_from_text(name: str, text: str) -> Any:
 
 
 def value_from_texts(name: str, texts: Sequence[str]) -> Any:
-    """Read what was typed for a setting that may be given several times, or is special."""
+    """Return the value of a setting that may be given several times, or is special."""
     refuse_unknown({name: texts})
     default = getattr(Settings(), name)
-    # As it is shown: see _as_text.
+    # A default may be typed as `--help` shows it.
     return default if [*texts] == [_as_text(default)] else SPECIAL[name].read_texts([*texts])
 
 

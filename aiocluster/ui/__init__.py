@@ -1,5 +1,5 @@
-"""What a person types and sees.
+"""The command line.
 
-`cli.py` is the command line. Nothing below imports this folder: whatever can be done from here
-can be done from Python too.
+`cli.py` has the commands, `manual.py` shows the manual. No other package imports this one: a
+program can do in Python whatever a person can do here.
 """

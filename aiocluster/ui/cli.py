@@ -1,9 +1,10 @@
 """The command line: `aiocluster run server.py`, or `aiocluster run pkg.module:name`.
 
-The options of `run` are made from the settings, so every setting has one, of the same name and
-with the same help. Only what was typed is passed on: the defaults are the record's alone.
+The options of `run` are made from the settings: every setting has an option of the same name, with
+the same help. The command passes on only the options that were typed; the settings record alone
+has the defaults.
 
-What serves is imported only when a command needs it, so that `--help` answers at once.
+A command imports the server only when it needs it, so that `--help` answers at once.
 """
 
 import os
@@ -30,7 +31,7 @@ from aiocluster.config.target import check_module, check_target
 from aiocluster.errors import BootError, ConfigError
 from aiocluster.ui.manual import show_manual
 
-# What a start that fails ends with (program/runner.py, which is slow to import).
+# The exit code of a start that fails, as in program/runner.py, which is slow to import.
 _EXIT_BOOT_FAILED = 3
 
 SHORT_OPTIONS = {"workers": "-w", "bind": "-b"}
@@ -40,7 +41,7 @@ _ALL = "aiocluster.all"
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    """Print the version; click's own option fails where the package runs without installing."""
+    """Print the version; click's own option fails if the package is not installed."""
     if not wanted:
         return
     try:
@@ -52,7 +53,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Show what is wrong with what was typed as one line, without the usage before it."""
+    """Show an error of usage as one line, without the usage before it."""
     try:
         yield
     except click.MissingParameter:
@@ -60,7 +61,7 @@ def _one_line_errors() -> Iterator[None]:
     except click.NoSuchOption as error:
         raise click.UsageError(_no_such_option(error)) from None
     except click.UsageError as error:
-        error.ctx = None  # of which click prints the usage
+        error.ctx = None  # click prints the usage of a context
         raise
 
 
@@ -77,7 +78,7 @@ def _no_such_option(error: click.NoSuchOption) -> str:
 
 
 class _Commands(click.Group):
-    """The commands, with errors that say what to type."""
+    """The commands of `aiocluster`, with errors that say what to type."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _one_line_errors():
@@ -122,7 +123,7 @@ main.add_command(show_manual)
 
 
 def _check_on_start(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
-    """Check the form only: to see more, the user's code would have to run."""
+    """Check the form only; any other check would run the user's code."""
     if name is not None:
         with _usage_errors():
             check_target(name, "on_start")
@@ -130,7 +131,7 @@ def _check_on_start(_ctx: click.Context, _param: click.Parameter, name: str | No
 
 
 def _check_target(_ctx: click.Context, _param: click.Parameter, target: str) -> str:
-    """Check that it is a script that is there, or has the form of an import string."""
+    """Check that the target is a script that exists, or has the form of an import string."""
     if os.path.isfile(f"{target}.py"):
         raise click.BadParameter(f"{target!r}: did you mean {target}.py, or {target}:name?")
     with _usage_errors():
@@ -150,7 +151,7 @@ def _usage_errors() -> Iterator[None]:
 
 
 def _read_value(_ctx: click.Context, param: click.Parameter, text: Any) -> Any:
-    """Read what was typed for one option: None when nothing was."""
+    """Return the value that was typed for an option, None if nothing was typed."""
     if text is None or param.name is None:
         return None
     try:
@@ -241,7 +242,7 @@ def run(
     given = {name: value for name, value in options.items() if value is not None}
     app = _app(target, arguments, given.get("chdir") or ".")
     try:
-        settings_from(given)  # before the slow import: a mistake is told at once
+        settings_from(given)  # before the slow import, so that a mistake is shown at once
         if as_program and isinstance(app, Script):
             _program().run_program(app, on_start, given)
             return
@@ -255,7 +256,7 @@ def run(
 
 
 def _check_modules(app: str | Script, on_start: str | None) -> None:
-    """End as a start does that fails, before the slow import, when there is no such module."""
+    """End as a failed start does if a module does not exist; this precedes the slow import."""
     try:
         for text, what in ((app, "app"), (on_start, "on_start")):
             if isinstance(text, str):
@@ -266,7 +267,7 @@ def _check_modules(app: str | Script, on_start: str | None) -> None:
 
 
 def _app(target: str, arguments: tuple[str, ...], folder: str) -> str | Script:
-    """Return what is to be served, and let it import what lies beside it, or in this folder."""
+    """Return the app, and put its folder on the import path: the script's, or `folder`."""
     if is_script(target):
         script = Script(target, arguments, _current_folder())
         put_on_path(script)
@@ -280,12 +281,12 @@ def _app(target: str, arguments: tuple[str, ...], folder: str) -> str | Script:
 def _current_folder() -> str:
     try:
         return os.getcwd()
-    except OSError:  # it has been removed, and the script's path is absolute
+    except OSError:  # the folder was removed, and the script's path is absolute
         return ""
 
 
 def _import_from(folder: str) -> None:
-    """Let TARGET, and what else is named, be a module of this folder, as `python -m` does."""
+    """Put `folder` first on the import path, as `python -m` does with the current folder."""
     try:
         path = os.path.realpath(folder, strict=True)
     except OSError:
@@ -298,7 +299,7 @@ def _import_from(folder: str) -> None:
 
 
 def _main_run() -> Callable[..., int]:
-    """Import what serves: aiohttp and uvloop take longer to import than all else here."""
+    """Import the server: aiohttp and uvloop take longer to import than everything else here."""
     from aiocluster.program.run import main_run
 
     return main_run
