@@ -16,7 +16,7 @@ from aiocluster import Candidate
 class HalfForPaid:
     """Runs in the primary, for each new connection: so it answers at once."""
 
-    by = "header:x-plan"  # what `affinity` is to be
+    affinity_by = "header:x-plan"  # what `affinity` is to be
 
     def choose(self, candidates: Sequence[Candidate], affinity: bytes) -> Candidate:
         parity = 0 if affinity == b"paid" else 1
