@@ -7,11 +7,8 @@
 - as a new interpreter that unpickles the app, for a Cluster made inside a running loop.
 """
 
-import atexit
 import contextlib
 import io
-import multiprocessing.process
-import multiprocessing.util
 import os
 import pickle
 import socket
@@ -37,6 +34,7 @@ from aiocluster.launch.interpreter import (
     StartedZygote,
 )
 from aiocluster.log_limit import limit_own_lines
+from aiocluster.private_apis import forget_exit_hooks, forget_multiprocessing_children
 from aiocluster.shortage import shortage
 from aiocluster.zygote.server import flush_output, take_signals
 
@@ -110,10 +108,8 @@ def _put_stderr_back() -> None:
 
 def _forget_the_program() -> None:
     """Drop the program's exit hooks and its list of children, which are not this process's."""
-    atexit._clear()
-    multiprocessing.process._children.clear()  # type: ignore[attr-defined]
-    # multiprocessing's own exit function was dropped with the others.
-    atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
+    forget_exit_hooks()
+    forget_multiprocessing_children()
 
 
 def unpickled_zygote(fd: int, begin: Callable[[RoleSpec], object] = lambda spec: None) -> NoReturn:

@@ -8,7 +8,6 @@ import multiprocessing.process
 import multiprocessing.spawn
 import os
 import pickle
-import subprocess
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,6 +23,7 @@ from aiocluster.errors import BootError, ConfigError
 from aiocluster.launch.interpreter import InterpreterSpec
 from aiocluster.launch.links import FolderLink, link_of, renewed, through
 from aiocluster.launch.this_program import current_folder, is_same, links
+from aiocluster.private_apis import interpreter_flags
 from aiocluster.shortage import shortage
 
 # The function that such an interpreter calls with its descriptor, for a Cluster inside a program.
@@ -109,9 +109,8 @@ def _command(fd: int, main: str, found: list[FolderLink]) -> list[str]:
     # The program may have found this package by a path of its own.
     package = through(os.path.dirname(os.path.dirname(beginning.__file__)), found)
     code = f"import sys; sys.path.append({package!r}); from {module} import {name}; {name}({fd})"
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     is_there = is_same(executable, sys.executable)
-    return [executable if is_there else sys.executable, *flags, "-c", code]
+    return [executable if is_there else sys.executable, *interpreter_flags(), "-c", code]
 
 
 def _preparation(chdir: str | None, *, with_main: bool) -> Preparation:

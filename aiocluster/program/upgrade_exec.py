@@ -6,7 +6,6 @@ which goes on with the handover state of this program.
 
 import contextlib
 import io
-import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,6 +20,7 @@ from aiocluster.ipc.handover import HandoverState
 from aiocluster.launch.interpreter import ZYGOTE_STDERR, InterpreterSpec
 from aiocluster.launch.scheduling import workers_not_preferred
 from aiocluster.primary.lifecycle.preflight import SUCCESSION, PreflightResult, try_out
+from aiocluster.private_apis import log_handlers
 from aiocluster.program.signals import holding_signals
 
 
@@ -124,8 +124,7 @@ def _inheritable(fds: Iterable[int]) -> Iterator[None]:
 
 def _flush() -> None:
     """Write buffered output, which an exec would lose."""
-    handlers = [handler() for handler in logging._handlerList]  # type: ignore[attr-defined]
-    for stream in (*filter(None, handlers), sys.stdout, sys.stderr):
+    for stream in (*log_handlers(), sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

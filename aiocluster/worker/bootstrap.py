@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import mmap
-import multiprocessing.process
 import os
 import random
 import signal
@@ -26,6 +25,7 @@ from aiocluster.ipc.messages import BootFailed, Fork
 from aiocluster.ipc.scoreboard import DRAIN_ORDERED, open_row
 from aiocluster.ipc.signals import FOR_THE_PRIMARY, signals_of
 from aiocluster.ipc.stacks import STACKS_SIGNAL
+from aiocluster.private_apis import forget_multiprocessing_children
 from aiocluster.shortage import is_shortage, shortage
 from aiocluster.worker.api.context import WorkerContext, enter
 from aiocluster.worker.app_exit import exit_code, is_exit
@@ -74,7 +74,7 @@ class Worker:
         os.environ.update(fork.env)
         _run_on(fork.cpu)
         # Processes started by the zygote's import are the zygote's children, not this worker's.
-        multiprocessing.process._children.clear()  # type: ignore[attr-defined]
+        forget_multiprocessing_children()
         # A TERM before there is a loop waits for the loop; for one in an import see `importing`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._files = files

@@ -5,7 +5,6 @@ kills a worker that still runs some time after the deadline of its drain.
 """
 
 import asyncio
-import atexit
 import logging
 import os
 import threading
@@ -13,7 +12,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from aiocluster import private_apis
 from aiocluster.ipc.forks import leave_if_forked
+from aiocluster.private_apis import end_thread_pools
 from aiocluster.worker.app_exit import exit_code, expect_exits, is_exit
 
 log = logging.getLogger("aiocluster.worker")
@@ -83,7 +84,7 @@ def end_threads(seconds: float) -> bool:
 
 def run_exit_hooks() -> None:
     """Run the interpreter's exit hooks; a forked child has to run them by itself."""
-    atexit._run_exitfuncs()
+    private_apis.run_exit_hooks()
     logging.shutdown()
 
 
@@ -94,20 +95,15 @@ def _end_pools() -> threading.Thread | None:
     or None if no pool runs or no thread could be started.
     """
     if not _threads(None):
-        _run_pools_hooks()
+        end_thread_pools()
         return None
-    ending = threading.Thread(target=_run_pools_hooks, name="the end of the pools", daemon=True)
+    ending = threading.Thread(target=end_thread_pools, name="the end of the pools", daemon=True)
     try:
         ending.start()
     except RuntimeError:  # the kernel's limit of tasks is reached; the primary's deadline holds
-        _run_pools_hooks()
+        end_thread_pools()
         return None
     return ending
-
-
-def _run_pools_hooks() -> None:
-    for end_pool in reversed(getattr(threading, "_threading_atexits", ())):
-        end_pool()
 
 
 def _threads(ending: threading.Thread | None) -> list[threading.Thread]:

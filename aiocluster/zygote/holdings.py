@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import multiprocessing.process
 import os
 import socket
 import stat
@@ -11,6 +10,7 @@ import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from aiocluster.private_apis import multiprocessing_children
 from aiocluster.zygote.leftovers import Descriptor, Holdings, Socket
 
 # The first bytes of every SQLite database that is not empty.
@@ -86,7 +86,7 @@ def _is_zombie(pid: int) -> bool:
 
 def _name(pid: int) -> str:
     """Return the name of a child: the one that multiprocessing has for it, or its command."""
-    for process in list(multiprocessing.process._children):  # type: ignore[attr-defined]
+    for process in multiprocessing_children():
         if process.pid == pid:
             return str(process.name)
     try:

@@ -20,6 +20,7 @@ from aiohttp import web
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.kinds import kind_name, name_of
 from aiocluster.errors import BootError, ConfigError
+from aiocluster.private_apis import is_in_a_loop
 
 _LOOPS: list[type[asyncio.AbstractEventLoop]] = [asyncio.SelectorEventLoop]
 if on_linux():
@@ -124,7 +125,7 @@ class RunApp:
         os._exit(0)
 
     def _check(self, app: object) -> None:
-        if asyncio._get_running_loop() is not None:
+        if is_in_a_loop():
             raise ConfigError(
                 f"{self._name} calls web.run_app in a running event loop (under asyncio.run, or in"
                 " the app's factory): call it outside of every coroutine, or name a function that"

@@ -3,7 +3,6 @@
 import builtins
 import inspect
 import os
-import runpy
 import sys
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
@@ -13,6 +12,7 @@ from aiohttp import web
 from aiocluster.config.script import Script
 from aiocluster.config.script_file import check_script, has_main_inside, path_of, put_on_path
 from aiocluster.errors import ConfigError
+from aiocluster.private_apis import run_module_as_main
 
 
 def run_script(script: Script) -> None:
@@ -25,7 +25,7 @@ def run_script(script: Script) -> None:
     main.__dict__.update(__builtins__=builtins, __annotations__={})
     if has_main_inside(path):
         # Python does the same for a folder or a zip file.
-        runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
+        run_module_as_main("__main__")
     else:
         loader = SourceFileLoader("__main__", path)
         main.__dict__.update(__file__=path, __loader__=loader, __cached__=None)

@@ -8,7 +8,6 @@ holds for workers that an earlier zygote forked (see Watch).
 import contextlib
 import errno
 import gc
-import multiprocessing.process
 import os
 import select
 import signal
@@ -23,6 +22,7 @@ from aiocluster.ipc.messages import Exited, Fork, Forked, ForkFailed, FromZygote
 from aiocluster.ipc.packets import receive_packet, send_packet
 from aiocluster.ipc.signals import FOR_THE_PRIMARY, STOPPING
 from aiocluster.log_limit import tell_what_was_left_out
+from aiocluster.private_apis import multiprocessing_children, note_exit_code
 from aiocluster.shortage import shortage
 from aiocluster.zygote.groups import Groups
 
@@ -228,9 +228,9 @@ def _tell_multiprocessing(pid: int, status: int) -> None:
 
     Otherwise multiprocessing's exit hooks would signal the process that has its pid by then.
     """
-    for process in multiprocessing.process._children:  # type: ignore[attr-defined]
+    for process in multiprocessing_children():
         if process.pid == pid:
-            process._popen.returncode = os.waitstatus_to_exitcode(status)
+            note_exit_code(process, os.waitstatus_to_exitcode(status))
 
 
 def flush_output() -> None:

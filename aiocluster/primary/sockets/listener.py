@@ -17,6 +17,7 @@ from aiocluster.ipc.accept_queue import waiting_in
 from aiocluster.ipc.forks import keep_from_children
 from aiocluster.primary.sockets.backlog import drop_new_syns
 from aiocluster.primary.sockets.connection import Connection
+from aiocluster.private_apis import accept_of
 
 log = logging.getLogger("aiocluster.listener")
 
@@ -130,7 +131,7 @@ class Listener:
         """Accept the connections in the backlog, at most a batch; return how many."""
         # sock.accept() builds a socket object for each connection, which costs 3 to 4 µs more
         # than the descriptor alone.
-        accept, index = self.sock._accept, self.index  # type: ignore[attr-defined]
+        accept, index = accept_of(self.sock), self.index
         affinity_of, batch = self.affinity_of, list[Connection]()
         try:
             # At least one: TCP_INFO may say nothing about the backlog.

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from aiocluster.ipc.accept_backoff import AcceptBackoff
 from aiocluster.ipc.accept_queue import waiting_in
+from aiocluster.private_apis import accept_of
 from aiocluster.worker.accept.exclusive_epoll import ExclusiveReader, ExclusiveServer
 from aiocluster.worker.accept.pace import Pace
 
@@ -155,7 +156,7 @@ class SharedListener:
     def _accept(self, wanted: int) -> int:
         """Accept `wanted` connections at most, as the budget allows; return how many."""
         # See primary/sockets/listener.py: sock.accept() builds a socket object for each connection.
-        accept, index = self._sock._accept, self._index  # type: ignore[attr-defined]
+        accept, index = accept_of(self._sock), self._index
         keeper = self._keeper
         if wanted > keeper.budget or keeper.counts_often:
             wanted = min(wanted, keeper.renewed_budget())

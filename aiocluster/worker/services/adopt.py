@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, cast
 
+from aiocluster.private_apis import never_awaited
+
 log = logging.getLogger("aiocluster.worker")
 
 
@@ -89,8 +91,7 @@ def adopt(
         # uvloop closes the descriptor only once there is a transport.
         os.close(fd)
         raise
-    # A task does this with a future that it waits for.
-    waiter._asyncio_future_blocking = False
+    never_awaited(waiter)
     if done is None:
         # The result is not wanted, but a coroutine that ends too early closes the transport.
         connection.connecting = connecting
