@@ -25,7 +25,7 @@ Action = Callable[[Scene], Awaitable[object]]
 # For `program_of`: the program has as many workers as the file `wanted` says.
 ON_START = "scale_when_asked"
 SCALING = """
-import asyncio, contextlib, os
+import asyncio, os
 
 async def scale_when_asked(cluster):
     await tell(cluster)
@@ -35,8 +35,13 @@ async def scale_when_asked(cluster):
         with open("wanted") as file:
             wanted = int(file.read())
         os.unlink("wanted")
-        with contextlib.suppress(aiocluster.BootError):  # a new one was killed
-            await cluster.scale(wanted)
+        is_scaled = False
+        while not is_scaled:
+            try:
+                await cluster.scale(wanted)
+                is_scaled = True
+            except aiocluster.BootError:  # a new one was killed
+                pass
 """
 
 # The kernel does not limit root's processes. So a program of root's runs as another user, who may
