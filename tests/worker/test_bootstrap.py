@@ -259,21 +259,28 @@ async def test_term_is_heard_where_no_memory_is_to_be_had(stage: Stage) -> None:
     assert (await end(process))[:2] == (0, "atexit\n")
 
 
-async def test_a_blocked_worker_dies_of_a_second_term(stage: Stage) -> None:
-    """A handler that only the loop hears would make it immune."""
-    process = await stage.start(BLOCKED)
+async def test_two_terms_before_the_loop_turns_are_one(stage: Stage) -> None:
+    """A worker that is busy for a moment does not die of the second."""
+    twice = "[os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]"
+    process = await stage.start(BLOCKED.replace("time.sleep(1000)", twice))
+
     await stage.hear(Ready)
-    asyncio.get_running_loop().call_later(0.3, process.send_signal, signal.SIGTERM)
-    asyncio.get_running_loop().call_later(0.5, process.send_signal, signal.SIGTERM)
+    assert await stage.hear(DrainRequest) == DrainRequest("drain")
+    stage.primary.channel.post(Drain(10.0, moving=False))
+    assert (await end(process))[0] == 0
 
-    assert (await end(process))[0] == -signal.SIGTERM
 
+@pytest.mark.parametrize("meanwhile", ["", "signal.setitimer(0, 0), time.sleep(1.1), term(),"])
+async def test_a_blocked_worker_dies_of_term_after_a_grace(stage: Stage, meanwhile: str) -> None:
+    """A loop that does not hear TERM within a second never will.
 
-async def test_a_blocked_worker_dies_of_one_term_after_a_grace(stage: Stage) -> None:
-    """A loop that does not hear TERM within a second never will."""
-    process = await stage.start(BLOCKED)
+    A handler that only the loop hears would make it immune. Where the app has stopped the timer,
+    another TERM ends the worker.
+    """
+    block = f"(term(), {meanwhile} time.sleep(1000))"
+    app = BLOCKED.replace("time.sleep(1000)", block)
+    process = await stage.start("def term(): os.kill(os.getpid(), signal.SIGTERM)\n" + app)
     await stage.hear(Ready)
-    asyncio.get_running_loop().call_later(0.3, process.send_signal, signal.SIGTERM)
 
     assert (await end(process))[0] == -signal.SIGTERM
 
