@@ -156,7 +156,7 @@ class FrameDecoder:
         return b"".join((self._head, *self._parts, self._data[self._at :]))
 
     def _take_whole(self) -> tuple[Message, int] | None:
-        """Return the next message if it is complete and short, as most are."""
+        """Return the next message if it is complete and short, as most messages are."""
         data, body = self._data, self._at + _HEAD_BYTES
         if body >= len(data):
             return None

@@ -60,7 +60,7 @@ def receive_packet(sock: socket.socket, expected: Any) -> tuple[Message, list[in
     try:
         packet, ancillary, flags, _ = sock.recvmsg(
             MAX_PACKET_BYTES,
-            # Room for one too many, so that too many differ from lost ones.
+            # Room for one descriptor too many, so that too many differ from lost ones.
             socket.CMSG_SPACE((MAX_FDS + 1) * _FD_BYTES),
             socket.MSG_CMSG_CLOEXEC,
         )

@@ -78,7 +78,7 @@ class StartedZygote:
 
 @dataclass(frozen=True, slots=True)
 class InterpreterSpec:
-    """The command of a new interpreter that becomes a zygote, and all else that its start needs."""
+    """The command, descriptors and folder with which a new interpreter starts as a zygote."""
 
     arguments: list[str]
     fds: list[int] = field(default_factory=list)

@@ -27,13 +27,13 @@ class Beginning:
     arguments: list[str]
     executable: str
     main_file: str  # of the module __main__; "" when it has none
-    main_module: str  # its name, when it was run with -m
+    main_module: str  # the name of the module __main__, if it was run with -m
     folder: str  # the real path of the current folder when aiocluster was imported
     first_of_path: str
     shell_folder: (
         str  # $PWD: the same folder, as the shell calls it, unless the program has left it
     )
-    parents: str = ""  # why the command line is not its own, or ""
+    parents: str = ""  # why the command line is its parent's, or ""
 
     @classmethod
     def of_this_process(cls) -> "Beginning":

@@ -232,13 +232,13 @@ class ProgramRunner:
 
     def _ask_for(self, replace: Callable[[], Awaitable[object]], name: str) -> None:
         if self._stop.is_set():
-            log.warning("told to %s while stopping, which changes nothing", name)
+            log.warning("cannot %s while stopping: the signal is ignored", name)
             return
         if self._serving:
             self._begin(replace)
             return
         # The code may have changed since it was imported.
-        log.info("told to %s while starting: it will follow", name)
+        log.info("will %s after the start", name)
         if replace not in self._wanted:
             self._wanted.append(replace)
 

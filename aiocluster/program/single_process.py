@@ -161,9 +161,7 @@ class SingleCluster(Cluster):
         for worker_id, spec in enumerate(specs, 1):
             worker = LoneWorker(worker_id, spec, self._given[spec.name])
             self._handles[worker_id] = _Handle(worker, self)
-        enter(
-            "primary", self._handles[1].worker.context
-        )  # what a thread is told, which has no task
+        enter("primary", self._handles[1].worker.context)  # for threads, which have no task
         up = asyncio.gather(*(handle.up() for handle in self._handles.values()))
         try:
             await up

@@ -36,7 +36,8 @@ def look() -> Holdings:
 def inherited(ours: Collection[int] = ()) -> Holdings:
     """Return the descriptors that this process was started with, and `ours`, and its threads.
 
-    The program's code has opened none of them: descriptors that Python opens are close-on-exec.
+    The program's code has opened none of them: Python's descriptors are close-on-exec, and so are
+    those of careful libraries.
     """
     kept = {fd: one for fd, one in _descriptors() if fd in ours or _is_inheritable(fd)}
     return Holdings(descriptors=kept, threads=_threads())

@@ -59,7 +59,7 @@ class Holdings:
 
     descriptors: Mapping[int, Descriptor] = field(default_factory=dict)
     threads: Mapping[int, str] = field(default_factory=dict)  # by identity: the name
-    children: Mapping[int, str] = field(default_factory=dict)  # by pid: the name; only running ones
+    children: Mapping[int, str] = field(default_factory=dict)  # by pid: the name of a running child
     sqlite: frozenset[int] = frozenset()  # open sqlite3 connections, by identity
 
 

@@ -61,7 +61,7 @@ class Imported:
 
     app: object
     left: list[str] = field(default_factory=list)  # what breaks in a fork
-    generators: list[str] = field(default_factory=list)  # random ones, with one state
+    generators: list[str] = field(default_factory=list)  # random generators with one state
     grown: int = 0  # bytes
     by_program: bool = False  # the program imported it before it called run
 

@@ -55,7 +55,7 @@ async def test_one_that_comes_while_it_starts_is_not_forgotten(tmp_path: Path) -
         await program.until_exists("importing")
         program.release_code(2)
         program.send_signal(signal.SIGHUP)
-        await program.line("told to reload while starting")
+        await program.line("will reload after the start")
         program.write("go")
         await program.reloaded(2)
 

@@ -360,7 +360,7 @@ async def test_what_comes_too_late_is_told(
     press(number)
     assert await soon(life) == 0
     assert stage.cluster.done == ["stop 30"]
-    assert f"told to {name} while stopping, which changes nothing" in caplog.text
+    assert f"cannot {name} while stopping: the signal is ignored" in caplog.text
 
 
 # ---- scale
