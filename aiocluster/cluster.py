@@ -1,4 +1,4 @@
-"""Cluster: what a program can ask of its workers, and of those who look after them."""
+"""Cluster: what a program can ask of its workers and of the primary that supervises them."""
 
 import asyncio
 import contextlib
@@ -32,14 +32,14 @@ E = TypeVar("E", bound=Event)
 
 
 class Cluster:
-    """Workers that serve one aiohttp app behind one address, for a program with its own loop.
+    """A set of workers that serve an app behind one address, for a program with its own loop.
 
         async with Cluster(make_app, workers=4, bind="127.0.0.1:0") as cluster:
             print(cluster.addresses)
 
     `app` is a factory of an Application, sync or async, that the workers can import (a
     function at the top level of a module), or an import string "pkg.module:name". Settings
-    are those of `aiocluster.run`. Raises ConfigError when something given makes no sense.
+    are those of `aiocluster.run`. Raises ConfigError if an argument makes no sense.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Cluster:
         self.plan = plan
         self._origin = origin
         weakref.finalize(self, origin.close)  # of one that is neither started nor stopped
-        # There from the beginning, so that nobody need miss the first event.
+        # Made at once, so that a subscriber can get the first event.
         self._bus = EventBus()
         if self.is_upgrade:
             self._bus.hold()
-        self._parts: Primary | None = None  # until it is started
+        self._primary: Primary | None = None  # until it is started
         self._stopped: asyncio.Future[list[str]] | None = None
 
     # ---- what the user asks
@@ -74,17 +74,17 @@ class Cluster:
     @property
     def workers(self) -> Mapping[int, WorkerHandle]:
         """The workers that live, by id. Ids start at 1 and are never used again."""
-        return MappingProxyType(self._parts.workers if self._parts else {})
+        return MappingProxyType(self._primary.workers if self._primary else {})
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where the cluster listens: (host, port) each, with the real port."""
-        return self._parts.addresses if self._parts else ()
+        return self._primary.addresses if self._primary else ()
 
     @property
     def addresses_of(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """The same of each role, by its name."""
-        roles = self._parts.roles if self._parts else {}
+        roles = self._primary.roles if self._primary else {}
         return {name: role.supervisor.addresses for name, role in roles.items()}
 
     def subscribe(self, interval: float = 1.0) -> AsyncGenerator[Snapshot, None]:
@@ -100,9 +100,9 @@ class Cluster:
         return self._bus.events()
 
     def on(self, kind: type[E], callback: Callable[[E], Any]) -> Callable[[], None]:
-        """Call `callback(event)` for each event of `kind`; return what takes it off again.
+        """Call `callback(event)` for each event of `kind`; return a function that ends that.
 
-        A coroutine function runs as a task. What it raises is logged and hurts nobody.
+        A coroutine function runs as a task. An exception of the callback is logged.
         """
         return self._bus.on(kind, callback)
 
@@ -114,9 +114,9 @@ class Cluster:
     @property
     def graceful_timeout(self) -> float:
         """Seconds that the role which takes longest may take to stop."""
-        if self._parts is None:
+        if self._primary is None:
             return self.plan.graceful_timeout
-        return self._parts.graceful_timeout
+        return self._primary.graceful_timeout
 
     async def fork(
         self, env: Mapping[str, str] | None = None, *, role: str | None = None
@@ -183,11 +183,11 @@ class Cluster:
         return sum(results)
 
     async def stop(self, timeout: float | None = None) -> list[str]:  # noqa: ASYNC109
-        """Stop: no new connections, finish what runs, at most `timeout` seconds for that.
+        """Stop accepting connections, finish what runs within `timeout` seconds, and end.
 
-        The default is `graceful_timeout`. Return the workers that had to be cut, and "the
-        primary" if it had let in whom no worker had room for. Called again, it waits for the
-        same end.
+        The default is `graceful_timeout`. Return the names of the workers that had to be cut, and
+        "the primary" if it still held connections that no worker could take. A second call waits
+        for the same end.
         """
         if self._stopped is None:
             if timeout is not None:
@@ -196,21 +196,21 @@ class Cluster:
         return await asyncio.shield(self._stopped)
 
     def stop_now(self) -> None:
-        """Let a `stop` that is under way wait for nothing more: what still runs is cut."""
-        if self._parts is not None and self._stopped is not None:
-            self._parts.hurry()
+        """End a `stop` that is under way at once: what still runs is cut."""
+        if self._primary is not None and self._stopped is not None:
+            self._primary.hurry()
 
     def skip_pre_drain_wait(self) -> bool:
-        """Let a `stop` that is in its `pre_drain_wait` go on; False when there is none."""
-        return self._parts is not None and self._parts.skip_pre_drain_wait()
+        """End the `pre_drain_wait` of a `stop`. Return False if there is none."""
+        return self._primary is not None and self._primary.skip_pre_drain_wait()
 
     def end_idle_grace(self) -> None:
-        """Close idle connections at once in a `stop`, and in one that is under way."""
-        if self._parts is not None:
-            self._parts.end_idle_grace()
+        """Close idle connections at once in every `stop`, also in one that is under way."""
+        if self._primary is not None:
+            self._primary.end_idle_grace()
 
     async def wait_empty(self) -> None:
-        """Wait until no worker is left, nor one to come: each has ended and is not replaced."""
+        """Wait until each worker has ended and none is to be replaced."""
         await self._started("wait_empty").wait_empty()
 
     @property
@@ -225,12 +225,12 @@ class Cluster:
 
         Codes 0 and 1 do not count: 1 means that something was cut, and `stop` returns that.
         """
-        return self._parts.exit_code if self._parts else 0
+        return self._primary.exit_code if self._primary else 0
 
     def kill(self) -> None:
         """Kill every worker now; a `stop` that waits for them ends at once."""
-        if self._parts is not None:
-            self._parts.kill(stopping=self._stopped is not None)
+        if self._primary is not None:
+            self._primary.kill(stopping=self._stopped is not None)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -248,7 +248,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Return once the workers serve; BootError or ConfigError, and nothing left, if not."""
-        if self._parts is not None or self._stopped is not None:
+        if self._primary is not None or self._stopped is not None:
             raise ConfigError("this cluster was started or stopped before; make a new one")
         if not on_linux():
             raise ConfigError(
@@ -260,8 +260,8 @@ class Cluster:
             if self._origin.successor is None:  # else the program has done so before its forks
                 check_fds(self.plan, loop_fds=0)
             become_subreaper()
-            self._parts = Primary(self.plan, self._origin, self._bus)
-            await self._parts.start()
+            self._primary = Primary(self.plan, self._origin, self._bus)
+            await self._primary.start()
         except BaseException as error:
             # Workers that were another program's know by themselves what to do when we end.
             if not self.is_upgrade:
@@ -272,21 +272,21 @@ class Cluster:
 
     @property
     def is_upgrade(self) -> bool:
-        """True when it goes on with the workers of the program that was here before."""
+        """True if the cluster goes on with the workers of the program before an upgrade."""
         return self._origin.handover_state is not None
 
     def announce(self) -> None:
-        """Whoever wants to hear of an upgrade listens: let the events out. Idempotent."""
+        """Publish the events held since an upgrade: the subscribers are there. Idempotent."""
         self._bus.release()
 
     def _started(self, asked: str) -> Primary:
-        if self._parts is None:
+        if self._primary is None:
             raise _not_started(asked)
-        return self._parts
+        return self._primary
 
     def _begin_to_stop(self, timeout: float | None) -> asyncio.Future[list[str]]:
-        if self._parts is not None:
-            return self._parts.stop(timeout)
+        if self._primary is not None:
+            return self._primary.stop(timeout)
         self._origin.close()
         self._bus.close()
         nobody_cut: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()

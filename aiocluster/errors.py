@@ -13,7 +13,7 @@ ClusterError
 
 
 class ClusterError(Exception):
-    """The root of all that aiocluster raises."""
+    """The base of every exception that aiocluster raises."""
 
 
 class ConfigError(ClusterError):
@@ -21,13 +21,13 @@ class ConfigError(ClusterError):
 
 
 class BootError(ClusterError):
-    """No worker of the first start came up, or the code of a reload did not.
+    """A failure to start: no first worker came up, or the code of a reload did not.
 
     `cause` is one line; `traceback` is the text of the first failure's traceback, or ""
-    when there was none (a worker that was killed has none); `is_shown` when that stands on
-    standard error already. `kind` is "failed"; "refused" when the code asks for what cannot be
-    had; "calls_run" when it is a script that calls `aiocluster.run`. `exit_code` is the code with
-    which the app's own code has exited before it served (`sys.exit`), None where it has not.
+    without one (a worker that was killed has none); `is_shown` is True if standard error has the
+    traceback already. `kind` is "failed"; "refused" if the code asks for something impossible;
+    "calls_run" if it is a script that calls `aiocluster.run`. `exit_code` is the code of the
+    app's own `sys.exit` before it served, None without one.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class ClusterStopping(ClusterError):
 
 
 class ChannelError(ClusterError):
-    """Primary and worker can no longer talk, or not about this."""
+    """A failure of the channel between primary and worker, or of one message."""
 
 
 class MessageError(ChannelError, ValueError):
-    """This object cannot cross the channel; the text has the path to the offending value."""
+    """An object that cannot cross the channel; the text has the path to the wrong value."""
 
 
 class ChannelClosed(ChannelError):

@@ -1,15 +1,15 @@
-"""What a subscriber may hear.
+"""The events that a subscriber gets.
 
-For each worker they come in this order, and end with WorkerExited:
+The events of one worker come in this order and end with WorkerExited:
 
 WorkerForked ▶ WorkerOnline ▶ WorkerListening ▶ WorkerMessage … ▶ WorkerDisconnected ▶ WorkerExited
 
-WorkerBlocked, and WorkerAtFdLimit ▶ WorkerBelowFdLimit, may come at any time while it serves.
+WorkerBlocked, and WorkerAtFdLimit ▶ WorkerBelowFdLimit, may come at any time while the worker serves.
 
-A worker that dies early leaves out what it did not reach; WorkerDisconnected (once its channel
-was open) and WorkerExited always come, and each once. A reload is ReloadBegan, and then either
-Reloaded or ReloadFailed. A stop begins with StopBegan. Upgraded is the first event that a new
-program hears; UpgradeFailed is heard by the old one.
+If a worker dies early, the events that it did not reach are left out. WorkerDisconnected (once the
+channel was open) and WorkerExited always come, each once. A reload is ReloadBegan, and then either
+Reloaded or ReloadFailed. A stop begins with StopBegan. Upgraded is the first event in a new
+program; UpgradeFailed comes in the old program.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from aiocluster.errors import ProtocolError
 
 
 class WorkerView(Protocol):
-    """What an event tells of its worker; the object itself is the cluster's handle for it."""
+    """The part of a worker that an event shows; the object is the cluster's handle."""
 
     @property
     def id(self) -> int: ...
@@ -39,9 +39,10 @@ class WorkerView(Protocol):
 
 
 class Parcel:
-    """A message as it came; unpacked when somebody reads it, which costs memory and time.
+    """A message as it came. It is unpacked at its first read, which costs memory and time.
 
-    `unpack(parts)` returns it, or raises ProtocolError: then `on_nonsense(error)` hears that, once.
+    `unpack(parts)` returns the message, or raises ProtocolError; `on_nonsense` is then called with
+    the error, once.
     """
 
     __slots__ = ("_parts", "_payload", "_unpack", "on_nonsense")
@@ -53,7 +54,7 @@ class Parcel:
         self._payload: Any = None
 
     def read(self) -> Any:
-        """Return the message; ProtocolError when it is none."""
+        """Return the message. Raises ProtocolError if the parts are no message."""
         if self._parts:
             parts, self._parts = self._parts, []
             try:
@@ -69,35 +70,34 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happened."""
+    """An event of the cluster; the base of all others."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerEvent(Event):
-    """Something happened to `worker`."""
+    """An event of one worker."""
 
     worker: WorkerView
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerForked(WorkerEvent):
-    """The process exists."""
+    """The process of the worker exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOnline(WorkerEvent):
-    """Its loop runs and its channel is open; its app is being started."""
+    """The worker's loop runs and its channel is open; its app is being started."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerListening(WorkerEvent):
-    """Its app has started: it is given connections that come to `addresses`.
+    """The worker's app has started: the worker gets connections that come to `addresses`.
 
-    The first workers of a reload are given none until they have lasted `min_uptime`.
+    The first workers of a reload get no connections until they have lasted `min_uptime`. If the
+    worker runs a job, the job has started; there are no connections and no addresses.
 
-    A job has started: it takes no connections, and has no addresses.
-
-    Each address is (host, port) with the real port, also where port 0 was asked for.
+    Each address is (host, port) with the real port, also if port 0 was asked for.
     """
 
     addresses: tuple[tuple[str, int], ...]
@@ -105,10 +105,10 @@ class WorkerListening(WorkerEvent):
 
 @dataclass(frozen=True, slots=True)
 class WorkerMessage(WorkerEvent):
-    """It sent `message`: None, bool, int, float, str, bytes, list, dict or datetime.
+    """The worker sent `message`: None, bool, int, float, str, bytes, list, dict or datetime.
 
-    It is unpacked when it is first read. That raises ProtocolError if the worker has sent what is
-    no message; then it is replaced, too.
+    The message is unpacked at its first read. If what the worker sent is no message, the read
+    raises ProtocolError, and the worker is replaced.
     """
 
     message: Any
@@ -120,10 +120,10 @@ class WorkerMessage(WorkerEvent):
 
 @dataclass(frozen=True, slots=True)
 class WorkerBlocked(WorkerEvent):
-    """Its loop has not turned for `seconds`: once at `lag_warning`, once at `hang_timeout`.
+    """The worker's loop has been blocked for `seconds`: at `lag_warning`, and at `hang_timeout`.
 
-    `stack` has the stacks of all its threads and tasks, as text; "" when it could not tell, as
-    a stopped process cannot.
+    `stack` is the text of the stacks of all its threads and tasks; "" if the worker could not
+    write them, as a stopped process cannot.
     """
 
     seconds: float
@@ -132,35 +132,34 @@ class WorkerBlocked(WorkerEvent):
 
 @dataclass(frozen=True, slots=True)
 class WorkerAtFdLimit(WorkerEvent):
-    """It is at its limit of open files: it is given a connection only where others have ended."""
+    """The worker is at its limit of open files: it gets a connection only if another has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerBelowFdLimit(WorkerEvent):
-    """It was full, and is not any more."""
+    """The worker was at its limit of open files, and is below it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDisconnected(WorkerEvent):
-    """Its channel is closed: it sends and receives nothing more."""
+    """The worker's channel is closed: it sends and receives nothing more."""
 
     voluntary: bool
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited(WorkerEvent):
-    """The process is gone.
+    """The process of the worker is gone.
 
-    `code` is its exit code, None when a signal ended it (or when nobody could tell);
-    `signal` is that signal's number, else None. `voluntary` is true when it was told to go,
-    or asked to. `reason` is one of "crash" (an exit code that is not 0), "exit" (0; voluntary
+    `code` is its exit code, None if a signal ended it (or if its status is unknown); `signal` is
+    that signal's number, else None. `voluntary` is True if the worker was asked to exit, or asked
+    to drain itself. `reason` is one of "crash" (an exit code that is not 0), "exit" (0; voluntary
     when its code drained it by GracefulExit, KeyboardInterrupt or `sys.exit`), "signal",
-    "boot_failed", "boot_timeout", "disconnected" (it had lost a wire to the primary, and
-    finished what it had, or was killed when that took too long), "hang" (its loop did not turn
-    for `hang_timeout`, and it was killed),
-    "memory_limit" (it was too large; voluntary unless it was killed for that), "reload",
-    "scale_down", "max_requests", "max_age", "drain", "finished" (its job has returned), "kill",
-    "stop". `stack` is what a WorkerBlocked told of one that hung; "" for others.
+    "boot_failed", "boot_timeout", "disconnected" (the worker had lost a wire to the primary, and
+    finished what it had, or was killed when that took too long), "hang" (its loop was blocked for
+    `hang_timeout`, and it was killed), "memory_limit" (it was too large; voluntary unless it was
+    killed for that), "reload", "scale_down", "max_requests", "max_age", "drain", "finished" (its
+    job has returned), "kill", "stop". `stack` is that of the WorkerBlocked if the worker hung, else "".
     """
 
     code: int | None
@@ -185,7 +184,7 @@ class ReloadBegan(Event):
 
 @dataclass(frozen=True, slots=True)
 class Reloaded(Event):
-    """All slots of `role` have workers of `generation`; the old ones finish what they have."""
+    """The slots of `role` all have workers of `generation`; the old workers finish and exit."""
 
     generation: int
     role: str
@@ -193,7 +192,7 @@ class Reloaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReloadFailed(Event):
-    """`generation` of `role` did not come up, and the one before it serves on.
+    """The `generation` of `role` did not come up, and the one before it serves on.
 
     `cause` is one line; `traceback` its text, or "".
     """
@@ -206,10 +205,10 @@ class ReloadFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Scaled(Event):
-    """`role` is to have `workers` workers, and had `before`; `reason` says who wants that, and why.
+    """The number of workers of `role` changes from `before` to `workers`, for `reason`.
 
-    The new ones are being started; or those in the highest slots drain. When new ones do not come
-    up another one follows, which takes it back.
+    New workers are being started, or the workers in the highest slots drain. If new workers do not
+    come up, another Scaled follows, which takes the change back.
     """
 
     role: str
@@ -220,7 +219,7 @@ class Scaled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Upgraded(Event):
-    """This program has taken the place of another, with its workers and all they have."""
+    """An upgrade has succeeded: this program has the workers of the one before, and serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +235,9 @@ class UpgradeFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoleDegraded(Event):
-    """Workers of `role` keep failing: they are started again more slowly, one at a time.
+    """A role keeps failing: its workers are started again more slowly, one at a time.
 
-    `failures` is how many count at this moment; each counts less as time goes by.
+    `failures` is the number that counts now; each failure counts less as time goes by.
     """
 
     role: str
@@ -254,6 +253,6 @@ class RoleRecovered(Event):
 
 @dataclass(frozen=True, slots=True)
 class EventsMissed:
-    """This subscriber was too slow: `count` events before this one were dropped for it."""
+    """A note that this subscriber was too slow: `count` events before it were dropped."""
 
     count: int

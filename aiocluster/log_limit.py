@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-# As many lines at once as the start, the stop or the crash of a large cluster has at one place,
-# and as many a second from then on as somebody can still read.
+# The lines that one place may write at once: as many as the start, the stop or the crash of a
+# large cluster needs. Then the lines a second: as many as a person can still read.
 BURST = 200.0
 PER_SECOND = 10.0
 

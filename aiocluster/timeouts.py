@@ -1,9 +1,9 @@
 """Deadlines that count only the time in which this process could run.
 
-Where a whole container is paused, or everything in it stopped, a deadline that passed
-meanwhile says nothing about those who were waited for: they could not run either. So time is
-counted in ticks, and a tick that comes late counts little more than one that does not. It is
-never the last one: what the others did meanwhile is still to be read.
+If a whole container is paused, a deadline that passes during the pause says nothing about the
+process that is waited for: it could not run either. So time is counted in ticks, and a tick that
+comes late counts little more than one that is on time. A late tick is never the last one: what
+other processes did during the pause is still to be read.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _LATE = 0.5
 
 
 class Countdown:
-    """Calls `callback` once, after `seconds` in which this process could run, unless cancelled.
+    """A timer: calls `callback` once, after `seconds` in which this process could run.
 
     It looks at the clock every `tick` seconds: of a pause so much may count, and `late` more.
     """

@@ -139,8 +139,8 @@ async def visits(clients: list[Visitor]) -> dict[str, Place]:
 
 def door_of(cluster: Cluster, nth: int = 1, *, role: str = "web") -> ListenerGroup:
     """Return the door that a role's connections come by."""
-    assert cluster._parts is not None
-    return cluster._parts.roles[role].ingress._ingress[nth - 1]
+    assert cluster._primary is not None
+    return cluster._primary.roles[role].ingress._ingress[nth - 1]
 
 
 def peeker_of(cluster: Cluster, *, role: str = "web") -> ConnectionInspector:

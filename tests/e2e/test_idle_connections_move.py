@@ -114,8 +114,8 @@ async def test_under_load_nobody_notices() -> None:
 
 def all_given_back(cluster: Cluster, worker: WorkerHandle, count: int) -> None:
     """Wait until it has given so many back, without a turn of the primary's loop."""
-    assert cluster._parts is not None
-    scoreboard, deadline = cluster._parts.reporter.scoreboard, time.monotonic() + PATIENCE
+    assert cluster._primary is not None
+    scoreboard, deadline = cluster._primary.reporter.scoreboard, time.monotonic() + PATIENCE
     while scoreboard.read(worker.row, CONNECTIONS_CLOSED) < count:
         assert time.monotonic() < deadline
         os.sched_yield()

@@ -62,8 +62,8 @@ class Inspector(threading.Thread):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(daemon=True)
-        assert cluster._parts is not None
-        fd = cluster._parts.reporter.scoreboard.fd
+        assert cluster._primary is not None
+        fd = cluster._primary.reporter.scoreboard.fd
         # The lowest rows are given out first, and more are never in use here.
         self._rows = [open_row(fd, row) for row in range(min(MAX_ROWS, 4 * WORKERS))]
         self._over = threading.Event()
