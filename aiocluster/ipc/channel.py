@@ -79,7 +79,7 @@ class Channel(asyncio.BufferedProtocol):
         self._is_deaf = False  # this end was closed: later messages are dropped
         self._is_lost = False  # the other end was closed: received messages are handled
         self._is_over = False
-        self._has_asked = False  # for a turn
+        self._has_asked = False  # a turn is asked for
         self._is_paused = False
         self._turns: Turns | None = None
         self._take: Take

@@ -50,7 +50,7 @@ def hear_alone(numbers: Collection[int], is_ours: Callable[[object], bool]) -> N
 
 
 def hear_no_more() -> None:
-    """Take `hear_alone` back. Idempotent."""
+    """Cancel `hear_alone`. Idempotent."""
     _hearing.clear()
 
 
@@ -112,7 +112,7 @@ def _close_sockets() -> None:
     _sockets.clear()
     if not ours:
         return
-    os.close(ours[0])  # first: this process may be at its limit of open files
+    os.close(ours[0])  # comes first, since this process may be at its fd limit
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in ours:
         if fd != nowhere:

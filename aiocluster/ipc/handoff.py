@@ -96,7 +96,7 @@ def give(sender: socket.socket, fds: Sequence[int], listeners: bytes) -> bool:
 
 def untaken_bytes(sender: socket.socket) -> int:
     """Return the kernel's count of the bytes that the other side has not taken yet."""
-    import fcntl  # which Windows does not have
+    import fcntl  # Windows has no such module
     import termios
 
     (count,) = _INT.unpack(fcntl.ioctl(sender.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))

@@ -27,7 +27,7 @@ def stopped_by_hangup(sock: socket.socket, *, term: bool) -> Iterator[None]:
 
     With `term`, a TERM to this process does the same; otherwise a TERM has no effect.
     """
-    import fcntl  # which Windows does not have
+    import fcntl  # Windows has no such module
 
     _stop_on(signal.SIGTERM, lambda: term)
     _stop_on(signal.SIGIO, lambda: is_hung_up(sock))

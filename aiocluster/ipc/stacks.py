@@ -40,7 +40,7 @@ class StackFile:
     """
 
     def __init__(self, fd: int | None = None) -> None:
-        import fcntl  # which Windows does not have
+        import fcntl  # Windows has no such module
 
         self.fd = os.memfd_create("aiocluster-stacks", os.MFD_CLOEXEC) if fd is None else fd
         # Each write appends: two writers in the worker do not overwrite each other, and after

@@ -26,7 +26,7 @@ class Beginning:
 
     arguments: list[str]
     executable: str
-    main_file: str  # of the module __main__; "" when it has none
+    main_file: str  # the file of the module __main__; "" if it has none
     main_module: str  # the name of the module __main__, if it was run with -m
     folder: str  # the real path of the current folder when aiocluster was imported
     first_of_path: str
@@ -128,7 +128,7 @@ def _script(began: Beginning, name: str, folder: str) -> str | None:
     """Return the path of the script, from its folder; None if the script is gone."""
     path = os.path.join(folder, name)
     main = os.path.join(path, "__main__.py") if os.path.isdir(path) else path
-    is_known = os.path.isfile(began.main_file)  # a file in an archive is not one of the system
+    is_known = os.path.isfile(began.main_file)  # a file in an archive does not count
     if os.path.isfile(main) and (not is_known or is_same(main, began.main_file)):
         return name
     return began.main_file if is_known else None

@@ -40,8 +40,8 @@ def warn_of_threads() -> None:
     others = [thread.name for thread in threading.enumerate()][1:]
     if others:
         log.warning(
-            "threads run already (%s): they do not exist in the workers, and what they have"
-            " locked stays locked there; start them in the app's start-up or in on_start",
+            "threads run already (%s): they do not exist in the workers, and their locks"
+            " stay locked there; start them in the app's start-up or in on_start",
             ", ".join(others),
         )
 
