@@ -15,6 +15,7 @@ import aiocluster
 from aiocluster.config.setting_texts import setting_help
 from aiocluster.config.settings import RENAMED, Settings
 from aiocluster.metrics.snapshot import Dispatch, Metrics
+from aiocluster.policies import named
 from tests import reference
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +148,8 @@ def test_every_changed_name_is_there_and_its_old_one_is_not() -> None:
     rows = re.findall(
         r"^\| (\w+).* \| `(\S+?)(?:\(\))?` \| `(\S+?)(?:\(\))?` \|$", page, re.MULTILINE
     )
-    assert {old: new for kind, old, new in rows if kind == "setting"} == RENAMED
+    for kind, renamed in (("setting", RENAMED), ("attribute", named.RENAMED)):
+        assert {old: new for what, old, new in rows if what == kind} == renamed
     places: dict[str, Collection[str]] = {
         "setting": Settings.__struct_fields__,
         "option": [f"--{name.replace('_', '-')}" for name in Settings.__struct_fields__],

@@ -36,6 +36,10 @@ ALLOWED_POLICY = (
     "or 'pkg.module:name' of one"
 )
 
+# Attributes of a policy that had another name before. Under the old name an attribute would have
+# no effect, and clients would lose their worker without an error (docs/changes.md).
+RENAMED = {"is_binding": "strict", "evens_out": "may_rebalance", "by": "affinity_by"}
+
 _WEIGHTS = re.compile(r"[0-9]{1,4}(,[0-9]{1,4})*")
 
 
@@ -88,6 +92,9 @@ def check_policy(value: Any) -> None:
             f"policy: {value!r} cannot choose; "
             "give one with `def choose(self, candidates, affinity)`, not async"
         )
+    for old, new in RENAMED.items():
+        if hasattr(value, old) and not hasattr(value, new):
+            raise ConfigError(f"policy: {value!r:.80}: its attribute {old!r} is {new!r} now")
     by = getattr(value, "affinity_by", None)
     # What a class computes for its objects is looked at when there is one.
     if by is not None and not (isinstance(value, type) and hasattr(by, "__get__")):

@@ -6,7 +6,7 @@ from aiocluster.errors import ConfigError
 from aiocluster.policies.base import C, Policy
 from aiocluster.policies.least_connections import LeastConnections
 from aiocluster.policies.least_loaded import LeastLoaded
-from aiocluster.policies.named import check_policy, policy_from
+from aiocluster.policies.named import RENAMED, check_policy, policy_from
 from aiocluster.policies.round_robin import RoundRobin
 from aiocluster.policies.sticky import Sticky
 from aiocluster.policies.weighted import Weighted
@@ -250,3 +250,13 @@ def test_what_a_class_raises_comes_through() -> None:
 
     with pytest.raises(TypeError, match="no table"):
         policy_from(Broken)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_attribute_is_an_error_that_gives_the_new_one(old: str, new: str) -> None:
+    """Without the error, an attribute that was renamed would have no effect."""
+    named_before = type("Own", (), {"choose": lambda self, some, key: some[0], old: "ip"})
+    for value in (named_before, named_before()):
+        with pytest.raises(ConfigError, match=f"its attribute '{old}' is '{new}' now$"):
+            check_policy(value)
+    check_policy(type("Both", (named_before,), {new: None}))
