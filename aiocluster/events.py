@@ -4,7 +4,7 @@ The events of one worker come in this order and end with WorkerExited:
 
 WorkerForked ▶ WorkerOnline ▶ WorkerListening ▶ WorkerMessage … ▶ WorkerDisconnected ▶ WorkerExited
 
-WorkerBlocked, and WorkerAtFdLimit ▶ WorkerBelowFdLimit, may come at any time while the worker serves.
+WorkerBlocked, and WorkerAtFdLimit ▶ WorkerBelowFdLimit, may come while the worker serves.
 
 If a worker dies early, the events that it did not reach are left out. WorkerDisconnected (once the
 channel was open) and WorkerExited always come, each once. A reload is ReloadBegan, and then either
@@ -159,7 +159,8 @@ class WorkerExited(WorkerEvent):
     finished what it had, or was killed when that took too long), "hang" (its loop was blocked for
     `hang_timeout`, and it was killed), "memory_limit" (it was too large; voluntary unless it was
     killed for that), "reload", "scale_down", "max_requests", "max_age", "drain", "finished" (its
-    job has returned), "kill", "stop". `stack` is that of the WorkerBlocked if the worker hung, else "".
+    job has returned), "kill", "stop". `stack` is that of the WorkerBlocked if the worker
+    hung, else "".
     """
 
     code: int | None
