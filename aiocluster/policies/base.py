@@ -1,4 +1,4 @@
-"""What a policy is: one method that chooses among candidates. This is all of one:
+"""The interface of a policy: one method that chooses among candidates. A whole policy is:
 
     class FewestRequests:
         def choose(self, candidates, affinity):
@@ -6,10 +6,10 @@
 
     aiocluster.run(make_app, policy=FewestRequests())
 
-It runs in the primary, for every connection, between `accept` and the handing over: so it must
-answer at once, from what it is given and what it remembers. Asking a candidate for a figure
-costs about 0.1 µs, which is little for 8 workers and much for 128. If it raises, or answers with
-anything but a candidate, that is logged and counted, and round robin chooses in its place.
+A policy runs in the primary, for every connection, between `accept` and the handoff. So it must
+return at once, from its arguments and what it remembers. Reading a figure of a candidate costs
+about 0.1 µs, which is little for 8 workers and much for 128. If the policy raises an exception or
+returns anything but a candidate, the failure is logged and counted, and round robin chooses.
 """
 
 from collections.abc import Sequence
@@ -17,36 +17,36 @@ from typing import Protocol, TypeVar
 
 
 class Candidate(Protocol):
-    """The part of a worker that a policy may look at: facts, as they are now."""
+    """The part of a worker that a policy may look at: its figures, as they are now."""
 
     @property
     def slot(self) -> int:
-        """Its place in the cluster, from 0. A worker that replaces another inherits its slot."""
+        """The worker's place in its role, from 0; the worker that replaces it takes it over."""
         ...
 
     @property
     def worker_id(self) -> int:
-        """Its own number, which no other worker ever has."""
+        """The worker's own number, which no other worker ever has."""
         ...
 
     @property
     def open_connections(self) -> int:
-        """Given to it, those of the batch that is being given included, and not closed."""
+        """Connections that the worker has or is just being sent, and that are not closed."""
         ...
 
     @property
     def queued(self) -> int:
-        """Given to it and not yet taken."""
+        """Connections that were sent to the worker and that it has not taken yet."""
         ...
 
     @property
     def requests_in_flight(self) -> int:
-        """Begun and not yet answered, WebSockets included."""
+        """Requests that have begun and are not answered yet, WebSockets included."""
         ...
 
     @property
     def lag(self) -> float:
-        """How late its loop was lately, in seconds: more where a handler computes or blocks."""
+        """Seconds by which the event loop ran late lately: more if a handler computes or blocks."""
         ...
 
 
@@ -54,29 +54,29 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Policy(Protocol):
-    """Chooses a worker for one connection.
+    """An object that chooses the worker for a new connection.
 
-    Three more attributes are read if there are any:
+    Three more attributes are read if the policy has them:
 
     affinity_by: str     What `affinity` is made of: "ip", the client's address, packed, of 4 or
                          16 bytes; "header:NAME", "cookie:NAME" or "path:N", the value of that
-                         header, cookie or segment (from 1) of the first request's path. A client
-                         that does not send it in time has the affinity that "ip" would give.
-                         Without `affinity_by`, or without an address, as on a Unix socket, it
+                         header, cookie or segment (from 1) of the first request's path. If the
+                         client does not send that in time, `affinity` is as with "ip". Without
+                         `affinity_by`, or without an address, as on a Unix socket, `affinity`
                          is b"".
     strict: bool         True: the chosen worker gets the connection even if it is slow to take
-                         what it was given. Otherwise another worker is asked for in that case.
-    may_rebalance: bool  True: it does not matter which worker has a connection. Idle connections
-                         may then be moved to even out their numbers, and one that a worker gives
-                         back goes to the worker with the fewest. Otherwise it goes on in its
-                         slot, or, without a worker there, where the policy says.
+                         its connections. Otherwise the policy chooses another worker then.
+    may_rebalance: bool  True: any worker may have any connection. Idle connections may then be
+                         moved to even out their numbers, and a return goes to the worker with
+                         the fewest. Otherwise a return goes to the worker in the same slot, or,
+                         without a worker there, to the worker that the policy chooses.
     """
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
-        """Return one of `candidates`: never empty, ordered by slot, all fit to serve.
+        """Return one of `candidates`, which are never empty, ordered by slot, and fit to serve.
 
         The same sequence object is passed again and again until a candidate comes or
-        goes, so a policy may keep its place in it, or what it has worked out for it.
+        goes. So a policy may remember its position in the sequence, or figures for it.
         While a reload replaces a worker, two candidates may have the same slot.
         """
         ...

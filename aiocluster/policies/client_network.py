@@ -1,4 +1,4 @@
-"""What counts as the same client, by its address."""
+"""The part of an address that says which client it is."""
 
 _IPV6_BYTES = 16
 
@@ -9,8 +9,8 @@ _MAPPED = bytes(10) + b"\xff\xff"
 def client_network(address: bytes, ipv6_prefix: int) -> bytes:
     """Return an IPv4 address as it is, and the first `ipv6_prefix` bits of an IPv6 address.
 
-    A household or a host is given a whole IPv6 network and changes its address in it at will.
-    `address` is packed; what was cut already, and what is no address, is returned as it is.
+    A household or a host has a whole IPv6 network and changes its address in it at will.
+    `address` is packed. An address that was cut before, and any other value, is returned as it is.
     """
     if len(address) != _IPV6_BYTES:
         return address

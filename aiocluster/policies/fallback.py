@@ -1,4 +1,4 @@
-"""A policy of the user's, which may fail: then round robin chooses in its place."""
+"""The fallback policy: round robin chooses when the user's policy fails."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ log = logging.getLogger("aiocluster.dispatcher")
 
 
 class FallbackPolicy:
-    """Chooses as `policy` does, if that chooses. Its other attributes are those of `policy`."""
+    """A wrapper that chooses as `policy` does, or by round robin when `policy` fails."""
 
     def __init__(self, policy: Policy) -> None:
         self.failures = 0
@@ -20,7 +20,7 @@ class FallbackPolicy:
         self.may_rebalance = bool(getattr(policy, "may_rebalance", False))
         self._policy = policy
         self._instead = RoundRobin()
-        # As a tuple: what the policy does to its candidates is not to be felt by others.
+        # A tuple, so that the policy cannot change the candidates that others use.
         self._candidates: Sequence[Candidate] = []
         self._shown: tuple[Any, ...] = ()
 
@@ -28,10 +28,10 @@ class FallbackPolicy:
         """Return a candidate, whatever the policy does."""
         try:
             chosen = self._policy.choose(self._as_tuple(candidates), affinity)
-        except KeyboardInterrupt:  # a Ctrl-C that found us here: not the policy's
+        except KeyboardInterrupt:  # a Ctrl-C at this moment, not a failure of the policy
             raise
         except BaseException as error:
-            # Nobody cancels us here, and one client's connection is no reason to exit.
+            # No task is cancelled here, and one client's connection is no reason to exit.
             if self._is_to_be_told():
                 self._tell("raised", error)
         else:
@@ -43,13 +43,13 @@ class FallbackPolicy:
         return self._instead.choose(candidates, affinity)
 
     def _as_tuple(self, candidates: Sequence[C]) -> tuple[C, ...]:
-        """Return the same one while the candidates are the same, as policies like it."""
+        """Return the candidates as a tuple, the same object until they change."""
         if candidates is not self._candidates:
             self._candidates, self._shown = candidates, tuple(candidates)
         return self._shown
 
     def _is_to_be_told(self) -> bool:
-        """Count a failure; of many only each doubling is told, so that they do not fill the log."""
+        """Count a failure; return True at each doubling, so that failures do not fill the log."""
         self.failures += 1
         return not self.failures & (self.failures - 1)
 
@@ -64,7 +64,7 @@ class FallbackPolicy:
 
 
 def _shown(value: object) -> str:
-    """Return the beginning of its repr, which is as much the user's as the policy."""
+    """Return the beginning of the value's repr, which is the user's code and may fail too."""
     try:
         return f"{value!r:.80}"
     except KeyboardInterrupt:

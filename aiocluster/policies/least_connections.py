@@ -1,9 +1,9 @@
-"""The worker with the fewest open connections; among equals, each in turn.
+"""The policy `least_connections`: the worker with the fewest open connections, equals in turn.
 
-To ask 128 workers for each connection would cost more than handing it over. So a few figures are
-read anew at each choice, in rotation, and whoever is chosen counts one more until it is asked
-again. Up to four workers the figures are exact, of 8 none is older than the choice before, of 128
-none than 31 choices; and old means no more than that connections may have closed since.
+Reading the figures of 128 workers for each connection would cost more than the handoff. So each
+choice reads a few figures anew, in rotation, and counts one more for the chosen worker until its
+figure is read again. Up to four workers the figures are exact. With 8, no figure is older than
+the choice before; with 128, than 31 choices. An old figure only misses connections closed since.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from aiocluster.policies.base import C, Candidate
 from aiocluster.policies.round_robin import first_after
 
-# With four, choosing costs 1.2 µs among 8 workers and 3.2 among 128; with eight, 0.4 µs more, which
-# is over 2 µs among 8 wherever a machine is slow for a while.
+# With four, a choice costs 1.2 µs among 8 workers and 3.2 among 128. With eight, it costs 0.4 µs
+# more, which is over 2 µs among 8 workers when a machine is slow for a while.
 _ASKED_EACH_TIME = 4
 
 
 class LeastConnections:
-    """Evens out what round robin cannot see: some connections stay long, others go at once."""
+    """A policy for connections of unequal length, which round robin does not even out."""
 
     may_rebalance = True
 
@@ -25,11 +25,11 @@ class LeastConnections:
         self._order: Sequence[object] = ()
         self._loads: list[int] = []  # one for each candidate
         self._ask_next = 0
-        self._next = 0  # whose turn it is among equals
+        self._next = 0  # the position that has its turn among equals
         self._last_slot = -1
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
-        """Return the candidate that has least, as far as is known."""
+        """Return the candidate with the fewest connections, by the figures read so far."""
         if candidates is not self._order:
             self._begin(candidates)
         loads = self._loads
@@ -38,7 +38,7 @@ class LeastConnections:
         loads[start:stop] = [candidate.open_connections for candidate in candidates[start:stop]]
         self._ask_next = stop if stop < len(loads) else 0
 
-        # Twice, so that the search goes on from the beginning.
+        # The loads stand twice, so that the search goes on from the beginning.
         position = (loads + loads).index(min(loads), self._next) % len(loads)
         loads[position] += 1
         self._next = position + 1

@@ -1,9 +1,9 @@
-"""From what a user wrote to a policy.
+"""The policy that a user's setting means. These values are allowed:
 
-"round_robin", "weighted:3,1", "sticky:cookie:sid"   a name, and what belongs to it
+"round_robin", "weighted:3,1", "sticky:cookie:sid"   a name, with its arguments
 "pkg.module:name"                                    an import string of one of the next two
-an object with a method `choose`                     as it is
-a class of such objects                              made, without arguments
+an object with a method `choose`                     used as it is
+a class of such objects                              called without arguments
 """
 
 import re
@@ -44,10 +44,10 @@ _WEIGHTS = re.compile(r"[0-9]{1,4}(,[0-9]{1,4})*")
 
 
 def policy_from(value: object, import_target: Callable[[str, str], object] | None = None) -> Policy:
-    """Return the policy that `value` means: one of its own each time, unless it is an object.
+    """Return the policy that `value` means: a new one each time, unless `value` is an object.
 
-    Import strings are left to `import_target(text, what)`. "shared" is none: where workers
-    accept by themselves nobody chooses.
+    `import_target(text, what)` imports import strings. "shared" is refused: with shared accept,
+    no policy chooses.
     """
     if not isinstance(value, str):
         return _from_object(value)
@@ -63,7 +63,7 @@ def policy_from(value: object, import_target: Callable[[str, str], object] | Non
 
 
 def is_import_string(text: str) -> bool:
-    """Could this be the name of a policy of the user's?"""
+    """Return True if `text` may be the import string of a user's policy."""
     name, colon, _ = text.partition(":")
     return bool(colon) and name not in _PLAIN
 
@@ -77,15 +77,15 @@ def _with(name: str, rest: str) -> Policy:
 
 
 def check_policy(value: Any) -> None:
-    """Raise ConfigError when an object, or a class of such, can be no policy.
+    """Raise ConfigError if `value`, an object or a class, cannot be a policy.
 
-    Nothing is made of a class for that: it may open what its policy needs.
+    A class is not called for this check: calling it may open what its policy needs.
     """
     if not callable(getattr(value, "choose", None)):
         raise _not_allowed(value)
     if isinstance(value, type) and not _takes(value, 0):
         raise ConfigError(f"policy: {value!r} needs arguments; give an object of it")
-    # A method that is taken from its class has still to be given its object.
+    # A method that is read from its class takes its object as one more argument.
     is_unbound = isinstance(value, type) and isfunction(getattr_static(value, "choose"))
     if not _takes(value.choose, 2 + is_unbound) or iscoroutinefunction(value.choose):
         raise ConfigError(
@@ -96,7 +96,7 @@ def check_policy(value: Any) -> None:
         if hasattr(value, old) and not hasattr(value, new):
             raise ConfigError(f"policy: {value!r:.80}: its attribute {old!r} is {new!r} now")
     by = getattr(value, "affinity_by", None)
-    # What a class computes for its objects is looked at when there is one.
+    # An attribute that a class computes for its objects is checked on the object.
     if by is not None and not (isinstance(value, type) and hasattr(by, "__get__")):
         by_from(by, f"policy: {value!r:.80}: affinity_by")
 
@@ -105,7 +105,7 @@ def _from_object(value: Any) -> Policy:
     check_policy(value)
     if isinstance(value, type):
         value = value()
-        check_policy(value)  # it may have a `choose` of its own
+        check_policy(value)  # the object may have a `choose` of its own
     policy: Policy = value
     return policy
 
@@ -115,7 +115,7 @@ def _takes(function: Callable[..., object], count: int) -> bool:
         signature(function).bind(*[None] * count)
     except TypeError:
         return False
-    except ValueError:  # some that are written in C do not tell
+    except ValueError:  # some functions written in C have no signature
         return True
     return True
 

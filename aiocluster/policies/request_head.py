@@ -1,14 +1,14 @@
-"""What the beginning of an HTTP/1.x connection says about whose it is: a header, cookie or path.
+"""The affinity key at the beginning of an HTTP/1.x connection: a header, cookie or path segment.
 
-Nothing here is a judge of requests: the worker is, and it answers 400 where it must. So this is
-as lenient as a reader can be that always finds the same thing. It takes lines that end in LF
-alone, and folded ones, which aiohttp refuses; of repeated headers and cookies, the first that is
-not empty. The first, because it is certain before the rest of the head has come, and because a
-browser sends the cookie of the more specific path first.
+This module does not check requests: the worker does, and answers 400 where it must. So the
+search is as lenient as it can be while it always finds the same value. It accepts lines that end
+in LF alone, and folded lines, which aiohttp refuses. If a header or cookie is repeated, the first
+that is not empty counts: it is certain before the rest of the head has come, and a browser sends
+the cookie of the more specific path first.
 
-A value is bytes as they came, without the white space around it; a cookie's also without its
-quotes, within which a semicolon is a part of it, as it is for aiohttp. Of a path, whether alone
-or in an absolute URL, the query is cut off, `%41` is `A`, and an empty segment counts: of
+A value is the bytes as they came, without the white space around them. A cookie's value is also
+without its quotes; a semicolon within the quotes is part of the value, as for aiohttp. A path may
+be alone or in an absolute URL. Its query is cut off, `%41` is `A`, and an empty segment counts: in
 "/a//b", "b" is the third.
 """
 
@@ -19,12 +19,12 @@ from urllib.parse import unquote_to_bytes
 
 from aiocluster.errors import ConfigError
 
-# As much as aiohttp, gunicorn and Node (8 to 16 KiB) let a line or a head have at least.
+# aiohttp, gunicorn and Node allow at least as much for a line or a head (8 to 16 KiB).
 MAX_HEAD_BYTES = 8192
 
 ALLOWED_BY = "ip, header:NAME, cookie:NAME or path:N, N from 1 to 99"
 
-# What names are made of, by RFC 9110.
+# A character of a name, by RFC 9110.
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 
 # Empty lines before a request are skipped, as every server does.
@@ -34,22 +34,22 @@ _EMPTY_LINES = re.compile(rb"[\r\n]*")
 _METHOD_SO_FAR = re.compile(rb"(?:%b{1,32}(?: |\Z)|\Z)" % _TOKEN)
 _REQUEST_LINE = re.compile(rb"%b{1,32} +([^\x00-\x20\x7f]+) +HTTP/1\.[0-9]\r?\n" % _TOKEN)
 
-# Up to the last line end behind which no folded line goes on.
+# All lines up to the last line end that no folded line follows.
 _WHOLE_LINES = re.compile(rb".*\n(?=[^ \t])", re.DOTALL)
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 
-# One cookie of a header, up to its semicolon. There is only one way to match it, so that a search
-# that fails has nothing to try again.
+# One cookie of a header, up to its semicolon. Only one way to match it exists, so a failed search
+# does not backtrack.
 _QUOTED = rb'[ \t]*"(?:[^\\"]|\\.)*"[ \t]*(?:(?=;)|\Z)'
 _COOKIE = rb"[^=;]*(?:=(?:%b|(?!%b)[^;]*))?;" % (_QUOTED, _QUOTED)
-# What is searched for, with a value that is not empty: the first group has its quotes, if any.
+# The wanted cookie with a value that is not empty; the first group includes quotes, if any.
 _WANTED = rb'(?:%b)*?[ \t]*%%b[ \t]*=(?![ \t]*(?:""[ \t]*)?(?:;|\Z))(%b|[^;]*)' % (_COOKIE, _QUOTED)
 
 _TLS_HANDSHAKE, _TLS_MAJOR = 0x16, 0x03
 
 
 class Fallback(StrEnum):
-    """Why a connection has no affinity of its own, and goes by its client's address."""
+    """A reason why the client's address is used as a connection's affinity."""
 
     TOO_LONG = "too_long"
     NOT_HTTP = "not_http"
@@ -59,7 +59,7 @@ class Fallback(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AffinityKey:
-    """What makes two connections belong together. Of the first three at most one is set."""
+    """The part of a request that identifies a client; of the first three at most one is set."""
 
     segment: int = 0  # of the path, from 1
     header: str = ""
@@ -75,14 +75,14 @@ class AffinityKey:
 
     @property
     def is_ip(self) -> bool:
-        """Is nothing in the request asked for?"""
+        """True if the key is the client's address, and nothing in the request."""
         return not (self.segment or self.header or self.cookie)
 
 
 def by_from(text: object, what: str = "by") -> AffinityKey:
-    """Read "ip", "header:NAME", "cookie:NAME" or "path:N".
+    """Return the key that "ip", "header:NAME", "cookie:NAME" or "path:N" means.
 
-    ConfigError, which says `what` it was given as, for anything else.
+    Raise ConfigError, which names `what`, for anything else.
     """
     kind, _, name = text.partition(":") if isinstance(text, str) else ("", "", "")
     if text == "ip":
@@ -98,9 +98,9 @@ def by_from(text: object, what: str = "by") -> AffinityKey:
 
 
 class HeadSearch:
-    """Looks for what `by` names at the beginning of one connection, as more and more comes.
+    """A search for the key `by` in the first bytes of one connection, while they arrive.
 
-    What was judged once is not looked at again, however small the pieces are.
+    Bytes that were judged are not read again, however small the pieces are.
     """
 
     __slots__ = ("_by", "_has_request_line", "_line", "_seen")
@@ -108,14 +108,14 @@ class HeadSearch:
     def __init__(self, by: AffinityKey) -> None:
         self._by = by
         self._has_request_line = False
-        self._line = 0  # where the first line begins that is not judged yet
+        self._line = 0  # the start of the first line that is not judged yet
         self._seen = 0
 
     def look(self, data: bytes) -> bytes | Fallback | None:
-        """Return the value or why there is none; None while more is needed to be certain.
+        """Return the value, or why there is none; None while more bytes are needed.
 
         `data` is all that has come so far, from the first byte on, and may go on beyond the
-        head. Once certain, an answer would be the same whatever came after.
+        head. Later bytes would not change a value or a reason that was returned.
         """
         is_all = len(data) >= MAX_HEAD_BYTES
         if is_all:
@@ -144,7 +144,7 @@ class HeadSearch:
         return None
 
     def _judge_headers(self, data: bytes) -> bytes | Fallback | None:
-        first = self._line - 1  # the line end before it
+        first = self._line - 1  # the line end before that line
         if (end := _end_of_head(data, max(first, self._seen - 2))) >= 0:
             return _value(self._by, data[first:end]) or Fallback.ABSENT
         whole = _WHOLE_LINES.match(data, max(first, self._seen - 1))
@@ -163,9 +163,10 @@ def _tls_or_not(data: bytes) -> Fallback | None:
 
 
 def _segment(target: bytes, number: int) -> bytes:
-    """Return a segment of the path in a request's target; empty when there is none.
+    """Return a segment of the path in a request's target; empty if there is none.
 
-    As a route's variable has it: `%61` is "a", or one room would have two workers.
+    The segment is decoded as in a route's variable: if `%61` were not "a", clients of one room
+    could get two workers.
     """
     path = target.partition(b"?")[0].partition(b"#")[0]
     if not path.startswith(b"/"):
@@ -175,7 +176,7 @@ def _segment(target: bytes, number: int) -> bytes:
 
 
 def _end_of_head(data: bytes, start: int) -> int:
-    """Return the index behind the last header's line end, or -1."""
+    """Return the index after the last header's line end, or -1."""
     crlf = data.find(b"\n\r\n", start)
     lf = data.find(b"\n\n", start) if crlf < 0 else data.find(b"\n\n", start, crlf)
     end = crlf if lf < 0 else lf
@@ -183,7 +184,7 @@ def _end_of_head(data: bytes, start: int) -> int:
 
 
 def _value(by: AffinityKey, lines: bytes) -> bytes:
-    """Return the first value in `lines`, which begin and end with a line end; else nothing."""
+    """Return the first value in `lines`, which begin and end with a line end; else b""."""
     lowered, start = lines.lower(), by.line_start
     at = lowered.find(start)
     while at >= 0:
@@ -212,7 +213,7 @@ def _unfolded(value: bytes) -> bytes:
 
 
 def _cookie(by: AffinityKey, header: bytes) -> bytes:
-    """Return the value of a cookie in one Cookie header; empty when there is none."""
+    """Return the value of a cookie in one Cookie header; empty if there is none."""
     found = by.in_cookies.match(header)
     if found is None:
         return b""

@@ -1,7 +1,7 @@
-"""Each worker in turn, by slot.
+"""The policy `round_robin`: each worker in turn, by slot.
 
-The turn is remembered as the slot that was last served, not as a position: when a worker
-comes or goes the others neither lose a turn nor get two.
+The policy remembers the slot that was chosen last, not a position. So when a worker comes or
+goes, the others neither lose a turn nor get two.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from aiocluster.policies.base import C, Candidate
 
 
 class RoundRobin:
-    """Exact: over the same candidates, no one is ever two connections ahead of another."""
+    """A policy by which, over the same candidates, no worker is ever two connections ahead."""
 
     may_rebalance = True
 
@@ -31,7 +31,7 @@ class RoundRobin:
 
 
 def first_after(slot: int, candidates: Sequence[Candidate]) -> int:
-    """Return the position of the first candidate above `slot`, or 0: it begins again."""
+    """Return the position of the first candidate above `slot`; if there is none, 0."""
     for position, candidate in enumerate(candidates):
         if candidate.slot > slot:
             return position

@@ -1,16 +1,16 @@
-"""The same client to the same worker, by rendezvous hashing.
+"""The policy `sticky`: the same worker for the same client, by rendezvous hashing.
 
-Each slot has a score for each client, and the highest of those that are there wins. So when a
-worker goes only its own clients move, and when one comes it takes an equal share from each of
-the others; a modulo over the workers would move nearly all. Scores belong to slots, so a worker
-that replaces another keeps its clients; and they are the same on every machine.
+Each slot has a score for each client, and the present slot with the highest score wins. So when
+a worker goes, only its own clients move. When a worker comes, it takes an equal share from each
+of the others; a modulo over the workers would move nearly all clients. Scores belong to slots, so
+a worker that replaces another keeps its clients. Scores are the same on every machine.
 
-All scores come from one call: SHAKE's output can have any length, and a longer one begins with
-the shorter, so more slots do not change the scores of those before them. Choosing costs 1.4 µs
+All scores come from one call: SHAKE's output can have any length, and a longer output begins with
+the shorter one, so more slots do not change the scores of the slots before. A choice costs 1.4 µs
 with 8 workers and 5 with 128; a call for each slot would cost more than 60.
 
-A score is two bytes, which are read a third faster than four. Among 128 slots two share the
-highest for one client in 900; then the lower one wins, and no share shows it.
+A score is two bytes, which are read a third faster than four. Among 128 slots, two share the
+highest score for one client in 900. The lower slot wins then, which changes no share noticeably.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ from aiocluster.policies.round_robin import RoundRobin
 
 
 def sticky(by: str = "ip", *, ipv6_prefix: int = 64) -> "Sticky":
-    """Make the policy: clients are told apart `by` "ip" or by what is in their first request."""
+    """Return the policy that knows a client `by` "ip" or by a part of its first request."""
     return Sticky(by, ipv6_prefix=ipv6_prefix)
 
 
 class Sticky:
-    """Every connection of a client to one worker, as long as its slot is there."""
+    """A policy that chooses one slot for all connections of a client, as long as it exists."""
 
-    strict = True  # one that is slow is still the one that knows this client
+    strict = True  # a slow worker is still the one that knows this client
 
     def __init__(self, by: str = "ip", *, ipv6_prefix: int = 64) -> None:
         self._is_by_ip = by_from(by, "sticky: by").is_ip
@@ -46,7 +46,7 @@ class Sticky:
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
         """Return the candidate that has the highest score for this client."""
         if not affinity:
-            # Nothing is known of it. That is no client of its own, which would go to one worker.
+            # These clients are unknown. As one client they would all go to one worker.
             return self._turns.choose(candidates, affinity)
         if candidates is not self._order:
             self._line_up(candidates)
@@ -56,7 +56,7 @@ class Sticky:
         return candidates[self._positions[scores.index(max(scores))]]
 
     def _line_up(self, candidates: Sequence[Candidate]) -> None:
-        # Of two in one slot the later one is new, and will stay.
+        # If two candidates have one slot, the later one is the new worker, which stays.
         positions = {candidate.slot: number for number, candidate in enumerate(candidates)}
         self._positions = [*positions.values()]
         self._scores = _scores_of(positions)
@@ -64,7 +64,7 @@ class Sticky:
 
 
 def _scores_of(slots: Mapping[int, object]) -> Struct:
-    """Return what reads the scores of these slots, in order, and passes over those between."""
+    """Return a Struct that reads the scores of these slots, in order, and skips the others."""
     codes = ["H" if slot in slots else "xx" for slot in range(max(slots) + 1)]
     return Struct("<" + "".join(codes))
 

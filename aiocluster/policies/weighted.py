@@ -1,12 +1,12 @@
-"""Each worker in turn, by slot, and some more often than others.
+"""The policy `weighted`: each worker in turn, by slot, some more often than others.
 
-A worker of weight 3 is due every 1/3 of the time in which one of weight 1 is due once, the first
-time after half its interval; who is due first is chosen. So turns are spread as evenly as
-they can be, and over each cycle (as many connections as all weights together) everyone
-has exactly its share.
+The worker that is due first is chosen. A worker of weight 3 is due three times as often as one
+of weight 1, the first time after half its interval. So turns are spread as evenly as possible,
+and over each cycle (as many connections as the sum of the weights) each worker gets exactly its
+share.
 
-When a worker comes or goes the others stay due when they were. One that comes back after it has
-missed turns is due at once, but for one turn only: it is not given those all in one burst.
+When a worker comes or goes, the times of the others do not change. A worker that comes back after
+it has missed turns is due at once, but for one turn only: it does not get the others in a burst.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ MAX_WEIGHT = 1000
 
 
 def weighted(*weights: int | Mapping[int, int]) -> "Weighted":
-    """Make the policy: `weighted(3, 1)`, by slot, or `weighted({4: 3})`; all others have 1."""
+    """Return the policy: `weighted(3, 1)`, by slot, or `weighted({4: 3})`; all others have 1."""
     match weights:
         case (Mapping() as by_slot,):
             return Weighted(by_slot)
@@ -30,18 +30,19 @@ def weighted(*weights: int | Mapping[int, int]) -> "Weighted":
 
 
 class Weighted:
-    """Connections in proportion to weights; one of weight 0 gets some only where all have 0.
+    """A policy that gives workers connections in proportion to their weights.
 
-    Time is whole numbers, so that nothing is lost by rounding, however long it runs.
+    A worker of weight 0 gets connections only if all weights are 0. Times are whole numbers, so
+    that no rounding error grows, however long the policy runs.
     """
 
     def __init__(self, weights: Mapping[int, object] | None = None) -> None:
         self._weights = {slot: _checked(slot, weight) for slot, weight in (weights or {}).items()}
-        # In which every weight goes twice: half an interval is a whole number, too.
+        # Divisible by twice each weight, so that half an interval is a whole number, too.
         self._cycle = 2 * lcm(*(weight for weight in self._weights.values() if weight))
         self._order: Sequence[Candidate] = ()
         self._queue: list[tuple[int, int, int]] = []  # when due, position, interval
-        self._due: dict[int, int] = {}  # by slot: also of those that went, as they may be back
+        self._due: dict[int, int] = {}  # by slot; a worker that went may come back
         self._now = 0
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
@@ -66,7 +67,7 @@ class Weighted:
         return max(self._due.get(slot, self._now + interval // 2), self._now)
 
     def _intervals(self, candidates: Sequence[Candidate]) -> list[tuple[int, int]]:
-        """Return (position, interval) of those that may be chosen."""
+        """Return (position, interval) of each candidate that may be chosen."""
         weights = [self._weights.get(candidate.slot, 1) for candidate in candidates]
         if not any(weights):
             weights = [1] * len(weights)
@@ -76,7 +77,7 @@ class Weighted:
 
 
 def _checked(slot: object, weight: object) -> int:
-    """Return the weight, as an int; ConfigError when one of both is no whole number."""
+    """Return the weight as an int; raise ConfigError if it or the slot is no whole number."""
     if not _is_whole(slot):
         raise ConfigError(f"weighted: {slot!r} is no slot; give a whole number from 0")
     if not _is_whole(weight) or weight > MAX_WEIGHT:
