@@ -1,8 +1,8 @@
-"""What the cluster measures of itself.
+"""The metrics of a cluster and its workers.
 
-instruments.py                      what a worker counts with
-snapshot.py                         what subscribers get
+instruments.py                      histogram, lag meter and window, with which a worker counts
+snapshot.py                         the records that subscribers get
 aggregator.py, role_aggregators.py  how the primary merges reports over workers and time
 feed.py                             paces the snapshots that a subscriber gets
-process.py                          what a worker costs, from the operating system
+process.py                          CPU and memory of a worker, from the operating system
 """

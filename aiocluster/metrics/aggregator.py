@@ -1,7 +1,7 @@
-"""What the primary makes of its workers' numbers: one snapshot, each worker's and the total.
+"""The aggregator: makes one snapshot, of each worker and the total, from the workers' figures.
 
-The `Ledger` brings counters and reports together and remembers the dead: the total counts what
-they did, so it never goes backwards.
+The `Aggregator` brings counters and reports together. It remembers what exited workers did, so
+that the total never goes backwards.
 """
 
 from collections import deque
@@ -22,13 +22,13 @@ from aiocluster.metrics.snapshot import (
     metrics_of,
 )
 
-# A worker's last report may still be on its way when its death is known. It comes at once; so
-# many others do not die meanwhile.
+# A worker's last report may still be on its way when the primary knows of its exit. The report
+# comes at once; fewer than so many other workers exit meanwhile.
 _MAX_REMEMBERED_DEAD = 256
 
 
 class WorkerFacts(Struct, frozen=True, kw_only=True):
-    """What the primary knows of a worker that has not exited."""
+    """The facts that the primary knows of a worker that has not exited."""
 
     worker_id: int
     slot: int
@@ -42,7 +42,7 @@ class WorkerFacts(Struct, frozen=True, kw_only=True):
 
 
 class AggregatorState(Struct, frozen=True, kw_only=True):
-    """What a ledger must not forget: all but the latencies."""
+    """The state of an aggregator that an upgrade hands over: all but the latencies."""
 
     started_at: float
     retired: Counters
@@ -52,18 +52,18 @@ class AggregatorState(Struct, frozen=True, kw_only=True):
 
 
 class Aggregator:
-    """Remembers what workers reported and what the dead had done.
+    """The keeper of the workers' reports and of what exited workers did.
 
-    A subscription is known by the snapshot it took last: from that one, and no state of ours,
-    come the rates of its next. So any number of subscriptions, at any interval, share a ledger.
+    A subscription passes the snapshot it took last, from which the rates of its next snapshot
+    are calculated. So any number of subscriptions, at any interval, share one aggregator.
     """
 
     def __init__(self, started_at: float) -> None:
         self._started_at = started_at
         self._reports: dict[int, Report] = {}  # the last of each worker
-        self._reported_at: dict[int, float] = {}  # when that came
+        self._reported_at: dict[int, float] = {}  # the time of that report
         self._windows: dict[int, Window] = {}
-        # Every report counts here as well: a dead worker's latency just ages out of it.
+        # Every report counts here as well: the latency of an exited worker just ages out of it.
         self._window = Window(LATENCY_WINDOW)
         self._retired = Counters()
         self._dead: deque[int] = deque(maxlen=_MAX_REMEMBERED_DEAD)
@@ -71,7 +71,7 @@ class Aggregator:
         self._restarts_of_slot: dict[str, int] = {}
 
     def state(self) -> AggregatorState:
-        """What the next program must know, so that nothing goes backwards."""
+        """Return the state that the next program needs, so that no total goes backwards."""
         return AggregatorState(
             started_at=self._started_at,
             retired=self._retired,
@@ -82,7 +82,7 @@ class Aggregator:
 
     @classmethod
     def of(cls, state: AggregatorState) -> "Aggregator":
-        """Go on where another left off."""
+        """Return an aggregator that continues from the state of another."""
         aggregator = cls(state.started_at)
         aggregator._retired = state.retired
         aggregator._restarts = state.restarts
@@ -92,7 +92,7 @@ class Aggregator:
         return aggregator
 
     def report(self, worker_id: int, report: Report, now: float) -> None:
-        """Take in what a worker measured; its last report may come after its death."""
+        """Add a worker's report; its last report may come after its exit."""
         self._window.add(report.latency, now)
         if worker_id in self._dead:
             return
@@ -102,11 +102,11 @@ class Aggregator:
         window.add(report.latency, now)
 
     def retire(self, worker_id: int, counters: Counters) -> None:
-        """Keep what a worker had done when it died. Idempotent."""
+        """Add the counters of a worker that exited to the total. Idempotent."""
         if worker_id in self._dead:
             return
         self._dead.append(worker_id)
-        # With it went its connections, and whatever requests it was still at.
+        # The worker's connections and open requests ended with it.
         over = replace(counters, connections_open=0, requests_done=counters.requests_begun)
         self._retired = _sum([self._retired, over])
         self._reports.pop(worker_id, None)
@@ -125,7 +125,7 @@ class Aggregator:
         """Return the figures at `now` of the workers that were not retired, and the total.
 
         A worker must be among `workers` until it is retired, or the total would miss it.
-        Without a `previous` one, rates are over the cluster's whole life.
+        Without `previous`, rates are over the cluster's whole life.
         """
         alive = [facts for facts in workers if facts.worker_id not in self._dead]
         self._count_restarts(alive)
@@ -179,16 +179,16 @@ class Aggregator:
         )
 
     def _count_restarts(self, alive: list[WorkerFacts]) -> None:
-        """Count what is new: the restarts of a slot must not leave the total with the slot."""
-        # A reload has two workers in one slot for a while; the one that restarted more counts.
+        """Add new restarts to the total, which keeps them when the slot goes."""
+        # During a reload a slot has two workers for a while; the larger count holds.
         of_slot: dict[str, int] = {}
         for facts in alive:
             slot = f"{facts.role} {facts.slot}"
             of_slot[slot] = max(of_slot.get(slot, 0), facts.restarts)
         for slot, restarts in of_slot.items():
             counted = self._restarts_of_slot.get(slot, 0)
-            # Fewer than before: the slot had gone, and came back as a new one. (If it also
-            # restarted as often before anybody looked, that is not seen.)
+            # Fewer than before: the slot went, and a new one took its number. (If the new slot
+            # restarted as often before the next snapshot, those restarts are missed.)
             self._restarts += restarts - counted if restarts >= counted else restarts
         self._restarts_of_slot |= of_slot
 
@@ -199,7 +199,7 @@ def _sum(rows: list[Counters]) -> Counters:
 
 
 def _together(reports: list[Report]) -> Report:
-    """Return what the workers cost together; their latency is merged elsewhere, over time."""
+    """Return the lag and cost of all workers; a `Window` merges their latency, over time."""
     if not reports:
         return Report()
     return Report(
@@ -212,6 +212,6 @@ def _together(reports: list[Report]) -> Report:
 
 
 def _rate(counters: Counters, before: Metrics | None, interval: float) -> float:
-    """Return the requests a second begun since `before`: since the start, when there is none."""
+    """Return the requests begun a second since `before`, or since the start if it is None."""
     begun = counters.requests_begun - (before.requests_total if before else 0)
     return max(begun, 0) / interval if interval > 0.0 else 0.0

@@ -1,7 +1,7 @@
-"""How snapshots reach who asked for them: at their own pace, and never an old one.
+"""The delivery of snapshots to subscribers: each at its own pace, and never an old snapshot.
 
-All who want them equally often share them. A subscriber may be slower than its interval. Nothing
-is queued for it: what lies unread is replaced, and it is told how many it missed.
+Subscribers with the same interval share snapshots. A subscriber may be slower than its interval.
+No snapshot is queued: a new one replaces an unread one, and says how many were missed.
 """
 
 import asyncio
@@ -25,19 +25,18 @@ def paced(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> AsyncGenerator[T, None]:
-    """Yield `take(missed)` once an interval, first after one interval from the first request.
+    """Yield `take(missed)` once an interval, the first one interval after the first request.
 
-    A consumer that comes late gets one at once, and is then back on the beat: each tick is
-    either delivered or counted as missed, and the beat does not drift. When `sleep` returns
-    True there will be no more. A bad interval raises ConfigError here, not when the first is
-    asked for.
+    A consumer that comes late gets an item at once, and the next one on the beat. Each tick is
+    either delivered or counted as missed, and the beat does not drift. When `sleep` returns True,
+    the iteration ends. A bad interval raises ConfigError at the call, not at the first item.
     """
     check_interval(interval)
     return _paced(interval, take, now, sleep)
 
 
 def check_interval(interval: object) -> None:
-    """Raise ConfigError, with the value, unless it is a time that snapshots can be apart."""
+    """Raise ConfigError, with the value, unless snapshots can be `interval` seconds apart."""
     if isinstance(interval, bool) or not isinstance(interval, int | float):
         raise ConfigError(f"interval must be a number of seconds, not {interval!r}")
     if not 0.0 < interval < math.inf:
@@ -54,26 +53,26 @@ async def _paced(
     while True:
         if await sleep(max(due - now(), 0.0)):
             return
-        # A timer may fire a little early: that is no tick less.
+        # A timer may fire a little early; the tick counts all the same.
         missed = max(int((now() - due) // interval), 0)
         due += (missed + 1) * interval
         yield take(missed)
 
 
 class LatestValue(Generic[T]):
-    """A box with room for one item: a new one replaces one that nobody took yet.
+    """A box with room for one item: a new item replaces one that was not taken yet.
 
-    One taker at a time. It sees None once the box is closed and empty.
+    Only one taker may wait at a time. A taker gets None once the box is closed and empty.
     """
 
     def __init__(self) -> None:
-        self._unread: list[T] = []  # one at most; a list, so that an item may be None
+        self._unread: list[T] = []  # one item at most; a list, so that an item may be None
         self._missed = 0
         self._closed = False
         self._changed = asyncio.Event()
 
     def put(self, item: T) -> None:
-        """Leave `item` for the taker; after `close` it is dropped, as nobody will come."""
+        """Leave `item` for the taker; after `close` the item is dropped."""
         if self._closed:
             return
         self._missed += len(self._unread)
@@ -81,7 +80,7 @@ class LatestValue(Generic[T]):
         self._changed.set()
 
     async def take(self) -> tuple[T, int] | None:
-        """Return the newest item and how many it replaced, as soon as there is one."""
+        """Wait for an item; return the newest and how many it replaced, or None after `close`."""
         while not self._unread:
             if self._closed:
                 return None
@@ -92,17 +91,17 @@ class LatestValue(Generic[T]):
         return taken
 
     def close(self) -> None:
-        """Let the taker have what is still unread, then None. Idempotent."""
+        """Close the box: the taker gets the unread item, if any, and then None. Idempotent."""
         self._closed = True
         self._changed.set()
 
 
 class SnapshotBox(LatestValue[Snapshot]):
-    """The mailbox of one of those who share snapshots.
+    """The box of one of several subscribers that share snapshots.
 
-    Their rates are since the one before; a subscriber that did not take that one gets the
-    rates since the one it took. One that lay unread is given to `renew`, which may return one of
-    now in its place.
+    The rates of a shared snapshot are since the one before. A subscriber that did not take that
+    one gets the rates since the one it took. `renew` gets each snapshot that lay unread, and may
+    return a current one in its place.
     """
 
     def __init__(self, renew: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot) -> None:
@@ -111,8 +110,8 @@ class SnapshotBox(LatestValue[Snapshot]):
         self._previous: Snapshot | None = None
 
     async def next(self) -> Snapshot | None:
-        """Return the newest as soon as there is one; None when no more will come."""
-        is_next, missed = True, 0  # to what was taken before; since then
+        """Wait for a snapshot and return the newest; return None when no more will come."""
+        is_next, missed = True, 0  # next to the snapshot taken before; missed since that one
         while True:
             lay_unread = bool(self._unread)
             if (taken := await self.take()) is None:
@@ -122,7 +121,7 @@ class SnapshotBox(LatestValue[Snapshot]):
             missed += newest.missed + replaced
             is_next = is_next and not missed and snapshot is newest
             previous = self._previous
-            # No rate can be told of no time: a clock that ticks each millisecond may show none.
+            # Over no time there is no rate: a clock that ticks each millisecond may show none.
             if previous is None or snapshot.total.uptime > previous.total.uptime:
                 break
             is_next = False

@@ -1,10 +1,9 @@
-"""What a worker costs, asked of the operating system in the worker itself.
+"""The CPU and memory that a worker uses, read from the operating system in the worker itself.
 
-RSS counts every page that is mapped, and workers share many: those of the zygote that forked
-them, until one of them writes. So the RSS of eight workers, added up, says far more than they
-use. PSS divides each shared page by the number of its sharers: it is the one to add up. But
-the kernel walks every page of the process to tell it, so it is read as seldom as its own cost
-demands.
+RSS counts every mapped page, and workers share many pages: those of the zygote that forked them,
+until one of them writes. So the RSS of eight workers, added up, is far more than they use. PSS
+divides each shared page by the number of its sharers, so PSS can be added up. But the kernel
+walks every page of the process to calculate PSS, so the cost of a read limits how often it is read.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ import psutil
 from aiocluster.fds import fd_limit, open_fd_count
 
 # The share of the time that may go into reading PSS. A read that took 1 ms is repeated after
-# 1 s, one that took 50 ms after 50 s; where a limit waits for it, five times as often. With two
+# 1 s, one that took 50 ms after 50 s; if a limit depends on PSS, five times as often. With two
 # workers at half load that is 0.5 % of all the CPU they use; five times as often, 2 %.
 _PSS_BUDGET = 0.001
 _PSS_BUDGET_OF_A_LIMIT = 0.005
@@ -27,7 +26,7 @@ _SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
 
 
 class Figures(NamedTuple):
-    """What this process costs."""
+    """The CPU and memory that this process uses."""
 
     cpu_percent: float  # of one core, since the last take
     rss_bytes: int
@@ -35,7 +34,7 @@ class Figures(NamedTuple):
 
 
 class ProcessFigures:
-    """Measures the process it was made in; a process that forks must make it in the child."""
+    """A meter of the process it was made in; a process that forks must make it in the child."""
 
     def __init__(
         self,
@@ -57,9 +56,9 @@ class ProcessFigures:
         self._pss_due = self._taken_at
 
     def take(self) -> Figures:
-        """Return the figures of now; at first, the CPU's since this object was made."""
+        """Return the current figures; the first CPU figure is since this object was made."""
         cpu = self._cpu_percent()
-        # What it was before, while there is no descriptor to ask with.
+        # If no file descriptor is free, the previous RSS stands.
         with contextlib.suppress(OSError):
             self._rss = self._process.memory_info().rss
         rss = self._rss
@@ -81,7 +80,7 @@ class ProcessFigures:
 
 
 def pss_of(smaps_rollup: Path) -> int | None:
-    """Return the PSS in bytes that this file tells; None where the kernel does not tell."""
+    """Return the PSS in bytes from this file; None if the kernel does not provide it."""
     try:
         lines = smaps_rollup.read_text().splitlines()
     except OSError:
@@ -92,11 +91,11 @@ def pss_of(smaps_rollup: Path) -> int | None:
 
 
 def count_fds() -> int:
-    """Return how many descriptors this process has open."""
-    # Where it takes one to count, and there is none, all that are allowed are open.
+    """Return how many file descriptors this process has open."""
+    # If counting needs a descriptor and none is free, all that the limit allows are open.
     return open_fd_count(fd_limit())
 
 
 def free_fds() -> int:
-    """Return how many more descriptors this process may open."""
+    """Return how many more file descriptors this process may open."""
     return fd_limit() - count_fds()

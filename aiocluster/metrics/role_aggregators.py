@@ -1,6 +1,6 @@
-"""A ledger for each role beside the one for all, as their figures do not add up.
+"""One aggregator for each role, and one for all roles together.
 
-Percentiles of two roles say nothing about those of both.
+Percentiles of all roles cannot be calculated from the percentiles of each.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,36 +13,36 @@ from aiocluster.metrics.snapshot import Counters, Dispatch, Metrics, Report, Sna
 
 
 class RoleAggregatorsState(Struct, frozen=True, kw_only=True):
-    """What they must not forget."""
+    """The state of all aggregators that an upgrade hands over."""
 
     of_all: AggregatorState
     of_roles: dict[str, AggregatorState]
 
 
 class RoleAggregators:
-    """Those of one cluster. See Ledger."""
+    """The aggregators of one cluster. See Aggregator."""
 
     def __init__(self, started_at: float, roles: Iterable[str]) -> None:
         self._all = Aggregator(started_at)
         self._roles = {role: Aggregator(started_at) for role in roles}
 
     def state(self) -> RoleAggregatorsState:
-        """What the next program must know, so that nothing goes backwards."""
+        """Return the state that the next program needs, so that no total goes backwards."""
         of_roles = {role: aggregator.state() for role, aggregator in self._roles.items()}
         return RoleAggregatorsState(of_all=self._all.state(), of_roles=of_roles)
 
     def adopt(self, state: RoleAggregatorsState) -> None:
-        """Go on where others left off."""
+        """Continue from the state of other aggregators."""
         self._all = Aggregator.of(state.of_all)
         self._roles |= {role: Aggregator.of(one) for role, one in state.of_roles.items()}
 
     def report(self, worker_id: int, role: str, report: Report, now: float) -> None:
-        """Take in what a worker measured; its last report may come after its death."""
+        """Add a worker's report; its last report may come after its exit."""
         for aggregator in (self._all, self._roles[role]):
             aggregator.report(worker_id, report, now)
 
     def retire(self, worker_id: int, role: str, counters: Counters) -> None:
-        """Keep what a worker had done when it died. Idempotent."""
+        """Add the counters of a worker that exited to the totals. Idempotent."""
         for aggregator in (self._all, self._roles[role]):
             aggregator.retire(worker_id, counters)
 
@@ -56,7 +56,7 @@ class RoleAggregators:
         previous: Snapshot | None = None,
         missed: int = 0,
     ) -> Snapshot:
-        """Return the figures at `now`. See Ledger.snapshot."""
+        """Return the figures at `now`. See Aggregator.snapshot."""
         facts = [*workers]
         snapshot = self._all.snapshot(facts, now=now, wall=wall, previous=previous, missed=missed)
         roles = self._totals(facts, snapshot, now, previous)

@@ -1,8 +1,8 @@
-"""What is told of the workers' numbers, and what it is made of.
+"""The snapshot of the workers' figures, and the records it is made of.
 
-Numbers reach the primary in two ways. Counters lie in shared memory, where the primary reads
-them at any time, also those of a worker that was killed. What a worker alone can measure, its
-latency, its lag and its cost, it reports every now and then.
+Figures reach the primary in two ways. Counters are in shared memory, where the primary reads
+them at any time, also those of a worker that was killed. A worker measures its latency, its lag
+and its CPU and memory, and reports them at intervals.
 """
 
 from collections import Counter
@@ -15,17 +15,17 @@ from msgspec.structs import replace
 from aiocluster.metrics.instruments import FIRST_BUCKET, LAST_BUCKET, count, mean, quantiles
 
 # A minute: long enough that a quiet moment does not blank the percentiles and that a p999 has
-# requests to stand on, short enough that they speak of now.
+# enough requests, short enough that the percentiles are current.
 LATENCY_WINDOW = 60.0
 
 _Bucket = Annotated[int, Meta(ge=FIRST_BUCKET, le=LAST_BUCKET)]
 _Hits = Annotated[int, Meta(ge=1, le=2**53)]
 _Bytes = Annotated[int, Meta(ge=0, le=2**53)]
-_Finite = Annotated[float, Meta(ge=0.0, le=1e12)]  # which no NaN is
+_Finite = Annotated[float, Meta(ge=0.0, le=1e12)]  # the bounds also refuse NaN
 
 
 class Counters(Struct, frozen=True, kw_only=True):
-    """A worker's row of the scoreboard: all but `connections_open` only ever grow."""
+    """A worker's row of the scoreboard; all counters but `connections_open` only ever grow."""
 
     connections_open: int = 0
     connections_total: int = 0
@@ -39,7 +39,7 @@ class Counters(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What a worker measured since its last report; `latency` counts only what is new."""
+    """A report of what a worker measured since the last one; `latency` has only new requests."""
 
     latency: dict[_Bucket, _Hits] = {}
     lag_mean: _Finite = 0.0  # seconds
@@ -50,7 +50,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Latency(Struct, frozen=True, kw_only=True):
-    """How long requests took over the last LATENCY_WINDOW, in seconds."""
+    """The durations of requests over the last LATENCY_WINDOW, in seconds."""
 
     count: int = 0
     mean: float = 0.0
@@ -61,7 +61,7 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class Metrics(Struct, frozen=True, kw_only=True):
-    """The figures of one worker, or of all together."""
+    """The figures of one worker, or of all workers together."""
 
     connections_open: int
     connections_total: int
@@ -69,19 +69,19 @@ class Metrics(Struct, frozen=True, kw_only=True):
     requests_in_flight: int  # begun and not done
     requests_per_second: float  # since this subscription's previous snapshot
     responses: dict[str, int]  # by class: "1xx" to "5xx"
-    errors: dict[str, int]  # those of the responses that are "4xx" and "5xx"
+    errors: dict[str, int]  # the "4xx" and "5xx" of `responses`
     latency: Latency
     loop_lag_mean: float  # seconds, in the last report
     loop_lag_max: float  # seconds, in the last report
     cpu_percent: float  # of one core: a total may exceed 100
     rss_bytes: int  # pages shared by workers count in each of them
-    pss_bytes: int  # they are divided by the number of sharers: the one to add up
+    pss_bytes: int  # shared pages are divided by the number of sharers, so that sums are right
     uptime: float  # seconds
     restarts: int
 
 
 class WorkerMetrics(Metrics, frozen=True, kw_only=True):
-    """The figures of one worker, and which one it is."""
+    """The figures of one worker, with its identity."""
 
     worker_id: int
     slot: int
@@ -89,35 +89,35 @@ class WorkerMetrics(Metrics, frozen=True, kw_only=True):
     generation: int
     pid: int
     phase: str
-    report_age: float = 0.0  # seconds since it reported its lag, CPU and memory; 0 before that
+    report_age: float = 0.0  # seconds since the last report of lag, CPU and memory; 0 before one
 
 
 _M = TypeVar("_M", bound=Metrics)
 
 
 class Dispatch(Struct, frozen=True, kw_only=True):
-    """What did not go by the rule when connections of a role were given out: counted."""
+    """The counts of a role's connections for which the usual dispatch failed."""
 
     policy_failures: int = 0  # the policy raised or chose no candidate: round robin chose
-    fallbacks: dict[str, int] = {}  # by reason: a sticky policy went by the client's address
-    refusals: dict[str, int] = {}  # by reason: closed for want of a PROXY header to trust
-    shed: int = 0  # all workers were full, and `when_full` is not "wait"
+    fallbacks: dict[str, int] = {}  # by reason: a sticky policy used the client's address
+    refusals: dict[str, int] = {}  # by reason: closed for lack of a PROXY header to trust
+    shed: int = 0  # answered 503 or closed: all workers were full, `when_full` is not "wait"
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """The figures of all workers at one moment, their total, and that of each role."""
+    """The figures of all workers at one moment, their total, and the total of each role."""
 
     time: float  # unix, seconds
     interval: float  # seconds since this subscription's previous snapshot, or the cluster's start
     workers: dict[int, WorkerMetrics]
-    total: Metrics  # counts also what workers did that are gone
-    roles: dict[str, Metrics] = {}  # the same of each role
+    total: Metrics  # of all workers, exited ones included
+    roles: dict[str, Metrics] = {}  # the total of each role
     dispatch: dict[str, Dispatch] = {}  # of each role
-    missed: int  # snapshots this subscriber was too slow for, since the last it took
+    missed: int  # snapshots that this subscriber was too slow for, since the last it took
 
 
 def since(snapshot: Snapshot, previous: Snapshot, missed: int) -> Snapshot:
-    """Return it with the rates since `previous`, after which `missed` were not taken."""
+    """Return the snapshot with rates since `previous`; `missed` were not taken in between."""
     interval = snapshot.total.uptime - previous.total.uptime
     return replace(
         snapshot,
@@ -150,13 +150,13 @@ def metrics_of(
     uptime: float,
     restarts: int,
 ) -> Metrics:
-    """Return the figures of one worker, or of all, from what was counted and measured."""
+    """Return the figures of one worker, or of all, from its counters and its report."""
     errors = {"4xx": counters.responses_4xx, "5xx": counters.responses_5xx}
     return Metrics(
         connections_open=counters.connections_open,
         connections_total=counters.connections_total,
         requests_total=counters.requests_begun,
-        # The worker may count on while its row is read: for a moment, more done than begun.
+        # The worker may count while its row is read: then more requests are done than begun.
         requests_in_flight=max(counters.requests_begun - counters.requests_done, 0),
         requests_per_second=per_second,
         responses={
@@ -178,13 +178,13 @@ def metrics_of(
 
 
 def latency_of(buckets: dict[int, int]) -> Latency:
-    """Return what a histogram says."""
+    """Return the count, mean and percentiles of a histogram."""
     p50, p90, p99, p999 = quantiles(buckets, (0.5, 0.9, 0.99, 0.999))
     return Latency(count=count(buckets), mean=mean(buckets), p50=p50, p90=p90, p99=p99, p999=p999)
 
 
 def together(counts: Iterable[Dispatch]) -> Dispatch:
-    """Return their sums."""
+    """Return the sums of several records."""
     policy_failures = shed = 0
     fallbacks: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
