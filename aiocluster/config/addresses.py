@@ -1,4 +1,4 @@
-"""Where to listen: the text forms of `bind`, and what they become."""
+"""The addresses to listen on: the text forms of `bind`, and the records made from them."""
 
 from collections import Counter
 from ipaddress import IPv6Address
@@ -15,15 +15,15 @@ ALLOWED_BIND = (
 
 MAX_PORT = 65535
 
-# What shows that someone gave a URL, a path, a user or a bare IPv6 address instead of a host.
+# Characters that show a URL, a path, a user or a bare IPv6 address in place of a host.
 _NOT_IN_A_HOST = frozenset(":/[]@?#,")
 
-# How other servers write the path of a Unix socket.
+# The beginnings by which other servers recognise the path of a Unix socket.
 _OF_A_UNIX_SOCKET = ("unix:", "/", "./")
 
 
 class Address(Struct, frozen=True):
-    """One place to listen at; an empty host means all interfaces, port 0 any free port."""
+    """An address to listen on; an empty host means all interfaces, port 0 any free port."""
 
     host: str
     port: int
@@ -33,7 +33,7 @@ class Address(Struct, frozen=True):
         return f"{self._bracketed}:{self.port}"
 
     def url(self) -> str:
-        """Return what to open in a browser; a host is always shown, so it can be clicked."""
+        """Return the URL to open in a browser, always with a host, so that it can be clicked."""
         return f"http://{self._bracketed or '0.0.0.0'}:{self.port}"
 
     @property
@@ -42,12 +42,12 @@ class Address(Struct, frozen=True):
 
 
 def addresses_from(value: Any) -> tuple[Address, ...]:
-    """Read `bind`: one text or a list of texts; ConfigError when one makes no sense."""
+    """Return the addresses of `bind`, one text or a list; raise ConfigError if one is invalid."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not texts:
         raise _refused(value)
     addresses = tuple(_address_from(text) for text in texts)
-    # Port 0 is a new port each time, so the same host may ask for it again.
+    # Port 0 is a new port each time, so the same host may have it several times.
     counts = Counter(address for address in addresses if address.port)
     if any(count > 1 for count in counts.values()):
         raise _refused(value)
@@ -55,7 +55,7 @@ def addresses_from(value: Any) -> tuple[Address, ...]:
 
 
 def _address_from(text: Any) -> Address:
-    """Read one address, unless it is one."""
+    """Return the Address that `text` means; an Address is returned as it is."""
     if isinstance(text, Address):
         return text
     if not isinstance(text, str):
@@ -67,14 +67,14 @@ def _address_from(text: Any) -> Address:
 
 
 def _is_port(text: str) -> bool:
-    """Tell whether `text` is a port; int() alone would also take "+80", " 80" and "8_0"."""
+    """Return True if `text` is a port; int() alone would also take "+80", " 80" and "8_0"."""
     return text.isascii() and text.isdigit() and len(text) <= len("65535") and int(text) <= MAX_PORT
 
 
 def _host_from(host: str, text: str) -> str:
-    """Check `host`, a part of `text`; an IPv6 address loses its brackets and is normalised.
+    """Check and return `host`, a part of `text`; an IPv6 address without its brackets.
 
-    One spelling for each IPv6 address, so that the same one given twice is seen.
+    IPv6 addresses are normalised, so that two spellings of one address are found.
     """
     if host.startswith("[") and host.endswith("]"):
         try:

@@ -1,4 +1,4 @@
-"""A setting's type, put into words: what an error and `--help` say is allowed."""
+"""The words for a setting's type: the allowed values, in errors and in `--help`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from msgspec import inspect
 
 
 def allowed(hint: Any) -> str:
-    """Say in words which values the type `hint` takes."""
+    """Return in words the values that the type `hint` allows."""
     choices = _choices(inspect.type_info(hint))
     *first, last = choices
     return f"{', '.join(first)} or {last}" if first else last
@@ -30,9 +30,9 @@ def _choices(kind: inspect.Type) -> list[str]:
 
 
 def _number(kind: inspect.IntType | inspect.FloatType) -> str:
-    """Describe a number and its lower bound.
+    """Return the words for a number and its bounds.
 
-    A float's upper bound is only there to refuse infinity, so "finite" says it.
+    The upper bound of a float only refuses infinity, so the word for it is "finite".
     """
     if isinstance(kind, inspect.IntType):
         return f"a whole number from {kind.ge} to {kind.le}"

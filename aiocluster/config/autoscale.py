@@ -1,4 +1,4 @@
-"""How a role's number of workers follows its load: what a user may set of it."""
+"""The setting `autoscale`: how a role's number of workers follows its load."""
 
 import inspect
 import math
@@ -11,42 +11,42 @@ from aiocluster.errors import ConfigError
 NamedMetric = Literal["cpu", "lag", "in_flight"]
 
 if TYPE_CHECKING:
-    # The function takes a Snapshot; its module is none that this one may know.
+    # The function takes a Snapshot, but this module may not import that one.
     Metric = NamedMetric | Callable[[Any], float]
 else:
     # msgspec, which checks settings by their types, has no union with a function.
     Metric = Any
 
-# What a worker should be at where the user does not say. 70 % of a core leaves room for the
-# seconds until there are more workers. A worker that leaves connections waiting for 50 ms
-# (`behind_after`) is passed over by others: half of it is soon enough to act. How many requests
-# a worker can have in flight only its app knows.
+# The default targets. 70 % of a core leaves room for the seconds until more workers are ready.
+# A worker that leaves connections waiting for 50 ms (`behind_after`) gets none while others are
+# responsive: half of that is soon enough to act. "in_flight" has no default, since the right
+# number depends on the app.
 _TARGETS = {"cpu": 70.0, "lag": 0.025}
 
-# Stands for a target that was not given. Known by identity: another NaN is a mistake.
+# A target that was not given, compared by identity: another NaN is an error.
 _OF_METRIC = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
 class Autoscale:
-    """As many workers as keep each at `target` or below, from `min` to `max`.
+    """A rule for a role's number of workers, `min` to `max`, that keeps the load at `target`.
 
-    `metric` is what a worker is measured by, as a mean over those that are ready:
+    `metric` is the load of a worker, as a mean over the ready workers:
 
         "cpu"        percent of one core; `target` is 70.0 unless given
-        "lag"        seconds its loop runs late; `target` is 0.025 unless given
+        "lag"        seconds by which the event loop runs late; `target` is 0.025 unless given
         "in_flight"  requests begun and not done; give the `target`
-        a function   given a Snapshot of these workers, it returns the load of one, a number
+        a function   takes a Snapshot of these workers and returns the load of one, a number
                      from 0 on in the unit of `target`, that halves when workers double
 
-    Requests in flight are counted at one moment, so they jump about: where they are few, the
-    CPU says more. A function is called in the primary's loop, over and over, so it must only
-    calculate. The Snapshot's `total` is the whole cluster's.
+    Requests in flight are counted at one moment, so their number jumps; if it is small, "cpu" is
+    the better metric. A function is called in the primary's event loop, again and again, so it
+    must only calculate. The Snapshot's `total` is the whole cluster's.
 
-    More are started once the load was over the target for `up_after` seconds without a break,
-    at most as many again. Some go once fewer would have been well below it for `down_after`
-    seconds (`math.inf`: never), at most half of them; by the lag, which does not say how many
-    could go, one. After a decision the next is at least `cooldown` seconds away.
+    When the load was over the target for `up_after` seconds without a break, more workers are
+    started, at most as many again. When fewer workers would have been well below the target for
+    `down_after` seconds (`math.inf`: never), at most half of the workers stop; with "lag", which
+    does not say how many could stop, one. Two decisions are at least `cooldown` seconds apart.
     """
 
     min: int
@@ -55,7 +55,7 @@ class Autoscale:
     metric: Metric = "cpu"
     target: float = _OF_METRIC
     up_after: float = 5.0
-    # Starting a worker costs milliseconds, lacking one costs requests: so be slow to go down.
+    # A start costs milliseconds, a missing worker costs requests: so the number goes down slowly.
     down_after: float = 60.0
     cooldown: float = 10.0
 
@@ -69,12 +69,12 @@ class Autoscale:
 
     @property
     def metric_name(self) -> str:
-        """What a log line calls the metric."""
+        """The name of the metric in log lines."""
         metric = self.metric
         return metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
 
 
-# The only way to set what a frozen record makes of what it was given.
+# The only way for a frozen dataclass to set its own fields.
 _set = object.__setattr__
 
 

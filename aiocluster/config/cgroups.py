@@ -1,7 +1,7 @@
-"""In which cgroups is this process, and what do they say?
+"""The cgroups of this process, and the files in them.
 
-Two versions of cgroups exist and a hybrid system mounts both; each is asked, since only one of
-them has the controller that is wanted. Whatever cannot be read or understood says nothing.
+Two versions of cgroups exist, and a hybrid system mounts both. Both are read, since only one of
+them has the wanted controller. A file that cannot be read or understood counts as absent.
 """
 
 import os
@@ -12,18 +12,18 @@ from typing import NamedTuple
 
 
 class Cgroup(NamedTuple):
-    """One that this process is in, or one above it."""
+    """A cgroup that this process is in, or one above it."""
 
     version: int
     folder: Path
 
     def says(self, name: str) -> str:
-        """Return the text of one of its files, "" when there is none that can be read."""
+        """Return the text of one of the cgroup's files; "" if it cannot be read."""
         return _read(self.folder / name)
 
 
 def own_cgroups(controller: str, root: Path = Path("/")) -> Iterator[Cgroup]:
-    """Yield those that may have this controller, of each mount the own one first, then those above.
+    """Yield the cgroups that may have this controller: for each mount, from its own one upwards.
 
     Tests give `root`, a made-up file system.
     """
@@ -35,7 +35,7 @@ def own_cgroups(controller: str, root: Path = Path("/")) -> Iterator[Cgroup]:
 
 
 class _Mount(NamedTuple):
-    """Where a hierarchy of cgroups is seen: `source`, one of its cgroups, appears at `target`."""
+    """A mount of a hierarchy of cgroups: `source`, one of its cgroups, appears at `target`."""
 
     version: int
     source: PurePosixPath
@@ -43,9 +43,9 @@ class _Mount(NamedTuple):
 
 
 def _memberships(text: str, controller: str) -> dict[int, PurePosixPath]:
-    """Return the cgroup this process is in, for each version of cgroups, from /proc/self/cgroup.
+    """Return the cgroup of this process, for each version of cgroups, from /proc/self/cgroup.
 
-    A line is `id:controllers:path`; version 2 has no controllers there.
+    A line is `id:controllers:path`; with version 2, `controllers` is empty.
     """
     found: dict[int, PurePosixPath] = {}
     for line in text.splitlines():
@@ -78,7 +78,7 @@ def _mount(version: int, source: str, target: str, root: Path) -> _Mount:
 
 
 def _unescaped(text: str) -> str:
-    """Undo mountinfo's octal escapes of the characters that would split a line."""
+    """Return `text` without mountinfo's octal escapes of characters that would split a line."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
@@ -91,7 +91,7 @@ def _own_and_ancestors(mount: _Mount, cgroup: PurePosixPath) -> Iterator[Path]:
     folder = mount.target
     if cgroup.is_relative_to(mount.source) and ".." not in cgroup.parts:
         folder /= cgroup.relative_to(mount.source)
-    if not os.path.isdir(folder):  # unlike Path.is_dir, False also where we may not look
+    if not os.path.isdir(folder):  # unlike Path.is_dir, also False if permission is missing
         folder = mount.target
     yield folder
     while folder != mount.target:
@@ -100,8 +100,8 @@ def _own_and_ancestors(mount: _Mount, cgroup: PurePosixPath) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """Return the text of a file, "" when there is none that can be read."""
+    """Return the text of a file; "" if it cannot be read."""
     try:
         return path.read_text(errors="replace")
-    except (OSError, ValueError):  # ValueError: garbage made a path with a NUL in it
+    except (OSError, ValueError):  # ValueError: a path with a NUL in it
         return ""

@@ -1,10 +1,10 @@
-"""How many CPUs may this process use?
+"""The number of CPUs that this process may use.
 
-The scheduler's answer, the affinity, is not enough: a container with `--cpus 1.5` on a machine
-of 64 sees 64, and is throttled when it uses them. So the cgroup's quota counts too, and that of
-every cgroup above it, for the smallest one wins.
+The scheduler's affinity is not enough: a container with `--cpus 1.5` on a machine of 64 CPUs
+sees 64, and is throttled when it uses them. So the quotas of the process's cgroup and of every
+cgroup above it count too: the smallest one holds.
 
-Whatever cannot be read or understood is no quota: too many workers are better than no start.
+A quota that cannot be read or understood is ignored: too many workers are better than no start.
 """
 
 import math
@@ -34,17 +34,17 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _quota_of(cgroup: Cgroup) -> Iterator[float]:
-    """Yield the quota set in this one cgroup, if there is one."""
+    """Yield the quota of this one cgroup, if it has one."""
     if cgroup.version == 2:
         quota, _, period = cgroup.says("cpu.max").strip().partition(" ")
     else:
         quota = cgroup.says("cpu.cfs_quota_us").strip()
         period = cgroup.says("cpu.cfs_period_us").strip()
-    # No quota is "max" in version 2 and "-1" in version 1: neither consists of digits.
+    # Without a quota the text is "max" in version 2 and "-1" in version 1: neither is digits only.
     if _is_positive(quota) and _is_positive(period):
         yield int(quota) / int(period)
 
 
 def _is_positive(text: str) -> bool:
-    # At most 18 digits, which is 64 bits: what the kernel can mean, and a float can hold.
+    # At most 18 digits, which fit in 64 bits as the kernel has them, and in a float.
     return re.fullmatch(r"[0-9]{1,18}", text) is not None and int(text) > 0

@@ -1,7 +1,7 @@
-"""What differs where the system is not Linux: the program serves in one process.
+"""Systems other than Linux, where the program serves in one process.
 
-Handing connections to workers, and replacing workers, needs what only Linux has. A laptop needs
-neither, so there an app is served as aiohttp alone serves it, and one warning says what that means.
+The handoff of connections and the replacement of workers need parts of Linux. A laptop needs
+neither, so aiohttp alone serves the app there, and one warning says what that means.
 """
 
 import sys
@@ -12,7 +12,7 @@ from aiocluster.config.settings import Settings
 
 _NAMES = {"darwin": "macOS", "win32": "Windows"}
 
-# The settings that hold in one process too: most of them are aiohttp's own.
+# The settings that also hold in one process: most of them are aiohttp's own.
 KEPT = frozenset(
     {
         "access_log",
@@ -39,7 +39,7 @@ KEPT = frozenset(
 
 
 def on_linux() -> bool:
-    """Return whether this system is Linux."""
+    """Return True if this system is Linux."""
     return sys.platform == "linux"
 
 
@@ -49,7 +49,7 @@ def system_name() -> str:
 
 
 def one_process_warning(system: str, plan: Plan) -> str:
-    """Return what it means that `plan` is served in one process, and what has no effect there."""
+    """Return the warning that `plan` is served in one process, with what has no effect there."""
     parts = [
         f"{system} is not Linux: everything runs in this one process, the app by aiohttp's own"
         " runner. Workers, reloads, supervision, metrics and upgrades exist on Linux only"
@@ -65,7 +65,7 @@ def one_process_warning(system: str, plan: Plan) -> str:
 def ignored_settings(plan: Plan) -> Mapping[str, object]:
     """Return the settings that were given and have no effect in one process, with their values.
 
-    One that was given its default changes nothing anywhere. That of a role is called role.setting.
+    A setting that was given its default is left out. With several roles a name is role.setting.
     """
     several = len(plan.roles) > 1
     return {

@@ -1,4 +1,4 @@
-"""Environment variables that a caller gives to a worker."""
+"""The environment variables that the settings give to workers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,20 +11,20 @@ ALLOWED_ENV = (
     "from Python {'NAME': 'value', SLOT: {'NAME': 'value'}}"
 )
 
-# Of all that one worker has; they travel in one packet.
+# The size of all variables of one worker, which travel in one packet.
 MAX_ENV_BYTES = 64 * 1024
 
 
 class Environment(Struct, frozen=True):
-    """What the workers of a role have in their environments."""
+    """The environment variables of a role's workers."""
 
     of_all: dict[str, str] = {}
     of_slot: dict[int, dict[str, str]] = {}
 
     def of(self, slot: int, more: Mapping[str, str]) -> dict[str, str]:
-        """Return that of the worker in `slot`, which has `more` besides.
+        """Return the environment of the worker in `slot`, with `more` variables.
 
-        ConfigError when it is too large.
+        Raise ConfigError if the environment is too large.
         """
         env = {**self.of_all, **self.of_slot.get(slot, {}), **more}
         _check_size(env, f"env of slot {slot}")
@@ -32,9 +32,9 @@ class Environment(Struct, frozen=True):
 
 
 def env_from(value: object) -> Environment:
-    """Read `env`: names and values; under the number of a slot those that only it has.
+    """Return the Environment of `env`: names and values, and dicts of them by slot number.
 
-    ConfigError, naming what is wrong, when no process could have it.
+    Raise ConfigError, which names the fault, if no process could have such an environment.
     """
     if isinstance(value, Environment):
         return value
@@ -46,7 +46,7 @@ def env_from(value: object) -> Environment:
 
 
 def env_from_texts(texts: Sequence[str]) -> Environment:
-    """Read what was typed: NAME=value, or SLOT:NAME=value."""
+    """Return the Environment of typed texts: NAME=value, or SLOT:NAME=value."""
     of_all: dict[str, str] = {}
     of_slot: dict[int, dict[str, str]] = {}
     for text in texts:
@@ -72,7 +72,7 @@ def _is_slot(key: object) -> bool:
 
 
 def checked_env(env: object) -> dict[str, str]:
-    """Return a copy of `env`; ConfigError, naming what is wrong, when no process could have it."""
+    """Return a copy of `env`; raise ConfigError, which names the fault, if it is invalid."""
     if not isinstance(env, Mapping):
         raise ConfigError(f"env: {env!r:.80} is a {type(env).__name__}; give a dict of text")
     for name, value in env.items():

@@ -1,7 +1,7 @@
-"""What a target is: an Application, a factory of one, or a job; all else is refused by name.
+"""The kind of a target: an Application, a factory of one, or a job; all else is refused by name.
 
-Decided from the object alone, before anything of it is called. Each refusal says what was given
-and what to give in its place.
+The kind is decided from the object alone, before any of its code is called. Each refusal says
+what was given and what to give in its place.
 """
 
 import inspect
@@ -27,13 +27,13 @@ _EXPECTED = (
 _A_FACTORY = "a function without parameters that makes an aiohttp.web.Application and returns it"
 _A_JOB = "`async def job(worker)`"
 
-# The parameters that make an object another kind of web application, by name.
+# The names of parameters that show another kind of web application.
 _FOREIGN = {
     ("scope", "receive", "send"): "an ASGI application (FastAPI, Starlette, Quart, ...)",
     ("environ", "start_response"): "a WSGI application (Flask, Django, ...)",
 }
 
-# What aiohttp needs beside an Application, and makes or serves by itself.
+# Classes of aiohttp that are no Application, with what to give in their place.
 _PARTS_OF_AIOHTTP: dict[type | tuple[type, ...], str] = {
     web.BaseRunner: "give the Application itself: each worker makes a runner of its own",
     web.BaseSite: "give the Application itself, and its address as `bind`",
@@ -45,7 +45,8 @@ _PARTS_OF_AIOHTTP: dict[type | tuple[type, ...], str] = {
     web.StreamResponse: f"give {_A_FACTORY}",
 }
 
-# How Python 3.14 is asked for annotations that cannot be evaluated; before, they are as written.
+# The argument by which Python 3.14 returns annotations that cannot be evaluated. Older versions
+# return them as they are written.
 _UNEVALUATED: dict[str, Any] = {}
 if sys.version_info >= (3, 14):
     import annotationlib
@@ -54,7 +55,7 @@ if sys.version_info >= (3, 14):
 
 
 class Kind(Enum):
-    """What a worker does with a target."""
+    """A kind of target, which decides how a worker serves it."""
 
     APPLICATION = "an Application"
     AWAITABLE = "a coroutine, or whatever can be awaited, that gives an Application"
@@ -63,11 +64,11 @@ class Kind(Enum):
 
 
 def kind_of(given: object, *, is_role: bool = False) -> Kind:
-    """Return what `given` is; ConfigError, with what to give instead, when it is no target.
+    """Return the kind of `given`; raise ConfigError, with what to give instead, if it has none.
 
-    As a role (`is_role`) each coroutine function that needs one argument is a job. Otherwise its
-    parameter must be named `worker` or annotated as WorkerContext: a handler, and a factory
-    that needs a loop or a configuration, look the same.
+    As a role (`is_role`), each coroutine function that needs one argument is a job. Otherwise its
+    parameter must be named `worker` or annotated as WorkerContext, because a handler, and a
+    factory that needs a loop or a configuration, look the same.
     """
     if isinstance(given, web.Application):
         return Kind.APPLICATION
@@ -84,7 +85,7 @@ def kind_of(given: object, *, is_role: bool = False) -> Kind:
 
 
 def check_app(spec: RoleSpec) -> None:
-    """Raise ConfigError for an app that is none, as far as can be seen before it is imported."""
+    """Raise ConfigError if the app is invalid, as far as can be seen before it is imported."""
     if isinstance(spec.app, str):
         check_target(spec.app)
     elif not isinstance(spec.app, Script):
@@ -92,12 +93,12 @@ def check_app(spec: RoleSpec) -> None:
 
 
 def is_job(given: object) -> TypeGuard[Callable[[Any], Coroutine[Any, Any, object]]]:
-    """Is this called with the worker? For a target that `kind_of` has taken."""
+    """Return True if `given`, which `kind_of` has accepted, is a job."""
     return callable(given) and is_async(given) and takes_one(needed_parameters(given))
 
 
 def refused_result(job: object, result: object) -> ConfigError | None:
-    """Return why a job may not have returned this; None when it may."""
+    """Return the error that a job returned `result`, or None if a job may return it."""
     if isinstance(result, web.Application):
         reason = f"a factory, but needs an argument: give {_A_FACTORY}"
     elif isinstance(result, web.StreamResponse):
@@ -111,7 +112,7 @@ def refused_result(job: object, result: object) -> ConfigError | None:
 
 
 def returned_at_once(job: object) -> ConfigError:
-    """Return why a job that `restart="always"` calls again and again may not end so soon."""
+    """Return the error that a job returned at once though `restart="always"` repeats it."""
     return ConfigError(
         f"the app: {name_of(job)} was called as a job, with the worker, and returned at once. It"
         " would be called again and again: give a job that runs until `await worker.stopping()`"
@@ -121,7 +122,7 @@ def returned_at_once(job: object) -> ConfigError:
 
 
 def name_of(given: object) -> str:
-    """Return what to call a target in a message."""
+    """Return the name of a target for a message."""
     while isinstance(given, partial):
         given = given.func
     return f"{getattr(given, '__qualname__', None) or repr(given):.80}"
@@ -133,11 +134,11 @@ def kind_name(given: object) -> str:
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
-# ---- what cannot be a target, whatever its parameters
+# ---- objects that cannot be a target, whatever their parameters
 
 
 def _no_target(given: object) -> str:
-    """Say why `given` is no target, so far as its parameters do not matter; "" when it may be."""
+    """Return why `given` is no target, apart from its parameters; "" if it may be one."""
     if isinstance(given, type):
         return _no_factory_class(given)
     if (reason := _part_of_aiohttp(given)) is not None:
@@ -156,7 +157,7 @@ def _no_target(given: object) -> str:
 
 
 def _no_factory_class(given: type) -> str:
-    """Say why a class is no target; "" when it is an Application, or makes something else."""
+    """Return why a class is no target; "" if it is an Application or makes another object."""
     is_called_as_usual = _first_with("__call__", inspect.getmro(type(given))) is type
     makes_instances = _first_with("__new__", inspect.getmro(given)) is object
     if issubclass(given, web.Application) or not (is_called_as_usual and makes_instances):
@@ -183,16 +184,16 @@ def _part_of_aiohttp(given: object) -> str | None:
 
 
 def _is_plain_generator(function: object) -> bool:
-    # What one that types.coroutine has decorated returns can be awaited.
+    # If types.coroutine has decorated a generator function, its result can be awaited.
     flags: int = getattr(getattr(function, "__code__", None), "co_flags", 0)
     return inspect.isgeneratorfunction(function) and not flags & inspect.CO_ITERABLE_COROUTINE
 
 
-# ---- what needs an argument
+# ---- targets that need an argument
 
 
 def _no_job(given: object, needed: list[inspect.Parameter], *, is_role: bool) -> str:
-    """Say why what needs these arguments is no job; "" when it is one."""
+    """Return why `given`, which needs these arguments, is no job; "" if it is one."""
     names = tuple(parameter.name for parameter in needed)
     if (foreign := _FOREIGN.get(names)) is not None:
         return f"is {foreign}; aiocluster serves aiohttp applications only"
@@ -222,12 +223,12 @@ def _needs(names: tuple[str, ...]) -> str:
 
 
 def takes_one(needed: list[inspect.Parameter]) -> bool:
-    """Is exactly one argument needed, and may it be given by place?"""
+    """Return True if exactly one argument is needed, and it may be positional."""
     return len(needed) == 1 and needed[0].kind is not inspect.Parameter.KEYWORD_ONLY
 
 
 def needed_parameters(given: Callable[..., object]) -> list[inspect.Parameter]:
-    """Return the parameters that have no default; none where they are not known."""
+    """Return the parameters that have no default; none if the signature is unknown."""
     signature = _signature(given)
     return [] if signature is None else [*filter(_is_needed, signature.parameters.values())]
 
@@ -235,9 +236,9 @@ def needed_parameters(given: Callable[..., object]) -> list[inspect.Parameter]:
 def _signature(given: Callable[..., object]) -> inspect.Signature | None:
     try:
         return inspect.signature(given, eval_str=True)
-    except (TypeError, ValueError):  # some that are written in C do not tell
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return None
-    except Exception:  # annotations, which may be any text, or name what is imported for types only
+    except Exception:  # annotations may be any text, or names that are imported for types only
         return inspect.signature(given, **_UNEVALUATED)
 
 
@@ -247,10 +248,10 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
 
 
 def is_async(given: object) -> bool:
-    """Is it a coroutine function, or an object that is called like one?"""
+    """Return True for a coroutine function, or an object that is called like one."""
     while isinstance(given, partial):
         given = given.func
-    # Of an object that is called, `type` has the method that calls it.
+    # If an object is callable, its type has the method.
     return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(
         getattr(type(given), "__call__", None)  # noqa: B004 (not whether it can be called)
     )
@@ -283,7 +284,7 @@ def _makes_application(given: object) -> bool:
 
 
 def _names(annotation: object, name: str) -> bool:
-    """Does an annotation name this class, or one made from it, alone or among others?"""
+    """Return True if an annotation names this class or a subclass, alone or among others."""
     text = getattr(annotation, "__forward_arg__", annotation)
     if isinstance(text, str):
         return re.search(rf"\b{name}\b", text) is not None

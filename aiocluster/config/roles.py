@@ -16,17 +16,17 @@ from aiocluster.errors import ConfigError
 # The role of a cluster that was given one app.
 ONLY_ROLE = "web"
 
-# It goes into environments, logs and labels of metrics.
+# A role's name appears in environments, logs and labels of metrics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Role:
-    """What one role runs, and how: `app` as for `run`, and its own settings.
+    """A role as the program gives it: `app` as for `run`, and the role's own settings.
 
         roles={"web": Role(make_app, bind=":8000"), "jobs": Role(work, workers=2)}
 
-    What is not given here is as given to the cluster; a role without `bind` listens nowhere.
-    Raises ConfigError for a setting that makes no sense, or is the whole cluster's.
+    A setting that is not given here is as given to the cluster; without `bind`, a role has no
+    listener. ConfigError is raised for an invalid setting, or one of the whole cluster.
     """
 
     def __init__(self, app: object, **settings: Any) -> None:
@@ -44,19 +44,19 @@ class Role:
 
 
 class RoleSpec(Struct, frozen=True):
-    """One role, with all its settings; `given` names those that were given."""
+    """A role with all its settings; `given` names the settings that were given."""
 
     name: str
     app: object
     settings: Settings
     given: frozenset[str] = frozenset()
-    # Was it given among `roles`, where every coroutine function of one argument is a job?
+    # True if given among `roles`, where every coroutine function of one argument is a job.
     is_named: bool = False
 
     def settings_with(self, call: RunAppCall | None) -> Settings:
-        """Return the settings when the code has called `run_app`: its arguments are defaults.
+        """Return the settings; if the code has called `run_app`, its arguments are defaults.
 
-        ConfigError when they make no sense together.
+        Raise ConfigError if the settings make no sense together.
         """
         if call is None:
             return self.settings
@@ -69,27 +69,27 @@ class RoleSpec(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What a cluster is to be: what holds for all of it, and its roles, by name."""
+    """The plan of a cluster: the settings of the whole cluster, and its roles by name."""
 
     settings: Settings
     roles: Mapping[str, RoleSpec]
 
     @property
     def graceful_timeout(self) -> float:
-        """Seconds that the role which takes longest may take to stop."""
+        """The longest `graceful_timeout` of all roles, in seconds."""
         return max(role.settings.graceful_timeout for role in self.roles.values())
 
 
 def plan_from(app: object, roles: object, given: Mapping[str, Any]) -> Plan:
-    """Return the plan of a cluster that was given one app, or roles; `given` are settings.
+    """Return the plan of a cluster with one app, or with roles; `given` are settings.
 
-    ConfigError when both, or neither, were given, or a value makes no sense.
+    Raise ConfigError if both or neither are given, or a value is invalid.
     """
     settings = settings_from(given)
     if roles is None:
         if app is None:
             raise ConfigError("give an app to serve, or roles={name: Role(app, ...)}")
-        if "bind" in given or not isinstance(app, Script):  # else the script says where to listen
+        if "bind" in given or not isinstance(app, Script):  # else the script gives the address
             check_together(settings)
         return Plan(settings, {ONLY_ROLE: RoleSpec(ONLY_ROLE, app, settings, frozenset(given))})
     if app is not None:
@@ -129,7 +129,7 @@ def _spec(name: str, role: Role, given: Mapping[str, Any]) -> RoleSpec:
 
 
 def check_together(settings: Settings) -> None:
-    """Raise ConfigError when settings that make sense each by itself do not so together."""
+    """Raise ConfigError if settings that are each valid contradict one another."""
     policies = settings.policy if isinstance(settings.policy, Mapping) else {"": settings.policy}
     addresses = [*map(str, settings.bind)]
     if strangers := sorted(policies.keys() - {"", *addresses}):
@@ -138,9 +138,9 @@ def check_together(settings: Settings) -> None:
             f" ({', '.join(addresses) or 'none'})"
         )
     if settings.proxy_protocol and not settings.trusted_proxies:
-        raise ConfigError("proxy_protocol: say whose headers to believe, with trusted_proxies")
+        raise ConfigError("proxy_protocol: give the networks of your proxies as trusted_proxies")
     if settings.trusted_proxies and not settings.proxy_protocol:
-        raise ConfigError("trusted_proxies: without proxy_protocol nobody's headers are read")
+        raise ConfigError("trusted_proxies: without proxy_protocol no PROXY headers are read")
     is_shared = any(isinstance(policy, str) and policy == SHARED for policy in policies.values())
     if is_shared and (wrong := [name for name in _AT_THE_DOOR if _is_given(settings, name)]):
         raise ConfigError(
@@ -149,7 +149,7 @@ def check_together(settings: Settings) -> None:
         )
 
 
-# What the primary does with each connection before a worker has it.
+# The settings for what the primary does with a connection before a worker gets it.
 _AT_THE_DOOR = ("proxy_protocol", "max_connections_total", "when_full")
 
 

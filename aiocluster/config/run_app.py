@@ -1,7 +1,7 @@
-"""What a call of aiohttp's `run_app` gave, as settings; and what of it cannot be had.
+"""The arguments of a call of aiohttp's `run_app`, as settings.
 
-The arguments of `run_app` are defaults: what was given to the cluster itself comes first. Nothing
-is dropped in silence: what cannot be had is refused by its name.
+The arguments of `run_app` are defaults: settings that were given to the cluster come first. No
+argument is dropped in silence: one that cannot be honoured is refused by its name.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -14,10 +14,10 @@ from aiocluster.config.addresses import Address, addresses_from
 from aiocluster.config.settings import settings_from
 from aiocluster.errors import ConfigError
 
-# Where aiohttp listens when it was given no port.
+# The port on which aiohttp listens if it was given none.
 _DEFAULT_PORT = 8080
 
-# The arguments that are settings, of the same name or another, with the same meaning.
+# The arguments that have the meaning of a setting, with the same name or another.
 _SETTINGS = {
     "shutdown_timeout": "graceful_timeout",
     **{
@@ -38,10 +38,10 @@ _SETTINGS = {
     },
 }
 
-# Where it listens; `bind` says that in the place of all of them.
+# The arguments that say where to listen; `bind` replaces all of them.
 _PLACES = ("host", "port", "path", "sock")
 
-# Why these cannot be had, and what to do instead.
+# The arguments that are refused, with the reason or what to do instead.
 _REFUSED = {
     "path": "Unix sockets cannot be served yet: give an address in its place, with bind",
     "sock": "sockets of the program's own cannot be served: give an address, with bind",
@@ -51,7 +51,7 @@ _REFUSED = {
     "reuse_port": "the primary alone listens, for all workers: leave it out",
 }
 
-# What aiohttp does anyway when it is given this.
+# The values with which these arguments change nothing.
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "path": (None,),
     "sock": (None,),
@@ -61,18 +61,18 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "loop": (None,),
 }
 
-# What changes nothing: the primary says where it serves, and decides what signals mean.
+# The arguments without effect: the primary prints its addresses and handles signals itself.
 _WITHOUT_EFFECT = ("print", "handle_signals")
 
 
 class RunAppCall(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A call that was understood: what it gave as settings, and in its own words."""
+    """A call of `run_app` that was accepted: its arguments as settings, and in its own words."""
 
     settings: dict[str, Any]
     words: str
 
     def words_of(self, what: str, given: Collection[str]) -> str:
-        """Say what `what` gave, and what of it does not count beside what was `given` otherwise."""
+        """Return the log line for the call in `what`, with the arguments that `given` overrides."""
         names = [
             name for name in ("bind", *self.settings) if name in given and name != "access_log"
         ]
@@ -83,11 +83,11 @@ class RunAppCall(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
 def read_call(
     arguments: Mapping[str, Any], named: Collection[str] = (), standard_log_class: object = None
 ) -> RunAppCall:
-    """Return what `run_app(app, **arguments)` asks for; ConfigError for what cannot be had.
+    """Return the call `run_app(app, **arguments)`; raise ConfigError for a refused argument.
 
-    `given` names the settings that were given to the cluster itself: with `bind` among them it does
-    not matter where the call would listen. An argument that is `standard_log_class`, aiohttp's
-    own, is as if it had not been given.
+    `named` has the names of the settings that were given to the cluster itself: if `bind` is one,
+    the call's own address does not matter. An access_log_class that is `standard_log_class`,
+    aiohttp's own, counts as not given.
     """
     given = dict(arguments)
     given["host"] = _hosts(given.get("host"))
@@ -111,7 +111,7 @@ def _refuse_what_cannot_be_had(given: Mapping[str, Any]) -> None:
 
 
 def _refusal(name: str, value: object) -> str:
-    """Say why this argument cannot be had; "" when it can."""
+    """Return why this argument is refused; "" if it is accepted."""
     if name in _HARMLESS and any(value is harmless for harmless in _HARMLESS[name]):
         return ""
     if name in _REFUSED:
@@ -123,7 +123,7 @@ def _refusal(name: str, value: object) -> str:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Check an argument as the setting that it is; the error names the argument."""
+    """Return the value of an argument, checked as a setting; an error names the argument."""
     setting = _SETTINGS[name]
     try:
         return getattr(settings_from({setting: value}), setting)
@@ -133,7 +133,7 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _hosts(host: Any) -> str | list[str]:
-    """Return the host or the hosts; "" is all interfaces, as None is for aiohttp."""
+    """Return the host or the hosts; "" means all interfaces, as None does for aiohttp."""
     if host is None or isinstance(host, str):
         return host or ""
     if isinstance(host, Iterable) and (hosts := [*host]) and all(isinstance(h, str) for h in hosts):
@@ -152,7 +152,7 @@ def _bind(host: str | list[str], port: int) -> list[str]:
 def _port(port: Any) -> int:
     if port is None:
         return _DEFAULT_PORT
-    # The address is looked up, so that digits from an environment variable are a port as well.
+    # aiohttp looks the address up, so it also takes a port as digits, as from an environment.
     if isinstance(port, str) and port.isascii() and port.isdigit():
         port = int(port)
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
@@ -161,11 +161,11 @@ def _port(port: Any) -> int:
 
 
 def _words(given: Mapping[str, Any]) -> str:
-    """Write down what was given, and where it would listen."""
+    """Return the arguments of a call in words, with the address it would listen on."""
     words = [f"{name} {given[name]}" for name in ("path", "sock") if given.get(name) is not None]
     if not words or given["host"] or given.get("port") is not None:
         host = given["host"] if isinstance(given["host"], str) else " and ".join(given["host"])
-        # Which is aiohttp's name for all interfaces.
+        # 0.0.0.0 is aiohttp's name for all interfaces.
         port = _DEFAULT_PORT if given.get("port") is None else given["port"]
         words += [f"host {host or '0.0.0.0'}", f"port {port}"]
     words += [

@@ -1,4 +1,4 @@
-"""The file of a script: is it one, is it there, and what can be imported beside it."""
+"""The file of a script: how it is recognised, checked and put on the import path."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ import sys
 from aiocluster.config.script import Script
 from aiocluster.errors import ConfigError
 
-# What Python runs besides a file of source: archives with a __main__.py.
+# The suffixes of archives with a __main__.py, which Python runs like a source file.
 _ARCHIVES = (".zip", ".pyz")
 
 
 def is_script(target: str) -> bool:
-    """Is this meant as a path, and not as an import string?"""
-    # With a name behind it, which check_script refuses, with what to give.
+    """Return True if `target` is a path, and not an import string."""
+    # A path with a name after it counts as a path, and check_script says what to give.
     path = target.partition(":")[0]
     if path.endswith((".py", *_ARCHIVES)) or os.sep in target:
         return True
@@ -20,7 +20,7 @@ def is_script(target: str) -> bool:
 
 
 def check_script(path: str) -> None:
-    """Raise ConfigError, with what may have been meant, when there is no such script."""
+    """Raise ConfigError, with what may have been meant, if there is no such script."""
     if os.path.isfile(path):
         return
     if not os.path.isdir(path):
@@ -38,19 +38,19 @@ def check_script(path: str) -> None:
 
 
 def path_of(script: Script) -> str:
-    """Return the absolute path, also where the process has entered another folder since."""
+    """Return the absolute path, even if the process has changed its folder since."""
     return os.path.abspath(os.path.join(script.folder, script.path))
 
 
 def put_on_path(script: Script) -> None:
-    """Let this process import what lies beside the script, as Python does. Idempotent."""
+    """Put the script's folder on the import path, as Python does. Idempotent."""
     path = os.path.realpath(path_of(script))
     folder = path if has_main_inside(path) else os.path.dirname(path)
     if sys.path[:1] != [folder]:
-        # The first entry is the folder of what runs now; in safe mode there is none.
+        # The first entry is the folder of the running program; in safe mode there is none.
         sys.path[: 0 if sys.flags.safe_path else 1] = [folder]
 
 
 def has_main_inside(path: str) -> bool:
-    """Is it a folder or a zip file, of which __main__.py is run?"""
+    """Return True for a folder or an archive, in which Python runs __main__.py."""
     return os.path.isdir(path) or path.endswith(_ARCHIVES)

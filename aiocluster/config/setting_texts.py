@@ -1,4 +1,4 @@
-"""Settings as text: values from a command line, and the words of `--help` and the manual."""
+"""The settings as text: values from a command line, and the words of `--help` and the manual."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -36,7 +36,7 @@ TOPICS: Mapping[str, tuple[str, str]] = {
     "Logging": ("access_log log_level", "access_log_format"),
 }
 
-# What stands for a value where its type does not say it.
+# The metavars of settings that need another than their type's.
 _METAVARS = {
     "access_log_format": "FORMAT",
     "autoscale": "min=INT,max=INT",
@@ -56,7 +56,7 @@ _OF_TYPES = {int: "INT", float: "SECONDS", bool: "true|false"}
 
 
 def value_from_text(name: str, text: str) -> Any:
-    """Return the value for `settings_from` that the text of one setting stands for."""
+    """Return the value, for `settings_from`, of a setting that was given as one text."""
     refuse_unknown({name: text})
     if name in SPECIAL:
         return value_from_texts(name, [text])
@@ -64,7 +64,7 @@ def value_from_text(name: str, text: str) -> Any:
 
 
 def value_from_texts(name: str, texts: Sequence[str]) -> Any:
-    """Return the value of a setting that may be given several times, or is special."""
+    """Return the value of a special setting, which may have been given several times."""
     refuse_unknown({name: texts})
     default = getattr(Settings(), name)
     # A default may be typed as `--help` shows it.
@@ -72,19 +72,19 @@ def value_from_texts(name: str, texts: Sequence[str]) -> Any:
 
 
 class SettingHelp(Struct, frozen=True):
-    """A setting in words, for `--help` and the manual."""
+    """A description of one setting, for `--help` and the manual."""
 
     name: str
     help: str
-    metavar: str  # stands for a value: INT, SECONDS, wait|503|close
+    metavar: str  # the placeholder of a value: INT, SECONDS, wait|503|close
     allowed: str
     default: str
-    is_switch: bool  # only ever true or false
-    is_multiple: bool  # may be given several times
+    is_switch: bool  # the setting is true or false
+    is_multiple: bool  # the setting may be given several times
 
 
 def setting_help() -> tuple[SettingHelp, ...]:
-    """Describe every setting, in the order of the record."""
+    """Return the description of every setting, in the order of `Settings`."""
     return tuple(
         SettingHelp(
             name=field.name,
@@ -102,7 +102,7 @@ def setting_help() -> tuple[SettingHelp, ...]:
 
 
 def _metavar(hint: Any) -> str:
-    """Return what stands for a value of this type."""
+    """Return the metavar of this type."""
     if (name := _OF_TYPES.get(hint)) is not None:
         return name
     kind, parts = get_origin(hint), get_args(hint)
@@ -112,7 +112,7 @@ def _metavar(hint: Any) -> str:
 
 
 def _as_text(default: Any) -> str:
-    """Write a default as it is typed on a command line."""
+    """Return a default as it is typed on a command line."""
     match default:
         case bool():
             return str(default).lower()

@@ -1,8 +1,8 @@
-"""Everything a user may set: one frozen record, and the one way to make it from loose values.
+"""The settings: one frozen record, and the one function that makes it from loose values.
 
-A setting's type, bounds, default and help stand together, once; the command line and the errors
-are made from them, and the manual is checked against them (see setting_texts.py). Where values
-come from is not known here.
+A setting's type, bounds, default and help stand together, once. The command line and the errors
+are made from them, and the manual is checked against them (see setting_texts.py). This module
+does not know where values come from.
 """
 
 import sys
@@ -22,12 +22,12 @@ from aiocluster.errors import ConfigError
 
 __all__ = ["Address", "Settings", "Workers", "settings_from"]
 
-# Whole numbers end up in C, in listen() and in aiohttp's parser, which would refuse a larger
-# one too late: when the socket opens, or for each client that connects.
+# Whole numbers are passed to C, to listen() and to aiohttp's parser. C would refuse a larger
+# number too late: when the socket opens, or for each client that connects.
 _C_INT = 2**31 - 1
-# The largest float there is: the bound's only work is to refuse infinity.
+# The largest float: this bound only refuses infinity.
 _FINITE = sys.float_info.max
-# More seconds than anybody waits, and few enough for every timer there is.
+# A year: longer than any useful wait, and within the range of every timer.
 _YEAR = 365 * 24 * 3600.0
 
 Positive = Annotated[int, Meta(ge=1, le=_C_INT)]
@@ -36,24 +36,24 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=_YEAR)]
 Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
 Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, Meta(ge=0, le=_FINITE)]
-# Each report is a message from every worker: more than 20 a second would be felt.
+# Each report is a message from every worker: more than 20 a second would cost noticeable time.
 Interval = Annotated[float, Meta(ge=0.05, le=_YEAR)]
 
 Restart = Literal["always", "on_failure", "never"]
 Workers = Positive | Literal["auto", "cpu", "io"]
 
-# Those that no role has for itself: they steer the program, not its workers.
+# The settings that no role has for itself: they apply to the program, not to its workers.
 OF_THE_CLUSTER = frozenset({"pre_drain_wait", "log_level"})
 
-# What other servers call the parts of `bind`.
+# The names that other servers give to the parts of `bind`.
 PARTS_OF_AN_ADDRESS = frozenset({"host", "port"})
 
-# Each setting that had another name before, by that name (docs/changes.md).
+# The present name of each renamed setting, by its old name (docs/changes.md).
 RENAMED = {"affinity": "cpu_affinity"}
 
 
 def checked_seconds(what: str, value: object) -> float:
-    """Return a time that a caller gave; ConfigError, naming `what`, when it is none."""
+    """Return a number of seconds as a float; raise ConfigError, naming `what`, if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _YEAR:
         raise ConfigError(f"{what} must be a number of seconds, 0 to {_YEAR:.0f}, not {value!r}")
     return float(value)
@@ -64,7 +64,7 @@ def _about(text: str) -> Meta:
 
 
 class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """All settings of a cluster; `settings_from` makes it, since the constructor checks nothing."""
+    """The settings of a cluster, made by `settings_from`: the constructor checks nothing."""
 
     workers: Annotated[
         Workers,
@@ -230,7 +230,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         Interval, _about("Seconds between two metrics reports of a worker.")
     ] = 1.0
 
-    # From here on aiohttp's own settings, with its own defaults.
+    # The settings from here on are aiohttp's own, with its own defaults.
     keepalive_timeout: Annotated[
         Seconds, _about("Seconds an idle keep-alive connection stays open.")
     ] = 75.0
@@ -273,13 +273,13 @@ HINTS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)
 
 
 def settings_from(values: Mapping[str, Any]) -> Settings:
-    """Check `values` and return the settings; what is not in `values` has its default."""
+    """Return the settings with these checked `values`, and with defaults for all others."""
     refuse_unknown(values)
     return Settings(**{name: _checked(name, value) for name, value in values.items()})
 
 
 def refuse_unknown(values: Mapping[str, Any]) -> None:
-    """Raise ConfigError, with what may have been meant, when one is the name of no setting."""
+    """Raise ConfigError, with what may have been meant, if a name is not that of a setting."""
     unknown = [str(name) for name in values if name not in HINTS]
     if not unknown:
         return
@@ -299,12 +299,12 @@ def _checked(name: str, value: Any) -> Any:
     if (special := SPECIAL.get(name)) is not None:
         return special.read(value)
     if name == "when_full" and value == 503:
-        value = "503"  # as whoever thinks of a status writes it
+        value = "503"  # a status is often given as a number
     return converted(name, value, strict=True)
 
 
 def converted(name: str, value: Any, *, strict: bool) -> Any:
-    """Convert one value by itself, so that an error can name its setting in our words."""
+    """Return one value, converted by itself, so that an error can name its setting."""
     try:
         return msgspec.convert(value, HINTS[name], strict=strict)
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""Settings that are more than a number or a name: read here, each with what it allows."""
+"""The special settings, which are more than a number or a name, with what each allows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from aiocluster.config.target import check_target
 from aiocluster.errors import ConfigError
 from aiocluster.policies.named import ALLOWED_POLICY, check_policy, is_import_string, policy_from
 
-# Where workers accept by themselves nobody chooses.
+# The policy `shared`: workers accept by themselves, and no policy chooses.
 SHARED = "shared"
 
 ALLOWED_NETWORKS = "addresses or networks, such as 10.0.0.0/8 or ::1"
@@ -22,16 +22,16 @@ ALLOWED_AUTOSCALE = "an Autoscale, or min=1,max=8 with more of its fields"
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """How one setting is read."""
+    """A special setting: how its values are read, and what is allowed."""
 
-    read: Callable[[Any], Any]  # a value that a program gave
-    read_texts: Callable[[Sequence[str]], Any]  # what was typed, once or several times
+    read: Callable[[Any], Any]  # reads a value that a program gave
+    read_texts: Callable[[Sequence[str]], Any]  # reads typed texts, one or several
     allowed: str
     is_multiple: bool = False
 
 
 def policy_value(value: Any) -> Any:
-    """Check `policy`: one, or a mapping of addresses to one each; return it."""
+    """Check and return `policy`: one policy, or a mapping of addresses to policies."""
     if isinstance(value, Mapping):
         if not value:
             raise ConfigError(f"policy: {value!r} is not allowed; give {ALLOWED_POLICY}")
@@ -50,7 +50,7 @@ def _by_address(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def _address(where: Any) -> str:
-    """Return an address in the one form that `bind` gives it."""
+    """Return an address in the form that `bind` has."""
     try:
         if isinstance(where, str):
             return str(addresses_from(where)[0])
@@ -61,9 +61,9 @@ def _address(where: Any) -> str:
 
 def _policy(value: Any) -> Any:
     if not isinstance(value, str):
-        check_policy(value)  # a class is made where it is needed
+        check_policy(value)  # a class is called later, by the code that needs the policy
     elif is_import_string(value):
-        check_target(value, "policy")  # imported when it is needed, by who needs it
+        check_target(value, "policy")  # imported later, by the code that needs the policy
     elif value != SHARED:
         policy_from(value)
     return value

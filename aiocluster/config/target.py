@@ -1,4 +1,4 @@
-"""What the user wants served: an object, or an import string that names one.
+"""The import string of a target.
 
 "pkg.module:name"     an aiohttp Application, or a factory of one; dots after the colon go deeper
 """
@@ -14,7 +14,7 @@ _TARGET = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*
 
 
 def check_target(text: str, what: str = "app") -> tuple[str, str]:
-    """Return (module, name); ConfigError, naming `what`, when `text` is no import string."""
+    """Return (module, name); raise ConfigError, naming `what`, if `text` is no import string."""
     match = _TARGET.fullmatch(text)
     if match is None:
         raise ConfigError(f"{what} {text!r} is not of the form 'pkg.module:name'")
@@ -22,11 +22,11 @@ def check_target(text: str, what: str = "app") -> tuple[str, str]:
 
 
 def check_module(text: str, what: str = "app") -> None:
-    """Raise ConfigError when there is no such module, as far as that is seen without an import."""
+    """Raise ConfigError if there is no such module, as far as is seen without an import."""
     top = check_target(text, what)[0].partition(".")[0]
     try:
         is_there = importlib.util.find_spec(top) is not None
-    except ValueError:  # it is imported, and has no file
+    except ValueError:  # the module is imported already, and has no file
         return
     if not is_there:
         raise _no_module(text, top, what)
@@ -35,8 +35,8 @@ def check_module(text: str, what: str = "app") -> None:
 def import_target(text: str, what: str = "app") -> object:
     """Import the module and return the object.
 
-    ConfigError when there is no such module or no such name; what the module itself raises
-    when it is imported comes through as it is.
+    Raise ConfigError if there is no such module or no such name. An exception that the module
+    itself raises while it is imported passes unchanged.
     """
     module_name, name = check_target(text, what)
     try:

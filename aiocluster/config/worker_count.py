@@ -1,13 +1,13 @@
-"""What `workers` means on this machine, and how many are too many for it."""
+"""The number of workers that `workers` means on this machine, and the warning for too many."""
 
 from aiocluster.config.settings import Workers
 
-# More workers than this for each CPU, and they mostly wait for each other.
+# With more workers than this for each CPU, workers mostly wait for each other.
 MANY_WORKERS_PER_CPU = 4
 
 
 def worker_count(workers: Workers, cpus: int) -> int:
-    """Return how many workers `workers` means where `cpus` CPUs may be used."""
+    """Return how many workers `workers` means if `cpus` CPUs may be used."""
     match workers:
         case "auto" | "cpu":
             return cpus
@@ -18,7 +18,7 @@ def worker_count(workers: Workers, cpus: int) -> int:
 
 
 def too_many_workers_warning(count: int, cpus: int) -> str | None:
-    """Return what `count` workers cost on `cpus` CPUs when that is far too many, else None."""
+    """Return a warning if `count` workers are far too many for `cpus` CPUs, else None."""
     if count <= MANY_WORKERS_PER_CPU * cpus:
         return None
     return (

@@ -160,7 +160,7 @@ def test_its_repr_says_what_it_runs_and_how() -> None:
             {"bind": ":80", "policy": {":81": "sticky"}},
             r"policy: :81 is not among the addresses of bind \(:80\)",
         ),
-        ({"proxy_protocol": True}, "proxy_protocol: say whose headers to believe"),
+        ({"proxy_protocol": True}, "proxy_protocol: give the networks of your proxies"),
         ({"trusted_proxies": "::1"}, "trusted_proxies: without proxy_protocol"),
         ({"policy": "shared", "when_full": "503"}, "when_full: not with the policy 'shared'"),
         (

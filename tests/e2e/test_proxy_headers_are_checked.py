@@ -123,7 +123,7 @@ async def test_each_role_says_for_itself_whether_a_proxy_is_before_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"trusted_proxies": ()}, "proxy_protocol: say whose headers to believe"),
+        ({"trusted_proxies": ()}, "proxy_protocol: give the networks of your proxies"),
         ({"trusted_proxies": "10.0.0.1/8"}, "trusted_proxies: '10.0.0.1/8' is not allowed"),
         ({"trusted_proxies": "proxy.example"}, "'proxy.example' is not allowed"),
         ({"policy": "shared"}, "proxy_protocol: not with the policy 'shared'"),
