@@ -206,7 +206,7 @@ def _no_job(given: object, needed: list[inspect.Parameter], *, is_role: bool) ->
         if is_role or _is_worker(needed[0]):
             return ""
         if names != ("loop",):
-            return f"{_needs(names)}; give {_A_FACTORY}. A job is {_A_JOB}: name its parameter so"
+            return f"{_needs(names)}; give {_A_FACTORY}. A job is {_A_JOB}, with this parameter"
     if _is_worker(needed[0]):
         return f"is no job: that is {_A_JOB}, a coroutine function that needs only this argument"
     if names == ("loop",):

@@ -95,7 +95,7 @@ def plan_from(app: object, roles: object, given: Mapping[str, Any]) -> Plan:
     if app is not None:
         raise ConfigError("give either one app or roles, not both: the app may be one of the roles")
     if "bind" in given:
-        raise ConfigError("bind: with roles, give each that listens its own bind")
+        raise ConfigError("bind: with roles, give a bind to each role that listens")
     return Plan(settings, {name: _spec(name, role, given) for name, role in _pairs(roles)})
 
 
@@ -144,8 +144,8 @@ def check_together(settings: Settings) -> None:
     is_shared = any(isinstance(policy, str) and policy == SHARED for policy in policies.values())
     if is_shared and (wrong := [name for name in _AT_THE_DOOR if _is_given(settings, name)]):
         raise ConfigError(
-            f"{', '.join(wrong)}: not with the policy 'shared', where no connection passes"
-            " the primary"
+            f"{', '.join(wrong)}: cannot be used with the policy 'shared', where no connection"
+            " passes the primary"
         )
 
 

@@ -23,6 +23,6 @@ def too_many_workers_warning(count: int, cpus: int) -> str | None:
         return None
     return (
         f"{count} workers on {cpus} CPU{'' if cpus == 1 else 's'} are more than "
-        f"{MANY_WORKERS_PER_CPU} for each CPU: every further worker takes its own memory, and "
-        "they only take turns, so context switches and the p99 latency go up, not the throughput"
+        f"{MANY_WORKERS_PER_CPU} for each CPU: further workers need memory of their own and only "
+        "take turns, so context switches and the p99 latency go up, not the throughput"
     )

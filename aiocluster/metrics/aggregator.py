@@ -37,7 +37,7 @@ class WorkerFacts(Struct, frozen=True, kw_only=True):
     pid: int
     phase: str
     started_at: float  # seconds, on the clock that also gives `now`
-    restarts: int  # of its slot
+    restarts: int  # of the worker's slot
     counters: Counters
 
 
@@ -88,7 +88,8 @@ class Aggregator:
         aggregator._restarts = state.restarts
         aggregator._restarts_of_slot = state.restarts_of_slot
         aggregator._reports = state.reports
-        aggregator._reported_at = dict.fromkeys(state.reports, state.started_at)  # some time ago
+        # The times of the reports are not handed over, so all reports count as old.
+        aggregator._reported_at = dict.fromkeys(state.reports, state.started_at)
         return aggregator
 
     def report(self, worker_id: int, report: Report, now: float) -> None:

@@ -112,7 +112,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     workers: dict[int, WorkerMetrics]
     total: Metrics  # of all workers, exited ones included
     roles: dict[str, Metrics] = {}  # the total of each role
-    dispatch: dict[str, Dispatch] = {}  # of each role
+    dispatch: dict[str, Dispatch] = {}  # by role
     missed: int  # snapshots that this subscriber was too slow for, since the last it took
 
 

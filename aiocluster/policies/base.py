@@ -46,7 +46,7 @@ class Candidate(Protocol):
 
     @property
     def lag(self) -> float:
-        """Seconds by which the event loop ran late lately: more if a handler computes or blocks."""
+        """Recent seconds by which the event loop ran late: more if a handler computes or blocks."""
         ...
 
 

@@ -64,7 +64,7 @@ class AffinityKey:
     segment: int = 0  # of the path, from 1
     header: str = ""
     cookie: str = ""
-    line_start: bytes = field(init=False)  # of its header
+    line_start: bytes = field(init=False)  # of the header's line, with the line end before
     in_cookies: re.Pattern[bytes] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ class Sticky:
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
         """Return the candidate that has the highest score for this client."""
         if not affinity:
-            # These clients are unknown. As one client they would all go to one worker.
+            # Clients without an affinity are not one client: they would all go to one worker.
             return self._turns.choose(candidates, affinity)
         if candidates is not self._order:
             self._line_up(candidates)

@@ -38,11 +38,11 @@ class Weighted:
 
     def __init__(self, weights: Mapping[int, object] | None = None) -> None:
         self._weights = {slot: _checked(slot, weight) for slot, weight in (weights or {}).items()}
-        # Divisible by twice each weight, so that half an interval is a whole number, too.
+        # The cycle is a multiple of twice each weight, so that half an interval is whole, too.
         self._cycle = 2 * lcm(*(weight for weight in self._weights.values() if weight))
         self._order: Sequence[Candidate] = ()
         self._queue: list[tuple[int, int, int]] = []  # when due, position, interval
-        self._due: dict[int, int] = {}  # by slot; a worker that went may come back
+        self._due: dict[int, int] = {}  # by slot; kept for a worker that may come back
         self._now = 0
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:

@@ -194,7 +194,7 @@ def test_as_a_role_any_coroutine_function_of_one_argument_is_a_job() -> None:
 REFUSED: list[tuple[object, str]] = [
     (init, "init cannot be called without the argument 'loop': remove this parameter, and call a"),
     (init_of_config, "without the argument 'config'; give a function without parameters that"),
-    (init_of_config, "A job is `async def job.worker.`: name its parameter so"),
+    (init_of_config, "A job is `async def job.worker.`, with this parameter"),
     (job_at_the_end, "cannot be called without the arguments 'x', 'worker'"),
 ]
 

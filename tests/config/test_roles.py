@@ -87,7 +87,7 @@ def test_a_stop_takes_as_long_as_the_role_that_takes_longest() -> None:
     [
         (None, None, {}, "give an app to serve, or roles={name: Role"),
         (factory, {"web": Role(factory)}, {}, "either one app or roles, not both"),
-        (None, {"web": Role(factory)}, {"bind": ":80"}, "bind: with roles, give each"),
+        (None, {"web": Role(factory)}, {"bind": ":80"}, "bind: with roles, give a bind to each"),
         (None, {}, {}, "roles: {} is not allowed; give a dict of one or more"),
         (None, [Role(factory)], {}, r"roles: \[<Role .* is not allowed; give a dict"),
         (None, {"web": factory}, {}, r"roles: 'web': <function .* is not a Role\(app"),
@@ -162,10 +162,13 @@ def test_its_repr_says_what_it_runs_and_how() -> None:
         ),
         ({"proxy_protocol": True}, "proxy_protocol: give the networks of your proxies"),
         ({"trusted_proxies": "::1"}, "trusted_proxies: without proxy_protocol"),
-        ({"policy": "shared", "when_full": "503"}, "when_full: not with the policy 'shared'"),
+        (
+            {"policy": "shared", "when_full": "503"},
+            "when_full: cannot be used with the policy 'shared'",
+        ),
         (
             {"policy": "shared", "max_connections_total": 5},
-            "max_connections_total: not with the policy 'shared'",
+            "max_connections_total: cannot be used with the policy 'shared'",
         ),
         (
             {
@@ -174,7 +177,7 @@ def test_its_repr_says_what_it_runs_and_how() -> None:
                 "proxy_protocol": True,
                 "trusted_proxies": "::1",
             },
-            "proxy_protocol: not with the policy 'shared'",
+            "proxy_protocol: cannot be used with the policy 'shared'",
         ),
     ],
 )

@@ -126,8 +126,11 @@ async def test_each_role_says_for_itself_whether_a_proxy_is_before_it() -> None:
         ({"trusted_proxies": ()}, "proxy_protocol: give the networks of your proxies"),
         ({"trusted_proxies": "10.0.0.1/8"}, "trusted_proxies: '10.0.0.1/8' is not allowed"),
         ({"trusted_proxies": "proxy.example"}, "'proxy.example' is not allowed"),
-        ({"policy": "shared"}, "proxy_protocol: not with the policy 'shared'"),
-        ({"policy": {"127.0.0.1:0": "shared"}}, "proxy_protocol: not with the policy 'shared'"),
+        ({"policy": "shared"}, "proxy_protocol: cannot be used with the policy 'shared'"),
+        (
+            {"policy": {"127.0.0.1:0": "shared"}},
+            "proxy_protocol: cannot be used with the policy 'shared'",
+        ),
     ],
 )
 async def test_what_makes_no_sense_is_told(settings: dict[str, Any], cause: str) -> None:
