@@ -113,7 +113,7 @@ class Settings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     ] = False
     trusted_proxies: Annotated[
         tuple[str, ...],
-        _about("Networks whose PROXY headers are trusted; connections from others are closed."),
+        _about("Networks of the trusted proxies; connections from elsewhere are closed."),
     ] = ()
     cpu_affinity: Annotated[
         Literal["none", "auto"],

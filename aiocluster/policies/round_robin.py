@@ -20,7 +20,7 @@ class RoundRobin:
         self._last_slot = -1
 
     def choose(self, candidates: Sequence[C], affinity: bytes) -> C:
-        """Return the candidate whose turn it is."""
+        """Return the next candidate in turn."""
         if candidates is not self._order:
             self._order = candidates
             self._next = first_after(self._last_slot, candidates)

@@ -110,7 +110,7 @@ class IdleClosing:
 
 
 def _open(server: MeteredServer) -> list[MeteredHandler]:
-    """Return the open connections, also those of a DegradedServer, whose handlers are aiohttp's."""
+    """Return the open connections, a DegradedServer's too (aiohttp's handlers)."""
     return cast("list[MeteredHandler]", server.connections)
 
 
