@@ -459,7 +459,7 @@ async def test_what_cannot_be_taken_over_ends_with_3(tmp_path: Path) -> None:
     async with Upgradable(tmp_path) as program, Wire(await program.url()) as wire:
         await wire.ask("/hold")
         await program.until_exists("holding")
-        broken = "import aiocluster.primary.handover as h; h.Heritage.adopt = None"
+        broken = "import aiocluster.primary.handover as h; h.Handover.adopt = None"
         program.release(AT_ONCE.format(what=broken))
         program.send_signal(signal.SIGRTMIN)
         await program.line("could not go on after the upgrade: leaving")
