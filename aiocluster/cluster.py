@@ -289,9 +289,9 @@ class Cluster:
             return self._primary.stop(timeout)
         self._origin.close()
         self._bus.close()
-        nobody_cut: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        nobody_cut.set_result([])
-        return nobody_cut
+        none_cut: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        none_cut.set_result([])
+        return none_cut
 
 
 def _interpreters(plan: Plan) -> dict[str, InterpreterSpec]:

@@ -76,7 +76,7 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._error: ProtocolError | None = None
         self._closed = self._is_abandoned = False
-        self._is_deaf = False  # this end was closed: later messages are dropped
+        self._is_closed_here = False  # this end was closed: later messages are dropped
         self._is_lost = False  # the other end was closed: received messages are handled
         self._is_over = False
         self._has_asked = False  # a turn is asked for
@@ -155,21 +155,21 @@ class Channel(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Close this end once the unsent bytes are written. Idempotent."""
-        self._closed = self._is_deaf = True
+        self._closed = self._is_closed_here = True
         if self._transport is not None and not self._is_abandoned:
             self._transport.close()
         self._release_waiting()
 
     def abort(self) -> None:
         """Close this end at once and drop the unsent bytes. Idempotent."""
-        self._closed = self._is_deaf = True
+        self._closed = self._is_closed_here = True
         if self._transport is not None and not self._is_abandoned:
             self._transport.abort()
         self._release_waiting()
 
     def abandon(self) -> None:
         """Close without the socket: its descriptor may be another file's by now. Idempotent."""
-        self._closed = self._is_deaf = self._is_abandoned = True
+        self._closed = self._is_closed_here = self._is_abandoned = True
         self._release_waiting()
 
     # ---- asyncio.BufferedProtocol
@@ -206,7 +206,7 @@ class Channel(asyncio.BufferedProtocol):
         self._closed = self._is_lost = True
         # Once asyncio's transport is closed, it cannot even be aborted.
         self._transport = None
-        if self._is_deaf or not self._has_asked:
+        if self._is_closed_here or not self._has_asked:
             self._finish()
 
     # ---- turns
@@ -228,7 +228,7 @@ class Channel(asyncio.BufferedProtocol):
         except BaseException:
             self.abort()
             raise
-        if has_more and not self._is_deaf:
+        if has_more and not self._is_closed_here:
             self._ask()
         elif self._is_lost:
             self._finish()
@@ -239,7 +239,7 @@ class Channel(asyncio.BufferedProtocol):
     def _hear_some(self, end: float) -> bool:
         """Handle the messages of one turn; return True if there may be more."""
         for _ in range(TURN_MESSAGES):
-            if self._is_deaf:  # the handler of the previous message closed this end
+            if self._is_closed_here:  # the handler of the previous message closed this end
                 return False
             if (taken := self._decoder.take()) is None:
                 return False

@@ -174,7 +174,7 @@ class Primary:
             ends.callback(role.watchdog.close)
             role.watchdog.start()
         ends.push_async_callback(self._stop_workers)
-        ends.push_async_callback(self._say_farewell)
+        ends.push_async_callback(self._announce_stop)
         self._pin()
         if self._origin.handover_state is None:
             await self._begin()
@@ -273,7 +273,7 @@ class Primary:
         await self._ends.aclose()
         return self._cut
 
-    async def _say_farewell(self) -> None:
+    async def _announce_stop(self) -> None:
         if self._serving:
             for role in self.roles.values():
                 role.supervisor.announce_stop()
@@ -285,7 +285,7 @@ class Primary:
         await self._of_each(self._close_doors)
 
     async def _close_doors(self, role: RoleRuntime) -> None:
-        self._stop_timeouts[role.name] = await role.close_doors(self._stop_timeouts[role.name])
+        self._stop_timeouts[role.name] = await role.close_listeners(self._stop_timeouts[role.name])
 
     async def _stop_workers(self) -> None:
         await self._of_each(self._stop_role)

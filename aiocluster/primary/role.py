@@ -239,15 +239,15 @@ class RoleRuntime:
 
     # ---- stop
 
-    async def close_doors(self, seconds: float) -> float:
+    async def close_listeners(self, seconds: float) -> float:
         """Stop accepting connections; return how many of the stop's `seconds` are left."""
         began = self._loop.time()
         self.supervisor.mark_stopping()
         self.servers.begin_stop()
-        end_peeking = self._loop.call_later(_SILENCE_PATIENCE, self.ingress.end_peeking)
-        await self.shutdown.close_doors(seconds)
-        end_peeking.cancel()
-        self.ingress.end_peeking()
+        end_inspection = self._loop.call_later(_SILENCE_PATIENCE, self.ingress.end_inspection)
+        await self.shutdown.close_listeners(seconds)
+        end_inspection.cancel()
+        self.ingress.end_inspection()
         return max(seconds - (self._loop.time() - began), 0.0)
 
     async def stop(self, seconds: float) -> list[str]:

@@ -67,7 +67,7 @@ from aiocluster.program.upgrade_exec import (
     UpgradeRequest,
     answer,
     inherit,
-    summons_from_environment,
+    upgrade_request_from_environment,
 )
 from aiocluster.shortage import shortage
 from aiocluster.worker.app_exit import describe_start
@@ -160,8 +160,8 @@ def main_run(
         if again.call < wanted:
             return EXIT_OK  # as this call ended in the program itself
         _become_zygote(plan, again)
-    if summons := summons_from_environment():
-        return _succeed(summons, plan, on_start, again)
+    if upgrade_request := upgrade_request_from_environment():
+        return _succeed(upgrade_request, plan, on_start, again)
     try:
         check_apps(plan)
         inherited = take_inherited(os.environ)
@@ -193,10 +193,13 @@ def _planned(app: object, roles: object, settings: Mapping[str, Any], call: int)
     try:
         return plan_from(app, roles, settings)
     except ConfigError as error:
-        summons = summons_from_environment()
-        if summons is not None and (summons.kind, summons.call) == ("trial", call):
+        upgrade_request = upgrade_request_from_environment()
+        if upgrade_request is not None and (upgrade_request.kind, upgrade_request.call) == (
+            "trial",
+            call,
+        ):
             refused = error
-            answer(summons, lambda: _refuse(refused))
+            answer(upgrade_request, lambda: _refuse(refused))
         raise
 
 
@@ -273,23 +276,29 @@ def _check(plan: Plan, on_start: OnStart | str | None) -> None:
 
 
 def _succeed(
-    summons: UpgradeRequest, plan: Plan, on_start: OnStart | str | None, again: InterpreterSpec
+    upgrade_request: UpgradeRequest,
+    plan: Plan,
+    on_start: OnStart | str | None,
+    again: InterpreterSpec,
 ) -> int:
     """Be the next program: test whether it would start, or take over from the previous one."""
-    if again.call < summons.call:
+    if again.call < upgrade_request.call:
         return EXIT_OK  # as this call ended in the previous program
-    if summons.kind == "trial":
-        answer(summons, lambda: _check(plan, on_start), plan.roles)
-    return _inherit(summons, plan, again, on_start)
+    if upgrade_request.kind == "trial":
+        answer(upgrade_request, lambda: _check(plan, on_start), plan.roles)
+    return _inherit(upgrade_request, plan, again, on_start)
 
 
 def _inherit(
-    summons: UpgradeRequest, plan: Plan, again: InterpreterSpec, on_start: OnStart | str | None
+    upgrade_request: UpgradeRequest,
+    plan: Plan,
+    again: InterpreterSpec,
+    on_start: OnStart | str | None,
 ) -> int:
     """Take over from the previous program."""
     _set_up_process(is_upgrade=True)
     try:
-        handover_state = inherit(summons)
+        handover_state = inherit(upgrade_request)
         check_roles(plan.roles, handover_state.roles)  # changed since the preflight?
         hook = on_start_from(on_start)
         origin = LaunchSpec(

@@ -13,8 +13,7 @@ from typing import Literal, NamedTuple, NoReturn
 
 import msgspec
 
-from aiocluster.ipc import handover as estates
-from aiocluster.ipc import messages
+from aiocluster.ipc import handover, messages
 from aiocluster.ipc.error_text import describe
 from aiocluster.ipc.handover import HandoverState
 from aiocluster.launch.interpreter import ZYGOTE_STDERR, InterpreterSpec
@@ -33,24 +32,24 @@ class UpgradeRequest(NamedTuple):
 
 
 class ExecNextProgram:
-    """The program as it is now on the disk, which can replace this one. See upgrade.Successor."""
+    """The program as it is now on the disk, which can replace this one. See upgrade.NextProgram."""
 
     def __init__(self, program: InterpreterSpec, roles: Collection[str]) -> None:
         self._program = program
         self._roles = roles
 
     async def try_out(self, boot_timeout: float) -> None:
-        """See Successor."""
+        """See NextProgram."""
         await try_out(self._program, boot_timeout, self._roles)
 
     def holding_signals(self) -> contextlib.AbstractContextManager[None]:
-        """See Successor."""
+        """See NextProgram."""
         return holding_signals()
 
     def take_over(self, handover_state: HandoverState) -> None:
-        """See Successor."""
+        """See NextProgram."""
         with (
-            _memory(estates.to_bytes(handover_state)) as fd,
+            _memory(handover.to_bytes(handover_state)) as fd,
             _inheritable([fd, *handover_state.descriptors()]),
             workers_not_preferred(),
         ):
@@ -58,7 +57,7 @@ class ExecNextProgram:
             self._program.execute({SUCCESSION: f"heir:{self._program.call}:{fd}"})
 
 
-def summons_from_environment() -> UpgradeRequest | None:
+def upgrade_request_from_environment() -> UpgradeRequest | None:
     """Return the request for which this program was started; None if there is none."""
     match os.environ.get(SUCCESSION, "").split(":"):
         case ["trial" | "heir" as kind, call, fd]:
@@ -67,20 +66,20 @@ def summons_from_environment() -> UpgradeRequest | None:
 
 
 def answer(
-    summons: UpgradeRequest, check: Callable[[], object], roles: Collection[str] = ()
+    upgrade_request: UpgradeRequest, check: Callable[[], object], roles: Collection[str] = ()
 ) -> NoReturn:
     """Report whether the program would start, which `check` tests, and end."""
     os.environ.pop(SUCCESSION)
     os.environ.pop(ZYGOTE_STDERR, None)
-    os.set_inheritable(summons.fd, False)
+    os.set_inheritable(upgrade_request.fd, False)
     cause = traceback = ""
     try:
         check()
     except BaseException as error:
         cause, traceback = describe(error)
-    verdict = PreflightResult(estates.RECORD, messages.PROTOCOL, cause, traceback, [*roles])
+    verdict = PreflightResult(handover.RECORD, messages.PROTOCOL, cause, traceback, [*roles])
     try:
-        with io.FileIO(summons.fd, "w") as pipe:
+        with io.FileIO(upgrade_request.fd, "w") as pipe:
             pipe.write(msgspec.json.encode(verdict))
         _flush()
     finally:
@@ -88,11 +87,11 @@ def answer(
         os._exit(0)
 
 
-def inherit(summons: UpgradeRequest) -> HandoverState:
+def inherit(upgrade_request: UpgradeRequest) -> HandoverState:
     """Return the previous program's handover state; its descriptors become close-on-exec."""
     os.environ.pop(SUCCESSION)
-    with io.FileIO(summons.fd, "r") as file:
-        handover_state = estates.from_bytes(file.readall())
+    with io.FileIO(upgrade_request.fd, "r") as file:
+        handover_state = handover.from_bytes(file.readall())
     for fd in handover_state.descriptors():
         os.set_inheritable(fd, False)
     return handover_state

@@ -504,7 +504,7 @@ async def test_a_stop_closes_servers_too(roles: Roles) -> None:
     worker.say(Serving(bound.listener))
     await turns_until(lambda: bool(role.state().servers[0].workers[1]))
 
-    await soon(role.close_doors(30.0))
+    await soon(role.close_listeners(30.0))
 
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", bound.endpoint.port))
@@ -518,8 +518,8 @@ async def test_closing_its_doors_costs_time_of_the_stop(roles: Roles) -> None:
     await roles.start()
     role.listen()
 
-    assert 900.0 < await soon(role.close_doors(1000.0)) <= 1000.0
-    assert await soon(role.close_doors(0.0)) == 0.0
+    assert 900.0 < await soon(role.close_listeners(1000.0)) <= 1000.0
+    assert await soon(role.close_listeners(0.0)) == 0.0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(role.supervisor.addresses[0])
 

@@ -17,7 +17,7 @@ from aiocluster.program.upgrade_exec import (
     UpgradeRequest,
     answer,
     inherit,
-    summons_from_environment,
+    upgrade_request_from_environment,
 )
 from tests.ipc.test_handover import ESTATE, ROLE, role_without_workers
 from tests.support.connections import open_fds
@@ -33,7 +33,7 @@ def without_workers(fds: list[int]) -> HandoverState:
 
 
 @pytest.mark.parametrize(
-    ("text", "summons"),
+    ("text", "upgrade_request"),
     [
         ("", None),
         ("trial:1:9", UpgradeRequest("trial", 1, 9)),
@@ -42,11 +42,11 @@ def without_workers(fds: list[int]) -> HandoverState:
     ],
 )
 def test_the_environment_says_it(
-    monkeypatch: pytest.MonkeyPatch, text: str, summons: UpgradeRequest | None
+    monkeypatch: pytest.MonkeyPatch, text: str, upgrade_request: UpgradeRequest | None
 ) -> None:
     """An ordinary program finds nothing there."""
     monkeypatch.setenv(SUCCESSION, text)
-    assert summons_from_environment() == summons
+    assert upgrade_request_from_environment() == upgrade_request
 
 
 def verdict_of(

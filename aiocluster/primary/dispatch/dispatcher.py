@@ -105,7 +105,7 @@ class Dispatcher:
         self._recipients: list[DispatchTarget] = []
         self._places = places or AdmissionControl(lambda: self._recipients)
         self._candidates: list[DispatchTarget] = []
-        self._punctual: list[DispatchTarget] = []
+        self._last_responsive: list[DispatchTarget] = []
         self._waiting: list[Connection] = []
         self._lets_in = self._paused = True
         self._next_look = 0.0
@@ -255,8 +255,8 @@ class Dispatcher:
         chosen = policy.choose(candidates, connection.affinity)
         if self.strict or not chosen.is_behind(now):
             return chosen
-        punctual = self._responsive(now)
-        return policy.choose(punctual, connection.affinity) if punctual else chosen
+        responsive = self._responsive(now)
+        return policy.choose(responsive, connection.affinity) if responsive else chosen
 
     def _in_slot(self, slot: int) -> DispatchTarget | None:
         """Return the candidate in `slot`: the worker that had the connection, or its successor."""
@@ -264,10 +264,10 @@ class Dispatcher:
 
     def _responsive(self, now: float) -> list[DispatchTarget]:
         """Return the candidates not behind: the same list while they are the same, for policies."""
-        punctual = [candidate for candidate in self._candidates if not candidate.is_behind(now)]
-        if punctual != self._punctual:
-            self._punctual = punctual
-        return self._punctual
+        responsive = [candidate for candidate in self._candidates if not candidate.is_behind(now)]
+        if responsive != self._last_responsive:
+            self._last_responsive = responsive
+        return self._last_responsive
 
     def _forget_full(self, now: float) -> None:
         self._look(now)

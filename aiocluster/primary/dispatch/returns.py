@@ -47,7 +47,7 @@ class Returns:
 
         The caller owns the socket.
         """
-        self._deafen()
+        self._stop_reading()
         if self._retry is not None:
             self._retry.cancel()
         return take_all(self._sock, _on_lost)
@@ -55,7 +55,7 @@ class Returns:
     def _listen(self) -> None:
         self._loop.add_reader(self._sock.fileno(), self._read)
 
-    def _deafen(self) -> None:
+    def _stop_reading(self) -> None:
         self._loop.remove_reader(self._sock.fileno())
 
     def _read(self) -> None:
@@ -73,13 +73,13 @@ class Returns:
         except BlockingIOError:
             return
         except (ProtocolError, OSError) as error:
-            self._deafen()
+            self._stop_reading()
             self._on_broken(str(error))
         else:
             self._on_returned(returned)
 
     def _pause(self, seconds: float) -> None:
-        self._deafen()
+        self._stop_reading()
         self._retry = self._loop.call_later(seconds, self._listen)
 
     def _take(self) -> list[Taken]:

@@ -190,10 +190,10 @@ class Ingress:
         # The rest comes back from a worker, but its server has been closed.
         close_unserved([one for one in connections if one.listener not in self._by_listener])
 
-    def end_peeking(self) -> None:
+    def end_inspection(self) -> None:
         """End all inspections now, and begin none from now on. Idempotent."""
         for group in self._ingress:
-            group.end_peeking()
+            group.end_inspection()
 
     @property
     def are_answering(self) -> bool:

@@ -123,29 +123,29 @@ class ConnectionInspector:
     def take(self, connections: Iterable[Connection]) -> None:
         """Own these new connections; pass on at once those that have sent enough."""
         for connection in connections:
-            newcomer = _Pending(connection, self._options.by)
+            pending = _Pending(connection, self._options.by)
             if self._options.proxies is not None:
-                newcomer.awaits_proxy = True
+                pending.awaits_proxy = True
                 if not self._options.proxies.has(host_of(connection.fd)):
-                    self._refuse(newcomer, "untrusted")
+                    self._refuse(pending, "untrusted")
                     continue
-            if not self._is_judged(newcomer):
-                self._hold(newcomer)
+            if not self._is_judged(pending):
+                self._hold(pending)
         self._tell()
 
     def adopt(self, held: Iterable[PendingState]) -> None:
         """Hold the connections that the previous program held; each gets its full timeout again."""
         for connection, client, awaits_proxy in held:
-            newcomer = _Pending(connection, self._options.by)
-            newcomer.client, newcomer.awaits_proxy = client, awaits_proxy
-            self._hold(newcomer)
+            pending = _Pending(connection, self._options.by)
+            pending.client, pending.awaits_proxy = client, awaits_proxy
+            self._hold(pending)
         self._tell()
 
     def state(self) -> list[PendingState]:
         """Return the state of the held connections; the inspector keeps them."""
         return [
-            PendingState(newcomer.connection, newcomer.client, newcomer.awaits_proxy)
-            for newcomer in self._held.values()
+            PendingState(pending.connection, pending.client, pending.awaits_proxy)
+            for pending in self._held.values()
         ]
 
     def close(self) -> list[Inspected]:
@@ -156,8 +156,8 @@ class ConnectionInspector:
         """
         if self._epoll.closed:
             return []
-        for newcomer in [*self._held.values()]:
-            self._give_up(newcomer, "stopped")
+        for pending in [*self._held.values()]:
+            self._give_up(pending, "stopped")
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._holding.part(self)
@@ -168,80 +168,80 @@ class ConnectionInspector:
 
     # ---- one connection
 
-    def _is_judged(self, newcomer: _Pending, *, is_over: bool = False) -> bool:
+    def _is_judged(self, pending: _Pending, *, is_over: bool = False) -> bool:
         """Inspect the bytes that have arrived; return True if that settles the connection.
 
         `is_over`: no more bytes will arrive.
         """
-        fd = newcomer.connection.fd
-        data = peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if newcomer.awaits_proxy else 0))
+        fd = pending.connection.fd
+        data = peek(fd, MAX_HEAD_BYTES + (MAX_PROXY_BYTES if pending.awaits_proxy else 0))
         if data is None:
             data = b""
         elif not data:
             is_over = True
-        newcomer.has_spoken = bool(data)
-        if newcomer.awaits_proxy:
+        pending.has_spoken = bool(data)
+        if pending.awaits_proxy:
             header = proxy_header(data)
             if isinstance(header, Header) and not skip(fd, header.length):
                 header, is_over = None, True
             if not isinstance(header, Header):
-                return self._is_refused(newcomer, header, is_over=is_over)
-            newcomer.awaits_proxy, newcomer.client = False, header.source
+                return self._is_refused(pending, header, is_over=is_over)
+            pending.awaits_proxy, pending.client = False, header.source
             data = data[header.length :]
-        return self._is_found(newcomer, data, is_over=is_over)
+        return self._is_found(pending, data, is_over=is_over)
 
-    def _is_refused(self, newcomer: _Pending, header: Malformed | None, *, is_over: bool) -> bool:
+    def _is_refused(self, pending: _Pending, header: Malformed | None, *, is_over: bool) -> bool:
         if header is not None:
-            self._refuse(newcomer, "malformed")
+            self._refuse(pending, "malformed")
         elif is_over:
-            self._refuse(newcomer, "closed")
+            self._refuse(pending, "closed")
         return header is not None or is_over
 
-    def _is_found(self, newcomer: _Pending, data: bytes, *, is_over: bool) -> bool:
+    def _is_found(self, pending: _Pending, data: bytes, *, is_over: bool) -> bool:
         if self._options.by.is_ip:
-            self._go_by_host(newcomer)
+            self._go_by_host(pending)
             return True
-        found = newcomer.search.look(data)
+        found = pending.search.look(data)
         if type(found) is bytes:
-            self._release(newcomer)
-            self._known.append(Inspected(newcomer.connection, found, newcomer.client))
+            self._release(pending)
+            self._known.append(Inspected(pending.connection, found, pending.client))
         elif found is not None:
-            self._fall_back(newcomer, str(found))
+            self._fall_back(pending, str(found))
         elif is_over:
-            self._fall_back(newcomer, "closed")
+            self._fall_back(pending, "closed")
         return found is not None or is_over
 
-    def _give_up(self, newcomer: _Pending, reason: str) -> None:
+    def _give_up(self, pending: _Pending, reason: str) -> None:
         """Stop holding a connection, after a last look: the primary itself may be late."""
-        if self._is_judged(newcomer):
+        if self._is_judged(pending):
             return
-        if newcomer.awaits_proxy:
-            self._refuse(newcomer, reason)
+        if pending.awaits_proxy:
+            self._refuse(pending, reason)
         else:
-            self._fall_back(newcomer, reason)
+            self._fall_back(pending, reason)
 
-    def _fall_back(self, newcomer: _Pending, reason: str) -> None:
-        if self._options.were_served and not newcomer.has_spoken:
+    def _fall_back(self, pending: _Pending, reason: str) -> None:
+        if self._options.were_served and not pending.has_spoken:
             # The address could send the connection to a worker without its session.
-            self._close(newcomer)
+            self._close(pending)
             return
         self.fallbacks[reason] += 1
-        self._go_by_host(newcomer)
+        self._go_by_host(pending)
 
-    def _go_by_host(self, newcomer: _Pending) -> None:
-        connection, client = newcomer.connection, newcomer.client
+    def _go_by_host(self, pending: _Pending) -> None:
+        connection, client = pending.connection, pending.client
         host = client[0] if client is not None else host_of(connection.fd)
         affinity = self._options.affinity_of_host(host) if host else b""
-        self._release(newcomer)
+        self._release(pending)
         self._known.append(Inspected(connection, affinity, client))
 
-    def _refuse(self, newcomer: _Pending, reason: str) -> None:
+    def _refuse(self, pending: _Pending, reason: str) -> None:
         self.refusals[reason] += 1
-        self._close(newcomer)
+        self._close(pending)
 
-    def _close(self, newcomer: _Pending) -> None:
-        self._release(newcomer)
-        os.close(newcomer.connection.fd)
+    def _close(self, pending: _Pending) -> None:
+        self._release(pending)
+        os.close(pending.connection.fd)
 
     def _tell(self) -> None:
         if self._known:
@@ -254,24 +254,24 @@ class ConnectionInspector:
     def _oldest(self) -> _Pending:
         return next(iter(self._held.values()))
 
-    def _hold(self, newcomer: _Pending) -> None:
+    def _hold(self, pending: _Pending) -> None:
         if self._epoll.closed:
-            self._give_up(newcomer, "stopped")
+            self._give_up(pending, "stopped")
             return
         self._holding.shed_idle_connections()
-        fd = newcomer.connection.fd
-        newcomer.deadline = self._loop.time() + self._options.timeout
-        self._held[fd] = newcomer
+        fd = pending.connection.fd
+        pending.deadline = self._loop.time() + self._options.timeout
+        self._held[fd] = pending
         try:
             # It also reports, at once, bytes that have arrived before.
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         except OSError:  # the kernel's own limits
-            self._give_up(newcomer, "crowded")
+            self._give_up(pending, "crowded")
         self._set_timer()
 
-    def _release(self, newcomer: _Pending) -> None:
+    def _release(self, pending: _Pending) -> None:
         """Stop holding a connection, if it is held. Idempotent."""
-        fd = newcomer.connection.fd
+        fd = pending.connection.fd
         if self._held.pop(fd, None) is not None:
             # The kernel itself would unregister it only when the worker closes its duplicate.
             with contextlib.suppress(OSError):  # it was never registered
@@ -281,8 +281,8 @@ class ConnectionInspector:
         ends = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
         for fd, what in self._epoll.poll(0, _BATCH):
             # None if the connection was passed on after the arrival was reported.
-            if (newcomer := self._held.get(fd)) is not None:
-                self._is_judged(newcomer, is_over=bool(what & ends))
+            if (pending := self._held.get(fd)) is not None:
+                self._is_judged(pending, is_over=bool(what & ends))
         self._tell()
 
     def _set_timer(self) -> None:

@@ -96,12 +96,12 @@ class ListenerGroup:
         # None if the address that `accept` returns is enough for the policy.
         self.inspector: ConnectionInspector | None = None
         # For connections given back by a worker that is gone; None until there are any.
-        self.second_peeker: ConnectionInspector | None = None
-        self._has_ended_peeking = False
+        self.second_inspector: ConnectionInspector | None = None
+        self._has_ended_inspection = False
         if peeks and (self._by not in (None, "ip") or settings.proxies is not None):
-            self.inspector = self._new_peeker(settings.peek_timeout, settings.proxies)
+            self.inspector = self._new_inspector(settings.peek_timeout, settings.proxies)
 
-    def _new_peeker(
+    def _new_inspector(
         self, timeout: float, proxies: TrustedProxies | None, *, were_served: bool = False
     ) -> ConnectionInspector:
         options = InspectorOptions(
@@ -147,7 +147,7 @@ class ListenerGroup:
             is_lost = one.slot not in slots and self._shows_whose_it_is(one)
             (lost if is_lost else known).append(one)
         if lost:
-            self._peeker_of_lost().take(lost)
+            self._inspector_of_lost().take(lost)
         if known:
             self.dispatcher.dispatch([*map(self.recognised, known)], now)
 
@@ -160,17 +160,17 @@ class ListenerGroup:
         comes_back = connection.slot >= 0 and not connection.affinity
         return by_request and comes_back and not self.dispatcher.may_rebalance
 
-    def _peeker_of_lost(self) -> ConnectionInspector:
-        if self.second_peeker is None:
+    def _inspector_of_lost(self) -> ConnectionInspector:
+        if self.second_inspector is None:
             timeout = self._settings.keepalive_timeout
-            self.second_peeker = self._new_peeker(timeout, None, were_served=True)
-            if self._has_ended_peeking:
-                self.second_peeker.close()
-        return self.second_peeker
+            self.second_inspector = self._new_inspector(timeout, None, were_served=True)
+            if self._has_ended_inspection:
+                self.second_inspector.close()
+        return self.second_inspector
 
     @property
-    def _peekers(self) -> list[ConnectionInspector]:
-        return [one for one in (self.inspector, self.second_peeker) if one is not None]
+    def _inspectors(self) -> list[ConnectionInspector]:
+        return [one for one in (self.inspector, self.second_inspector) if one is not None]
 
     def recognised(self, connection: Connection) -> Connection:
         """Return a connection that comes back, with its client's address as key if it has none."""
@@ -183,8 +183,8 @@ class ListenerGroup:
         """Return the counts of exceptions to the policy in this group."""
         return Dispatch(
             policy_failures=getattr(self.policy, "failures", 0),
-            fallbacks=_seen(one.fallbacks for one in self._peekers),
-            refusals=_seen(one.refusals for one in self._peekers),
+            fallbacks=_seen(one.fallbacks for one in self._inspectors),
+            refusals=_seen(one.refusals for one in self._inspectors),
             shed=0 if self.refusal is None else self.refusal.count,
         )
 
@@ -197,7 +197,7 @@ class ListenerGroup:
         """Iterate over the connections that no worker was given yet; the group keeps them."""
         for connection in self.dispatcher.state():
             yield _state_of(connection, is_held=False)
-        for held in (held for inspector in self._peekers for held in inspector.state()):
+        for held in (held for inspector in self._inspectors for held in inspector.state()):
             connection = held.connection._replace(client=held.client)
             yield _state_of(connection, is_held=True, awaits_proxy=held.awaits_proxy)
 
@@ -205,21 +205,21 @@ class ListenerGroup:
         """Own a connection that the previous program had."""
         connection = Connection(state.fd, state.listener, state.affinity, state.slot, state.client)
         if state.is_held and self.inspector is not None:
-            inspector = self.inspector if state.slot < 0 else self._peeker_of_lost()
+            inspector = self.inspector if state.slot < 0 else self._inspector_of_lost()
             inspector.adopt([PendingState(connection, state.client, state.awaits_proxy)])
         else:
             self.dispatcher.dispatch([connection], self._loop.time())
 
-    def end_peeking(self) -> None:
+    def end_inspection(self) -> None:
         """Dispatch held connections by the keys known so far; hold no more. Idempotent."""
-        self._has_ended_peeking = True
-        for inspector in self._peekers:
+        self._has_ended_inspection = True
+        for inspector in self._inspectors:
             if known := inspector.close():
                 self._on_known(known)
 
     def close(self) -> None:
         """End inspections, and close connections that were turned away. Idempotent."""
-        self.end_peeking()
+        self.end_inspection()
         if self.refusal is not None:
             self.refusal.close()
 

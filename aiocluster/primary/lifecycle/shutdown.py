@@ -46,7 +46,7 @@ class GracefulShutdown:
         self,
         listeners: Listeners,
         dispatcher: Dispatching,
-        nobody_is_left: asyncio.Event,
+        no_worker_is_left: asyncio.Event,
         shed_idle_connections: Callable[[int], None],
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -54,7 +54,7 @@ class GracefulShutdown:
         self.in_pre_drain_wait = False  # load balancers look away meanwhile
         self._listeners = listeners
         self._dispatcher = dispatcher
-        self._nobody_is_left = nobody_is_left
+        self._no_worker_is_left = no_worker_is_left
         self._make_room = shed_idle_connections
         self._asked_at = -_ASK_INTERVAL
         self._now = now  # the loop's clock stands still while the loop does
@@ -79,7 +79,7 @@ class GracefulShutdown:
         await _wait(self._wait_over, seconds)
         self.in_pre_drain_wait = False
 
-    async def close_doors(self, seconds: float) -> None:
+    async def close_listeners(self, seconds: float) -> None:
         """Stop new connections, accept the pending ones, close the listeners, dispatch what came.
 
         The whole stop may take `seconds`.
@@ -87,17 +87,17 @@ class GracefulShutdown:
         self._listeners.drop_new_syns()
         self._listeners.accept_rest()
         patience = min(_SYN_RECV_TIMEOUT, seconds * _HAND_OUT_SHARE)
-        await self._while(self._somebody_comes, patience)
+        await self._while(self._clients_connect, patience)
         self._listeners.close()
-        await self._while(self._somebody_waits, seconds * _HAND_OUT_SHARE)
+        await self._while(self._connections_wait, seconds * _HAND_OUT_SHARE)
 
-    def _somebody_comes(self) -> bool:
+    def _clients_connect(self) -> bool:
         self._listeners.accept_rest()
         return self._listeners.are_awaited
 
-    def _somebody_waits(self) -> bool:
+    def _connections_wait(self) -> bool:
         waiting = self._dispatcher.waiting
-        if not waiting or self._nobody_is_left.is_set():
+        if not waiting or self._no_worker_is_left.is_set():
             return False
         # Workers would close idle connections a moment later: no client must wait for their place.
         if (now := self._now()) - self._asked_at >= _ASK_INTERVAL:

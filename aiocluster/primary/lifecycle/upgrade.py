@@ -86,18 +86,18 @@ class Upgrader:
 
     def __init__(
         self,
-        successor: NextProgram,
-        predecessor: RunningProgram,
+        next_program: NextProgram,
+        running_program: RunningProgram,
         bus: EventBus,
         boot_timeout: float,
         capture_state: Callable[[], HandoverState],
     ) -> None:
         """Call `capture_state()` for the handover state; from then to the exec no loop may run."""
-        self._successor = successor
-        self._predecessor = predecessor
+        self._next_program = next_program
+        self._running_program = running_program
         self._bus = bus
         self._boot_timeout = boot_timeout
-        self._bequeath = capture_state
+        self._capture_state = capture_state
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -126,14 +126,14 @@ class Upgrader:
             task.exception()  # perhaps its caller waits no more
 
     async def _upgrade(self) -> None:
-        reloads, *others = zip(*self._predecessor.turns, strict=True)
-        async with contextlib.AsyncExitStack() as nobody_reloads:
+        reloads, *others = zip(*self._running_program.turns, strict=True)
+        async with contextlib.AsyncExitStack() as reload_locks:
             for turn in reloads:
-                await nobody_reloads.enter_async_context(turn)
+                await reload_locks.enter_async_context(turn)
             try:
                 log.info("upgrade: trying the new program")
-                await self._successor.try_out(self._boot_timeout)
-                async with self._nobody_comes_or_goes([*chain(*others)]):
+                await self._next_program.try_out(self._boot_timeout)
+                async with self._no_worker_changes([*chain(*others)]):
                     await self._take_over()
             except BootError as error:
                 self._tell(error)
@@ -146,7 +146,7 @@ class Upgrader:
         self._bus.publish(UpgradeFailed(error.cause, error.traceback))
 
     @contextlib.asynccontextmanager
-    async def _nobody_comes_or_goes(self, turns: Iterable[asyncio.Lock]) -> AsyncIterator[None]:
+    async def _no_worker_changes(self, turns: Iterable[asyncio.Lock]) -> AsyncIterator[None]:
         limit = self._boot_timeout + FORK_PATIENCE
         async with contextlib.AsyncExitStack() as taken:
             try:
@@ -163,23 +163,22 @@ class Upgrader:
         now = self._loop.time()
         until, patient_until = now + _QUIET_TIMEOUT, now + _ANSWERING_TIMEOUT
         while await self._until(lambda: self._is_quiet(patient_until), until - self._loop.time()):
-            with self._successor.holding_signals():
+            with self._next_program.holding_signals():
                 # An earlier signal is handled now: exec would lose it.
                 for _ in range(_SIGNAL_TURNS):
                     await asyncio.sleep(0)
                 if self._is_quiet(patient_until):
                     self._leave_the_process()
-        raise BootError(
-            f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {self._predecessor.busy_reason}"
-        )
+        reason = self._running_program.busy_reason
+        raise BootError(f"there was no quiet moment in {_QUIET_TIMEOUT:g} s: {reason}")
 
     def _is_quiet(self, patient_until: float) -> bool:
-        answering = self._predecessor.are_answering and self._loop.time() < patient_until
-        return not (answering or self._predecessor.busy_reason)
+        answering = self._running_program.are_answering and self._loop.time() < patient_until
+        return not (answering or self._running_program.busy_reason)
 
     def _leave_the_process(self) -> None:
         try:
-            self._successor.take_over(self._bequeath())
+            self._next_program.take_over(self._capture_state())
         except OSError as error:
             raise BootError(f"the new program could not be executed: {error}") from error
 

@@ -45,7 +45,7 @@ class Reaper:
     def __init__(self, known: KnownProcesses, *, own_group: bool, is_upgrade: bool) -> None:
         self._known = known
         self._own_group = own_group
-        self._is_heir = is_upgrade
+        self._is_upgrade = is_upgrade
         self._reaping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -72,7 +72,7 @@ class Reaper:
         if not self._own_group:
             # While the zygote lives, it gets all orphans, and other zombies are children of the
             # user's program: unless this is process 1, or the previous program left them.
-            return os.getpid() == 1 or len(zygotes) > 1 or self._is_heir
+            return os.getpid() == 1 or len(zygotes) > 1 or self._is_upgrade
         try:
             group, is_ours = os.getpgid(pid), os.getsid(pid) == os.getsid(0)
         except ProcessLookupError:  # other code has reaped it

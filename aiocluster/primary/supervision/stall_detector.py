@@ -65,7 +65,7 @@ class StallDetector:
         """Return True if the beat has changed since the last look, or is 0: the worker leaves."""
         return beat != self._beat or not beat
 
-    def feel(self, beat: int, passed: float) -> Alarm | None:
+    def observe(self, beat: int, passed: float) -> Alarm | None:
         """Note the beat (0: the worker leaves) after `passed` more seconds; return a due alarm.
 
         Each alarm is raised once in a stall; the next beat ends the stall.

@@ -128,14 +128,14 @@ class Watchdog:
 
     def _look_at(self, watch: "_WatchedWorker", now: float, passed: float) -> float:
         """Return in how many seconds to look at the worker's connections again."""
-        self._feel(watch, passed)
-        pulse, backend = watch.pulse, watch.worker.backend
+        self._observe(watch, passed)
+        detector, backend = watch.detector, watch.worker.backend
         backend.check_room()
         waited = backend.waited(now)
         is_due = waited >= self._steal_at
-        pulse.is_late = pulse.is_late or is_due
-        if backend.is_stuck != pulse.is_stuck:
-            backend.is_stuck = pulse.is_stuck
+        detector.is_late = detector.is_late or is_due
+        if backend.is_stuck != detector.is_stuck:
+            backend.is_stuck = detector.is_stuck
             self._dispatcher.update(now)
         if is_due:
             self._steal(watch, now)
@@ -156,12 +156,12 @@ class Watchdog:
             board.clear(worker.row)
             worker.disconnect(f"cannot be right in what it counts ({why})", _SPOILT_TIMEOUT)
 
-    def _feel(self, watch: "_WatchedWorker", passed: float) -> None:
-        pulse = watch.pulse
-        stalled, told = pulse.stalled, pulse.was_told
-        if (alarm := pulse.feel(watch.beat(), passed)) is not None:
+    def _observe(self, watch: "_WatchedWorker", passed: float) -> None:
+        detector = watch.detector
+        stalled, told = detector.stalled, detector.was_told
+        if (alarm := detector.observe(watch.beat(), passed)) is not None:
             self._begin_to_examine(watch, alarm)
-        elif told and not pulse.was_told:
+        elif told and not detector.was_told:
             log.info("%s: its loop turns again, after about %.1f s", watch.worker, stalled)
 
     # ---- stealing
@@ -173,7 +173,7 @@ class Watchdog:
             return
         if stolen := backend.reclaim():
             # More may follow, sent while no other worker had capacity: one log line is enough.
-            again, watch.pulse.queue_was_reclaimed = watch.pulse.queue_was_reclaimed, True
+            again, watch.detector.queue_was_reclaimed = watch.detector.queue_was_reclaimed, True
             log.log(
                 logging.DEBUG if again else logging.INFO,
                 "%d connections that %s has not taken go to others (steal_after %g s)",
@@ -192,7 +192,7 @@ class Watchdog:
 
     async def _examine(self, watch: "_WatchedWorker", alarm: Alarm) -> None:
         """Log and publish the worker's stacks; kill the worker if it hangs."""
-        worker, seconds = watch.worker, watch.pulse.stalled
+        worker, seconds = watch.worker, watch.detector.stalled
         async with watch.examining:  # the worker has one file for its stacks
             stack = await _stacks_of(worker)
         if not watch.must_beat:  # dead meanwhile: its exit is its last event
@@ -207,7 +207,7 @@ class Watchdog:
         )
         self._publish(WorkerBlocked(worker, seconds, stack))
         # The loop may turn again, even since the last look: look once more.
-        hangs = watch.pulse.stalled >= seconds and not watch.pulse.has_beaten(watch.beat())
+        hangs = watch.detector.stalled >= seconds and not watch.detector.has_beaten(watch.beat())
         if alarm is Alarm.HANGS and hangs:
             worker.kill_for("hang", stack)
 
@@ -230,12 +230,12 @@ class _WatchedWorker:
         worker: WorkerHandle,
         figures: list[int],
         beat: Callable[[], int],
-        pulse: StallDetector,
+        detector: StallDetector,
     ) -> None:
         self.worker = worker
         self.figures = figures  # the last that could be true
         self.beat = beat
-        self.pulse = pulse
+        self.detector = detector
         self.is_doubted = False  # at the last look its figures could not be true
         self.examining = asyncio.Lock()
 

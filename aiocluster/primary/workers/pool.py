@@ -309,14 +309,14 @@ class WorkerPool:
         self._note_kind(worker)
         if worker.id not in self._held:
             self._enter_service(worker)
-        self._leave_nobody_waiting()
+        self._admit_held_if_alone()
 
     def on_unready(self, worker: WorkerHandle) -> None:
         """See Owner."""
         self._servers.leave(worker.id)
         self._leave(worker)
         self._sharing.end(worker)
-        self._leave_nobody_waiting()
+        self._admit_held_if_alone()
         self._sharing.divide()
         self._update_dispatcher()
         self._choose_leader()
@@ -425,7 +425,7 @@ class WorkerPool:
         if not worker.backend.is_closed:  # else it is dead and was removed
             self._dispatcher.leave(worker.backend, self._loop.time())
 
-    def _leave_nobody_waiting(self) -> None:
+    def _admit_held_if_alone(self) -> None:
         """Admit the held workers if no other serves: an unproven worker is better than none."""
         if self._held and not self.others_serve():
             for worker_id in [*self._held]:
@@ -437,7 +437,7 @@ class WorkerPool:
         self._servers.leave(worker.id)
         self._dispatcher.remove(worker.backend)
         left = worker.backend.close()
-        self._leave_nobody_waiting()
+        self._admit_held_if_alone()
         self._sharing.divide()
         self._update_dispatcher()
         self._choose_leader()

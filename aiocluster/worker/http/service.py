@@ -207,7 +207,7 @@ class AiohttpService:
             self._relief.stop()
         server.websockets.complete_handshakes()
         await turns()  # the last adopted descriptors become connections
-        shutdown = asyncio.create_task(self._say_farewell())
+        shutdown = asyncio.create_task(self._run_on_drain())
         if self._moving:
             await self._move_connections()
         server.begin_last_responses()
@@ -226,7 +226,7 @@ class AiohttpService:
         await self._run_hooks("on_cleanup", partial(clean_up, self._app))
         self._hooks.close()
 
-    async def _say_farewell(self) -> None:
+    async def _run_on_drain(self) -> None:
         """Run the app's on_drain callbacks; then, if connections move, close its WebSockets."""
         await self._run_hooks("on_drain", self._say_goodbye)
         if self._moving:

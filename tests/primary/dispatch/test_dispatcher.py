@@ -187,19 +187,19 @@ def test_a_policy_is_not_asked_about_who_is_full() -> None:
 
 def test_who_is_behind_is_passed_over_while_another_is_not() -> None:
     """A blocked worker gets no new connections."""
-    late, punctual, other = (FakeRecipient(slot) for slot in range(3))
+    late, responsive, other = (FakeRecipient(slot) for slot in range(3))
     late.behind = True
 
-    Door().open_for(late, punctual, other).dispatch(made_up(30), NOW)
+    Door().open_for(late, responsive, other).dispatch(made_up(30), NOW)
 
     assert late.given == []
-    assert len(punctual.given) + len(other.given) == 30
+    assert len(responsive.given) + len(other.given) == 30
 
 
 def test_who_has_caught_up_is_chosen_again() -> None:
     """To have been behind is not held against a worker."""
-    late, punctual = FakeRecipient(0), FakeRecipient(1)
-    dispatcher = Door().open_for(late, punctual)
+    late, responsive = FakeRecipient(0), FakeRecipient(1)
+    dispatcher = Door().open_for(late, responsive)
     late.behind = True
     dispatcher.dispatch(made_up(4), NOW)
     late.behind = False

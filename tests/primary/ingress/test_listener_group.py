@@ -1,4 +1,4 @@
-"""What a door makes of who comes by it; what peeking finds is tested with the Peeker."""
+"""How a listener group handles connections; see test_inspector.py for the inspection."""
 
 import asyncio
 import os
@@ -234,8 +234,8 @@ async def test_the_next_program_waits_for_its_request_too(make_door: MakeDoor) -
         before.take_again()
         (state,) = before.group.state()
         assert (state.is_held, state.slot, state.fd) == (True, 5, before.connection.fd)
-        assert before.group.second_peeker is not None
-        before.group.second_peeker._held.clear()  # as if there had never been this program
+        assert before.group.second_inspector is not None
+        before.group.second_inspector._held.clear()  # as if there had never been this program
 
         after.group.take_back(state)
         assert (after.given, after.group.held) == ({}, 0)
@@ -250,9 +250,9 @@ async def test_a_stop_waits_for_no_request(make_door: MakeDoor, is_late: bool) -
     """Neither for those that are there nor for one that comes back later."""
     lost = Lost(make_door)
     if is_late:
-        lost.group.end_peeking()
+        lost.group.end_inspection()
     lost.take_again()
-    lost.group.end_peeking()
+    lost.group.end_inspection()
 
     with lost.client:
         assert lost.client.recv(1) == b""

@@ -59,12 +59,12 @@ class FakeDispatcher:
 class Stage:
     def __init__(self) -> None:
         self.group, self.dispatcher = FakeDoor(), FakeDispatcher()
-        self.nobody_is_left = asyncio.Event()
+        self.no_worker_is_left = asyncio.Event()
         self.asked: list[int] = []  # to make room for so many
         self.shutdown = GracefulShutdown(
             cast(Listeners, self.group),
             cast(Dispatcher, self.dispatcher),
-            self.nobody_is_left,
+            self.no_worker_is_left,
             self.asked.append,
         )
 
@@ -77,7 +77,7 @@ async def stage() -> Stage:
 async def test_by_default_nobody_is_waited_for(stage: Stage) -> None:
     """A stop is as quick as it was."""
     await soon(stage.shutdown.wait(0.0))
-    await soon(stage.shutdown.close_doors(FOR_EVER))
+    await soon(stage.shutdown.close_listeners(FOR_EVER))
 
     assert stage.group.done == ["let nobody knock", "accept", "close"]
 
@@ -107,7 +107,7 @@ async def test_the_wait_has_an_end_of_its_own(stage: Stage) -> None:
 async def test_the_door_closes_when_nobody_comes_any_more(stage: Stage) -> None:
     """Who was on his way is let in."""
     stage.group.are_awaited = True
-    closing = asyncio.create_task(stage.shutdown.close_doors(FOR_EVER))
+    closing = asyncio.create_task(stage.shutdown.close_listeners(FOR_EVER))
     await turns(20)
     assert stage.group.done == ["let nobody knock", "accept"]
 
@@ -124,7 +124,7 @@ async def test_it_closes_at_last_on_who_never_comes(
     monkeypatch.setattr(module, "_SYN_RECV_TIMEOUT", 0.001)
     stage.group.are_awaited = True
 
-    await soon(stage.shutdown.close_doors(FOR_EVER))
+    await soon(stage.shutdown.close_listeners(FOR_EVER))
 
     assert stage.group.are_awaited
     assert stage.group.done[-1] == "close"
@@ -150,7 +150,7 @@ async def test_a_slow_look_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch)
         group.now,
     )
 
-    await soon(shutdown.close_doors(FOR_EVER))
+    await soon(shutdown.close_listeners(FOR_EVER))
 
     assert group.looks == 1
 
@@ -161,7 +161,7 @@ async def test_workers_are_asked_to_make_room_for_who_waits(
     """Again and again, for what becomes idle meanwhile; but not at every look."""
     monkeypatch.setattr(module, "_ASK_INTERVAL", 0.05)
     stage.dispatcher.waiting = 3
-    closing = asyncio.create_task(stage.shutdown.close_doors(FOR_EVER))
+    closing = asyncio.create_task(stage.shutdown.close_listeners(FOR_EVER))
     await turns_until(lambda: len(stage.asked) == 1)
     await turns(20)
     assert stage.asked == [3]
@@ -176,7 +176,7 @@ async def test_workers_are_asked_to_make_room_for_who_waits(
 async def test_it_waits_until_a_worker_has_room(stage: Stage) -> None:
     """What was accepted is served, though all are full now."""
     stage.dispatcher.waiting = 3
-    closing = asyncio.create_task(stage.shutdown.close_doors(FOR_EVER))
+    closing = asyncio.create_task(stage.shutdown.close_listeners(FOR_EVER))
     await turns_until(lambda: "close" in stage.group.done)
     await turns(20)
     assert not closing.done()
@@ -189,9 +189,9 @@ async def test_it_waits_until_a_worker_has_room(stage: Stage) -> None:
 async def test_it_does_not_wait_where_no_worker_will_come(stage: Stage) -> None:
     """With restart="never" there may be nobody left."""
     stage.dispatcher.waiting = 3
-    stage.nobody_is_left.set()
+    stage.no_worker_is_left.set()
 
-    await soon(stage.shutdown.close_doors(FOR_EVER))
+    await soon(stage.shutdown.close_listeners(FOR_EVER))
 
     assert stage.dispatcher.waiting == 3
     assert stage.group.done[-1] == "close"
@@ -205,7 +205,7 @@ async def test_hurried_it_waits_for_nothing(stage: Stage, step: str) -> None:
 
     async def whole() -> None:
         await stage.shutdown.wait(FOR_EVER if step == "wait" else 0.0)
-        await stage.shutdown.close_doors(FOR_EVER)
+        await stage.shutdown.close_listeners(FOR_EVER)
 
     leaving = asyncio.create_task(whole())
     await turns(20)

@@ -21,7 +21,7 @@ class Executed(Exception):
     """The new program runs: nothing of ours does."""
 
 
-class FakeSuccessor:
+class FakeNextProgram:
     """A program that can be told what becomes of it."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class FakeSuccessor:
         raise self.exec_error
 
 
-class FakePredecessor:
+class FakeRunningProgram:
     """Two roles, restless as long as told."""
 
     def __init__(self) -> None:
@@ -65,14 +65,17 @@ class FakePredecessor:
 
 class Stage:
     def __init__(self) -> None:
-        self.successor, self.predecessor, self.bus = FakeSuccessor(), FakePredecessor(), EventBus()
+        self.next_program, self.running_program = FakeNextProgram(), FakeRunningProgram()
+        self.bus = EventBus()
         self.failures: list[UpgradeFailed] = []
         self.bus.on(UpgradeFailed, self.failures.append)
-        self.upgrader = Upgrader(self.successor, self.predecessor, self.bus, 60.0, lambda: ESTATE)
+        self.upgrader = Upgrader(
+            self.next_program, self.running_program, self.bus, 60.0, lambda: ESTATE
+        )
 
     @property
     def done(self) -> list[str]:
-        return self.successor.done
+        return self.next_program.done
 
     def begin(self) -> "asyncio.Task[None]":
         return asyncio.create_task(self.upgrader.upgrade())
@@ -97,7 +100,7 @@ async def test_one_that_does_not_start_changes_nothing(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The cause is raised, logged, and in the event; the next try is free."""
-    stage.successor.trial_error = BootError("SyntaxError: no", "the traceback")
+    stage.next_program.trial_error = BootError("SyntaxError: no", "the traceback")
     with pytest.raises(BootError, match="SyntaxError: no"):
         await soon(stage.upgrader.upgrade())
     assert stage.done == ["try out"]
@@ -105,13 +108,13 @@ async def test_one_that_does_not_start_changes_nothing(
     assert "nothing has changed: SyntaxError: no" in caplog.text
     assert "the traceback" in caplog.text
 
-    stage.successor.trial_error = None
+    stage.next_program.trial_error = None
     await stage.executes()
 
 
 async def test_an_exec_that_fails_changes_nothing(stage: Stage) -> None:
     """Such as of an interpreter that is not there any more."""
-    stage.successor.exec_error = FileNotFoundError(2, "No such file or directory")
+    stage.next_program.exec_error = FileNotFoundError(2, "No such file or directory")
     with pytest.raises(BootError, match=r"could not be executed: .* No such file"):
         await soon(stage.upgrader.upgrade())
     assert stage.done == ["try out", "hold", "exec", "release"]
@@ -122,7 +125,7 @@ async def test_an_exec_that_fails_changes_nothing(stage: Stage) -> None:
 @pytest.mark.parametrize("which", RoleLocks._fields)
 async def test_it_waits_for_its_turn(stage: Stage, role: int, which: str) -> None:
     """While a reload, the replacement of one worker, or a scaling is under way in any role."""
-    async with getattr(stage.predecessor.turns[role], which):
+    async with getattr(stage.running_program.turns[role], which):
         upgrading = stage.begin()
         await turns()
         assert "exec" not in stage.done
@@ -135,7 +138,7 @@ async def test_a_replacement_that_never_ends_is_told(
 ) -> None:
     """Every wait has an end."""
     monkeypatch.setattr(upgrade, "FORK_PATIENCE", -60.0)
-    both = stage.predecessor.turns
+    both = stage.running_program.turns
     async with both[1].recycling:
         with pytest.raises(BootError, match="still being replaced or added after 0 s"):
             await soon(stage.upgrader.upgrade())
@@ -146,22 +149,22 @@ async def test_a_replacement_that_never_ends_is_told(
 
 async def test_it_waits_for_a_quiet_moment(stage: Stage) -> None:
     """What is half done is finished first."""
-    stage.predecessor.busy_reason = "a worker is being forked"
+    stage.running_program.busy_reason = "a worker is being forked"
     upgrading = stage.begin()
     await turns()
     assert stage.done == ["try out"]
-    stage.predecessor.busy_reason = ""
+    stage.running_program.busy_reason = ""
     with pytest.raises(Executed):
         await soon(upgrading)
 
 
 async def test_it_waits_until_who_is_turned_away_has_read_why(stage: Stage) -> None:
     """What is closed too soon is reset, and the answer with it."""
-    stage.predecessor.are_answering = True
+    stage.running_program.are_answering = True
     upgrading = stage.begin()
     await turns()
     assert stage.done == ["try out"]
-    stage.predecessor.are_answering = False
+    stage.running_program.are_answering = False
     with pytest.raises(Executed):
         await soon(upgrading)
 
@@ -171,14 +174,14 @@ async def test_in_a_flood_of_refusals_it_waits_for_a_moment_only(
 ) -> None:
     """Somebody always reads."""
     monkeypatch.setattr(upgrade, "_ANSWERING_TIMEOUT", 0.0)
-    stage.predecessor.are_answering = True
+    stage.running_program.are_answering = True
     await stage.executes()
 
 
 async def test_no_quiet_moment_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what is restless: a worker that does not read, by its name."""
     monkeypatch.setattr(upgrade, "_QUIET_TIMEOUT", 0.0)
-    stage.predecessor.busy_reason = "worker 7 (pid 70) does not read what is sent to it"
+    stage.running_program.busy_reason = "worker 7 (pid 70) does not read what is sent to it"
     with pytest.raises(BootError, match=r"no quiet moment in 0 s: worker 7 .* does not read"):
         await soon(stage.upgrader.upgrade())
     assert "exec" not in stage.done
@@ -187,7 +190,7 @@ async def test_no_quiet_moment_is_told(stage: Stage, monkeypatch: pytest.MonkeyP
 async def test_a_moment_that_passes_while_signals_are_heard_is_not_used(stage: Stage) -> None:
     """It is looked for again."""
 
-    class Once(FakePredecessor):
+    class Once(FakeRunningProgram):
         looks = 0
 
         @property
@@ -199,7 +202,7 @@ async def test_a_moment_that_passes_while_signals_are_heard_is_not_used(stage: S
         def busy_reason(self, value: str) -> None:
             pass
 
-    stage.upgrader = Upgrader(stage.successor, Once(), stage.bus, 60.0, lambda: ESTATE)
+    stage.upgrader = Upgrader(stage.next_program, Once(), stage.bus, 60.0, lambda: ESTATE)
     await stage.executes()
     assert stage.done == ["try out", "hold", "release", "hold", "exec", "release"]
 
@@ -219,7 +222,7 @@ async def test_subscribers_may_read_what_came_before(stage: Stage) -> None:
 
 async def test_a_stop_gives_it_up(stage: Stage) -> None:
     """Whoever waits for it hears why, and nobody may ask again."""
-    stage.successor.may_start.clear()
+    stage.next_program.may_start.clear()
     upgrading = stage.begin()
     await turns()
     stage.upgrader.close()

@@ -249,7 +249,8 @@ async def test_nonsense_ends_it_and_leaves_nothing(
     for fd in fds:
         os.close(fd)
     await stage.close()
-    assert open_fds() == before
+    # Those of tests before this one may be closed meanwhile, and no others.
+    await turns_until(lambda: open_fds() <= before)
     assert len(caplog.messages) == (0 if packet == b"" else 1)
     assert all(len(line) < 300 for line in caplog.messages)
 

@@ -101,10 +101,10 @@ def test_whoever_has_its_share_asks_for_nothing(new: set[int]) -> None:
 
 @given(some_connections, st.integers(1, 20))
 def test_every_new_worker_has_the_mean_and_nobody_less(
-    connections: dict[int, int], newcomers: int
+    connections: dict[int, int], pending_ones: int
 ) -> None:
     """So it rests then, and no old one has paid for it."""
-    new = {-number for number in range(1, newcomers + 1)}
+    new = {-number for number in range(1, pending_ones + 1)}
     everybody = connections | dict.fromkeys(new, 0)
     mean = sum(connections.values()) // len(everybody)
     gives = shares(everybody, new)
