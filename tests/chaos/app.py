@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tests.chaos import trail
 from tests.chaos.content import large_body, receipt
-from tests.e2e import breaking
+from tests.support import breaking
 
 # Names the worker that answered: the client can tell whose connections were lost.
 WORKER = "X-Worker"

@@ -14,8 +14,8 @@ from random import Random
 from typing import Any
 
 from tests.chaos.scene import CONNECTIONS, WORKERS, Scene, program_of, under_load
-from tests.e2e.wire import Wire
 from tests.support.program import until
+from tests.support.wire import Wire
 
 # The module that is deployed: the app of the chaos runs, and which version of it answers.
 _SHOP = """

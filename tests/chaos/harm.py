@@ -15,10 +15,10 @@ from functools import cache, partial
 import psutil
 
 from tests.chaos.scene import WORKERS, Scene, paused, resume, send, suspend
-from tests.e2e.breaking import FAULTS_OF
-from tests.e2e.wire import Wire
+from tests.support.breaking import FAULTS_OF
 from tests.support.census import fds_of
 from tests.support.program import is_running, until
+from tests.support.wire import Wire
 
 Action = Callable[[Scene], Awaitable[object]]
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.chaos.client import load_on
 from tests.chaos.scene import ANSWERS, SCALE, Scene, paused, resume, suspend, under_load
-from tests.e2e.wire import Wire
 from tests.support.program import is_running, until
+from tests.support.wire import Wire
 
 ROUNDS = 3 * SCALE
 

@@ -103,7 +103,7 @@ async def test_is_connected_ends_with_the_disconnect_event() -> None:
 # node: worker-disconnect-on-error (adapted: a worker does not bind; its start can fail)
 async def test_a_worker_whose_start_fails_ends_by_itself() -> None:
     """It tells why, exits, and leaves nothing running."""
-    app = "tests.e2e.apps:make_app_unless_told_to_crash"
+    app = "tests.support.apps:make_app_unless_told_to_crash"
     async with serving(app, **ALONE) as (cluster, heard):
         added = await cluster.fork(env={"RAISE": "1"})
         exited = await heard.exit_of(added)

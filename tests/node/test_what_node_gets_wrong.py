@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import pytest
 
-from tests.e2e.reloading import Deployment
-from tests.e2e.wire import Wire
 from tests.support.census import fds_of
 from tests.support.cluster import Client, ask, program_of
 from tests.support.program import PATIENCE, Program, until
+from tests.support.reloading import Deployment
+from tests.support.wire import Wire
 
 KILLS = 55
 

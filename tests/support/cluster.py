@@ -33,9 +33,9 @@ from aiocluster import (
 )
 from tests.support.program import PATIENCE, Program, is_running, until
 
-HTTP_APP = "tests.e2e.apps:make_app"
-OBEDIENT_APP = "tests.e2e.apps:make_obedient_app"
-SILENT_APP = "tests.e2e.apps:make_silent_app"
+HTTP_APP = "tests.support.apps:make_app"
+OBEDIENT_APP = "tests.support.apps:make_obedient_app"
+SILENT_APP = "tests.support.apps:make_silent_app"
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -233,7 +233,7 @@ def program_of(
     given = {"workers": 2, "bind": "127.0.0.1:0", **settings}
     source = (
         "import aiocluster\n"
-        f"from tests.e2e.apps import {app}\n"
+        f"from tests.support.apps import {app}\n"
         "from tests.support.printing import print_events\n"
         "on_start = print_events\n"
         'if __name__ == "__main__":\n'

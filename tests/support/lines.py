@@ -1,4 +1,4 @@
-"""Clients of the line protocol that jobs of tests/e2e/servers.py serve, and what these tell."""
+"""Clients of the line protocol that jobs of tests/support/servers.py serve, and what these tell."""
 
 import asyncio
 from collections import Counter
@@ -8,8 +8,8 @@ from aiocluster import Cluster, WorkerHandle
 from tests.support.cluster import Heard
 from tests.support.program import PATIENCE
 
-LINE_JOB = "tests.e2e.servers:line_job"  # has a server
-IDLE_JOB = "tests.e2e.servers:idle_job"  # has none
+LINE_JOB = "tests.support.servers:line_job"  # has a server
+IDLE_JOB = "tests.support.servers:idle_job"  # has none
 
 
 class Lines:

@@ -12,8 +12,8 @@ from aiocluster.errors import ConfigError
 from aiocluster.ipc.messages import Unlisten
 from aiocluster.worker.api import context
 from aiocluster.worker.api.readiness import Readiness
-from tests.e2e.wire import Wire
 from tests.support.waiting import soon, turns_until
+from tests.support.wire import Wire
 from tests.worker.api.test_context import FakeLink, leads_nobody
 from tests.worker.services.test_servers import Stage
 
