@@ -64,7 +64,7 @@ class Parcel:
                 if self.on_nonsense is not None:
                     self.on_nonsense(error)
         if isinstance(self._payload, ProtocolError):
-            raise self._payload
+            raise self._payload.with_traceback(None)  # each read would make it longer
         return self._payload
 
 

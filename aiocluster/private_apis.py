@@ -1,4 +1,4 @@
-"""Everything that is used of private parts of the standard library and of uvloop, in one place.
+"""Everything that is used of private parts of the standard library, in one place.
 
 The names that aiohttp keeps private are in worker/http/aiohttp_internals.py. Importing this module
 needs none of these names; `missing()`, which a test calls on each Python version, names those
@@ -8,8 +8,10 @@ name                                    used because
 asyncio.Future._asyncio_future_blocking a coroutine of uvloop is driven without a task
 asyncio._get_running_loop               returns None without a loop, where the public one raises
 atexit._clear, atexit._run_exitfuncs    a forked process drops hooks of its parent, and runs its own
+importlib's ModuleSpec._initializing     a module whose import serves counts as imported
 logging._handlerList                    all handlers are flushed before an exec
 multiprocessing.process._children       children of the parent process are no children of a fork
+multiprocessing.process.*._inheriting   an import without a `__name__` guard gets the usual error
 multiprocessing.process.*._popen        the end of a child that another part of the program reaped
 multiprocessing.util._exit_function     is registered again after `atexit._clear`
 runpy._run_module_as_main               a folder or zip file runs as `__main__`, as Python runs it
@@ -27,7 +29,8 @@ import runpy
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _multiprocessing: Any = multiprocessing
@@ -38,6 +41,7 @@ _NEEDED: tuple[tuple[Any, str], ...] = (
     (atexit, "_run_exitfuncs"),
     (logging, "_handlerList"),
     (multiprocessing.process, "_children"),
+    (multiprocessing.process.current_process(), "_popen"),
     (multiprocessing.util, "_exit_function"),
     (runpy, "_run_module_as_main"),
     (socket.socket, "_accept"),
@@ -48,7 +52,7 @@ _NEEDED: tuple[tuple[Any, str], ...] = (
 
 def missing() -> list[str]:
     """Return the names above that this Python lacks."""
-    return [f"{owner.__name__}.{name}" for owner, name in _NEEDED if not hasattr(owner, name)]
+    return [f"{owner!r}: {name}" for owner, name in _NEEDED if not hasattr(owner, name)]
 
 
 def is_in_a_loop() -> bool:
@@ -56,8 +60,8 @@ def is_in_a_loop() -> bool:
     return asyncio._get_running_loop() is not None
 
 
-def never_awaited(future: "asyncio.Future[Any]") -> None:
-    """Take a future that a coroutine has yielded, as a task does before it waits for it."""
+def acknowledge(future: "asyncio.Future[Any]") -> None:
+    """Accept the future that a coroutine has yielded, as a task does: its callbacks follow."""
     future._asyncio_future_blocking = False
 
 
@@ -97,6 +101,24 @@ def forget_multiprocessing_children() -> None:
 def note_exit_code(process: Any, code: int) -> None:
     """Set the exit code of a multiprocessing process that was reaped elsewhere."""
     process._popen.returncode = code
+
+
+@contextmanager
+def as_a_child_of_multiprocessing() -> Iterator[None]:
+    """Count as a child that is starting: if what runs inside starts a process, that fails."""
+    process: Any = multiprocessing.process.current_process()
+    process._inheriting = True
+    try:
+        yield
+    finally:
+        del process._inheriting
+
+
+def end_import(module: Any) -> None:
+    """Mark a module that is being imported as imported; another one stays as it is."""
+    spec = getattr(module, "__spec__", None)
+    if getattr(spec, "_initializing", False):
+        spec._initializing = False  # type: ignore[union-attr]
 
 
 def log_handlers() -> Iterable[logging.Handler]:

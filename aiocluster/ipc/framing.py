@@ -76,9 +76,10 @@ def encode_user(payload: Any) -> bytes:
 
 def decode_user(frame: bytes) -> Any:
     """Return the payload of a user's message; ProtocolError if `frame` is not a whole one."""
-    ((message, _),) = FrameDecoder(UserMessage).feed(frame)
-    assert isinstance(message, UserMessage)
-    return message.payload
+    match list(FrameDecoder(UserMessage).feed(frame)):
+        case [(UserMessage() as message, _)]:
+            return message.payload
+    raise ProtocolError(f"{len(frame)} bytes are not one message of a user")
 
 
 def _check_readable(body: bytes, payload: Any) -> None:

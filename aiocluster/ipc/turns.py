@@ -59,6 +59,9 @@ class Turns:
                 done.set_result(take(end))
             except Exception as error:
                 done.set_exception(error)
+            except BaseException:
+                done.cancel()
+                raise
 
         self.ask(take_if_wanted)
         return await done
@@ -70,8 +73,10 @@ class Turns:
 
     def _run(self) -> None:
         self._is_due = False
-        began = self._now() if self._began is None else self._began
-        end = began + TURN_SECONDS
+        now = self._now()
+        began = now if self._began is None else self._began
+        # However long reading, and what else is in this turn, took: half of the time is left.
+        end = max(began + TURN_SECONDS, now + TURN_SECONDS - READ_SECONDS)
         try:
             for _ in range(len(self._waiting)):
                 self._waiting.popleft()(end)

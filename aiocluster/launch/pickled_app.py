@@ -23,7 +23,7 @@ from aiocluster.errors import BootError, ConfigError
 from aiocluster.launch.interpreter import InterpreterSpec
 from aiocluster.launch.links import FolderLink, link_of, renewed, through
 from aiocluster.launch.this_program import current_folder, is_same, links
-from aiocluster.private_apis import interpreter_flags
+from aiocluster.private_apis import as_a_child_of_multiprocessing, interpreter_flags
 from aiocluster.shortage import shortage
 
 # The function that such an interpreter calls with its descriptor, for a Cluster inside a program.
@@ -56,12 +56,8 @@ class Preparation:
             found["init_main_from_path"] = renewed(path, self.links, os.path.realpath)
         # As in multiprocessing's own children: if the import starts another process, since the
         # module has no `if __name__` guard, the error shows the guard to write.
-        process: Any = multiprocessing.process.current_process()
-        process._inheriting = True
-        try:
+        with as_a_child_of_multiprocessing():
             multiprocessing.spawn.prepare(found)
-        finally:
-            del process._inheriting
 
     def _of_this_python(self, path: list[str]) -> list[str]:
         """Return a search path without the entries of another Python, and with all of this one."""

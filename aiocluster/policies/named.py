@@ -93,12 +93,23 @@ def check_policy(value: Any) -> None:
             "give one with `def choose(self, candidates, affinity)`, not async"
         )
     for old, new in RENAMED.items():
-        if hasattr(value, old) and not hasattr(value, new):
+        if _has_old_attribute(value, old) and not hasattr(value, new):
             raise ConfigError(f"policy: {value!r:.80}: its attribute {old!r} is {new!r} now")
     by = getattr(value, "affinity_by", None)
     # An attribute that a class computes for its objects is checked on the object.
     if by is not None and not (isinstance(value, type) and hasattr(by, "__get__")):
         by_from(by, f"policy: {value!r:.80}: affinity_by")
+
+
+def _has_old_attribute(policy: Any, name: str) -> bool:
+    """Return True if `policy` has it; `by`, a word for much, only if it is an affinity key."""
+    if name != "by":
+        return hasattr(policy, name)
+    try:
+        by_from(getattr(policy, name, None))
+    except ConfigError:
+        return False
+    return True
 
 
 def _from_object(value: Any) -> Policy:

@@ -1,11 +1,12 @@
 """Decides which workers of a role are started, replaced and stopped."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 
 from aiocluster.config.roles import RoleSpec
-from aiocluster.errors import BootError, ClusterStopping
+from aiocluster.errors import BootError, ClusterStopping, ProtocolError
 from aiocluster.events import WorkerMessage
 from aiocluster.ipc.framing import decode_user, encode_user
 from aiocluster.ipc.handover import SupervisionState
@@ -150,18 +151,18 @@ class Supervisor:
 
     async def stop(self, timeout: float) -> list[str]:  # noqa: ASYNC109
         """Drain all workers for at most `timeout` seconds; return the names of those cut."""
-        self._stop_hiring()
+        self._stop_spawning()
         return await self.pool.drain(timeout)
 
     def hurry(self) -> None:
         """Let all workers cut what is open."""
-        self._stop_hiring()
+        self._stop_spawning()
         self.pool.hurry()
 
     def kill_all(self) -> None:
         """Kill every worker now. A stop that is under way then ends at once."""
         if self.pool.stop_is_announced:
-            self._stop_hiring()
+            self._stop_spawning()
         self.pool.kill()
 
     # ---- from one program to the next
@@ -290,7 +291,7 @@ class Supervisor:
         self.pool.exit_log.release()
         self._sizing.begin()
 
-    def _stop_hiring(self) -> None:
+    def _stop_spawning(self) -> None:
         self._stopping = True
         self._change_no_more()
         self._recycler.close()
@@ -306,8 +307,12 @@ class Supervisor:
 
     def _unread(self) -> list[tuple[int, bytes]]:
         """Return the unread messages of the workers that still live."""
-        unread = [(event.worker.id, event.message) for event in self._bus.unread]
-        kept = [(number, encode_user(one)) for number, one in unread if number in self.workers]
+        unread, kept = self._bus.unread, list[tuple[int, bytes]]()
+        for event in unread:
+            # What is no message is lost; its worker is disconnected for it.
+            with contextlib.suppress(ProtocolError):
+                if event.worker.id in self.workers:
+                    kept.append((event.worker.id, encode_user(event.message)))
         if len(kept) < len(unread):
             log.warning("lost %d unread messages of exited workers", len(unread) - len(kept))
         return kept

@@ -343,7 +343,8 @@ def _live(runner: asyncio.Runner, cluster: Cluster, on_start: OnStart | None) ->
 
     async def live() -> int:
         # Imported objects stay: a collection that visits all of them blocks a turn for 10 ms.
-        gc.freeze()
+        if gc.isenabled():
+            gc.freeze()
         return await ProgramRunner(cluster, on_start, guard).live()
 
     with workers_preferred():

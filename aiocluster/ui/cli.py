@@ -69,7 +69,7 @@ def _no_such_option(error: click.NoSuchOption) -> str:
     name, context = error.option_name, error.ctx
     if name.strip("-") in PARTS_OF_AN_ADDRESS or name == "-p":
         return f"No such option {name!r}: give the address as -b 127.0.0.1:PORT"
-    if new := RENAMED.get(name.strip("-")):
+    if new := RENAMED.get(name.strip("-").replace("-", "_")):
         return f"No such option {name!r}: it is --{new.replace('_', '-')} now"
     if context is not None and context.command is main:
         command = f"{context.command_path} run FILE.py {name} ..."

@@ -278,12 +278,13 @@ class _TermHandler:
 
     def stop_waiting(self) -> None:
         """Give the timer back to the app: the loop handles the signal, or the worker ends."""
-        self._unheard_since = None
         if self._apps is not None:
             handler, delay, interval = self._apps
             signal.setitimer(signal.ITIMER_REAL, delay, interval)
             signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
             self._apps = None
+        # Last: a TERM before this line changes nothing, and takes no timer of the app's.
+        self._unheard_since = None
 
     def _hear(self) -> None:
         self.stop_waiting()

@@ -20,7 +20,7 @@ from aiohttp import web
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.kinds import kind_name, name_of
 from aiocluster.errors import BootError, ConfigError
-from aiocluster.private_apis import is_in_a_loop
+from aiocluster.private_apis import end_import, is_in_a_loop
 
 _LOOPS: list[type[asyncio.AbstractEventLoop]] = [asyncio.SelectorEventLoop]
 if on_linux():
@@ -205,9 +205,7 @@ def end_imports_under_way() -> None:
     Otherwise an import of one of them in another thread would wait until the worker ends.
     """
     for module in [*sys.modules.values()]:
-        spec = getattr(module, "__spec__", None)
-        if getattr(spec, "_initializing", False):
-            spec._initializing = False  # type: ignore[union-attr]
+        end_import(module)
 
 
 def _close_unused(app: object) -> None:

@@ -1,6 +1,6 @@
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise, product
 from typing import Any
@@ -559,3 +559,10 @@ def test_a_users_message_can_be_kept_as_its_frame() -> None:
     """And read again."""
     payload = {"a": [1, 2.5, None, b"x", datetime(2026, 1, 1, tzinfo=UTC)]}
     assert decode_user(encode_user(payload)) == payload
+
+
+@pytest.mark.parametrize("spoil", [lambda f: b"", lambda f: f[:-1], lambda f: f + f])
+def test_what_is_not_one_frame_is_no_message(spoil: Callable[[bytes], bytes]) -> None:
+    """A kept message that was cut says so, as the docstring promises."""
+    with pytest.raises(ProtocolError, match="are not one message"):
+        decode_user(spoil(encode_user([1, 2])))

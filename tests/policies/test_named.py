@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -260,3 +261,20 @@ def test_an_old_attribute_is_an_error_that_gives_the_new_one(old: str, new: str)
         with pytest.raises(ConfigError, match=f"its attribute '{old}' is '{new}' now$"):
             check_policy(value)
     check_policy(type("Both", (named_before,), {new: None}))
+
+
+class By:
+    """A policy with an attribute of its own that is called `by`."""
+
+    by = 3
+
+    def choose(self, candidates: Sequence[Any], affinity: bytes) -> Any:
+        return candidates[0]
+
+
+def test_an_attribute_by_that_is_no_affinity_key_is_the_users_own() -> None:
+    """It is refused as an old name only if it could have been one."""
+    check_policy(By())
+    By.by = "ip"  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="its attribute 'by' is 'affinity_by' now"):
+        check_policy(By())

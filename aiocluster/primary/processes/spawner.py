@@ -227,21 +227,27 @@ class ZygoteSpawner:
                 pause, has_told = _ZYGOTE_PAUSE, False
             except CannotStart as error:
                 log.error("no new zygote: %s; workers go on, and none is replaced", error)
+                self._log_if_no_worker()
                 self._never_again = error
                 self._ready.set()
                 return
             except (BootError, ChannelClosed, OSError) as error:
                 log.error("no new zygote, next try in %g s: %s", pause, error)
-                if not self._processes and not has_told:
-                    has_told = True
-                    log.error(
-                        "role %s has no worker, and none can be forked without a zygote: nothing"
-                        " is serving",
-                        self._role,
-                    )
+                if not has_told:
+                    has_told = self._log_if_no_worker()
                 await self._drop_zygote()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_ZYGOTE_PAUSE)
+
+    def _log_if_no_worker(self) -> bool:
+        """Log that no worker of this generation lives; return whether that is so."""
+        if self._processes:
+            return False
+        log.error(
+            "role %s has no worker of this generation, and none can be forked without a zygote",
+            self._role,
+        )
+        return True
 
     async def _drop_zygote(self) -> None:
         if self._zygote is not None:

@@ -128,11 +128,11 @@ class ZygoteHandle:
             os.close(self._pidfd)
             self._pidfd = -1
 
-    async def _reap(self, running_timeout: float) -> None:
+    async def _reap(self, seconds: float) -> None:
         dead = asyncio.Event()
         self._loop.add_reader(self._pidfd, dead.set)
         try:
-            if not await _is_set(dead, running_timeout):
+            if not await _is_set(dead, seconds):
                 self._signal(signal.SIGKILL)
                 await _is_set(dead, _DEATH_TIMEOUT)
         finally:

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -108,8 +108,14 @@ def _look_up(address: Address) -> list[Endpoint]:
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     # Without duplicates, and IPv4 first: IPv6 may be missing.
-    pairs = {(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found}
-    return [Endpoint(family, host, address.port) for family, host in sorted(pairs)]
+    places = {
+        (int(family), str(sockaddr[0]), int(sockaddr[3]) if family == socket.AF_INET6 else 0)
+        for family, _, _, _, sockaddr in cast(list[tuple[Any, ...]], found)
+    }
+    return [
+        Endpoint(family, host.partition("%")[0], address.port, scope)
+        for family, host, scope in sorted(places)
+    ]
 
 
 def _check(endpoint: Endpoint) -> None:

@@ -35,16 +35,16 @@ _FRESH = 0.01
 _SHORTEST_INTERVAL = 0.05
 
 
-# Plain returns a snapshot as plain data, made at the first call; Take gets both forms.
+# Plain returns a snapshot as plain data, made at the first call; TakeSnapshot gets both forms.
 Plain = Callable[[], dict[str, Any]]
-Take = Callable[[Snapshot, Plain], None]
+TakeSnapshot = Callable[[Snapshot, Plain], None]
 
 
-class _Beat:
+class _IntervalFeed:
     """The snapshots of one interval: each is made once, for all subscriptions to it."""
 
     def __init__(self) -> None:
-        self.takers: dict[object, Take] = {}
+        self.takers: dict[object, TakeSnapshot] = {}
         self.task: asyncio.Task[None] | None = None
         self.newest: tuple[Snapshot, float] | None = None  # and the time when it was made
 
@@ -66,7 +66,7 @@ class _Beat:
                 await turns.do(functools.partial(_give, left, snapshot, plain))
 
 
-def _give(left: deque[Take], snapshot: Snapshot, plain: Plain, end: float) -> None:
+def _give(left: deque[TakeSnapshot], snapshot: Snapshot, plain: Plain, end: float) -> None:
     """Give a snapshot to the subscriptions that are `left`, until `end`."""
     while left:
         left.popleft()(snapshot, plain)
@@ -107,7 +107,7 @@ class Reporter:
         self._loop = asyncio.get_running_loop()
         self._aggregators = RoleAggregators(self._loop.time(), roles)
         self._closed = asyncio.Event()
-        self._beats: dict[float, _Beat] = {}  # by interval
+        self._beats: dict[float, _IntervalFeed] = {}  # by interval
         self._feeds: dict[tuple[int, int], float] = {}  # the intervals of workers' subscriptions
         self._mailboxes: set[SnapshotBox] = set()  # of subscribers in the primary
         self._counted: dict[int, Counters] = {}  # by worker: its counters at the last look
@@ -180,12 +180,21 @@ class Reporter:
             self._mailboxes.discard(mailbox)
             self._leave(interval, mailbox)
 
-    def _join(self, interval: float, key: object, take: Take) -> None:
+    def _join(self, interval: float, key: object, take: TakeSnapshot) -> None:
         if (beat := self._beats.get(interval)) is None:
-            beat = self._beats[interval] = _Beat()
+            beat = self._beats[interval] = _IntervalFeed()
             ticks = paced(interval, lambda missed: missed, sleep=self._sleep)
             beat.task = start_task(beat.go_on(ticks, self._taker()), "feeding subscribers")
+            # After an error of it, which the log has, the next subscription begins anew.
+            beat.task.add_done_callback(lambda task: self._forget_failed(interval, beat, task))
         beat.takers[key] = take
+
+    def _forget_failed(
+        self, interval: float, feed: _IntervalFeed, task: "asyncio.Task[None]"
+    ) -> None:
+        has_failed = not task.cancelled() and task.exception() is not None
+        if has_failed and self._beats.get(interval) is feed:
+            del self._beats[interval]
 
     def _renewed(self, unread: Snapshot, interval: float) -> Snapshot:
         """Return a current snapshot for a late subscriber. Late subscribers share it."""

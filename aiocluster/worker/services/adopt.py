@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, cast
 
-from aiocluster.private_apis import never_awaited
+from aiocluster.private_apis import acknowledge
 
 log = logging.getLogger("aiocluster.worker")
 
@@ -91,7 +91,7 @@ def adopt(
         # uvloop closes the descriptor only once there is a transport.
         os.close(fd)
         raise
-    never_awaited(waiter)
+    acknowledge(waiter)
     if done is None:
         # The result is not wanted, but a coroutine that ends too early closes the transport.
         connection.connecting = connecting

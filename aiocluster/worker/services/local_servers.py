@@ -16,7 +16,7 @@ from aiocluster.errors import ClusterStopping
 from aiocluster.ipc.messages import Bound, Endpoint
 from aiocluster.worker.api.server import ClusterServer, Options, ProtocolFactory
 from aiocluster.worker.services.listen_requests import Host
-from aiocluster.worker.services.servers import OpenConnection, ServerRegistry, _ServerConnections
+from aiocluster.worker.services.servers import OpenConnection, ServerConnections, ServerRegistry
 
 # Seconds between two checks for lost connections. asyncio reports a lost connection only to its
 # protocol, which is the user's.
@@ -36,7 +36,7 @@ class LocalServers(ServerRegistry):
     async def _create(
         self, protocol_factory: ProtocolFactory, host: Host, port: int | None, options: Options
     ) -> ClusterServer:
-        connections, made = _ServerConnections(_nothing), list[ClusterServer]()
+        connections, made = ServerConnections(_nothing), list[ClusterServer]()
 
         def opened(transport: asyncio.Transport) -> None:
             connection = OpenConnection(partial(self._on_over, made[0]))
@@ -114,8 +114,15 @@ class _Opening(asyncio.Protocol):
 
 
 def _is_lost(transport: asyncio.Transport) -> bool:
-    """Return True if `connection_lost` was called: then the transport has no protocol."""
-    return transport.is_closing() and cast(object, transport.get_protocol()) is None
+    """Return True if the connection is over: its protocol or its socket has gone.
+
+    The loops differ: asyncio's proactor keeps the protocol, and uvloop the number of the socket.
+    """
+    if not transport.is_closing():
+        return False
+    sock = transport.get_extra_info("socket")
+    has_protocol = cast(object, transport.get_protocol()) is not None
+    return not has_protocol or sock is None or sock.fileno() == -1
 
 
 def _bound(listening: asyncio.Server) -> list[Bound]:

@@ -77,7 +77,7 @@ class ServerRegistry:
         self._loop = asyncio.get_running_loop()
         self.requests = Requests(post)
         self._serving: dict[int, _Served] = {}  # by listener
-        self._open: dict[ClusterServer, _ServerConnections] = {}
+        self._open: dict[ClusterServer, ServerConnections] = {}
         self._handlers: set[asyncio.Task[Any]] = set()  # the callbacks of start_server
         self._deadline = DrainDeadline()
         self._stopped = False
@@ -121,7 +121,7 @@ class ServerRegistry:
         ask = Asked(host, port, options.family, options.flags, options.backlog)
         bound, release = await self.requests.listen(ask)
         server = ClusterServer(protocol_factory, options, bound, self)
-        self._open[server] = _ServerConnections(release)
+        self._open[server] = ServerConnections(release)
         if options.start_serving:
             await server.start_serving()
         return server
@@ -179,6 +179,9 @@ class ServerRegistry:
         except Exception:
             log.exception("a connection could not be served")
             connection.end()
+        except BaseException:  # an exit of the app's code: the descriptor is closed
+            connection.end()
+            raise
 
     def _turn_away(self, fd: int, listener: int, client: Client | None) -> None:
         """Give back a connection that crossed the Unlisten: others may still have its listener."""
@@ -246,13 +249,13 @@ class _Served(NamedTuple):
     """The parts that each connection of one listener needs."""
 
     server: ClusterServer
-    connections: "_ServerConnections"
+    connections: "ServerConnections"
     family: int
     options: dict[str, Any]
     context: Context
 
 
-class _ServerConnections:
+class ServerConnections:
     """The connections of one server. `release` ends its claim to its addresses."""
 
     def __init__(self, release: Callable[[], None]) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from aiocluster.config.settings import Address
 from aiocluster.errors import ConfigError
-from aiocluster.primary.sockets.bind import bind, check_overlap
+from aiocluster.ipc.messages import Endpoint
+from aiocluster.primary.sockets.bind import _look_up, bind, check_overlap
 from tests.support.connections import open_fds
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -149,3 +150,11 @@ def test_more_sockets_than_a_handoff_can_tell_apart_are_refused() -> None:
         check_overlap([sock] * 256)
 
     sock.close()
+
+
+def test_a_link_local_address_keeps_its_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the scope the kernel refuses to bind it."""
+    found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1%eth0", 80, 0, 7))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    assert _look_up(Address("fe80::1%eth0", 80)) == [Endpoint(socket.AF_INET6, "fe80::1", 80, 7)]

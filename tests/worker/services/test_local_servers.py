@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from aiocluster.errors import ClusterStopping
-from aiocluster.worker.services.local_servers import LocalServers
+from aiocluster.worker.services.local_servers import LocalServers, _is_lost
 from tests.support.waiting import turns_until
 
 LIMIT = 2**16
@@ -97,3 +97,23 @@ async def test_a_factory_that_raises_closes_its_connection(
     assert "no protocol today" in caplog.text
     writer.close()
     server.close()
+
+
+class OfProactor(asyncio.Transport):
+    """A lost transport of Windows' loop, which keeps its protocol."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__({"socket": sock})
+
+    def is_closing(self) -> bool:
+        return True
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return Quiet()
+
+
+def test_a_transport_that_keeps_its_protocol_is_lost_once_its_socket_is_closed() -> None:
+    """As with asyncio's proactor: a drain on Windows would wait for ever."""
+    with socket.socket() as sock:
+        assert not _is_lost(OfProactor(sock))
+    assert _is_lost(OfProactor(sock))
