@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -102,16 +103,17 @@ async def test_clients_that_belong_to_a_worker_stay_with_it(by: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "begins_in", "goes_to"),
-    [(weighted({0: 0, 1: 0}), {2}, {0, 1}), (HighestSlot(), {2}, {1})],
+    ("make_policy", "begins_in", "goes_to"),
+    # Made in the test: a policy remembers workers, and what pytest holds stays.
+    [(lambda: weighted({0: 0, 1: 0}), {2}, {0, 1}), (HighestSlot, {2}, {1})],
     ids=["weighted", "own"],
 )
 async def test_connections_stay_where_a_policy_wants_them(
-    policy: object, begins_in: set[int], goes_to: set[int]
+    make_policy: Callable[[], object], begins_in: set[int], goes_to: set[int]
 ) -> None:
     """Over a reload, and whatever evens out others; if their slot goes, the policy chooses."""
     async with (
-        serving(workers=3, policy=policy, rebalance=True, min_uptime=0.0, **PATIENT) as (
+        serving(workers=3, policy=make_policy(), rebalance=True, min_uptime=0.0, **PATIENT) as (
             cluster, _,
         ),
         AsyncExitStack() as stack,
