@@ -8,7 +8,7 @@ name                                    used because
 asyncio.Future._asyncio_future_blocking a coroutine of uvloop is driven without a task
 asyncio._get_running_loop               returns None without a loop, where the public one raises
 atexit._clear, atexit._run_exitfuncs    a forked process drops hooks of its parent, and runs its own
-importlib's ModuleSpec._initializing     a module whose import serves counts as imported
+importlib's ModuleSpec._initializing     a module counts as imported while its import serves
 logging._handlerList                    all handlers are flushed before an exec
 multiprocessing.process._children       children of the parent process are no children of a fork
 multiprocessing.process.*._inheriting   an import without a `__name__` guard gets the usual error
