@@ -32,6 +32,7 @@ from aiocluster.worker.app_exit import exit_code, is_exit
 from aiocluster.worker.process_exit import end_tasks, end_threads, run_to_the_end
 from aiocluster.worker.runtime import EXIT_BOOT_FAILED, EXIT_CUT, Runtime
 from aiocluster.worker.stacks import show_stacks_on_request
+from aiocluster.worker.wires import open_fds
 
 if on_linux():  # imported before the fork: once for all workers
     import uvloop
@@ -114,8 +115,10 @@ class Worker:
             row = open_row(board, self._fork.row)
             os.close(board)
             check_fds_left(_LOOP_FDS, stacks)
+            before = open_fds()
             loop = loop or uvloop.new_event_loop()
-            code = run_to_the_end(loop, life.live(load, self._sockets, row, stacks), life.leave)
+            living = life.live(load, self._sockets, row, stacks, before)
+            code = run_to_the_end(loop, living, life.leave)
         except BaseException as error:
             code = self._code_after(error, life)
         # The worker is ending already, and its loop is closed.
@@ -181,8 +184,13 @@ class _Life:
         sockets: tuple[socket.socket, socket.socket],
         row: memoryview,
         stacks: int,
+        fds_before: set[int],
     ) -> int:
-        """Run until drained, and end the remaining tasks; return the exit code."""
+        """Run until drained, and end the remaining tasks; return the exit code.
+
+        `fds_before` were open before the loop was made: those that are new are the loop's.
+        """
+        of_loop = open_fds() - fds_before
         self._runtime = runtime = Runtime(self._settings, self._fork.families, row, self._ingress)
         enter("worker", _context(self._fork, runtime))
         signal.signal(signal.SIGTERM, _TermHandler(runtime, row))
@@ -191,7 +199,7 @@ class _Life:
         show_stacks_on_request(stacks)
         handoff, channel = sockets
         try:
-            code = await runtime.run(load, handoff, channel)
+            code = await runtime.run(load, handoff, channel, of_loop)
         except BaseException:
             await end_tasks(0.0)
             raise

@@ -10,7 +10,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -120,10 +120,15 @@ class Runtime:
         self.readiness = Readiness(explicit=settings.ready == "explicit")
 
     async def run(
-        self, load: Callable[[], object], handoff: socket.socket, channel: socket.socket
+        self,
+        load: Callable[[], object],
+        handoff: socket.socket,
+        channel: socket.socket,
+        fds_of_loop: Iterable[int] = (),
     ) -> int:
         """Serve the app, or run the job, that `load` returns; return the exit code."""
         self._wires.add({"handoff": handoff.fileno(), "channel": channel.fileno()})
+        self._wires.add({f"descriptor {fd} of the event loop": fd for fd in fds_of_loop})
         await open_channel(channel, self._channel)
         self._channel.post(Online())
         self._heartbeat.start()
@@ -368,8 +373,8 @@ class Runtime:
     def _on_broken(self, wires: list[str]) -> None:
         """Finish the open work and cut off the primary: one wire is useless without the other."""
         log.error(
-            "lost the %s to the primary: the app has closed a descriptor that is not its own, or"
-            " has shut it down or replaced it; finishing what is open",
+            "lost the %s: the app has closed a descriptor that is not its own, or has shut it down"
+            " or replaced it; finishing what is open",
             " and the ".join(wires),
         )
         self._note_unwired()

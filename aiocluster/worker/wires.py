@@ -1,4 +1,4 @@
-"""A check that the descriptors between a worker and the primary are still the same files.
+"""A check that the descriptors to the primary, and those of the loop, are still the same files.
 
 The app's code may close a descriptor that is not its own, or put another file in its place. Reads
 and writes do not show all of this: a write to /dev/null succeeds.
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 class Wires:
-    """The descriptors of one worker that connect it to the primary, by name."""
+    """The descriptors that a worker cannot serve without, by name."""
 
     def __init__(self, wires: Mapping[str, int]) -> None:
         self._wires: list[tuple[str, int, tuple[int, int] | None]] = []
@@ -22,6 +22,12 @@ class Wires:
     def broken(self) -> list[str]:
         """Return the names of the descriptors that are closed, or now another file's."""
         return [name for name, fd, was in self._wires if _identity(fd) != was]
+
+
+def open_fds() -> set[int]:
+    """Return the descriptors of this process."""
+    found = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {fd for fd in found if _identity(fd) is not None}  # not that of the listing
 
 
 def _identity(fd: int) -> tuple[int, int] | None:

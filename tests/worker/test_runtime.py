@@ -424,7 +424,7 @@ async def test_a_broken_handoff_is_told_once_and_ends_it(
     assert app.cleaned == 1
     assert stage.row[UNWIRED] == 1
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "lost the handoff to the primary" in caplog.text
+    assert "lost the handoff" in caplog.text
 
 
 async def test_a_channel_that_is_another_file_now_ends_it(
@@ -442,7 +442,7 @@ async def test_a_channel_that_is_another_file_now_ends_it(
 
     await soon(stage.primary.disconnected.wait())
     assert app.cleaned == 1
-    assert "lost the channel to the primary" in caplog.text
+    assert "lost the channel" in caplog.text
     assert os.fstat(fd).st_ino == os.fstat(stage.group.fileno()).st_ino
     channel.abort()
 

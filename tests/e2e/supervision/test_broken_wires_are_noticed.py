@@ -55,3 +55,17 @@ async def test_each_kind_of_fault_has_the_only_worker_replaced(
             kill(worker.pid, signal.SIGUSR1)
             assert await client.answer() == str(worker.pid)
         assert (await heard.exit_of(worker)).reason == "disconnected"
+
+
+async def test_a_worker_whose_loop_lacks_a_descriptor_is_replaced(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It would lose each connection that gets the number of that descriptor, for ever."""
+    async with serving(APP, workers=1, idle_grace=0) as (cluster, heard):
+        worker = first(cluster)
+        async with await Client.connect(cluster) as client:
+            assert await client.get("/break_loop") == str(worker.pid)
+        await heard.exit_of(worker)
+        await heard.replacement_of(worker)
+        assert (await who_answers(cluster))["id"] != worker.id
+    assert "of the event loop: the app has closed a descriptor" in capfd.readouterr().err
