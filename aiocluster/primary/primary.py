@@ -152,6 +152,7 @@ class Primary:
         for role in self.roles.values():
             if stopping:
                 role.shutdown.hurry()
+                role.supervisor.mark_stopping()  # a worker that ends before its drain was cut, too
             role.supervisor.kill_all()
 
     # ---- start
