@@ -42,6 +42,23 @@ def open_fd_count(unseen: int = 3) -> int:
         return unseen
 
 
+def open_fds() -> set[int]:
+    """Return the descriptors of this process; none where they cannot be seen."""
+    try:
+        listed = [int(name) for name in os.listdir(_OPEN)]
+    except OSError:
+        return set()
+    return {fd for fd in listed if _is_open(fd)}  # without the one that lists them
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 _OPEN = "/proc/self/fd"
 
 

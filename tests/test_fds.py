@@ -3,6 +3,7 @@ import resource
 
 import pytest
 
+from aiocluster import fds
 from aiocluster.fds import (
     _is_size_count,
     check_fds_left,
@@ -76,3 +77,11 @@ def test_whether_there_is_room_for_more_can_be_asked() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert open_fd_count() == before
+
+
+def test_descriptors_that_cannot_be_seen_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker starts also where /proc is not mounted; its loop's are not checked then."""
+    with open(os.devnull) as file:
+        assert file.fileno() in fds.open_fds()
+        monkeypatch.setattr(fds, "_OPEN", "/nowhere")
+        assert fds.open_fds() == set()

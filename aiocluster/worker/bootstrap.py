@@ -17,7 +17,7 @@ from typing import Any
 
 from aiocluster.config.elsewhere import on_linux
 from aiocluster.config.settings import Settings
-from aiocluster.fds import check_fds_left
+from aiocluster.fds import check_fds_left, open_fds
 from aiocluster.ipc.forks import hear_alone, keep_from_children
 from aiocluster.ipc.framing import encode
 from aiocluster.ipc.hangup import die_of, stopped_by_hangup
@@ -32,7 +32,6 @@ from aiocluster.worker.app_exit import exit_code, is_exit
 from aiocluster.worker.process_exit import end_tasks, end_threads, run_to_the_end
 from aiocluster.worker.runtime import EXIT_BOOT_FAILED, EXIT_CUT, Runtime
 from aiocluster.worker.stacks import show_stacks_on_request
-from aiocluster.worker.wires import open_fds
 
 if on_linux():  # imported before the fork: once for all workers
     import uvloop

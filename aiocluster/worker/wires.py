@@ -24,12 +24,6 @@ class Wires:
         return [name for name, fd, was in self._wires if _identity(fd) != was]
 
 
-def open_fds() -> set[int]:
-    """Return the descriptors of this process."""
-    found = {int(name) for name in os.listdir("/proc/self/fd")}
-    return {fd for fd in found if _identity(fd) is not None}  # not that of the listing
-
-
 def _identity(fd: int) -> tuple[int, int] | None:
     """Return a file's unique identity; None if the descriptor is closed."""
     try:
